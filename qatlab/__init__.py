@@ -1,0 +1,1 @@
+"""Quantization-aware training of image networks with PyTorch Lightning and Hydra."""

@@ -1,0 +1,36 @@
+"""Errors of qatlab: each message is one sentence that tells the user what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class QatlabError(Exception):
+    """Base of all errors that a user's input can cause."""
+
+
+class ConfigError(QatlabError):
+    """A configuration value that cannot be used."""
+
+
+class QuantRuleError(ConfigError):
+    """A quantization rule or quantizer argument that cannot be applied."""
+
+
+class DataError(QatlabError):
+    """Images or labels that are missing or not what they should be."""
+
+
+class CheckpointError(QatlabError):
+    """A checkpoint or weights file that is missing, damaged or belongs to another model."""
+
+
+class TrainingError(QatlabError):
+    """A training that cannot go on, such as a loss that is not finite."""
+
+
+def did_you_mean(name: str, accepted: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the accepted name nearest to ``name``, or ""."""
+    nearest = get_close_matches(name, list(accepted), n=1)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""
