@@ -1,0 +1,5 @@
+"""Float networks, with names made for globs."""
+
+from qatlab.models.lenet import LeNet
+
+__all__ = ["LeNet"]

@@ -1,0 +1,143 @@
+"""Rules: "for layers that match this, change these quantizer arguments"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from qatlab.errors import QuantRuleError, did_you_mean
+
+SELECTORS = ("name", "type", "index")
+PARTS = ("weight", "activation")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something a rule can select: a weight layer, or a site where activations are quantized."""
+
+    name: str  # path in the model, such as "blocks.0.pointwise"
+    type: str  # class name of the float module, such as "Conv2d"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Selectors, combined with *and*, and the changes for each part.
+
+    Attributes:
+        key: name of the rule; error messages say ``quant.rules.<key>``.
+        selectors: some of ``name`` (glob on the path), ``type`` (class name), ``index`` (position
+            among the weight layers, or among the sites, negative from the end).
+        changes: ``weight`` and ``activation`` to the quantizer arguments they change, or to None,
+            which leaves the tensor in float.
+    """
+
+    key: str
+    selectors: Mapping[str, Any]
+    changes: Mapping[str, Mapping[str, Any] | None]
+
+    @classmethod
+    def parse(cls, key: str, node: Mapping[str, Any]) -> Rule:
+        """Read a rule from its configuration node.
+
+        Raises:
+            QuantRuleError: for an unknown key, a selector of the wrong type or no change at all.
+        """
+        where = f"quant.rules.{key}"
+        if not isinstance(node, Mapping):
+            raise QuantRuleError(f"{where} is {node!r}; a rule is a mapping of {_accepted()}")
+        for word in node:
+            if word not in SELECTORS + PARTS:
+                raise QuantRuleError(
+                    f"{where} has an unknown key '{word}'; accepted are {_accepted()}."
+                    + did_you_mean(str(word), SELECTORS + PARTS)
+                )
+        selectors = {name: node[name] for name in SELECTORS if node.get(name) is not None}
+        for name, value in selectors.items():
+            if isinstance(value, bool) or not isinstance(value, int if name == "index" else str):
+                wanted = "a whole number" if name == "index" else "a text"
+                raise QuantRuleError(f"{where}.{name}={value!r} is not {wanted}")
+        changes = {part: node[part] for part in PARTS if part in node}
+        if not changes:
+            raise QuantRuleError(f"{where} changes nothing: give it weight: or activation:")
+        for part, change in changes.items():
+            if change is not None and not isinstance(change, Mapping):
+                raise QuantRuleError(
+                    f"{where}.{part}={change!r} is neither a mapping of quantizer arguments nor null"
+                )
+        return cls(key, selectors, changes)
+
+    def matches(self, target: Target, index: int, count: int) -> bool:
+        """Tell whether the ``index``-th of ``count`` targets is selected."""
+        wanted = self.selectors
+        return (
+            ("name" not in wanted or fnmatchcase(target.name, wanted["name"]))
+            and ("type" not in wanted or target.type == wanted["type"])
+            and ("index" not in wanted or wanted["index"] in (index, index - count))
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the rules decided for one target: ``arguments`` is None where it stays float."""
+
+    arguments: Mapping[str, Any] | None
+    rules: tuple[str, ...]  # keys of the rules that had a say, in order
+
+
+def resolve(part: str, targets: Sequence[Target], rules: Iterable[Rule]) -> list[Decision]:
+    """Apply rules in order to each target; per argument the last match wins.
+
+    Args:
+        part: ``weight`` or ``activation``; rules that do not speak of it are passed over.
+        targets: the weight layers or the sites, in the order of computation.
+        rules: in the order they stand in the configuration.
+
+    Returns:
+        One decision for each target.
+
+    Raises:
+        QuantRuleError: for a rule that matches no target.
+    """
+    decisions = [Decision({}, ()) for _ in targets]
+    for rule in rules:
+        if part not in rule.changes:
+            continue
+        matched = [i for i, t in enumerate(targets) if rule.matches(t, i, len(targets))]
+        if not matched:
+            raise QuantRuleError(_matches_nothing(rule, part, targets))
+        change = rule.changes[part]
+        for i in matched:
+            before = decisions[i]
+            arguments = None if change is None else _merge(before.arguments or {}, change)
+            decisions[i] = Decision(arguments, (*before.rules, rule.key))
+    return decisions
+
+
+def _merge(arguments: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**arguments, **change}
+    for given, replaced in (("n_steps", "bits"), ("bits", "n_steps")):  # two names of one thing
+        if given in change and replaced not in change:
+            merged[replaced] = None
+    return merged
+
+
+def _matches_nothing(rule: Rule, part: str, targets: Sequence[Target]) -> str:
+    what, word = ("layer", "quantizable layers") if part == "weight" else ("site", "sites")
+    asked = ", ".join(f"{key}={value!r}" for key, value in rule.selectors.items())
+    names = [target.name for target in targets]
+    message = f"quant.rules.{rule.key} ({part}) matches no {what}: {asked}."
+    for key, accepted in (("name", names), ("type", sorted({t.type for t in targets}))):
+        near = get_close_matches(str(rule.selectors.get(key)), accepted, n=1, cutoff=0.5)
+        if key in rule.selectors and near and near[0] != rule.selectors[key]:
+            message += f" Did you mean {key}='{near[0]}'?"
+            break
+    shown = names if len(names) <= 60 else [*names[:30], "...", *names[-30:]]
+    listed = ", ".join(f"{t.name} ({t.type})" for t in targets if t.name in shown)
+    return f"{message} The {len(targets)} {word}: {listed or 'none'}"
+
+
+def _accepted() -> str:
+    return ", ".join(SELECTORS + PARTS)

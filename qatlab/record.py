@@ -1,0 +1,76 @@
+"""The facts of a run as files: ``config.yaml``, ``layers.json``, ``result.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from qatlab.errors import ConfigError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that it is never there by halves.
+
+    Raises:
+        ConfigError: if the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with two-space indents; see :func:`write_text`."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+        ConfigError: if it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, machine and commit, which decide whether numbers can be repeated."""
+    import pytorch_lightning
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pytorch_lightning": pytorch_lightning.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """Return the commit of the code, with ``+`` behind it if files were changed since."""
+    here = Path(__file__).parent
+    try:
+        words = ["git", "-C", str(here)]
+        head = subprocess.run([*words, "rev-parse", "HEAD"], capture_output=True, check=True)
+        changed = subprocess.run(
+            [*words, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed without its repository
+    return head.stdout.decode().strip() + ("+" if changed.stdout.strip() else "")

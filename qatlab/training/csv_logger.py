@@ -1,0 +1,144 @@
+"""Writes ``metrics.csv``: one row per logged step, kept whole when a run is killed and resumed.
+
+Lightning's own ``CSVLogger`` is not used: it deletes an existing file when a run resumes, and it
+writes the training and the validation values of the same epoch in separate rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from qatlab.errors import TrainingError
+
+FILE_NAME = "metrics.csv"
+FIRST_COLUMNS = ("epoch", "step", "phase")
+
+
+class CsvLogger(Logger):
+    """Lightning logger of one CSV file, ``<folder>/metrics.csv``.
+
+    Values that are logged at the same step share a row. An existing file is continued: the first
+    value logged drops every old row of a later step, as the killed run wrote those after the
+    checkpoint from which this one resumes. An old row of that very step gets the new values, but
+    keeps those that are not logged again: from a checkpoint saved on the end of a validation,
+    Lightning repeats the end of the epoch without its losses.
+
+    Args:
+        folder: folder of the run.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+        self._path = Path(folder) / FILE_NAME
+        self._columns = list(FIRST_COLUMNS)
+        self._rows: dict[int, dict[str, str]] = {}  # by step, in the order of the file
+        self._unsaved = False
+        if self._path.exists():
+            for row in read_rows(self._path):
+                self._columns = list(row)
+                self._rows[int(row["step"])] = row
+        self._continues = bool(self._rows)
+
+    @property
+    def name(self) -> str:
+        """Empty: the run's folder already has a name, and checkpoints stand directly in it."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Empty: a folder holds one run."""
+        return ""
+
+    @property
+    def root_dir(self) -> str:
+        return self._folder
+
+    @property
+    def log_dir(self) -> str:
+        return self._folder
+
+    @property
+    def save_dir(self) -> str:
+        return self._folder
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int | None = None) -> None:
+        """Add numbers to the row of ``step``; without one, to a new row.
+
+        Values named ``test/...`` are left out: they belong to no step of the training (a new
+        trainer logs them at step 0), and the run's ``result.json`` holds them.
+        """
+        numbers = {
+            name: _number(value) for name, value in metrics.items() if not name.startswith("test/")
+        }
+        if numbers.keys() <= {"epoch", "step"}:
+            return
+        self._add(max(self._rows, default=-1) + 1 if step is None else step, numbers)
+
+    @rank_zero_only
+    def note(self, step: int, **texts: str) -> None:
+        """Add texts, such as the phase, to the row of ``step``: Lightning logs numbers only."""
+        self._add(step, texts)
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Write nothing: the run's ``config.yaml`` holds what was asked for."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the file anew under a temporary name and rename it, if anything was added."""
+        if not self._unsaved:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_name(f".{FILE_NAME}.tmp")
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self._rows.values())
+        os.replace(temporary, self._path)
+        self._unsaved = False
+
+    def _add(self, step: int, cells: Mapping[str, str]) -> None:
+        if self._continues:
+            self._rows = {old: row for old, row in self._rows.items() if old <= step}
+            self._continues = False
+        self._columns += [name for name in cells if name not in self._columns]
+        # "step" last: a metric of that name is Lightning's way to choose the step itself.
+        self._rows.setdefault(step, {}).update({**cells, "step": str(step)})
+        self._unsaved = True
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """Return the rows of a ``metrics.csv`` as texts, or name the first row that is damaged."""
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        columns = next(reader, [])
+        if "step" not in columns or len(set(columns)) != len(columns):
+            raise TrainingError(f"{path}:1: this is not the header of a metrics file; delete it.")
+        rows: dict[int, dict[str, str]] = {}
+        for cells in reader:
+            row = dict(zip(columns, cells, strict=False))
+            step = row.get("step", "")
+            if len(cells) != len(columns) or not step.isdecimal() or int(step) in rows:
+                raise TrainingError(
+                    f"{path}:{reader.line_num}: this row does not hold {len(columns)} values with "
+                    "a step of its own, so the run cannot be continued before it is deleted."
+                )
+            rows[int(step)] = row
+    return list(rows.values())
+
+
+def _number(value: SupportsFloat) -> str:
+    """Return the shortest text that reads back as exactly this number."""
+    return str(value) if isinstance(value, int) else repr(float(value))

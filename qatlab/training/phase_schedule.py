@@ -1,0 +1,138 @@
+"""Clamp first, then quantize: how long each phase lasts, and what happens where they meet."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from qatlab.errors import ConfigError
+from qatlab.quant import Phase, set_phase, start_activations
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many epochs each phase lasts, in order; phases of no epochs are left out."""
+
+    phases: tuple[tuple[Phase, int], ...]
+
+    @classmethod
+    def of(cls, clamp_epochs: int, quantize_epochs: int, quantized: bool) -> Schedule:
+        """Read ``schedule.clamp_epochs`` and ``schedule.quantize_epochs``.
+
+        Args:
+            clamp_epochs: epochs with clamped weights and float activations.
+            quantize_epochs: epochs with quantized weights and activations.
+            quantized: False for a float model, which trains the sum in one phase.
+
+        Raises:
+            ConfigError: for a negative number, or none at all.
+        """
+        for key, epochs in (("clamp_epochs", clamp_epochs), ("quantize_epochs", quantize_epochs)):
+            if epochs < 0:
+                raise ConfigError(f"schedule.{key}={epochs} is below 0")
+        if clamp_epochs + quantize_epochs == 0:
+            raise ConfigError("schedule has no epochs: clamp_epochs and quantize_epochs are both 0")
+        if not quantized:
+            return cls(((Phase.FLOAT, clamp_epochs + quantize_epochs),))
+        both = ((Phase.CLAMP, clamp_epochs), (Phase.QUANTIZE, quantize_epochs))
+        return cls(tuple((phase, epochs) for phase, epochs in both if epochs))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run."""
+        return sum(epochs for _, epochs in self.phases)
+
+    def phase_at(self, epoch: int) -> Phase:
+        """Return the phase of an epoch counted from the start of the run."""
+        return self.phases[self._index(epoch)][0]
+
+    def starts_at(self, epoch: int) -> bool:
+        """Tell whether a phase begins with this epoch."""
+        return epoch in self._starts()
+
+    def position(self, epoch: float) -> tuple[float, int]:
+        """Return the epochs done in the present phase, and how many it has."""
+        index = self._index(epoch)
+        return epoch - self._starts()[index], self.phases[index][1]
+
+    def _starts(self) -> list[int]:
+        return [0, *itertools.accumulate(epochs for _, epochs in self.phases)][:-1]
+
+    def _index(self, epoch: float) -> int:
+        return max(i for i, start in enumerate(self._starts()) if start <= epoch)
+
+
+class PhaseSchedule(Callback):
+    """Sets the phase of all quantizers, and begins each new phase like a training of its own.
+
+    Its state is a function of the epoch, so a resumed run needs none. Where a phase follows
+    another, the optimizer's state is dropped (the learning rate is a function of the position in
+    the phase anyway), and loss and accuracy just before and just after are logged.
+
+    Args:
+        schedule: the phases.
+        calibration_batches: first training batches from which ``alpha: auto`` takes its start.
+    """
+
+    def __init__(self, schedule: Schedule, calibration_batches: int) -> None:
+        if calibration_batches < 1:
+            raise ConfigError(f"schedule.calibration_batches={calibration_batches} is below 1")
+        self.schedule = schedule
+        self.calibration_batches = calibration_batches
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the phase of a run that is resumed in the middle of an epoch."""
+        # Not on_fit_start: there, a resumed trainer may still report epoch 0; and of an epoch that
+        # was begun before, on_train_epoch_start is not called again.
+        set_phase(pl_module, self.schedule.phase_at(trainer.current_epoch))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin a phase with its first batch."""
+        epoch = trainer.current_epoch
+        if batch_idx > 0 or not self.schedule.starts_at(epoch):
+            return
+        switches = epoch > 0
+        if switches:
+            set_phase(pl_module, self.schedule.phase_at(epoch - 1))
+            before = self._measure(trainer, pl_module)
+        phase = self.schedule.phase_at(epoch)
+        if phase is Phase.QUANTIZE:
+            images = self._first_images(trainer, self.calibration_batches)
+            start_activations(pl_module.model, images)  # type: ignore[arg-type]
+        set_phase(pl_module, phase)
+        if switches:
+            trainer.optimizers[0].state.clear()
+            after = self._measure(trainer, pl_module)
+            values = {f"switch/{key}_before": value for key, value in before.items()}
+            values |= {f"switch/{key}_after": value for key, value in after.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step - 1)  # row of the last epoch
+
+    def _first_images(self, trainer: Trainer, count: int) -> Iterable[Tensor]:
+        loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+        return (images for images, _ in itertools.islice(loader, count))
+
+    @torch.no_grad()
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Return loss and accuracy on the validation images, or on as many training images."""
+        loaders: Any = trainer.val_dataloaders or []
+        loaders = loaders if isinstance(loaders, Sequence) else [loaders]
+        batches = itertools.chain.from_iterable(loaders)
+        if not loaders:
+            loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+            batches = itertools.islice(loader, max(1, 5000 // loader.batch_size))
+        training = {module: module.training for module in pl_module.modules()}
+        pl_module.eval()
+        sums = [pl_module.evaluate_batch(images, labels) for images, labels in batches]  # type: ignore[operator]
+        for module, mode in training.items():
+            module.training = mode
+        loss, correct, count = (float(sum(column)) for column in zip(*sums, strict=True))
+        return {"loss": loss / count, "acc": correct / count}

@@ -1,0 +1,87 @@
+"""Starts a network from weights that another run, or another program, has left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qatlab.errors import CheckpointError, did_you_mean
+from qatlab.quant import Quantizer
+from qatlab.record import read_json
+from qatlab.training.checkpoint import LAST, load
+
+EXTRA_STATE = "_extra_state"  # every quantizer has one, and nothing else here
+
+
+def init_weights(model: nn.Module, source: str) -> str:
+    """Copy weights into a converted network, by name.
+
+    A float file fits a quantized network: its quantizers then keep their own starting values. A
+    quantized file fits a float network: what its quantizers learned is left out, and told.
+
+    Args:
+        model: the network, float or converted.
+        source: a run's folder (its best checkpoint is taken), a checkpoint, or a file of
+            ``torch.save(model.state_dict())``.
+
+    Returns:
+        One sentence that says what was loaded and what was left out.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or made for another network.
+    """
+    path = _file_of(Path(source))
+    state = _model_state(load(path), path)
+    own = model.state_dict()
+    prefixes = {name + "." for name, m in model.named_modules() if isinstance(m, Quantizer)}
+    foreign = {key.removesuffix(EXTRA_STATE) for key in state if key.endswith("." + EXTRA_STATE)}
+    missing = [k for k in own if k not in state and not _within(k, prefixes)]
+    surplus = [k for k in state if k not in own and not _within(k, foreign | prefixes)]
+    unlike = [
+        f"{k} is {tuple(state[k].shape)} in the file and {tuple(own[k].shape)} in the model"
+        for k in own
+        if isinstance(own[k], Tensor) and k in state and own[k].shape != state[k].shape
+    ]
+    if missing or surplus or unlike:
+        parts = [*unlike[:3]]
+        if missing:
+            parts.append(f"{len(missing)} of the model are missing in it, first {missing[0]}")
+            parts[-1] += did_you_mean(missing[0], surplus)
+        if surplus:
+            parts.append(f"{len(surplus)} in it are unknown to the model, first {surplus[0]}")
+        raise CheckpointError(f"init_weights={path} belongs to another model: {'; '.join(parts)}")
+    left_out = sorted(k for k in state if k not in own)
+    model.load_state_dict({**own, **{k: v for k, v in state.items() if k in own}})
+    text = f"weights from {path}"
+    if left_out:
+        text += f"; {len(left_out)} values of quantizers left out, first {left_out[0]}"
+    return text
+
+
+def _within(key: str, prefixes: set[str]) -> bool:
+    return any(key.startswith(prefix) for prefix in prefixes)
+
+
+def _file_of(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if (path / "result.json").exists():
+        return path / str(read_json(path / "result.json")["checkpoint"])
+    return path / "checkpoints" / LAST
+
+
+def _model_state(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    if "state_dict" not in content:
+        state = content
+    else:  # a Lightning checkpoint of Classifier, whose network is `model`
+        state = {
+            key.removeprefix("model."): value
+            for key, value in content["state_dict"].items()
+            if key.startswith("model.")
+        }
+    if not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"init_weights={path} holds no weights")
+    return state

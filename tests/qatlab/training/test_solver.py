@@ -1,0 +1,292 @@
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, Rprop
+from torch.optim.lr_scheduler import LambdaLR
+
+from qatlab.errors import ConfigError
+from qatlab.quant.quantizer import Quantizer
+from qatlab.training.lr_policy import cosine, step
+from qatlab.training.solver import Solver, parameter_groups
+
+CONF = Path(__file__).parents[3] / "conf"
+SGD_TENTH = partial(SGD, lr=0.1)
+UNSET: dict[str, float | None] = {"lr": None, "weight_decay": None}
+
+
+class Clip(Quantizer):
+    def __init__(self) -> None:
+        super().__init__(bits=4, n_steps=None)
+        self.alpha = nn.Parameter(torch.ones(3, 1))  # per channel: two dimensions, yet no weight
+        self.activation = nn.PReLU()  # inside a quantizer, but not owned by it
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def make_model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), Clip(), nn.Linear(3, 1))
+
+
+def make_solver(
+    optimizer: Callable[..., Optimizer] = SGD_TENTH,
+    lr_policy: Callable[..., float] = cosine,
+    warmup_epochs: float = 0,
+    **groups: dict[str, float | None],
+) -> Solver:
+    all_groups = {"weights": UNSET, "norms_and_biases": UNSET, "quantizers": UNSET} | groups
+    return Solver(optimizer, lr_policy, warmup_epochs, warmup_start=0.25, groups=all_groups)
+
+
+def compose_solver(preset: str, *overrides: str) -> Solver:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(overrides=[f"+solver={preset}", *overrides])
+    solver = instantiate(config.solver)
+    assert isinstance(solver, Solver)
+    return solver
+
+
+def test_parameters_are_sorted_by_owner_and_dimensions() -> None:
+    model = make_model()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = {
+        group: {names[parameter] for parameter in parameters}
+        for group, parameters in parameter_groups(model).items()
+    }
+    assert groups == {
+        "weights": {"0.weight", "3.weight"},
+        "norms_and_biases": {"0.bias", "1.weight", "1.bias", "2.activation.weight", "3.bias"},
+        "quantizers": {"2.alpha"},
+    }
+
+
+def test_shared_parameters_count_once_and_frozen_ones_not_at_all() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    model.requires_grad_(True)
+    model[0].bias.requires_grad_(False)
+    model[1].bias.requires_grad_(False)
+    assert parameter_groups(model) == {"weights": [model[0].weight]}
+
+
+def test_groups_carry_their_name_and_null_means_the_setting_of_the_optimizer() -> None:
+    solver = make_solver(
+        partial(SGD, lr=0.1, weight_decay=0.5),
+        norms_and_biases={"lr": None, "weight_decay": 0.0},
+        quantizers={"lr": 0.01, "weight_decay": 0.25},
+    )
+    groups = solver.build(make_model()).param_groups
+    assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [
+        ("weights", 0.1, 0.5),
+        ("norms_and_biases", 0.1, 0.0),
+        ("quantizers", 0.01, 0.25),
+    ]
+
+
+def step_linear(solver: Solver, gradient: float) -> tuple[float, float]:
+    """Weight and bias of a linear layer, both 1 before one step with the same gradient."""
+    layer = nn.Linear(1, 1)
+    for parameter in layer.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.full_like(parameter, gradient)
+    solver.build(layer).step()
+    return layer.weight.item(), layer.bias.item()
+
+
+def test_sgd_steps_with_the_decay_and_rate_of_each_group() -> None:
+    solver = make_solver(
+        partial(SGD, lr=0.1, weight_decay=0.5),
+        norms_and_biases={"lr": 0.2, "weight_decay": 0.0},
+    )
+    # theta - lr * (gradient + weight_decay * theta)
+    assert step_linear(solver, 2.0) == pytest.approx((1 - 0.1 * 2.5, 1 - 0.2 * 2.0))
+
+
+def test_adam_steps_with_the_decay_of_each_group() -> None:
+    solver = make_solver(
+        partial(Adam, lr=0.1, weight_decay=0.5),
+        norms_and_biases={"lr": None, "weight_decay": 0.0},
+    )
+    # The first step is lr * sign(gradient + weight_decay * theta); the decay flips the sign.
+    assert step_linear(solver, -0.2) == pytest.approx((1 - 0.1, 1 + 0.1))
+
+
+def position(done: int) -> tuple[float, int]:
+    """Two phases of 1 and 2 epochs, four optimizer steps per epoch."""
+    return (done / 4, 1) if done < 4 else ((done - 4) / 4, 2)
+
+
+def train(optimizer: Optimizer, scheduler: LambdaLR, steps: int) -> list[list[float]]:
+    rates = []
+    for _ in range(steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_schedule_restarts_with_each_phase_and_scales_each_group() -> None:
+    solver = make_solver(
+        lr_policy=partial(step, every=0.5, factor=0.5),
+        quantizers={"lr": 0.01, "weight_decay": None},
+    )
+    optimizer = solver.build(make_model())
+    rates = train(optimizer, solver.lr_scheduler(optimizer, position), 12)
+    factors = [1, 1, 0.5, 0.5, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]  # 4 steps, then 8
+    assert [rate[0] for rate in rates] == pytest.approx([0.1 * factor for factor in factors])
+    assert [rate[-1] for rate in rates] == pytest.approx([0.01 * factor for factor in factors])
+
+
+def test_training_resumed_from_a_safely_loaded_checkpoint_equals_the_uninterrupted_one() -> None:
+    solver = make_solver(partial(SGD, lr=0.1, momentum=0.9), warmup_epochs=0.5)
+    torch.manual_seed(0)
+    model = make_model()
+    optimizer = solver.build(model)
+    scheduler = solver.lr_scheduler(optimizer, position)
+    train(optimizer, scheduler, 6)
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in (model, optimizer, scheduler)], file)
+    expected_rates = train(optimizer, scheduler, 6)
+
+    resumed = make_model()
+    resumed_optimizer = solver.build(resumed)
+    resumed_scheduler = solver.lr_scheduler(resumed_optimizer, position)
+    file.seek(0)
+    states = torch.load(file, weights_only=True)
+    resumed.load_state_dict(states[0])
+    resumed_optimizer.load_state_dict(states[1])
+    resumed_scheduler.load_state_dict(states[2])
+    assert train(resumed_optimizer, resumed_scheduler, 6) == expected_rates
+    for name, parameter in resumed.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name))
+
+
+def test_unknown_optimizer_argument_is_named_with_the_nearest_and_all_accepted() -> None:
+    typo: dict[str, Any] = {"momentm": 0.9}
+    solver = make_solver(partial(SGD, lr=0.1, **typo))
+    message = (
+        r"solver\.optimizer: SGD has no argument 'momentm'\. Did you mean 'momentum'\? "
+        r"Accepted: lr, momentum, "
+    )
+    with pytest.raises(ConfigError, match=message):
+        solver.build(make_model())
+
+
+@pytest.mark.parametrize("lr", [-1.0, "fast"])
+def test_value_the_optimizer_refuses_is_an_error_that_names_the_optimizer(lr: Any) -> None:
+    with pytest.raises(ConfigError, match=r"solver\.optimizer: .* Accepted: lr, "):
+        make_solver(partial(SGD, lr=lr)).build(make_model())
+
+
+def test_weight_decay_for_an_optimizer_without_one_is_an_error() -> None:
+    solver = make_solver(partial(Rprop, lr=0.1), quantizers={"lr": None, "weight_decay": 0.1})
+    with pytest.raises(ConfigError, match=r"solver\.groups\.quantizers\.weight_decay .* Rprop"):
+        solver.build(make_model())
+    make_solver(partial(Rprop, lr=0.1)).build(make_model())
+
+
+def test_model_without_trainable_parameters_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no trainable parameter"):
+        make_solver().build(nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"wieghts": UNSET}, r"solver\.groups\.wieghts is unknown\. Did you mean 'weights'\?"),
+        ({"weights": {"lr": None}}, r"solver\.groups\.weights\.weight_decay is missing"),
+        ({"weights": {**UNSET, "mom": 1.0}}, r"solver\.groups\.weights\.mom is unknown"),
+        ({"weights": None}, r"solver\.groups\.weights=None must be a mapping"),
+        ({"weights": {"lr": -1.0, "weight_decay": None}}, r"solver\.groups\.weights\.lr=-1\.0"),
+    ],
+)
+def test_bad_group_is_an_error_that_names_its_path(groups: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_solver(**groups)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            partial(cosine, **{"finl": 0.1}),
+            r"cosine has no argument 'finl'\. Did you mean 'final'\?",
+        ),
+        (partial(cosine, final=2.0), r"solver\.lr_policy\.final=2\.0"),
+        (step, r"solver\.lr_policy: .*'every'.* Accepted: every, factor\."),
+    ],
+)
+def test_bad_policy_option_is_told_before_training(
+    policy: Callable[..., float], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_solver(lr_policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("preset", "optimizer", "half_way"),
+    [("sgd_cosine", SGD, 0.5), ("sgd_step", SGD, 0.1), ("adam", Adam, 0.5), ("adamw", AdamW, 0.5)],
+)
+def test_preset_builds_its_optimizer_and_policy(
+    preset: str, optimizer: type[Optimizer], half_way: float
+) -> None:
+    solver = compose_solver(preset)
+    built = solver.build(make_model())
+    assert type(built) is optimizer
+    assert [group["weight_decay"] for group in built.param_groups] == [
+        built.defaults["weight_decay"],
+        0.0,
+        built.defaults["weight_decay"],
+    ]
+    assert solver.lr_factor(30.0, 60) == pytest.approx(half_way)
+
+
+def test_every_preset_is_tested() -> None:
+    presets = {file.stem for file in (CONF / "solver").glob("[!_]*.yaml")}
+    assert presets == {"sgd_cosine", "sgd_step", "adam", "adamw"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "at_half_of_four_epochs"),
+    [
+        ("constant", 1.0),
+        ("cosine", 0.5),
+        ("step", 1.0),
+        ("exponential", 0.8187307530779818),  # exp(-0.2)
+        ("inverse_time", 1 / 1.2),
+        ("polynomial", 0.5),
+        ("inverse", 1.2**-0.75),
+    ],
+)
+def test_policy_is_picked_on_the_command_line(policy: str, at_half_of_four_epochs: float) -> None:
+    solver = compose_solver("sgd_cosine", f"solver/lr_policy={policy}")
+    assert solver.lr_factor(2.0, 4) == pytest.approx(at_half_of_four_epochs)
+
+
+def test_warmup_and_group_settings_come_from_the_config() -> None:
+    solver = compose_solver(
+        "sgd_cosine",
+        "solver.warmup_epochs=2",
+        "solver.warmup_start=0.5",
+        "solver.groups.quantizers.lr=0.001",
+    )
+    assert solver.lr_factor(1.0, 4) == 0.75
+    assert solver.build(Clip()).param_groups[-1]["lr"] == 0.001
+
+
+def test_config_error_is_the_cause_of_the_error_hydra_raises() -> None:
+    with pytest.raises(InstantiationException) as raised:
+        compose_solver("sgd_cosine", "solver.lr_policy.final=2")
+    assert isinstance(raised.value.__cause__, ConfigError)
