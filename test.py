@@ -11,9 +11,7 @@ from qatlab import cli
 @hydra.main(version_base="1.3", config_path="conf", config_name="test")
 def main(cfg: DictConfig) -> None:
     """Test as configured."""
-    from qatlab import experiment  # only now: --help and a wrong key answer at once
-
-    cli.checked(experiment.evaluate, cfg)
+    cli.checked("evaluate", cfg)
 
 
 if __name__ == "__main__":

@@ -4,81 +4,114 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
 
-from omegaconf import DictConfig
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from qatlab import config
-from qatlab.errors import QatlabError, did_you_mean
+from qatlab.errors import ConfigError
+from qatlab.messages import sentence
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 WANTS_TRACE = os.environ.get(FULL_ERROR, "0") != "0"  # what the user has set; start() sets it too
+
+
+@dataclass
+class _Job:
+    begun: bool = False  # whether the configuration was composed; later errors may be our own
+    failed: int = 0  # jobs of a sweep
+
+
+_job = _Job()
 
 
 def start(main: Callable[[], None]) -> None:
     """Run a Hydra main function; a user's mistake ends in a sentence and exit code 1."""
     config.register()
     os.environ[FULL_ERROR] = "1"  # Hydra would print a stack trace, or its own words, and exit
+    _job.begun, _job.failed = False, 0
     try:
+        _check_options()
         main()
+    except KeyboardInterrupt:
+        _interrupted("")
     except Exception as error:
-        if WANTS_TRACE or not _is_users(error):
-            raise
-        _stop(_sentence(error))
+        if _job.failed and not WANTS_TRACE:
+            _stop(f"{_job.failed} of the sweep's jobs failed; what was wrong stands above.")
+        _stop(_told(error))
 
 
-def checked(action: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
-    """Run the action of a command; see :func:`start`."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and devices
+def checked(command: str, cfg: DictConfig) -> None:
+    """Run a function of ``qatlab.experiment``. A sweep goes on after a job that failed."""
+    _job.begun = True
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # data are in memory
     warnings.filterwarnings("ignore", ".*Total length of `list`.*zero.*")  # data.validation=0
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning uses torch's older name
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # we log per epoch
     try:
-        action(cfg)
-    except (QatlabError, PermissionError) as error:
-        if WANTS_TRACE:
-            raise
-        _stop(_sentence(error))
+        config.check(cfg)
+        experiment = import_module("qatlab.experiment")  # torch: a wrong key is told before
+        # After the import, which sets the level itself.
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and devices
+        getattr(experiment, command)(cfg)
     except KeyboardInterrupt:
-        print(f"\nInterrupted. To continue: python train.py resume={cfg.resume or cfg.folder}")
-        raise SystemExit(130) from None
+        folder = Path(cfg.resume or cfg.folder)
+        is_run = (folder / config.CONFIG).exists() and not (folder / "result.json").exists()
+        _interrupted(f" To continue: {resume_command(folder)}" if is_run else "")
+    except Exception as error:
+        job = HydraConfig.get().job
+        if OmegaConf.is_missing(job, "num"):  # no sweep
+            _stop(_told(error))
+        told = sentence(error) or traceback.format_exc()
+        print(f"Error in job {job.num} ({job.override_dirname}): {told}", file=sys.stderr)
+        _job.failed += 1
+        raise
 
 
-def _stop(sentence: str) -> None:
-    print(f"Error: {sentence}", file=sys.stderr)
+def resume_command(run: Path) -> str:
+    """Return what to type to resume a run; a sweep's folders have names that need quotes."""
+    name = str(run)
+    if not re.fullmatch(r"[\w./+-]+", name, re.ASCII):
+        name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'  # for Hydra
+    return f"python train.py {shlex.quote(f'resume={name}')}"  # and for the shell
+
+
+def _interrupted(hint: str) -> None:
+    print(f"\nInterrupted.{hint}")
+    raise SystemExit(130) from None  # as a shell reports SIGINT
+
+
+def _told(error: Exception) -> str:
+    """Return what to tell the user; raise the error again if it needs its stack trace."""
+    words = None if WANTS_TRACE else sentence(error, composing=not _job.begun)
+    if words is None:
+        raise error
+    return words
+
+
+def _stop(words: str) -> None:
+    print(f"Error: {words}", file=sys.stderr)
     raise SystemExit(1)
 
 
-def _is_users(error: BaseException) -> bool:
-    module = type(error).__module__
-    return isinstance(
-        error, (QatlabError, OmegaConfBaseException, PermissionError)
-    ) or module.startswith("hydra.")
+def _check_options() -> None:
+    """Refuse what argparse would refuse, in one line; allow -m behind the settings, too."""
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
 
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; settings are written group=option or key=value; see --help.")
 
-def _sentence(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConfigKeyError) and cause.full_key and cause.parent_node is not None:
-            parent, _, key = cause.full_key.rpartition(".")
-            accepted = [str(k) for k in cause.parent_node]
-            where = f" in {parent}" if parent else ""
-            return (
-                f"unknown key '{key}'{where}.{did_you_mean(key, accepted)} "
-                f"Accepted{where}: {', '.join(accepted)}."
-            )
-        cause = cause.__cause__
-    if isinstance(error, PermissionError):
-        return f"cannot write {error.filename}: {error.strerror}"
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = []
-    for line in lines:
-        if line.startswith(("Config search path", "reference_type", "object_type")):
-            break
-        if line:
-            kept.append(line)
-    return " ".join(kept)
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args()

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from qatlab.errors import ConfigError
+
+CONFIG = "config.yaml"  # what a run was asked for, in its folder
 
 
 @dataclass
@@ -59,10 +68,102 @@ class TestConfig(TrainConfig):
     save_outputs: str | None = None
 
 
+def check_run(folder: Path) -> None:
+    """Raise a ConfigError unless ``folder`` is that of a run."""
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder} is not the folder of a run: it has no {CONFIG}")
+
+
 def job_folder(name: str, resume: str | None) -> str:
     """Return the folder of this job: a new run, or a log folder inside the run it resumes."""
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    return f"{resume}/resumed/{now}" if resume else f"outputs/runs/{name}/{now}"
+    if resume is None:
+        return f"outputs/runs/{name}/{now}"
+    check_run(Path(resume))  # now, or Hydra would make the folder
+    return f"{resume}/resumed/{now}"
+
+
+def portable_yaml(cfg: DictConfig) -> str:
+    """Return the resolved configuration, with paths into the run's folder left as ``${folder}``."""
+    cfg = cfg.copy()
+    cfg.folder = "\\${folder}"
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    return OmegaConf.to_yaml({**content, "folder": "."})
+
+
+def stored_config(run: Path) -> DictConfig:
+    """Read the configuration of a run; paths inside follow a folder that was moved.
+
+    Raises:
+        ConfigError: if the folder holds no run.
+    """
+    check_run(run)
+    cfg = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(run / CONFIG))
+    cfg.folder = str(run)
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def apply_given(
+    given: DictConfig,
+    stored: DictConfig,
+    source: str,
+    changeable: tuple[str, ...],
+    also: tuple[str, ...] = (),
+) -> None:
+    """Change the configuration of a run as the command line of this job says.
+
+    Args:
+        given: configuration of this job.
+        stored: configuration of the run, which is changed.
+        source: the key that names the run.
+        changeable: keys, or patterns of keys, of the run that may be changed.
+        also: other keys that this job reads itself.
+
+    Raises:
+        ConfigError: for any other key given, which would have no effect.
+    """
+    if not HydraConfig.initialized():
+        return  # called from Python, without a command line
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    for override in overrides:
+        key = override.key_or_group
+        if key == source or key in also:
+            continue
+        if override.is_delete() or not any(fnmatchcase(key, accepted) for accepted in changeable):
+            raise ConfigError(
+                f"{override.input_line} has no effect beside {source}=, which takes everything "
+                f"from the run; accepted with it: {', '.join((*also, *changeable))}"
+            )
+        OmegaConf.update(stored, key, OmegaConf.select(given, key), force_add=True)
+
+
+def required(key: str, what: str) -> None:
+    """Stand for a value that the command line has to give; null would be taken as one.
+
+    Raises:
+        ConfigError: whenever it is read.
+    """
+    raise ConfigError(f"{key} has no value; give {key}=<{what}>.")
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise for a key that was added with ``+`` and nobody reads, and for a missing value."""
+    OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(cfg)), OmegaConf.to_container(cfg))
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def groups() -> str:
+    """Return the groups with their options, a line each; names with ``_`` are parts of others."""
+    loader = GlobalHydra.instance().config_loader()
+    names = [name for name in loader.list_groups("") if name != "hydra"]
+    lines = []
+    for name in names:
+        options = [o for o in loader.get_group_options(name) if not o.startswith("_")]
+        lines.append(f"  {name:<17} {', '.join(options)}")
+        names += [f"{name}/{inner}" for inner in loader.list_groups(name)]
+    return "\n".join(sorted(lines))
 
 
 def register() -> None:
@@ -72,3 +173,5 @@ def register() -> None:
     store.store(name="test_schema", node=TestConfig)
     OmegaConf.register_new_resolver("qatlab.add", lambda a, b: a + b, replace=True)
     OmegaConf.register_new_resolver("qatlab.job_folder", job_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("qatlab.required", required, replace=True)
+    OmegaConf.register_new_resolver("qatlab.groups", groups, replace=True)

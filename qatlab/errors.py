@@ -34,3 +34,11 @@ def did_you_mean(name: str, accepted: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the accepted name nearest to ``name``, or ""."""
     nearest = get_close_matches(name, list(accepted), n=1)
     return f" Did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def unknown(key: str, accepted: Iterable[str]) -> str:
+    """Return "quant.wieght is unknown. Did you mean 'weight'? Accepted in quant: weight, ..."."""
+    names = [name for name in accepted if not name.startswith("_")]
+    parent, _, name = key.rpartition(".")
+    where = f" in {parent}" if parent else ""
+    return f"{key} is unknown.{did_you_mean(name, names)} Accepted{where}: {', '.join(names)}."

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, Timer
+from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from qatlab import record, report
-from qatlab.config import TrainConfig
+from qatlab.config import CONFIG, apply_given, portable_yaml, stored_config
 from qatlab.data import ImageData
-from qatlab.errors import CheckpointError, ConfigError, QatlabError
+from qatlab.errors import CheckpointError, ConfigError, did_you_mean
 from qatlab.quant import ModelTable, Rule, float_table, quantize
+from qatlab.targets import check_node, make
 from qatlab.training.checkpoint import RunCheckpoint, newest
 from qatlab.training.classifier import Classifier
+from qatlab.training.limits import check_trainer
 from qatlab.training.phase_schedule import PhaseSchedule, Schedule
 from qatlab.training.progress import PhaseProgressBar
 from qatlab.training.random_state import RandomState
 from qatlab.training.solver import Solver
 from qatlab.weights import init_weights
 
-CONFIG = "config.yaml"
+RESULT = "result.json"
+MOVABLE = ("data.source.folder", "trainer.accelerator", "trainer.devices")  # changed by a resume
 
 
 @dataclass
@@ -53,36 +56,58 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """
     if cfg.mode not in ("train", "plan"):
         raise ConfigError(f"mode={cfg.mode} is neither train nor plan")
-    resumed = Path(cfg.resume) if cfg.resume else None
-    if resumed is not None:
-        cfg = stored_config(resumed, TrainConfig)
+    if cfg.resume is not None:
+        return _resume(cfg)
+    folder = Path(cfg.folder)
+    if cfg.mode == "train" and (folder / "checkpoints").exists():
+        raise ConfigError(
+            f"{folder} already holds a run: continue it with resume={folder}, delete it, or write "
+            "the new run to another hydra.run.dir"
+        )
+    chosen, checkpoint = _callbacks(cfg)
     built = build(cfg)
     report.print_table(built.table)
     if cfg.mode == "plan":
         return {}
-    folder = Path(cfg.folder)
-    if resumed is None:
-        record.write_text(folder / CONFIG, _portable_yaml(cfg))
-        record.write_json(folder / "layers.json", built.table.to_json())
-    return _fit_and_report(cfg, built, folder, resumed is not None)
+    return _fit_and_report(cfg, built, chosen, checkpoint)
+
+
+def _resume(given: DictConfig) -> dict[str, Any]:
+    """Continue a run that was killed as if it had not been."""
+    cfg = stored_config(Path(given.resume))
+    apply_given(given, cfg, "resume", changeable=MOVABLE)
+    if (Path(cfg.folder) / RESULT).exists():
+        print(f"{cfg.folder} is finished and its report written: nothing is left to be done.")
+        return dict(record.read_json(Path(cfg.folder) / RESULT))
+    chosen, checkpoint = _callbacks(cfg)
+    start_from, remark = newest(checkpoint.folder)
+    if remark:
+        print(remark)
+    if start_from is not None:
+        cfg.init_weights = None  # replaced by the checkpoint's, so the file may be gone
+    built = build(cfg)
+    report.print_table(built.table)
+    return _fit_and_report(cfg, built, chosen, checkpoint, start_from, resumed=True)
 
 
 def build(cfg: DictConfig) -> Built:
     """Make data, network and solver; the structure of the network is final from here on."""
+    if not 0 <= cfg.seed < 1 << 32:
+        raise ConfigError(f"seed={cfg.seed} is wrong. Accepted: a whole number from 0 to 2^32 - 1.")
     seed_everything(cfg.seed, workers=True, verbose=False)
-    data = _instantiate("data", cfg.data)
+    data = make("data", cfg.data, ImageData)
     arguments = {"num_classes": data.num_classes, "in_channels": data.in_channels}
-    model = _instantiate("model", cfg.model, **arguments)
+    model = make("model", cfg.model, nn.Module, **arguments)
     quantized = cfg.quant.weight is not None or cfg.quant.activation is not None
     example = data.example_input()
     if quantized:
-        factories = [
-            None if node is None else _instantiate(f"quant.{part}", node, _partial_=True)
+        weight, activation = (
+            None if node is None else make(f"quant.{part}", node, _partial_=True)
             for part, node in (("weight", cfg.quant.weight), ("activation", cfg.quant.activation))
-        ]
-        nodes = OmegaConf.to_container(cfg.quant.rules, resolve=True)
-        rules = [Rule.parse(str(key), node) for key, node in nodes.items()]  # type: ignore[union-attr,arg-type]
-        model, table = quantize(model, *factories, rules, example)
+        )
+        nodes: Any = OmegaConf.to_container(cfg.quant.rules, resolve=True)
+        rules = [Rule.parse(str(key), node) for key, node in nodes.items()]
+        model, table = quantize(model, weight, activation, rules, example)
     else:
         if cfg.quant.rules:
             raise ConfigError(
@@ -93,9 +118,12 @@ def build(cfg: DictConfig) -> Built:
     if cfg.init_weights:
         print(init_weights(model, cfg.init_weights))
     schedule = Schedule.of(cfg.schedule.clamp_epochs, cfg.schedule.quantize_epochs, quantized)
-    solver: Solver = _instantiate("solver", cfg.solver)
+    solver: Solver = make("solver", cfg.solver, Solver)
     for _, epochs in schedule.phases:
         solver.lr_factor(0.0, epochs)  # a warm-up that is too long is told now
+    solver.build(model)  # so are arguments that the optimizer refuses
+    check_trainer(cfg.trainer, schedule)
+    check_node("trainer", cfg.trainer)
     module = Classifier(model, solver, schedule.position, data.num_classes)
     return Built(data, model, table, schedule, module)
 
@@ -103,13 +131,19 @@ def build(cfg: DictConfig) -> Built:
 def evaluate(cfg: DictConfig) -> report.Evaluation:
     """Measure a run, or initial weights, on the test set; see ``conf/test.yaml``."""
     save_outputs, run, name = cfg.save_outputs, cfg.run, cfg.checkpoint
+    if cfg.resume is not None:
+        raise ConfigError("test.py resumes nothing: give run=<folder of a run>")
     if run is not None:
-        cfg = stored_config(Path(run), TrainConfig)
+        given, cfg = cfg, stored_config(Path(run))
+        also = ("checkpoint", "save_outputs")
+        apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
         cfg.init_weights = str(_checkpoint_of(Path(run), name))
     elif cfg.init_weights is None:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
+    if save_outputs is not None and not Path(save_outputs).parent.is_dir():
+        raise ConfigError(f"save_outputs={save_outputs} is wrong: its folder does not exist.")
     built = build(cfg)
-    result = _test(built, _trainer(cfg, built, [], []))
+    result = _test(built, _trainer(cfg, [], []))
     for line in report.lines(result, digits=6):
         print(line)
     if save_outputs is not None:
@@ -117,108 +151,104 @@ def evaluate(cfg: DictConfig) -> report.Evaluation:
     return result
 
 
-def stored_config(run: Path, schema: type) -> DictConfig:
-    """Read the configuration of a run; paths inside follow a folder that was moved.
-
-    Raises:
-        ConfigError: if the folder holds no run.
-    """
-    if not (run / CONFIG).is_file():
-        raise ConfigError(f"{run} is not the folder of a run: it has no {CONFIG}")
-    cfg = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(run / CONFIG))
-    cfg.folder = str(run)
-    assert isinstance(cfg, DictConfig)
-    return cfg
-
-
-def _fit_and_report(cfg: DictConfig, built: Built, folder: Path, resumes: bool) -> dict[str, Any]:
-    loggers = [_instantiate(f"logger.{k}", v) for k, v in (cfg.logger or {}).items()]
-    callbacks = _callbacks(cfg, built.schedule)
-    trainer = _trainer(cfg, built, callbacks, loggers)
-    checkpoint = next(c for c in callbacks if isinstance(c, RunCheckpoint))
-    start_from = None
-    if resumes:
-        start_from, remark = newest(checkpoint.folder)
-        if remark:
-            print(remark)
-    began = time.monotonic()
+def _fit_and_report(
+    cfg: DictConfig,
+    built: Built,
+    chosen: list[Callback],
+    checkpoint: RunCheckpoint,
+    start_from: Path | None = None,
+    resumed: bool = False,
+) -> dict[str, Any]:
+    folder = Path(cfg.folder)
+    loggers = [make(f"logger.{k}", v, Logger) for k, v in (cfg.logger or {}).items()]
+    trainer = _trainer(cfg, [*_own_callbacks(cfg, built.schedule), *chosen], loggers)
+    if not resumed:
+        record.write_text(folder / CONFIG, portable_yaml(cfg))
+        record.write_json(folder / "layers.json", built.table.to_json())
     _fit(trainer, built, start_from)
+    seconds, kept = checkpoint.seconds, checkpoint.best  # the test sets them back to the best epoch
     last_phase = built.schedule.phases[-1][0].value
     best = checkpoint.best_path(last_phase)
-    seconds = time.monotonic() - began
     evaluation = _test(built, trainer, best)
     result = {
         **evaluation.to_json(),
         "checkpoint": str(best.relative_to(folder)),
         "epochs": {phase.value: epochs for phase, epochs in built.schedule.phases},
-        "best": checkpoint.best,
+        "best": kept,
         "size_bytes": built.table.size_bytes,
         "float_bytes": built.table.float_bytes,
         "seed": cfg.seed,
         "seconds": round(seconds, 1),
-        "resumed": resumes,
+        "resumed": resumed,
         "environment": record.environment(),
     }
     report.write_figures(folder, built.module, evaluation, built.data.class_names)
-    record.write_json(folder / "result.json", result)
+    record.write_json(folder / RESULT, result)
     report.print_result(result, evaluation, folder)
     return result
 
 
 def _fit(trainer: Trainer, built: Built, start_from: Path | None) -> None:
     try:
-        trainer.fit(built.module, datamodule=built.data, ckpt_path=start_from, weights_only=True)
+        with _interruptible(trainer):
+            trainer.fit(
+                built.module, datamodule=built.data, ckpt_path=start_from, weights_only=True
+            )
     except (KeyError, RuntimeError) as error:
-        if start_from is None or trainer.global_step > 0 or isinstance(error, QatlabError):
+        if start_from is None or trainer.global_step > 0:
             raise
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{start_from} does not fit this run: {first}") from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
 
 
 def _test(built: Built, trainer: Trainer, checkpoint: Path | None = None) -> report.Evaluation:
     path = None if checkpoint is None else str(checkpoint)
-    trainer.test(
-        built.module, datamodule=built.data, ckpt_path=path, weights_only=True, verbose=False
-    )
+    with _interruptible(trainer):
+        trainer.test(
+            built.module, datamodule=built.data, ckpt_path=path, weights_only=True, verbose=False
+        )
     return report.Evaluation.of(built.module)
 
 
-def _callbacks(cfg: DictConfig, schedule: Schedule) -> list[Callback]:
-    chosen = [_instantiate(f"callbacks.{k}", v) for k, v in (cfg.callbacks or {}).items()]
-    for key, callback in zip(cfg.callbacks or {}, chosen, strict=True):
+@contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM arrive as ``KeyboardInterrupt``; Lightning exits without a word."""
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from None
+
+
+def _callbacks(cfg: DictConfig) -> tuple[list[Callback], RunCheckpoint]:
+    """Make the callbacks of ``callbacks``, and find the one that saves checkpoints."""
+    nodes = cfg.callbacks or {}
+    chosen = [make(f"callbacks.{key}", node, Callback) for key, node in nodes.items()]
+    for key, callback in zip(nodes, chosen, strict=True):
         if isinstance(callback, (EarlyStopping, Timer)):
             raise ConfigError(
                 f"callbacks.{key}: {type(callback).__name__} would end the run before its "
                 "schedule; set schedule.clamp_epochs and schedule.quantize_epochs instead"
             )
-    if not any(isinstance(callback, RunCheckpoint) for callback in chosen):
-        raise ConfigError("callbacks has no RunCheckpoint, so the run could not be tested")
-    own = [
+    checkpoints = [callback for callback in chosen if isinstance(callback, RunCheckpoint)]
+    if len(checkpoints) != 1:
+        raise ConfigError(
+            f"callbacks has {len(checkpoints)} RunCheckpoint; a run needs one, to be tested"
+        )
+    return chosen, checkpoints[0]
+
+
+def _own_callbacks(cfg: DictConfig, schedule: Schedule) -> list[Callback]:
+    return [
         RandomState(),
         PhaseSchedule(schedule, cfg.schedule.calibration_batches),
         PhaseProgressBar({phase.value: epochs for phase, epochs in schedule.phases}),
     ]
-    return [*own, *chosen]
 
 
-def _trainer(
-    cfg: DictConfig, built: Built, callbacks: list[Callback], loggers: list[Any]
-) -> Trainer:
-    if cfg.trainer.max_epochs != cfg.schedule.clamp_epochs + cfg.schedule.quantize_epochs:
-        raise ConfigError(
-            f"trainer.max_epochs={cfg.trainer.max_epochs} contradicts the schedule of "
-            f"{cfg.schedule.clamp_epochs} clamp and {cfg.schedule.quantize_epochs} quantize "
-            "epochs; set schedule.clamp_epochs and schedule.quantize_epochs instead"
-        )
-    for key in ("max_steps", "max_time", "fast_dev_run"):
-        if cfg.trainer.get(key) not in (None, -1, False):
-            raise ConfigError(
-                f"trainer.{key} would end the run before its schedule; "
-                "set schedule.clamp_epochs and schedule.quantize_epochs instead"
-            )
-    trainer: Trainer = _instantiate(
+def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+    trainer: Trainer = make(
         "trainer",
         cfg.trainer,
         callbacks=callbacks,
@@ -227,33 +257,28 @@ def _trainer(
         enable_progress_bar=bool(callbacks),
         default_root_dir=cfg.folder,
     )
+    if trainer.world_size > 1:  # told before the processes are started
+        raise ConfigError(
+            f"trainer asks for {trainer.world_size} processes, which would each see all images; "
+            "set trainer.devices=1 and trainer.num_nodes=1."
+        )
     return trainer
 
 
 def _checkpoint_of(run: Path, name: str) -> Path:
-    if name == "best":
-        return run / str(record.read_json(run / "result.json")["checkpoint"])
-    return run / "checkpoints" / (name if name.endswith(".ckpt") else f"{name}.ckpt")
-
-
-def _instantiate(key: str, node: Any, **arguments: Any) -> Any:
-    """Make what a ``_target_`` node describes; errors name its key."""
-    try:
-        return hydra.utils.instantiate(node, **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, QatlabError):
-            raise cause from error
-        raise ConfigError(f"{key}: {cause or error}") from error
-
-
-def _portable_yaml(cfg: DictConfig) -> str:
-    """Return the resolved configuration, with paths into the run's folder left as ``${folder}``."""
-    cfg = cfg.copy()
-    cfg.folder = "\\${folder}"
-    content = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(content, dict)
-    return OmegaConf.to_yaml({**content, "folder": "."})
+    """Return the file that ``checkpoint`` of ``conf/test.yaml`` speaks of."""
+    finished = (run / RESULT).is_file()
+    if name == "best" and finished:
+        return run / str(record.read_json(run / RESULT)["checkpoint"])
+    files = {path.stem: path for path in sorted((run / "checkpoints").glob("*.ckpt"))}
+    stem = name.removesuffix(".ckpt")
+    if stem not in files:
+        there = [*(["best"] if finished else []), *files]
+        hint = did_you_mean(stem, there)
+        raise ConfigError(
+            f"checkpoint={name} is not in {run}.{hint} Accepted: {', '.join(there) or 'none yet'}."
+        )
+    return files[stem]
 
 
 torch.backends.cuda.matmul.allow_tf32 = False  # GPU and CPU then agree to float32

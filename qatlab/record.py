@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with two-space indents; see :func:`write_text`."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    text = json.dumps(content, indent=2)
+    lists = re.compile(r"\[[\s\d,.]+\]")  # rows of numbers: one line each
+    text = lists.sub(lambda match: " ".join(match[0].split()), text)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -46,13 +51,12 @@ def read_json(path: Path) -> Any:
 
 def environment() -> dict[str, Any]:
     """Return versions, machine and commit, which decide whether numbers can be repeated."""
-    import pytorch_lightning
     import torch
 
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "pytorch_lightning": pytorch_lightning.__version__,
+        "pytorch_lightning": version("pytorch_lightning"),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),

@@ -146,7 +146,7 @@ def write_figures(
     for name, layer in module.model.named_modules():
         quantizer = getattr(layer, "weight_quantizer", None)
         if isinstance(quantizer, Quantizer):
-            weight: torch.Tensor = layer.weight.detach()  # type: ignore[assignment,union-attr]
+            weight = layer.get_parameter("weight").detach()
             with torch.no_grad():
                 quantized = quantizer(weight)
             layers.append(

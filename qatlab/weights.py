@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qatlab.errors import CheckpointError, did_you_mean
+from qatlab.errors import CheckpointError
 from qatlab.quant import Quantizer
 from qatlab.record import read_json
 from qatlab.training.checkpoint import LAST, load
@@ -34,7 +34,12 @@ def init_weights(model: nn.Module, source: str) -> str:
         CheckpointError: if the file is missing, damaged or made for another network.
     """
     path = _file_of(Path(source))
-    state = _model_state(load(path), path)
+    try:
+        state = _model_state(load(path))
+    except CheckpointError as error:
+        told = str(error).removeprefix(source)
+        where = "" if told != str(error) else ": "
+        raise CheckpointError(f"init_weights={source}{where}{told}") from error
     own = model.state_dict()
     prefixes = {name + "." for name, m in model.named_modules() if isinstance(m, Quantizer)}
     foreign = {key.removesuffix(EXTRA_STATE) for key in state if key.endswith("." + EXTRA_STATE)}
@@ -48,11 +53,10 @@ def init_weights(model: nn.Module, source: str) -> str:
     if missing or surplus or unlike:
         parts = [*unlike[:3]]
         if missing:
-            parts.append(f"{len(missing)} of the model are missing in it, first {missing[0]}")
-            parts[-1] += did_you_mean(missing[0], surplus)
+            parts.append(f"it lacks {len(missing)} values of the model, first {missing[0]}")
         if surplus:
-            parts.append(f"{len(surplus)} in it are unknown to the model, first {surplus[0]}")
-        raise CheckpointError(f"init_weights={path} belongs to another model: {'; '.join(parts)}")
+            parts.append(f"the model lacks {len(surplus)} values of it, first {surplus[0]}")
+        raise CheckpointError(f"init_weights={source} is of another model: {'; '.join(parts)}")
     left_out = sorted(k for k in state if k not in own)
     model.load_state_dict({**own, **{k: v for k, v in state.items() if k in own}})
     text = f"weights from {path}"
@@ -70,10 +74,15 @@ def _file_of(path: Path) -> Path:
         return path
     if (path / "result.json").exists():
         return path / str(read_json(path / "result.json")["checkpoint"])
+    if not (path / "checkpoints" / LAST).exists():
+        raise CheckpointError(
+            f"init_weights={path} is a folder without checkpoints/{LAST}. Accepted: the folder of "
+            "a run, a checkpoint, a file of weights."
+        )
     return path / "checkpoints" / LAST
 
 
-def _model_state(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def _model_state(content: dict[str, Any]) -> dict[str, Any]:
     if "state_dict" not in content:
         state = content
     else:  # a Lightning checkpoint of Classifier, whose network is `model`
@@ -83,5 +92,5 @@ def _model_state(content: dict[str, Any], path: Path) -> dict[str, Any]:
             if key.startswith("model.")
         }
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError(f"init_weights={path} holds no weights")
+        raise CheckpointError("the file holds no weights")
     return state

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from qatlab.quant.quantizer import quantizers, set_phase
 from qatlab.quant.phase import Phase
+from qatlab.quant.quantizer import quantizers, set_phase
 from qatlab.quant.sat import SatActivation
 
 
@@ -30,15 +30,15 @@ def start_activations(model: nn.Module, images: Iterable[Tensor]) -> None:
     if watching:
         training = {module: module.training for module in model.modules()}
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        momenta = [norm.momentum for norm in norms]
+        tracking = [norm.track_running_stats for norm in norms]
         model.eval()  # no dropout
         for norm in norms:
             norm.train()
-            norm.momentum = 0.0
+            norm.track_running_stats = False  # with momentum 0 it would still count the batches
         for batch in images:
             model(batch)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm, tracks in zip(norms, tracking, strict=True):
+            norm.track_running_stats = tracks
         for module, mode in training.items():
             module.training = mode
     for site in sites:

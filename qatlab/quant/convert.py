@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
-from qatlab.errors import ConfigError, QuantRuleError, did_you_mean
+from qatlab.arguments import check_arguments
+from qatlab.errors import ConfigError, QuantRuleError
 from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.quantizer import Quantizer
 from qatlab.quant.rules import Decision, Rule, Target, resolve
@@ -45,20 +46,22 @@ def quantize(
 
     Raises:
         QuantRuleError: for a rule that matches nothing or an argument that is not accepted.
-        ConfigError: for a network that cannot be traced.
+        ConfigError: for a network that cannot be traced, or not computed with such images.
     """
     traced = _trace(model)
-    for module in traced.modules():
-        if hasattr(module, "inplace"):
-            module.inplace = False  # it would overwrite what a quantizer keeps for backward
+    _compute_out_of_place(traced, activation is not None)
     shapes = _shapes(traced, example_input)
     names = weight_layer_names(traced)
     sites = find_sites(traced, shapes)
     layers = [Target(name, type(traced.get_submodule(name)).__name__) for name in names]
     for part, factory in (("weight", weight), ("activation", activation)):
-        _refuse_rules_without_quantizer(part, factory, rules)
+        _check_arguments(part, factory, rules)
     weight_decisions = resolve("weight", layers, rules)
     site_decisions = resolve("activation", [Target(s.name, s.type) for s in sites], rules)
+
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    rank = {str(n.target): i for n, i in reversed(order.items()) if n.op == "call_module"}
+    rank |= {site.name: order[site.node] for site in sites}
 
     records: dict[str, LayerRecord] = {}
     for target, decision in zip(layers, weight_decisions, strict=True):
@@ -66,13 +69,8 @@ def quantize(
         quantizer = _make("weight", weight, decision, target.name, {})
         if quantizer is not None:
             _replace(traced, target.name, _quant_layer(layer, quantizer))
-        records[target.name] = LayerRecord.of(
-            target,
-            "weight",
-            tuple(layer.weight.shape),
-            quantizer,
-            decision.rules,  # type: ignore[arg-type]
-        )
+        shape = tuple(traced.get_parameter(f"{target.name}.weight").shape)
+        records[target.name] = LayerRecord.of(target, "weight", shape, quantizer, decision.rules)
     for site, decision in zip(sites, site_decisions, strict=True):
         extra = {"activation": site.activation, "signed": site.signed}
         quantizer = _make("activation", activation, decision, site.name, extra)
@@ -84,9 +82,7 @@ def quantize(
         )
     traced.graph.lint()
     traced.recompile()
-    order = [n.target for n in traced.graph.nodes if n.op == "call_module"]
-    rank = {name: i for i, name in reversed(list(enumerate(order)))}
-    rows = sorted(records.values(), key=lambda record: rank.get(record.name, -1))
+    rows = sorted(records.values(), key=lambda record: rank[record.name])
     return traced, ModelTable.of(traced, rows)
 
 
@@ -96,32 +92,98 @@ def float_table(model: nn.Module, example_input: Tensor) -> ModelTable:
 
 
 def _trace(model: nn.Module) -> fx.GraphModule:
+    name = type(model).__name__
     try:
-        return fx.symbolic_trace(model)
-    except (fx.proxy.TraceError, TypeError, NameError, ValueError, RuntimeError) as error:
+        with _mode_of(model, training=False):
+            evaluating = fx.symbolic_trace(model)
+        with _mode_of(model, training=True):
+            traced = fx.symbolic_trace(model)
+    except Exception as error:  # whatever the network's own code raises when it meets a proxy
         raise ConfigError(
-            f"{type(model).__name__} cannot be traced, so its sites cannot be found: {error}"
+            f"{name} cannot be traced, so its sites cannot be found: {error}"
         ) from error
+    for line, other in zip_longest(traced.code.splitlines(), evaluating.code.splitlines()):
+        if line != other:
+            raise ConfigError(
+                f"{name} computes differently in training and in evaluation, which a trace cannot "
+                f"follow: '{str(line or other).split(';')[0].strip()}'; use a module there, such "
+                "as nn.Dropout instead of F.dropout"
+            )
+    traced.training = model.training
+    return traced
+
+
+def _compute_out_of_place(traced: fx.GraphModule, modules: bool) -> None:
+    """Replace what is computed in place: it would overwrite what a quantizer keeps for backward.
+
+    Args:
+        traced: its calls are replaced, such as ``y.add_(x)`` by ``y = y.add(x)``.
+        modules: change modules too; they are shared with the float network.
+    """
+    for module in traced.modules() if modules else ():
+        if hasattr(module, "inplace"):
+            module.inplace = False  # type: ignore[assignment]
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    for node in traced.graph.nodes:
+        if "inplace" in node.kwargs:
+            node.update_kwarg("inplace", False)
+        if node.op == "call_method" and node.target.endswith("_"):
+            node.target = node.target.rstrip("_")
+            later = {user for user in node.args[0].users if order[user] > order[node]}
+            node.args[0].replace_all_uses_with(node, delete_user_cb=later.__contains__)
+
+
+@contextmanager
+def _mode_of(model: nn.Module, training: bool) -> Iterator[None]:
+    """Set all modules to training or to evaluation for a while."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+
+
+class _Shapes(fx.Interpreter):
+    """Computes a network and notes the shape of each tensor."""
+
+    def __init__(self, traced: fx.GraphModule) -> None:
+        super().__init__(traced)
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.shapes[n] = tuple(result.shape)
+        return result
 
 
 def _shapes(traced: fx.GraphModule, example_input: Tensor) -> dict[fx.Node, tuple[int, ...]]:
-    training = traced.training
-    with torch.no_grad():
-        ShapeProp(traced.eval()).propagate(example_input)
-    traced.train(training)
-    metadata = {node: node.meta.get("tensor_meta") for node in traced.graph.nodes}
-    return {n: tuple(m.shape) for n, m in metadata.items() if hasattr(m, "shape")}
+    interpreter = _Shapes(traced)
+    try:
+        with torch.no_grad(), _mode_of(traced, training=False):
+            interpreter.run(example_input)
+    except RuntimeError as error:
+        shape, reason = tuple(example_input.shape), str(error).splitlines()[0]
+        raise ConfigError(
+            f"data.image_size: the network cannot compute images of shape {shape}: {reason}"
+        ) from error
+    return interpreter.shapes
 
 
-def _refuse_rules_without_quantizer(
-    part: str, factory: Factory | None, rules: Sequence[Rule]
-) -> None:
+def _check_arguments(part: str, factory: Factory | None, rules: Sequence[Rule]) -> None:
+    """Check what rules say to a quantizer, by the signature of its class."""
     for rule in rules:
-        if factory is None and rule.changes.get(part) is not None:
+        change = rule.changes.get(part)
+        key = f"quant.rules.{rule.key}.{part}"
+        if change is not None and factory is None:
             raise QuantRuleError(
-                f"quant.rules.{rule.key}.{part} changes a quantizer, but quant.{part} is null; "
+                f"{key} changes a quantizer, but quant.{part} is null; "
                 f"choose one, such as quant/{part}=sat"
             )
+        if change is not None and factory is not None:
+            check_arguments(key, factory, change, taken=("activation", "signed"))
 
 
 def _make(
@@ -129,21 +191,17 @@ def _make(
 ) -> Quantizer | None:
     if factory is None or decision.arguments is None:
         return None
-    asked_by = [f"quant.rules.{key}.{part}" for key in decision.rules]
-    where = " and ".join([f"quant.{part}", *asked_by])
     try:
-        quantizer = factory(**{**extra, **decision.arguments})
-    except TypeError as error:
-        accepted = [a for a in inspect.signature(factory).parameters if a != "activation"]
-        unknown = [a for a in decision.arguments if a not in accepted]
-        if not unknown:
-            raise QuantRuleError(f"{where} ({name}): {error}") from error
-        raise QuantRuleError(
-            f"{where} ({name}) has an unknown argument '{unknown[0]}'; accepted are "
-            f"{', '.join(accepted)}.{did_you_mean(unknown[0], accepted)}"
-        ) from error
+        quantizer = factory(**{**decision.arguments, **extra})
     except QuantRuleError as error:
-        raise QuantRuleError(f"{where} ({name}): {error}") from error
+        by_rules = [f"quant.rules.{key}.{part}" for key in decision.rules]
+        argument = str(error).partition("=")[0]
+        if argument.isidentifier():  # the preset's own, unless a rule has changed it
+            by_preset = argument not in decision.arguments
+            keys = [f"quant.{part}"] if by_preset else by_rules
+        else:
+            keys = [f"quant.{part}", *by_rules]
+        raise QuantRuleError(f"{' and '.join(keys)} ({name}): {error}") from error
     quantizer.layer = name
     return quantizer
 
@@ -151,7 +209,7 @@ def _make(
 def _quant_layer(layer: nn.Module, quantizer: Quantizer) -> nn.Module:
     if isinstance(layer, nn.Conv2d):
         return QuantConv2d.of(layer, quantizer)
-    assert isinstance(layer, nn.Linear)  # noqa: S101 # sites.WEIGHT_LAYERS holds these two
+    assert isinstance(layer, nn.Linear)  # sites.WEIGHT_LAYERS holds these two
     return QuantLinear.of(layer, quantizer)
 
 

@@ -64,7 +64,10 @@ def sat_grid(unit: Tensor, n_steps: int, grid: str) -> Tensor:
     position = (unit + 1) / 2
     if grid == "full_range":
         position = (1 + 0.9998 / n_steps) * position - 0.4999 / n_steps
-    return (2 * round_ste(n_steps * position) - n_steps) / n_steps
+    index = round_ste(n_steps * position)
+    if grid == "full_range":  # from 12 bits on float32 rounds the highest n + 0.4999 up
+        index = index - (index - n_steps).relu().detach()
+    return (2 * index - n_steps) / n_steps
 
 
 def sat_clamp(unit: Tensor, n_steps: int, grid: str) -> Tensor:
@@ -137,12 +140,13 @@ def cg_pact(x: Tensor, alpha: Tensor, n_steps: int, signed: bool = False) -> Ten
 
         y = s * round(clip(x, 0, a) / s),   a = |alpha|,   s = a / n_steps
 
-    Gradient: ``dy/dx`` is 1 for ``0 < x <= a`` and 0 elsewhere. Straight-through rounding yields
-    the calibrated gradient of alpha by itself: ``dy/dalpha = y/a - x/a`` inside the clip range,
-    1 above it, 0 below. As in N2D2 it is not multiplied by the sign of alpha.
+    Gradient: ``dy/dx`` is 1 for ``0 < x <= a`` and 0 elsewhere, ``dy/dalpha`` is ``(y - x) / a``
+    inside the clip range, 1 from ``x = a`` on, 0 below. As in N2D2, both pass at ``x = a``, and
+    the gradient of alpha is not multiplied by its sign.
 
     With ``signed`` the range is [-a, a] and ``s = a / floor(n_steps / 2)``, so that zero is a
-    level; it is for tensors that no activation function made non-negative.
+    level; it is for tensors that no activation function made non-negative. Then ``dy/dx`` is 1
+    for ``-a <= x <= a``, and ``dy/dalpha`` is -1 up to ``x = -a``.
 
     Source: Jin et al. 2019 (SAT), arXiv:1912.10207, eq. 10 (calibrated gradient).
 
@@ -156,9 +160,14 @@ def cg_pact(x: Tensor, alpha: Tensor, n_steps: int, signed: bool = False) -> Ten
         Fake-quantized activations: shape, dtype and units of ``x``.
     """
     steps = n_steps // 2 if signed else n_steps
-    a = (alpha + (alpha.abs() - alpha).detach()).to(torch.promote_types(x.dtype, torch.float32))
-    # relu blocks the gradient at exactly 0 and clamp lets it pass at exactly a, as N2D2 does.
-    clipped = torch.clamp(x.to(a.dtype) if signed else x.to(a.dtype).relu(), max=a)
-    if signed:
-        clipped = torch.clamp(clipped, min=-a)
-    return (round_ste(clipped * (steps / a)) * (a / steps)).to(x.dtype)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    a = alpha.detach().abs().to(dtype)
+    low = -a if signed else torch.zeros_like(a)
+    wide = x.to(dtype)
+    clipped = wide.detach().clamp(low, a)
+    y = (clipped * (steps / a)).round() * (a / steps)
+    # Autograd over the formula would divide by a * a, and share the gradient out at x = a.
+    passes = (wide <= a) & (wide >= low if signed else wide > 0)
+    slope = torch.where(clipped.abs() < a, (y - clipped) / a, clipped.sign())
+    y = y + torch.where(passes, wide - wide.detach(), 0.0) + slope * (alpha - alpha.detach())
+    return y.to(x.dtype)

@@ -35,7 +35,8 @@ class QuantConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` ``(N, C, H, W)`` with the quantized weights."""
-        return self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
+        result: Tensor = self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
+        return result
 
 
 class QuantLinear(nn.Linear):

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qatlab.arguments import text
 from qatlab.errors import QuantRuleError
 from qatlab.quant.phase import Phase
 
@@ -23,7 +24,10 @@ def steps_of(bits: int | None, n_steps: int | None) -> int:
         QuantRuleError: unless exactly one of the two is given, and within its range.
     """
     if (bits is None) == (n_steps is None):
-        raise QuantRuleError(f"give either bits or n_steps, not bits={bits} and n_steps={n_steps}")
+        raise QuantRuleError(
+            "give either bits or n_steps, and null for the other, not "
+            f"bits={text(bits)} and n_steps={text(n_steps)}"
+        )
     value, name, highest = (
         (bits, "bits", HIGHEST_BITS) if n_steps is None else (n_steps, "n_steps", 65535)
     )

@@ -65,7 +65,8 @@ class Rule:
         for part, change in changes.items():
             if change is not None and not isinstance(change, Mapping):
                 raise QuantRuleError(
-                    f"{where}.{part}={change!r} is neither a mapping of quantizer arguments nor null"
+                    f"{where}.{part}={change!r} is neither a mapping of quantizer arguments "
+                    "nor null"
                 )
         return cls(key, selectors, changes)
 
@@ -134,9 +135,10 @@ def _matches_nothing(rule: Rule, part: str, targets: Sequence[Target]) -> str:
         if key in rule.selectors and near and near[0] != rule.selectors[key]:
             message += f" Did you mean {key}='{near[0]}'?"
             break
-    shown = names if len(names) <= 60 else [*names[:30], "...", *names[-30:]]
-    listed = ", ".join(f"{t.name} ({t.type})" for t in targets if t.name in shown)
-    return f"{message} The {len(targets)} {word}: {listed or 'none'}"
+    listed = [f"{target.name} ({target.type})" for target in targets]
+    if len(listed) > 60:
+        listed[30:-30] = ["..."]
+    return f"{message} The {len(targets)} {word}: {', '.join(listed) or 'none'}"
 
 
 def _accepted() -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError, TrainingError, did_you_mean
-from qatlab.quant.eager import cg_pact_eager
+from qatlab.quant.eager import cg_pact_eager, sat_weight_eager
 from qatlab.quant.functional import GRIDS, sat_weight
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer
@@ -43,6 +43,9 @@ class SatWeight(Quantizer):
             raise QuantRuleError(
                 f"grid={grid} has no levels at 1 bit; use grid=default, or n_steps=2 for ternary"
             )
+        for name, switch in (("scaling", scaling), ("statistics_gradient", statistics_gradient)):
+            if not isinstance(switch, bool):
+                raise QuantRuleError(f"{name}={switch!r} is neither true nor false")
         self.grid = grid
         self.scaling = scaling
         self.statistics_gradient = statistics_gradient
@@ -62,19 +65,16 @@ class SatWeight(Quantizer):
         """
         if self.phase is Phase.FLOAT:
             return weight
-        result = sat_weight(
-            weight,
-            self.n_steps,
-            self.grid,
-            self.phase is Phase.QUANTIZE,
-            self.scaling,
-            self.statistics_gradient,
-        )
-        # One number tells: NaN and infinity spread to all weights through the maximum. On a GPU
-        # reading it would make every step wait; there the loss is watched instead.
-        if result.device.type == "cpu" and not torch.compiler.is_compiling():
-            if not math.isfinite(result.detach()[(0,) * result.ndim].item()):
-                raise TrainingError(f"{self.layer}: {self._fault(weight.detach())}")
+        settings = (self.n_steps, self.grid, self.phase is Phase.QUANTIZE, self.scaling)
+        if self.statistics_gradient:
+            result = sat_weight(weight, *settings, statistics_gradient=True)
+        else:
+            result = sat_weight_eager(weight, *settings)
+        # One number tells: NaN spreads to all weights through the maximum. On a GPU reading it
+        # would make every step wait; there the loss is watched instead.
+        looked_at = result.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looked_at and not math.isfinite(result.detach()[(0,) * result.ndim].item()):
+            raise TrainingError(f"{self.layer}: {self._fault(weight.detach())}")
         return result
 
     def _fault(self, weight: Tensor) -> str:
@@ -114,10 +114,9 @@ class SatActivation(Quantizer):
         signed: bool = False,
     ) -> None:
         super().__init__(bits, n_steps)
-        number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
-        if alpha != "auto" and not (number and 0 < float(alpha) < math.inf):
+        if alpha != "auto" and not (_is_number(alpha) and 0 < float(alpha) < math.inf):
             raise QuantRuleError(f"alpha={alpha!r} is neither a number above 0 nor 'auto'")
-        if not 0 < percentile <= 100:
+        if not (_is_number(percentile) and 0 < percentile <= 100):
             raise QuantRuleError(f"percentile={percentile!r} is not above 0 and at most 100")
         if signed and self.n_steps == 1:
             raise QuantRuleError(
@@ -178,5 +177,9 @@ class SatActivation(Quantizer):
 
     def _clip_value_of(self, x: Tensor) -> Tensor:
         values = x.detach().float().abs().flatten()
-        rank = max(1, math.ceil(self.percentile / 100 * values.numel()))
+        rank = max(1, math.ceil(self.percentile * values.numel() / 100))
         return values.kthvalue(rank).values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

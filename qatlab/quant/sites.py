@@ -55,7 +55,10 @@ SAME_VALUES = (
     *("chunk", "split", torch.chunk, torch.split),
 )
 # Averages of values that are not negative are not negative either.
-AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d, "mean")
+AVERAGES = (
+    *(nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
+    *(torch.mean, "mean"),
+)
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
@@ -116,10 +119,13 @@ def find_sites(traced: fx.GraphModule, tensors: Container[fx.Node]) -> list[Site
         activation = _activation(node, modules)
         if activation is not None:
             signed[node] = not ACTIVATION_MODULES[type(activation)]
-            name = _unique(_path(node), taken)
+            replaces = not list(activation.parameters())  # those keep their names
+            path = _path(node) if replaces else f"{_path(node)}_site"
+            name = _unique(path, taken | (modules.keys() - {str(node.target)}))
             taken.add(name)
             type_name = type(activation).__name__
-            sites[node] = Site(node, name, type_name, activation, signed[node], True)
+            function = activation if replaces else nn.Identity()
+            sites[node] = Site(node, name, type_name, function, signed[node], replaces)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     return sorted(sites.values(), key=lambda site: order[site.node])
 

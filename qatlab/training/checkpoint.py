@@ -7,8 +7,8 @@ could be kept as the best 4-bit one, and it keeps no second file to fall back on
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,72 +25,99 @@ PREVIOUS = "previous.ckpt"
 class RunCheckpoint(Checkpoint):
     """Saves ``last.ckpt`` and ``best_<phase>.ckpt``; ``previous.ckpt`` is the last one's elder.
 
-    Best is the epoch of highest validation accuracy, the earlier of equals; without validation
-    data it is the last epoch of the phase.
+    Best is the epoch of highest validation accuracy, the earlier of equals. Epochs without a
+    validation count only as long as the phase has seen none: the last of them is taken.
 
     Args:
         folder: where the files go.
         every_n_steps: save ``last.ckpt`` in the middle of an epoch too, whenever this number of
             optimizer steps is done; 0 saves at the end of epochs only.
+
+    Attributes:
+        best: for each phase the number of its best epoch, and ``val/acc`` there.
     """
 
     def __init__(self, folder: str, every_n_steps: int = 0) -> None:
+        if type(every_n_steps) is not int:
+            raise ConfigError(
+                f"callbacks.checkpoint.every_n_steps={every_n_steps} is not a whole number"
+            )
         if every_n_steps < 0:
             raise ConfigError(f"callbacks.checkpoint.every_n_steps={every_n_steps} is below 0")
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
-        self.best: dict[str, dict[str, float]] = {}  # phase -> epoch, val/acc
-        self._saved_step = -1
+        self.best: dict[str, dict[str, float]] = {}
+        self._accuracy: float | None = None  # of the validation at the end of this epoch
+        self._seconds = 0.0  # of training, before the interruption
+        self._began: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the training has taken: of an interrupted run, all that led to its weights."""
+        return self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def best_path(self, phase: str) -> Path:
         """Return the file of the best epoch of a phase."""
         return self.folder / f"best_{phase}.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best epochs so far."""
-        return {"best": self.best}
+        """Return the best epochs so far, and how long it took."""
+        return {"best": self.best, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing with the best epochs of the interrupted run."""
         self.best = state_dict["best"]
+        self._seconds = state_dict["seconds"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._began = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._seconds, self._began = self.seconds, None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the accuracy."""
+        # Not read at the end of the epoch: there, one of an earlier epoch may still stand.
+        accuracy = trainer.callback_metrics.get("val/acc")
+        if accuracy is not None and not trainer.sanity_checking:
+            self._accuracy = accuracy.item()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save in mid-epoch, after a step of the optimizer."""
         step = trainer.global_step
-        due = self.every_n_steps > 0 and step % self.every_n_steps == 0 and step > 0
-        # With gradient accumulation several batches share a step. The first of them finds it just
-        # done, and no gradient in hand; the last batch is left to the end of the epoch.
-        fresh = step != self._saved_step and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if due and fresh and not trainer.is_last_batch:
+        due = self.every_n_steps > 0 and step % self.every_n_steps == 0
+        # A checkpoint holds no gradients: where several batches share a step, only the last of
+        # them leaves none behind. The last batch of all is left to the end of the epoch.
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if due and stepped and not trainer.is_last_batch:
             self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the best epoch of the phase and the last one."""
         phase: str = pl_module.phase_name  # type: ignore[assignment]
-        accuracy = trainer.callback_metrics.get("val/acc")
-        if accuracy is None or accuracy.item() > self.best.get(phase, {}).get("val/acc", -1.0):
+        accuracy, self._accuracy = self._accuracy, None
+        highest = self.best.get(phase, {}).get("val/acc")
+        if highest is None or (accuracy is not None and accuracy > highest):
             self.best[phase] = {"epoch": trainer.current_epoch + 1}
             if accuracy is not None:
-                self.best[phase]["val/acc"] = accuracy.item()
+                self.best[phase]["val/acc"] = accuracy
             self._save(trainer, self.best_path(phase))
         self._save_last(trainer)
 
     def _save_last(self, trainer: Trainer) -> None:
-        self._saved_step = trainer.global_step
-        last = self.folder / LAST
-        new = last.with_suffix(".new")
-        trainer.save_checkpoint(new)
-        if trainer.is_global_zero:
-            if last.exists():
-                os.replace(last, self.folder / PREVIOUS)
-            os.replace(new, last)
+        self._save(trainer, self.folder / LAST, self.folder / PREVIOUS)
 
-    def _save(self, trainer: Trainer, path: Path) -> None:
+    def _save(self, trainer: Trainer, path: Path, elder: Path | None = None) -> None:
+        """Save under a temporary name, keep what there was as ``elder``, and rename."""
         new = path.with_suffix(".new")
-        trainer.save_checkpoint(new)
+        trainer.save_checkpoint(new, weights_only=False)  # with the state of optimizer and loops
         if trainer.is_global_zero:
+            if elder is not None and path.exists():
+                os.replace(path, elder)
             os.replace(new, path)
 
 
@@ -104,27 +131,37 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or no checkpoint: {reason[:200]}") from error
+    except Exception as error:  # a file of another kind can stop the reader in any way
+        reason = re.split(r"\n|\. ", str(error))[0]
+        reason = reason if " " in reason else type(error).__name__
+        raise CheckpointError(f"{path} is truncated or no checkpoint: {reason}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
 
 
-def newest(folder: Path) -> tuple[Path, str]:
-    """Return the checkpoint to resume from, and a remark if it is not the last one.
+def newest(folder: Path) -> tuple[Path | None, str]:
+    """Find the checkpoint to resume from: the last one or, if it is damaged, the one before it.
+
+    That one then takes the place of the last: the next checkpoint would otherwise replace it by
+    the damaged file.
+
+    Returns:
+        The checkpoint, None if the run had not saved any, and a remark unless it is the last one.
 
     Raises:
-        CheckpointError: if there is none that can be read.
+        CheckpointError: if those that there are cannot be read.
     """
-    remarks = []
-    for name in (LAST, PREVIOUS):
+    last, previous = folder / LAST, folder / PREVIOUS
+    if not last.exists() and not previous.exists():
+        return None, f"no checkpoint in {folder} yet: starting from the first epoch"
+    try:
+        load(last)
+    except CheckpointError as error:
         try:
-            load(folder / name)
-        except CheckpointError as error:
-            remarks.append(str(error))
-        else:
-            remark = f"{remarks[0]}; resuming from {name}, the one before it" if remarks else ""
-            return folder / name, remark
-    raise CheckpointError(f"nothing to resume from: {'; '.join(remarks)}")
+            load(previous)
+        except CheckpointError as other:
+            raise CheckpointError(f"nothing to resume from: {error}; {other}") from other
+        os.replace(previous, last)
+        return last, f"{error}; resuming from {PREVIOUS}, the one before it"
+    return last, ""

@@ -64,10 +64,8 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its learning rate schedule, which moves with every step."""
         optimizer = self.solver.build(self.model)
-        max_epochs = self.trainer.max_epochs or 1
-        steps_per_epoch = self.trainer.estimated_stepping_batches / max_epochs
         scheduler = self.solver.lr_scheduler(
-            optimizer, lambda step: self.position(step / steps_per_epoch)
+            optimizer, lambda step: self.position(self._epochs_done(step))
         )
         return {
             "optimizer": optimizer,
@@ -96,12 +94,17 @@ class Classifier(LightningModule):
         loss, correct, count = self._train_sums.tolist()
         self._check_finite(self._train_sums[0], None)
         self._train_sums = torch.zeros_like(self._train_sums)
+        rate = self._epoch_rate()
+        metrics = {"train/loss": loss / count, "train/acc": correct / count, "lr": rate}
+        self.log_dict(metrics, logger=False)
+        # Lightning would write them after the checkpoint of the epoch has been saved, and a run
+        # killed between the two would never have them.
+        step = self.global_step - 1
         for logger in self.loggers:
             if hasattr(logger, "note"):
-                logger.note(self.global_step - 1, phase=self.phase_name)
-        self.log_dict(
-            {"train/loss": loss / count, "train/acc": correct / count, "lr": self._epoch_rate()}
-        )
+                logger.note(step, phase=self.phase_name)
+            logger.log_metrics({**metrics, "epoch": self.current_epoch}, step)
+            logger.save()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to loss and accuracy."""
@@ -142,15 +145,25 @@ class Classifier(LightningModule):
         """Go on with the sums of the epoch that was interrupted."""
         self._train_sums = torch.tensor(checkpoint["train_sums"])
 
+    def _epochs_done(self, steps: int) -> float:
+        """Turn steps of the optimizer into epochs, whole ones and parts."""
+        # Only in training: before, the number of batches is not known. To ask for it all the same,
+        # as by trainer.estimated_stepping_batches, would set the training batches up too early for
+        # a resumed run, and it would see the first batches of its epoch once more.
+        if steps == 0:
+            return 0.0
+        batches = self.trainer.num_training_batches
+        return steps / math.ceil(batches / self.trainer.accumulate_grad_batches)
+
     def _epoch_rate(self) -> float:
-        """Return the learning rate at the start of the epoch; its scheduler is already at the end."""
+        """Return the learning rate at the epoch's start; its scheduler is already at the end."""
         group = self.trainer.optimizers[0].param_groups[0]
         factor = self.solver.lr_factor(*self.position(self.current_epoch))
         return float(group["initial_lr"]) * factor
 
     def _evaluate(self, batch: Batch) -> Tensor:
         images, labels = batch
-        outputs = self.model(images).float()
+        outputs: Tensor = self.model(images).float()
         self.evaluation_loss.update(F.cross_entropy(outputs, labels, reduction="none"))
         self.top1.update(outputs, labels)
         self.top5.update(outputs, labels)

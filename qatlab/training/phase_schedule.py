@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,7 @@ class PhaseSchedule(Callback):
             values |= {f"switch/{key}_after": value for key, value in after.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=trainer.global_step - 1)  # row of the last epoch
+                logger.save()  # now: a run that is resumed within this epoch does not measure again
 
     def _first_images(self, trainer: Trainer, count: int) -> Iterable[Tensor]:
         loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
@@ -123,12 +124,11 @@ class PhaseSchedule(Callback):
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Return loss and accuracy on the validation images, or on as many training images."""
-        loaders: Any = trainer.val_dataloaders or []
-        loaders = loaders if isinstance(loaders, Sequence) else [loaders]
-        batches = itertools.chain.from_iterable(loaders)
-        if not loaders:
-            loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-            batches = itertools.islice(loader, max(1, 5000 // loader.batch_size))
+        # Not the trainer's loaders: which of them exist depends on whether the run was resumed.
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        batches = iter(data.val_dataloader())
+        if data.validation == 0:
+            batches = itertools.islice(data.train_dataloader(), max(1, 5000 // data.batch_size))
         training = {module: module.training for module in pl_module.modules()}
         pl_module.eval()
         sums = [pl_module.evaluate_batch(images, labels) for images, labels in batches]  # type: ignore[operator]

@@ -18,7 +18,8 @@ class RandomState(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all generator states as tensors, numbers and tuples, safe for ``weights_only``."""
-        name, keys, position, has_gauss, gauss = np.random.get_state()
+        numpy_state: Any = np.random.get_state()
+        name, keys, position, has_gauss, gauss = numpy_state
         return {
             "python": random.getstate(),
             "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),

@@ -1,0 +1,108 @@
+"""Checks arguments by the signature of what they are for, before it is called."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Collection, Mapping
+from os import PathLike
+from typing import Any, Literal, Union, get_args, get_origin
+
+from qatlab.errors import ConfigError, did_you_mean, unknown
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def check_arguments(
+    key: str, function: Callable[..., Any], given: Mapping[str, Any], taken: Collection[str] = ()
+) -> None:
+    """Raise for the first argument that ``function`` has not, or that has the wrong type.
+
+    Types are looked at where they are annotated. Python itself would take ``scaling=maybe`` for
+    true, and a word for a number until something is computed with it.
+
+    Args:
+        key: where the arguments stand in the configuration.
+        function: what will be called with them; a partial will do.
+        given: plain values, lists and dictionaries; one that holds a ``_target_`` is not looked at.
+        taken: arguments that qatlab sets itself, so that none can be given.
+
+    Raises:
+        ConfigError: naming the argument, what is accepted and the nearest valid name.
+    """
+    parameters = _signature(function).parameters
+    named = [p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
+    accepted = [name for name in named if name not in taken]
+    own = str(getattr(function, "func", function).__module__).startswith("qatlab.")
+    for name, value in given.items():
+        if name in taken:
+            raise ConfigError(f"{key}.{name} is set by qatlab itself; leave it out.")
+        if name not in accepted:
+            if len(named) < len(parameters):
+                continue  # it takes any
+            raise ConfigError(unknown(f"{key}.{name}", accepted))
+        options = _options(parameters[name].annotation)
+        if own and int in options:
+            continue  # our own code says what range of whole numbers it takes
+        if not any(_fits(value, option) for option in options):
+            raise ConfigError(_wrong(f"{key}.{name}", value, options))
+
+
+def text(value: Any) -> str:
+    """Return a value as a user writes it on the command line."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except NameError:  # names that exist for type checkers only
+        return inspect.signature(function)
+
+
+def _options(hint: Any) -> list[Any]:
+    """Return the members of a union, and the values of a ``Literal`` one by one."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return [option for member in get_args(hint) for option in _options(member)]
+    if get_origin(hint) is Literal:
+        return [Literal[value] for value in get_args(hint)]
+    return [hint]
+
+
+def _fits(value: Any, option: Any) -> bool:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True  # an object by the time of the call
+    if get_origin(option) is Literal:
+        return (value, type(value)) in [(v, type(v)) for v in get_args(option)]
+    kind = get_origin(option) or option
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind in (bool, int):
+        return type(value) is kind
+    if getattr(kind, "_is_protocol", False):
+        return isinstance(value, Mapping)  # whose _target_ is missing, which is told elsewhere
+    if not isinstance(kind, type):
+        return True  # Any, a type variable: who knows
+    if isinstance(value, str):
+        return kind in (str, object) or issubclass(kind, PathLike)
+    if isinstance(value, list):
+        return kind is tuple or issubclass(list, kind)
+    return isinstance(value, kind)
+
+
+def _wrong(key: str, value: Any, options: list[Any]) -> str:
+    values = [get_args(option)[0] for option in options if get_origin(option) is Literal]
+    words = [word for kind, word in WORDS.items() if kind in options]
+    if float in options and int in options:
+        words.remove(WORDS[int])  # they are numbers, too
+    if any(_fits([], option) for option in options):
+        words.append("a list")
+    if not words and not values:
+        words.append("a mapping")
+    if types.NoneType in options:
+        words.append("null")
+    hint = did_you_mean(str(value), [v for v in values if isinstance(v, str)])
+    accepted = ", ".join(dict.fromkeys([*map(text, values), *words]))
+    return f"{key}={text(value)} is wrong.{hint} Accepted: {accepted}."

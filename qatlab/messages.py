@@ -1,0 +1,140 @@
+"""What a user is told of a mistake: one sentence, also where Hydra or OmegaConf has many lines."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+from yaml import YAMLError
+
+from qatlab.arguments import text
+from qatlab.errors import QatlabError, did_you_mean, unknown
+
+# What a disk or its owner can refuse at any time; no mistake of the program looks like these.
+REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.ENAMETOOLONG}
+CANNOT_USE = "cannot use"
+TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+
+def sentence(error: BaseException, composing: bool = False) -> str | None:
+    """Return what to tell the user, or None if the error is none of the user's.
+
+    Args:
+        error: what was raised.
+        composing: the run has not begun; then all errors of values and files are the user's.
+    """
+    users = isinstance(error, (QatlabError, HydraException, OmegaConfBaseException, YAMLError))
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        users = True
+    if composing and isinstance(error, (OSError, ValueError)):
+        users = True
+    if not users:
+        return None
+    words = _words(error)
+    if composing and words.startswith(CANNOT_USE):
+        words += " Choose another folder: hydra.run.dir=<folder>, or hydra.sweep.dir of a sweep."
+    return " ".join(words.split())  # one line, whatever it quotes
+
+
+def _words(error: BaseException) -> str:
+    chain = _chain(error)
+    for cause in chain:
+        if isinstance(cause, QatlabError):  # may be a resolver's, inside of OmegaConf's
+            return str(cause)
+    for cause in chain:
+        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file and cause.options:
+            return _unknown_option(cause.missing_cfg_file, cause.options)
+        if isinstance(cause, OverrideParseException):
+            fault = "has no =" if "EQUAL" in cause.message else "cannot be read"
+            return (
+                f"{cause.override!r} {fault}: write group=option, key=value, +key=value or ~key, "
+                "in quotes if it holds brackets or spaces."
+            )
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return _file(error) + _about_key(cause, str(error))
+        if isinstance(cause, YAMLError):
+            mark = getattr(cause, "problem_mark", None)
+            return f"{mark.name}:{mark.line + 1}: {cause.problem}." if mark else str(cause)
+        if isinstance(cause, OSError) and cause.filename:
+            return f"{CANNOT_USE} {cause.filename}: {cause.strerror}."
+    return _hydras(str(error))
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return an error and what led to it."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain
+
+
+def _unknown_option(path: str, options: Sequence[str]) -> str:
+    group, _, name = path.rpartition("/")
+    options = [option for option in options if not option.startswith("_")]
+    hint = did_you_mean(name, options)
+    return f"{group}={name} is unknown.{hint} Accepted: {', '.join(options)}."
+
+
+def _file(error: BaseException) -> str:
+    """Return the configuration file that Hydra names, but not where the command line is meant."""
+    match = re.match(r"In '(.*)': \w+ raised while composing", str(error))
+    return f"{match[1]}.yaml: " if match else ""
+
+
+def _about_key(error: OmegaConfBaseException, outer: str) -> str:
+    key, first = str(error.full_key), str(error).splitlines()[0]
+    if key == "experiment" and outer.startswith("In 'experiment/"):
+        return "its first line must be '# @package _global_'."
+    if isinstance(error, (ConfigKeyError, ConfigAttributeError)) and error.parent_node is not None:
+        return _unknown_key(key, error.parent_node)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} has no value; give {key}=<value>."
+    if match := re.search(r"could not be converted to (\w+)", first):
+        wanted = TYPES.get(match[1], match[1])
+        return f"{key}={text(error.value)} is wrong. Accepted: {wanted}."
+    if re.match(r"Cannot assign .* to Dict", first):
+        return f"{key}={text(error.value)} is wrong. Accepted: a mapping."
+    if "is not Optional" in first:
+        return f"{key}=null is wrong: it needs a value."
+    override = outer.partition("Error merging override ")[2]
+    if "does not support deletion" in first:
+        return f"{override}: a run needs this key."
+    return f"{override or key}: {first}."
+
+
+def _unknown_key(key: str, node: Any) -> str:
+    if "/" in key:  # a group that does not exist: it may be nearly one of a group that does
+        parent = OmegaConf.select(node, key.rpartition("/")[0].replace("/", "."))
+        node, key = (node, key) if parent is None else (parent, key.replace("/", "."))
+    parent = key.rpartition(".")[0]
+    if not isinstance(node, DictConfig) or node._is_none() or not node:
+        return f"{key} is unknown: {parent} holds no keys."
+    words = unknown(key, [str(name) for name in node if name != "hydra"])
+    target = str(node.get("_target_", ""))
+    if OmegaConf.get_type(node) is dict and not target.startswith("qatlab."):
+        words += f" New ones need a +: +{key}=<value>."
+    return words
+
+
+def _hydras(message: str) -> str:
+    """Return what is left to be put into other words, and else Hydra's own."""
+    if match := re.match(r"Ambiguous value for argument '(.*)'", message):
+        return f"{match[1]} holds several values: add -m to run each, or write [...] for a list."
+    if match := re.match(r"Could not append to config. An item is already at '(.*)'", message):
+        return f"+{match[1]} exists already: leave out the +."
+    if match := re.match(r"(.*) appears more than once", message):
+        return f"{match[1]} is chosen already: leave out the +."
+    if message.startswith("Config group override must be"):
+        return "a group takes the name of one of its options, not null or a number; see --help."
+    return re.split(r"Config search path|To append to your", message)[0]

@@ -1,0 +1,91 @@
+"""Makes what a ``_target_`` node of the configuration describes; errors name its key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from importlib import import_module
+from typing import Any
+
+import hydra
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from qatlab.arguments import check_arguments, text
+from qatlab.errors import ConfigError, QatlabError, did_you_mean
+
+TARGET = "_target_"
+HYDRAS = (TARGET, "_partial_", "_convert_", "_recursive_", "_args_")  # keys that are no arguments
+PASSED_LATER = {  # arguments that come with the call of what these nodes describe
+    "solver.optimizer": ("params",),
+    "solver.lr_policy": ("epoch", "epochs"),
+    "quant.activation": ("activation", "signed"),
+}
+
+
+def make(key: str, node: Any, kind: type = object, **arguments: Any) -> Any:
+    """Make an object, or with ``_partial_`` the callable that will make it.
+
+    Args:
+        key: where the node stands in the configuration.
+        node: its target and arguments.
+        kind: what the object must be.
+        arguments: further arguments, which the node cannot give.
+
+    Raises:
+        ConfigError: for a target that does not exist or does not accept its arguments.
+    """
+    check_node(key, node, taken=[name for name in arguments if name not in HYDRAS])
+    try:
+        made = hydra.utils.instantiate(node, **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        place = re.search(r"full_key: (\S+)", str(error))
+        place_key = place[1] if place else key
+        failed = OmegaConf.select(node, place_key.removeprefix(key).lstrip(".")) or node
+        if isinstance(cause, QatlabError) or str(failed.get(TARGET)).startswith("qatlab."):
+            raise cause from None  # `from error` would chain the two in a circle
+        raise ConfigError(f"{_argument(place_key, failed, str(cause))}: {cause}") from error
+    if not isinstance(made, kind):
+        raise ConfigError(f"{key}.{TARGET}={node[TARGET]} makes no {kind.__name__}.")
+    return made
+
+
+def check_node(key: str, node: Any, taken: Collection[str] = ()) -> None:
+    """Check target, names and types of a node and of those inside, without making anything.
+
+    Raises:
+        ConfigError: see :func:`make`.
+    """
+    if not isinstance(node, DictConfig) or node.get(TARGET) is None:
+        raise ConfigError(f"{key}={text(node)} is wrong. Accepted: a mapping that has a {TARGET}.")
+    given = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(given, dict)
+    arguments = {str(name): value for name, value in given.items() if name not in HYDRAS}
+    target = _locate(key, node[TARGET])
+    check_arguments(key, target, arguments, (*taken, *PASSED_LATER.get(key, ())))
+    for name, value in node.items():
+        if isinstance(value, DictConfig) and TARGET in value:
+            check_node(f"{key}.{name!s}", value)
+
+
+def _locate(key: str, target: str) -> Callable[..., Any]:
+    try:
+        found: Callable[..., Any] = hydra.utils.get_object(target)
+    except Exception as error:  # the module may be anyone's, and fail in any way
+        module, _, name = target.rpartition(".")
+        try:
+            hint = did_you_mean(name, dir(import_module(module)))
+        except (ImportError, ValueError):
+            hint = ""
+        raise ConfigError(f"{key}.{TARGET}={target} cannot be imported.{hint}") from error
+    return found
+
+
+def _argument(key: str, node: DictConfig, message: str) -> str:
+    """Return the argument that a foreign message speaks of, with its value, or else the key."""
+    given = {str(name): text(value) for name, value in node.items() if name not in HYDRAS}
+    words = re.findall(r"\w+", message)
+    named = [word for word in words if word in given]
+    named += [name for name, value in given.items() if value in words and not value.isdigit()]
+    return f"{key}.{named[0]}={given[named[0]]}" if named else key

@@ -1,0 +1,46 @@
+"""Checks of trainer arguments that Lightning accepts and the schedule of phases does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qatlab.arguments import text
+from qatlab.errors import ConfigError, did_you_mean
+from qatlab.training.phase_schedule import Schedule
+
+INSTEAD = "set schedule.clamp_epochs and schedule.quantize_epochs instead"
+ENDS_EARLY = {"max_steps": (-1,), "max_time": (None,), "fast_dev_run": (False, 0)}
+ABOVE_ZERO = (
+    *("accumulate_grad_batches", "gradient_clip_val"),
+    *("limit_train_batches", "limit_test_batches"),
+)
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # parameters and quantizers stay in float32
+
+
+def check_trainer(arguments: Mapping[str, Any], schedule: Schedule) -> None:
+    """Raise for an argument that would cut the schedule short or make it meaningless.
+
+    Args:
+        arguments: of the trainer.
+        schedule: the phases of the run.
+
+    Raises:
+        ConfigError: naming the argument.
+    """
+    if arguments["max_epochs"] != schedule.epochs:
+        raise ConfigError(
+            f"trainer.max_epochs={arguments['max_epochs']} contradicts the schedule of "
+            f"{schedule.epochs} epochs; {INSTEAD}."
+        )
+    for name, value in arguments.items():
+        key = f"trainer.{name}={text(value)}"
+        if value not in ENDS_EARLY.get(name, (value,)):
+            raise ConfigError(f"{key} would end the run before its schedule; {INSTEAD}.")
+        if name == "val_check_interval" and value not in (None, 1.0):
+            raise ConfigError(f"{key} is wrong: a run validates after an epoch; leave it out.")
+        if name in ABOVE_ZERO and isinstance(value, (int, float)) and value <= 0:
+            raise ConfigError(f"{key} is wrong. Accepted: a number above 0.")
+        if name == "precision" and value not in PRECISIONS:
+            hint = did_you_mean(str(value), PRECISIONS)
+            raise ConfigError(f"{key} is wrong.{hint} Accepted: {', '.join(PRECISIONS)}.")

@@ -1,0 +1,100 @@
+"""Starts runs of train.py and test.py in processes of their own, and kills them where asked."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from qatlab import report
+
+ROOT = Path(__file__).parents[2]
+KILL_AT = "TEST_KILL_AT"  # "SIGKILL 3 7": in epoch 3 after batch 7; "SIGKILL 2 end": after epoch 2
+SAVE_START = "TEST_SAVE_START"  # file for the state with which the quantize phase starts
+
+forks = multiprocessing.get_context("forkserver")  # imports once, then forks for each run
+forks.set_forkserver_preload(["qatlab.experiment"])
+
+
+class Ended(NamedTuple):
+    """How a process ended."""
+
+    code: int  # exit code, or the negative number of the signal that killed it
+    output: str
+
+
+def start(script: str, *arguments: str, **environment: str) -> Ended:
+    """Run a script as a user does."""
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+        | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return Ended(done.returncode, done.stdout)
+
+
+def start_forked(log: Path, script: str, *arguments: str, **environment: str) -> Ended:
+    """Run a script in a process that is born with all imports done, and draws no figures.
+
+    Both take longer than the training of a test. ``log`` is where its output goes.
+    """
+    process = forks.Process(target=_run, args=(log, script, arguments, environment))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return Ended(process.exitcode, log.read_text())
+
+
+def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    os.chdir(ROOT)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    report.write_figures = lambda *args: None
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
+class KillAt(Checkpoint):
+    """Does what the environment asks for; so the run, when it is resumed, is not killed again.
+
+    A ``Checkpoint``, as Lightning calls these last: ``RunCheckpoint`` has saved before.
+    """
+
+    def __init__(self) -> None:
+        name, self.epoch, self.batch = os.environ.get(KILL_AT, "SIGKILL 0 0").split()
+        self.signal = signal.Signals[name]
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        path = os.environ.get(SAVE_START)
+        if path and not Path(path).exists() and pl_module.phase_name == "quantize":
+            trainer.save_checkpoint(path, weights_only=False)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._kill_at(trainer, str(batch_idx + 1))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._kill_at(trainer, "end")
+
+    def _kill_at(self, trainer: Trainer, batch: str) -> None:
+        if (str(trainer.current_epoch + 1), batch) == (self.epoch, self.batch):
+            os.kill(os.getpid(), self.signal)

@@ -1,0 +1,263 @@
+"""Kills and resumes runs: what comes after is bit-identical to the run that nobody killed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from killable_runs import KILL_AT, SAVE_START, Ended, start, start_forked
+
+from qatlab.training.checkpoint import load
+
+SETTINGS = (
+    "data=synthetic",
+    "data.source.training_images=420",
+    "data.source.test_images=200",
+    "data.source.noise=250",  # hard enough that few epochs are perfect
+    "data.validation=100",
+    "data.random_shift=1",
+    "data.batch_size=30",  # 320 images: 11 batches, the last of 20
+    "schedule.clamp_epochs=2",
+    "schedule.quantize_epochs=2",
+    "callbacks.checkpoint.every_n_steps=3",
+    "trainer.accelerator=cpu",
+    "+callbacks.kill._target_=killable_runs.KillAt",
+)
+ACCUMULATED = ("trainer.accumulate_grad_batches=2", "callbacks.checkpoint.every_n_steps=2")
+UNVALIDATED = ("data.validation=0", "data.source.training_images=320")
+RARELY_VALIDATED = ("+trainer.check_val_every_n_epoch=2",)
+START = "start.ckpt"  # of the quantize phase
+
+Run = Callable[..., Ended]
+Whole = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run ``train.py`` or ``test.py``, and return its exit code and output."""
+    log = tmp_path_factory.mktemp("log") / "log"
+    return lambda script, *arguments, **env: start_forked(log, script, *arguments, **env)
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Return the folder of a run with the given settings that nobody killed."""
+    folders: dict[tuple[str, ...], Path] = {}
+
+    def of(*settings: str) -> Path:
+        if settings not in folders:
+            folder = tmp_path_factory.mktemp("whole")
+            environment = {SAVE_START: str(folder / START)}
+            ended = run("train.py", *SETTINGS, *settings, in_folder(folder), **environment)
+            assert ended.code == 0, ended.output
+            folders[settings] = folder
+        return folders[settings]
+
+    return of
+
+
+def in_folder(folder: Path) -> str:
+    return f'hydra.run.dir="{folder}"'
+
+
+def killed_at(run: Run, place: str, folder: Path, *settings: str) -> None:
+    ended = run("train.py", *SETTINGS, *settings, in_folder(folder), **{KILL_AT: place})
+    assert ended.code == -9, ended.output
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "result.json").read_text()))
+
+
+def differences(one: Any, other: Any, where: str) -> list[str]:
+    """Name what is not bit for bit the same in two checkpoints or results."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = {*one, *other} - {"seconds", "resumed", "environment"}
+        pairs = [(key, one.get(key, "absent"), other.get(key, "absent")) for key in keys]
+    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        pairs = [("length", len(one), len(other))]
+        pairs += [(i, *both) for i, both in enumerate(zip(one, other, strict=False))]
+    elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [where]
+    else:
+        return [] if type(one) is type(other) and one == other else [f"{where}: {one}, {other}"]
+    return [text for key, a, b in pairs for text in differences(a, b, f"{where}/{key}")]
+
+
+def assert_identical(folder: Path, other: Path) -> None:
+    """Compare all that two runs have left, but for how long they took."""
+    assert (folder / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    assert differences(result_of(folder), result_of(other), "result.json") == []
+    for name in ("last", "previous", "best_clamp", "best_quantize"):
+        file = f"checkpoints/{name}.ckpt"  # weights, optimizer, random states, best epochs, ...
+        assert differences(load(folder / file), load(other / file), name) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "settings"),
+    [
+        ("1 2", ()),  # before the first checkpoint
+        ("1 5", ()),  # in the clamp phase, two batches after a checkpoint
+        ("2 end", ()),  # between the phases: the first is saved, of the second nothing is done
+        ("3 1", ()),  # the switch was made and logged, and is in no checkpoint
+        ("3 7", ()),  # in the quantize phase, two batches after a checkpoint
+        ("3 5", ACCUMULATED),  # a step takes two batches: one has been added to the gradient
+        ("3 7", UNVALIDATED),
+        ("2 end", RARELY_VALIDATED),
+    ],
+)
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, run: Run, whole: Whole, place: str, settings: tuple[str, ...]
+) -> None:
+    killed_at(run, f"SIGKILL {place}", tmp_path, *settings)
+    resumed = run("train.py", f"resume={tmp_path}")
+    assert resumed.code == 0, resumed.output
+    assert_identical(tmp_path, whole(*settings))
+
+
+def test_a_run_killed_in_each_phase_equals_an_uninterrupted_one(
+    tmp_path: Path, run: Run, whole: Whole
+) -> None:
+    killed_at(run, "SIGKILL 1 5", tmp_path)
+    killed = run("train.py", f"resume={tmp_path}", **{KILL_AT: "SIGKILL 3 7"})
+    assert killed.code == -9, killed.output
+    resumed = start("train.py", f"resume={tmp_path}")  # once as a user does, with all imports
+    assert resumed.code == 0, resumed.output
+    assert_identical(tmp_path, whole())
+    assert result_of(tmp_path)["resumed"]
+    assert (tmp_path / "figures" / "learning_curves.png").exists()
+
+
+def test_a_run_killed_after_its_training_is_only_tested(
+    tmp_path: Path, run: Run, whole: Whole
+) -> None:
+    killed_at(run, "SIGKILL 4 end", tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    saved = last.read_bytes()
+    resumed = run("train.py", f"resume={tmp_path}")
+    assert resumed.code == 0, resumed.output
+    assert_identical(tmp_path, whole())
+    assert last.read_bytes() == saved
+    seconds = load(last)["callbacks"]["RunCheckpoint"]["seconds"]
+    assert seconds > 0  # all of them were spent before the run was killed
+    assert result_of(tmp_path)["seconds"] == round(seconds, 1)
+
+
+def test_damaged_checkpoints_are_told_and_the_one_before_is_used(
+    tmp_path: Path, run: Run, whole: Whole
+) -> None:
+    killed_at(run, "SIGKILL 3 7", tmp_path)
+    last, previous = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
+    sound = previous.read_bytes()
+    for file in (last, previous):
+        truncate(file)
+
+    refused = run("train.py", f"resume={tmp_path}")
+    assert refused.code == 1
+    assert f"Error: nothing to resume from: {last} is truncated" in refused.output
+    assert "Traceback" not in refused.output
+
+    previous.write_bytes(sound)
+    last.with_suffix(".new").write_bytes(sound[:1000])  # as if killed while saving
+    resumed = run("train.py", f"resume={tmp_path}")
+    assert resumed.code == 0, resumed.output
+    assert f"{last} is truncated" in resumed.output
+    assert "resuming from previous.ckpt, the one before it" in resumed.output
+    assert_identical(tmp_path, whole())
+
+
+def test_ctrl_c_leaves_a_run_that_the_printed_command_continues(
+    tmp_path: Path, run: Run, whole: Whole
+) -> None:
+    folder = tmp_path / "lenet sat/seed=1,quant=sat_4bit"  # like the folder of a sweep
+    interrupted = run("train.py", *SETTINGS, in_folder(folder), **{KILL_AT: "SIGINT 3 7"})
+    assert interrupted.code == 130, interrupted.output
+    assert "Traceback" not in interrupted.output
+    _, command = interrupted.output.split("Interrupted. To continue: ")
+    python, script, *arguments = shlex.split(command)
+    assert (python, script) == ("python", "train.py")
+    resumed = run(script, *arguments, "trainer.accelerator=cpu", "hydra.job.name=again")
+    assert resumed.code == 0, resumed.output
+    assert_identical(folder, whole())
+
+
+def test_a_finished_run_is_left_alone(run: Run, whole: Whole) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole().glob("*.*")}
+    ended = run("train.py", f"resume={whole()}")
+    assert (ended.code, "is finished" in ended.output) == (0, True), ended.output
+    assert {path: path.stat().st_mtime_ns for path in whole().glob("*.*")} == before
+
+
+def test_what_cannot_be_done_is_told_in_a_sentence(tmp_path: Path, run: Run, whole: Whole) -> None:
+    finished = whole()
+    for script, arguments, sentence in [
+        ("train.py", [f"resume={tmp_path / 'none'}"], "is not the folder of a run"),
+        ("train.py", [f"resume={finished}", "seed=3"], "seed=3 has no effect beside resume="),
+        ("train.py", [f"resume={finished}", "data=synthetic"], "data=synthetic has no effect"),
+        ("train.py", [*SETTINGS, in_folder(finished)], "already holds a run"),
+        ("test.py", [f"run={finished}", "quant=none"], "quant=none has no effect beside run="),
+        ("test.py", [f"run={finished}", "data=mnist"], "data=mnist has no effect beside run="),
+        ("test.py", [f"resume={finished}"], "test.py resumes nothing"),
+    ]:
+        logs = in_folder(tmp_path / "logs") if script == "test.py" else "hydra.verbose=false"
+        ended = run(script, *arguments, logs)
+        assert (ended.code, sentence in ended.output) == (1, True), ended.output
+        assert "Traceback" not in ended.output
+        assert ended.output.count("Error: ") == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_testing_a_run_repeats_the_scores_of_its_report(
+    tmp_path: Path, run: Run, whole: Whole
+) -> None:
+    file = tmp_path / "outputs.npz"
+    ended = run("test.py", f"run={whole()}", f"save_outputs={file}", in_folder(tmp_path / "logs"))
+    assert ended.code == 0, ended.output
+    test = result_of(whole())["test"]
+    assert f"Final recognition rate: {100 * test['recognition_rate']:.6g}%" in ended.output
+    assert f"Top-1: {test['top1']:.2%} / Top-5: {test['top5']:.2%}" in ended.output
+    with np.load(file) as saved:
+        outputs, labels = saved["outputs"], saved["labels"]
+    assert (outputs.shape, labels.shape) == ((200, 10), (200,))
+    confusion = np.zeros((10, 10), dtype=int)
+    np.add.at(confusion, (labels, outputs.argmax(1)), 1)
+    assert confusion.tolist() == test["confusion"]
+
+
+def test_testing_a_run_takes_other_data_and_trainer_settings(
+    tmp_path: Path, run: Run, whole: Whole
+) -> None:
+    arguments = ("++data.source.test_images=100", "+trainer.limit_test_batches=1")
+    ended = run("test.py", f"run={whole()}", *arguments, in_folder(tmp_path / "logs"))
+    assert "(100 test images" in ended.output
+
+
+def test_two_runs_with_one_phase_each_start_the_second_like_one_run_with_both(
+    tmp_path: Path, run: Run, whole: Whole
+) -> None:
+    one = whole(*UNVALIDATED)  # so that the last epoch of the clamp phase is its best
+    clamp, quantize = tmp_path / "clamp", tmp_path / "quantize"
+    only = ("schedule.clamp_epochs=2", "schedule.quantize_epochs=0")
+    ended = run("train.py", *SETTINGS, *UNVALIDATED, *only, in_folder(clamp))
+    assert ended.code == 0, ended.output
+    only = ("schedule.clamp_epochs=0", "schedule.quantize_epochs=2", f"init_weights={clamp}")
+    environment = {SAVE_START: str(tmp_path / START), KILL_AT: "SIGKILL 1 5"}
+    run("train.py", *SETTINGS, *UNVALIDATED, *only, in_folder(quantize), **environment)
+    states = [load(folder / START) for folder in (tmp_path, one)]
+    assert states[0]["optimizer_states"][0]["state"] == {}  # no momentum left of the clamp phase
+    for key in ("state_dict", "optimizer_states"):  # alphas have got their starting values
+        assert differences(*(state[key] for state in states), key) == []
+
+    clamp.rename(tmp_path / "elsewhere")
+    resumed = run("train.py", f"resume={quantize}")  # needs the first run no more
+    assert resumed.code == 0, resumed.output

@@ -1,0 +1,207 @@
+"""What a list of rules decides for each layer, and how it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from qatlab.errors import QuantRuleError
+from qatlab.quant.rules import Decision, Rule, Target, resolve
+
+LAYERS = [
+    Target("stem", "Conv2d"),
+    Target("blocks.0.depthwise", "Conv2d"),
+    Target("blocks.0.pointwise", "Conv2d"),
+    Target("blocks.1.depthwise", "Conv2d"),
+    Target("blocks.1.pointwise", "Conv2d"),
+    Target("fc", "Linear"),
+]
+
+
+def decide(nodes: Mapping[str, Any], part: str = "weight") -> list[Decision]:
+    return resolve(part, LAYERS, [Rule.parse(key, node) for key, node in nodes.items()])
+
+
+def bits_of(nodes: Mapping[str, Any]) -> list[Any]:
+    """The bits of the six layers: a dash where no rule speaks, None where they stay float."""
+    decisions = decide(nodes)
+    return [None if d.arguments is None else d.arguments.get("bits", "-") for d in decisions]
+
+
+def test_without_rules_no_argument_changes() -> None:
+    assert decide({}) == [Decision({}, ())] * 6
+
+
+@pytest.mark.parametrize(
+    ("selectors", "matched"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5]),
+        ({"name": "fc"}, [5]),
+        ({"name": "blocks.*.pointwise"}, [2, 4]),
+        ({"name": "blocks.0.*"}, [1, 2]),
+        ({"name": "*wise"}, [1, 2, 3, 4]),
+        ({"name": "blocks.[01].depthwise"}, [1, 3]),
+        ({"name": "?????"}, []),
+        ({"name": "STEM"}, []),
+        ({"name": "block"}, []),  # a glob is about the whole name
+        ({"type": "Linear"}, [5]),
+        ({"type": "Conv2d"}, [0, 1, 2, 3, 4]),
+        ({"type": "Conv*"}, []),  # a class name, no glob
+        ({"index": 0}, [0]),
+        ({"index": 5}, [5]),
+        ({"index": -1}, [5]),
+        ({"index": -6}, [0]),
+        ({"index": 6}, []),
+        ({"index": -7}, []),
+        ({"type": "Conv2d", "index": -1}, []),  # and, not or; the index counts all layers
+        ({"name": "blocks.*", "index": 4}, [4]),
+        ({"name": "*", "type": "Linear", "index": -1}, [5]),
+        ({"name": None, "index": None, "type": "Linear"}, [5]),  # null is no selector
+    ],
+)
+def test_selectors_combine_with_and(selectors: dict[str, Any], matched: list[int]) -> None:
+    rule = Rule.parse("r", {**selectors, "weight": {"bits": 2}})
+    found = [i for i, layer in enumerate(LAYERS) if rule.matches(layer, i, len(LAYERS))]
+    assert found == matched
+    if not matched:
+        with pytest.raises(QuantRuleError):
+            resolve("weight", LAYERS, [rule])
+
+
+def test_the_last_match_wins_per_argument() -> None:
+    decisions = decide(
+        {
+            "all": {"weight": {"bits": 4, "grid": "symmetric"}},
+            "linear": {"type": "Linear", "weight": {"scaling": True}},
+            "last": {"index": -1, "weight": {"bits": 8}},
+        }
+    )
+    assert decisions[0] == Decision({"bits": 4, "grid": "symmetric", "n_steps": None}, ("all",))
+    assert decisions[5].arguments == {
+        "bits": 8,
+        "n_steps": None,
+        "grid": "symmetric",
+        "scaling": True,
+    }
+    assert decisions[5].rules == ("all", "linear", "last")
+
+
+def test_the_order_of_rules_decides() -> None:
+    wide, narrow = {"weight": {"bits": 8}}, {"index": 0, "weight": {"bits": 2}}
+    assert bits_of({"wide": wide, "narrow": narrow}) == [2, 8, 8, 8, 8, 8]
+    assert bits_of({"narrow": narrow, "wide": wide}) == [8, 8, 8, 8, 8, 8]
+
+
+def test_null_leaves_a_layer_in_float_and_a_later_rule_brings_it_back() -> None:
+    nodes: dict[str, Any] = {
+        "all": {"weight": {"bits": 4, "grid": "symmetric"}},
+        "float": {"name": "blocks.*", "weight": None},
+    }
+    assert bits_of(nodes) == [4, None, None, None, None, 4]
+    nodes["back"] = {"name": "blocks.1.pointwise", "weight": {"bits": 2}}
+    assert bits_of(nodes) == [4, None, None, None, 2, 4]
+    decision = decide(nodes)[4]
+    assert decision.rules == ("all", "float", "back")
+    assert decision.arguments == {"bits": 2, "n_steps": None}  # nothing of what was before null
+    nodes["default"] = {"index": 1, "weight": {}}
+    assert decide(nodes)[1].arguments == {}
+
+
+def test_bits_and_steps_replace_each_other() -> None:
+    ternary, four = {"weight": {"n_steps": 2}}, {"weight": {"bits": 4}}
+    assert decide({"a": four, "b": ternary})[0].arguments == {"bits": None, "n_steps": 2}
+    assert decide({"a": ternary, "b": four})[0].arguments == {"bits": 4, "n_steps": None}
+    # both at once are both handed on, for the quantizer to refuse
+    both = {"weight": {"bits": 4, "n_steps": 2}}
+    assert decide({"a": both})[0].arguments == {"bits": 4, "n_steps": 2}
+
+
+def test_the_two_parts_of_a_rule_are_decided_apart() -> None:
+    nodes = {
+        "r": {"index": 0, "weight": {"bits": 2}, "activation": {"bits": 3}},
+        "w": {"weight": {}},
+    }
+    assert decide(nodes, "weight")[0] == Decision({"bits": 2, "n_steps": None}, ("r", "w"))
+    assert decide(nodes, "activation")[0] == Decision({"bits": 3, "n_steps": None}, ("r",))
+
+
+def test_a_rule_does_not_change_the_one_it_was_read_from() -> None:
+    node = {"weight": {"bits": 4}}
+    decide({"a": node, "b": {"weight": {"n_steps": 2}}})
+    assert node == {"weight": {"bits": 4}}
+
+
+def message_of(nodes: Mapping[str, Any], part: str = "weight") -> str:
+    with pytest.raises(QuantRuleError) as caught:
+        decide(nodes, part)
+    return str(caught.value)
+
+
+def test_a_rule_that_matches_nothing_is_told_with_the_nearest_name_and_all_names() -> None:
+    message = message_of({"pointwise": {"name": "block.*.pointwise", "weight": {"bits": 2}}})
+    assert message.startswith(
+        "quant.rules.pointwise (weight) matches no layer: name='block.*.pointwise'. "
+        "Did you mean name='blocks."
+    )
+    assert "The 6 quantizable layers: stem (Conv2d), blocks.0.depthwise (Conv2d), " in message
+    assert message.endswith("fc (Linear)")
+
+
+def test_a_type_that_matches_nothing_is_told_with_the_nearest_type() -> None:
+    message = message_of({"r": {"type": "linear", "activation": {"bits": 2}}}, "activation")
+    assert message.startswith(
+        "quant.rules.r (activation) matches no site: type='linear'. Did you mean type='Linear'? "
+        "The 6 sites: stem"
+    )
+
+
+def test_a_match_of_an_earlier_rule_does_not_excuse_a_later_one() -> None:
+    nodes = {"a": {"weight": {"bits": 2}}, "b": {"index": 99, "weight": {"bits": 2}}}
+    assert "quant.rules.b (weight) matches no layer: index=99" in message_of(nodes)
+
+
+def test_a_long_list_is_cut_in_the_middle() -> None:
+    layers = [Target(f"layer{i}", "Conv2d") for i in range(100)]
+    with pytest.raises(QuantRuleError) as caught:
+        resolve("weight", layers, [Rule.parse("r", {"name": "x", "weight": {}})])
+    message = str(caught.value)
+    assert "The 100 quantizable layers" in message
+    assert "layer29 (Conv2d), ..., layer70 (Conv2d)" in message
+
+
+def test_a_network_without_layers_is_told_so() -> None:
+    with pytest.raises(QuantRuleError, match="The 0 quantizable layers: none"):
+        resolve("weight", [], [Rule.parse("r", {"weight": {}})])
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        (
+            {"wieght": {"bits": 2}},
+            "quant.rules.r has an unknown key 'wieght'.*Did you mean 'weight'",
+        ),
+        ({"bits": 2}, "unknown key 'bits'; accepted are name, type, index, weight, activation"),
+        ({3: 2}, "unknown key '3'"),
+        ({"index": 0}, "quant.rules.r changes nothing"),
+        ({}, "quant.rules.r changes nothing"),
+        (4, "quant.rules.r is 4; a rule is a mapping"),
+        (None, "quant.rules.r is None; a rule is a mapping"),
+        ([{"weight": {}}], "a rule is a mapping"),
+        ({"index": "0", "weight": {}}, "quant.rules.r.index='0' is not a whole number"),
+        ({"index": 0.0, "weight": {}}, "quant.rules.r.index=0.0 is not a whole number"),
+        ({"index": True, "weight": {}}, "quant.rules.r.index=True is not a whole number"),
+        ({"index": [0, -1], "weight": {}}, "is not a whole number"),
+        ({"name": 3, "weight": {}}, "quant.rules.r.name=3 is not a text"),
+        ({"name": ["a", "b"], "weight": {}}, "is not a text"),
+        ({"type": False, "weight": {}}, "quant.rules.r.type=False is not a text"),
+        ({"weight": 4}, "quant.rules.r.weight=4 is neither a mapping .* nor null"),
+        ({"weight": "null"}, "quant.rules.r.weight='null' is neither"),
+        ({"activation": [2]}, "quant.rules.r.activation=.* is neither"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_refused(node: Any, told: str) -> None:
+    with pytest.raises(QuantRuleError, match=told):
+        Rule.parse("r", node)

@@ -1,0 +1,392 @@
+"""SatWeight and SatActivation: phases, checkpoints, faults, and the start of alpha."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qatlab.errors import QatlabError, QuantRuleError, TrainingError
+from qatlab.quant import (
+    Phase,
+    Quantizer,
+    SatActivation,
+    SatWeight,
+    quantizers,
+    set_phase,
+    start_activations,
+)
+from qatlab.quant.functional import cg_pact, sat_weight
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def saved_and_loaded(module: nn.Module) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    state: dict[str, Any] = torch.load(file, weights_only=True)
+    return state
+
+
+def relu_site(**options: Any) -> SatActivation:
+    return SatActivation(nn.ReLU(), **{"bits": 4, "alpha": 6.0, **options})
+
+
+# ---- phases
+
+
+def test_weights_in_each_phase() -> None:
+    w = randn(4, 3, 3, 3)
+    quantizer = SatWeight(bits=3)
+    quantizer.phase = Phase.FLOAT
+    assert torch.equal(quantizer(w), w)
+    quantizer.phase = Phase.CLAMP
+    torch.testing.assert_close(quantizer(w), w.tanh() / w.tanh().abs().max())
+    quantizer.phase = Phase.QUANTIZE
+    assert len(quantizer(w).unique()) == 8
+
+
+def test_activations_in_each_phase() -> None:
+    x = randn(400) * 5
+    site = relu_site(bits=2)
+    for phase in (Phase.FLOAT, Phase.CLAMP):
+        site.phase = phase
+        assert torch.equal(site(x), x.relu())
+    site.phase = Phase.QUANTIZE
+    assert site(x).unique().tolist() == [0, 2, 4, 6]
+
+
+def test_set_phase_reaches_every_quantizer() -> None:
+    model = nn.Sequential(SatWeight(bits=4), nn.Sequential(relu_site(), SatWeight(bits=2)))
+    assert len(quantizers(model)) == 3
+    set_phase(model, Phase.CLAMP)
+    assert {q.phase for q in quantizers(model)} == {Phase.CLAMP}
+
+
+@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("grid", ["default", "symmetric", "asymmetric", "full_range"])
+@pytest.mark.parametrize("statistics_gradient", [False, True])
+def test_every_argument_of_weights_reaches_the_formula(
+    grid: str, scaling: bool, statistics_gradient: bool
+) -> None:
+    w = randn(4, 3, 3, 3)
+    quantizer = SatWeight(
+        n_steps=6, grid=grid, scaling=scaling, statistics_gradient=statistics_gradient
+    )
+    for phase in (Phase.CLAMP, Phase.QUANTIZE):
+        quantizer.phase = phase
+        leaf, wanted_leaf = w.clone().requires_grad_(), w.clone().requires_grad_()
+        result = quantizer(leaf)
+        wanted = sat_weight(
+            wanted_leaf, 6, grid, phase is Phase.QUANTIZE, scaling, statistics_gradient
+        )
+        torch.testing.assert_close(result, wanted)
+        result.pow(3).sum().backward()
+        wanted.pow(3).sum().backward()
+        torch.testing.assert_close(leaf.grad, wanted_leaf.grad)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_argument_of_activations_reaches_the_formula(signed: bool) -> None:
+    x = randn(200) * 3
+    site = relu_site(n_steps=6, bits=None, alpha=2.5, signed=signed)
+    torch.testing.assert_close(site(x), cg_pact(x, torch.tensor(2.5), 6, signed))
+
+
+def test_alpha_is_trained() -> None:
+    site = relu_site(alpha=1.0)
+    site(torch.tensor([0.5, 2.0, 3.0])).sum().backward()
+    # two above: 1 each; 0.5 is index 7.5 of 15 and rounds to 8
+    assert site.alpha.grad is not None
+    assert site.alpha.grad.item() == pytest.approx(2 + 8 / 15 - 0.5, abs=1e-6)
+
+
+def test_a_site_behind_silu_follows_it_and_is_signed() -> None:
+    x = torch.tensor([-2.0, -1.0, 0.0, 1.0, 9.0])
+    site = SatActivation(nn.SiLU(), bits=4, alpha=7.0, signed=True)
+    # x / (1 + exp(-x)) = -0.238, -0.269, 0, 0.731, 8.999; the grid is -7 ... 7 in steps of 1
+    assert site(x).tolist() == [0, 0, 0, 1, 7]
+    site = SatActivation(nn.SiLU(), n_steps=14, alpha=0.7, signed=True)  # steps of 0.1
+    torch.testing.assert_close(site(x), torch.tensor([-0.2, -0.3, 0.0, 0.7, 0.7]))
+
+
+def test_relu6_is_replaced_so_its_own_limit_is_gone() -> None:
+    site = SatActivation(nn.ReLU6(), bits=8, alpha=10.0)
+    assert site(torch.tensor([-1.0, 8.0, 12.0])).tolist() == pytest.approx([0, 8, 10], abs=0.02)
+    site.phase = Phase.CLAMP
+    assert site(torch.tensor([-1.0, 8.0, 12.0])).tolist() == [0, 6, 6]
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize("make", [lambda: SatWeight(bits=3, scaling=True), relu_site])
+def test_a_checkpoint_brings_the_phase_as_plain_text(make: Any, phase: Phase) -> None:
+    quantizer = make()
+    quantizer.phase = phase
+    state = saved_and_loaded(quantizer)
+    assert state["_extra_state"] == phase.value
+    other = make()
+    other.load_state_dict(state)
+    x = randn(4, 3, 3, 3)
+    assert other.phase is phase
+    assert torch.equal(other(x), quantizer(x))
+
+
+def test_a_checkpoint_brings_alpha_and_that_it_has_started() -> None:
+    site = relu_site(alpha="auto")
+    start_activations(site, [torch.tensor([3.0])])
+    site.alpha.data.fill_(2.5)
+    other = relu_site(alpha="auto")
+    other.load_state_dict(saved_and_loaded(site))
+    assert other.alpha.item() == 2.5
+    assert other.initialized
+
+
+def test_begin_keeps_a_trained_alpha_and_replaces_one_that_never_started() -> None:
+    trained = relu_site(alpha=6.0)
+    trained.begin()
+    trained.alpha.data.fill_(2.5)
+    resumed = relu_site(alpha=9.0)
+    resumed.load_state_dict(saved_and_loaded(trained))
+    resumed.begin()
+    assert resumed.alpha.item() == 2.5
+
+    clamped = relu_site(alpha=6.0)
+    clamped.phase = Phase.CLAMP
+    started = relu_site(alpha=9.0)
+    started.load_state_dict(saved_and_loaded(clamped))
+    assert started.alpha.item() == 6
+    started.begin()
+    assert started.alpha.item() == 9
+
+
+def test_no_image_is_drawn_where_every_alpha_has_a_number_or_has_started() -> None:
+    def images() -> Any:
+        raise AssertionError("drawn")
+        yield
+
+    site = relu_site(alpha=4.0)
+    start_activations(site, images())
+    assert site.alpha.item() == 4
+    auto = relu_site(alpha="auto")
+    start_activations(auto, [torch.tensor([3.0])])
+    auto.alpha.data.fill_(2.0)
+    start_activations(auto, images())
+    assert auto.alpha.item() == 2
+
+
+# ---- faults
+
+
+@pytest.mark.parametrize(
+    ("options", "weight", "told"),
+    [
+        ({}, torch.zeros(2, 3, 1, 1), "all its weights are 0"),
+        ({}, torch.tensor([[1.0, math.nan]]), "not finite"),
+        ({"scaling": True}, torch.ones(1, 1), "set scaling: false"),
+        ({"scaling": True}, torch.full((2, 3), 0.7), "set scaling: false"),
+        ({"scaling": True}, torch.full((2, 3, 2, 2), -0.7), "set scaling: false"),
+        # 1 bit makes the same level of these two
+        ({"scaling": True, "bits": 1}, torch.tensor([[0.3, 0.7]]), "set scaling: false"),
+    ],
+)
+@pytest.mark.parametrize("statistics_gradient", [False, True])
+@pytest.mark.filterwarnings("ignore:var:UserWarning")
+def test_degenerate_weights_are_refused_by_the_name_of_their_layer(
+    options: dict[str, Any], weight: Tensor, told: str, statistics_gradient: bool
+) -> None:
+    quantizer = SatWeight(**{"bits": 4, "statistics_gradient": statistics_gradient, **options})
+    quantizer.layer = "blocks.3.conv"
+    with pytest.raises(TrainingError, match=f"^blocks.3.conv: .*{told}"):
+        quantizer(weight)
+
+
+def test_constant_weights_are_fine_without_scaling() -> None:
+    assert SatWeight(bits=4)(torch.full((2, 3), 0.7)).tolist() == [[1.0] * 3] * 2
+    assert SatWeight(bits=4)(torch.tensor([[-2.0]])).tolist() == [[-1.0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "give either bits or n_steps"),
+        ({"bits": 4, "n_steps": 15}, "give either bits or n_steps"),
+        ({"bits": 0}, "bits=0 is not a whole number from 1 to 16"),
+        ({"bits": 17}, "bits=17 is not a whole number from 1 to 16"),
+        ({"bits": 4.0}, "bits=4.0 is not a whole number"),
+        ({"bits": "4"}, "bits='4' is not a whole number"),
+        ({"bits": True}, "bits=True is not a whole number"),
+        ({"n_steps": 0}, "n_steps=0 is not a whole number from 1 to 65535"),
+        ({"n_steps": 65536}, "n_steps=65536 is not a whole number"),
+    ],
+)
+@pytest.mark.parametrize("make", [SatWeight, lambda **o: SatActivation(nn.ReLU(), **o)])
+def test_bits_and_steps_out_of_range_are_refused(
+    make: Any, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(QuantRuleError, match=told):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"grid": "symetric"}, "default, symmetric, asymmetric, full_range.*'symmetric'"),
+        ({"grid": 3}, "default, symmetric, asymmetric, full_range"),
+        ({"bits": 1, "grid": "symmetric"}, "grid=symmetric has no levels at 1 bit.*n_steps=2"),
+        ({"bits": 1, "grid": "asymmetric"}, "grid=asymmetric has no levels at 1 bit"),
+        ({"scaling": "no"}, "scaling='no' is neither true nor false"),
+        ({"statistics_gradient": 1}, "statistics_gradient=1 is neither true nor false"),
+    ],
+)
+def test_bad_arguments_of_weights_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(QuantRuleError, match=told):
+        SatWeight(**{"bits": 4, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        *[
+            ({"alpha": alpha}, "neither a number above 0 nor 'auto'")
+            for alpha in (0, -1.0, math.inf, math.nan, "6", "Auto", True, None, [6.0])
+        ],
+        *[
+            ({"percentile": percentile}, "not above 0 and at most 100")
+            for percentile in (0, -3, 100.1, math.nan, "99", None, True)
+        ],
+        ({"bits": 1, "signed": True}, "2 bits or more"),
+    ],
+)
+def test_bad_arguments_of_activations_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(QuantRuleError, match=told):
+        relu_site(**options)
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "bits"), [(1, 1), (2, 2), (3, 2), (4, 3), (14, 4), (15, 4), (16, 5), (255, 8)]
+)
+def test_bits_are_those_that_hold_all_levels(n_steps: int, bits: int) -> None:
+    assert SatWeight(n_steps=n_steps).bits == bits
+    assert relu_site(bits=None, n_steps=n_steps).bits == bits
+
+
+# ---- the start of alpha
+
+
+def test_auto_takes_the_percentile_of_each_batch_and_their_mean() -> None:
+    site = relu_site(alpha="auto", percentile=90)
+    # ReLU leaves 0 ... 9: 90 % of ten values are nine, so 8 is the highest that stays; then 80
+    batches = [torch.arange(10.0), torch.arange(10.0) * 10]
+    start_activations(site, [b[torch.randperm(10)] for b in batches])
+    assert site.alpha.item() == (8 + 80) / 2
+    assert site.phase is Phase.QUANTIZE
+
+
+@pytest.mark.parametrize(
+    ("percentile", "count", "expected"),
+    [
+        (99.9, 1000, 999),
+        (99.9, 3000, 2997),
+        (100, 1000, 1000),
+        (50, 5, 3),
+        (0.001, 10, 1),
+        (99.9, 10, 10),
+    ],
+)
+def test_the_percentile_is_the_smallest_value_that_leaves_its_share_unclipped(
+    percentile: float, count: int, expected: int
+) -> None:
+    site = relu_site(alpha="auto", percentile=percentile)
+    start_activations(site, [torch.arange(1.0, count + 1)])
+    assert site.alpha.item() == expected
+
+
+def test_auto_looks_at_what_the_activation_function_lets_through() -> None:
+    site = relu_site(alpha="auto", percentile=100)
+    start_activations(site, [torch.tensor([-8.0, 3.0])])
+    assert site.alpha.item() == 3
+    signed = SatActivation(nn.Identity(), bits=4, percentile=100, signed=True)
+    start_activations(signed, [torch.tensor([-8.0, 3.0])])
+    assert signed.alpha.item() == 8
+
+
+@pytest.mark.parametrize("images", [[], [torch.tensor([-1.0, -2.0])], [torch.tensor([math.nan])]])
+def test_auto_without_anything_above_zero_is_an_error(images: list[Tensor]) -> None:
+    site = relu_site(alpha="auto")
+    site.layer = "blocks.3.relu"
+    with pytest.raises(TrainingError, match=r"^blocks\.3\.relu: .*set alpha to a number"):
+        start_activations(site, images)
+
+
+def network(momentum: float | None = 0.1) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3),
+        nn.BatchNorm2d(3, momentum=momentum),
+        relu_site(alpha="auto", percentile=100),
+        nn.Dropout(0.5),
+        nn.Conv2d(3, 2, 3),
+        nn.BatchNorm2d(2, affine=False, track_running_stats=False),
+        relu_site(alpha="auto", percentile=100),
+    )
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("training", [True, False])
+def test_starting_activations_leaves_everything_else_as_it_was(
+    momentum: float | None, training: bool
+) -> None:
+    model = network(momentum).train(training)
+    model[4].eval()  # a mode of its own
+    images = randn(8, 2, 7, 7) + 3
+    model(images)  # so that statistics are no longer those of a new norm
+    before = {
+        key: value.clone() for key, value in model.state_dict().items() if "_extra" not in key
+    }
+    modes = [module.training for module in model.modules()]
+    random_state = torch.get_rng_state()
+    start_activations(model, [images, 2 * images])
+    after = model.state_dict()
+    for key, value in before.items():
+        if not key.endswith(("alpha", "initialized")):
+            assert torch.equal(after[key], value), key
+    assert [module.training for module in model.modules()] == modes
+    assert [m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)] == [momentum, 0.1]
+    assert [m.track_running_stats for m in model.modules() if isinstance(m, nn.BatchNorm2d)] == [
+        True,
+        False,
+    ]
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_starting_activations_sees_batch_statistics_and_no_dropout() -> None:
+    model = network()
+    images = randn(8, 2, 7, 7) + 3
+    conv, norm = model[0](images).detach(), model[1]
+    mean, variance = conv.mean((0, 2, 3)), conv.var((0, 2, 3), correction=0)
+    normed = (conv - mean.view(1, -1, 1, 1)) / (variance + norm.eps).sqrt().view(1, -1, 1, 1)
+    start_activations(model, [images])
+    assert model[2].alpha.item() == pytest.approx(normed.max().item(), rel=1e-5)
+    # behind it the activations are still float, and all of them are there
+    second = model[4](normed.relu()).detach()
+    mean, variance = second.mean((0, 2, 3)), second.var((0, 2, 3), correction=0)
+    normed = (second - mean.view(1, -1, 1, 1)) / (variance + norm.eps).sqrt().view(1, -1, 1, 1)
+    assert model[6].alpha.item() == pytest.approx(normed.max().item(), rel=1e-4)
+
+
+def test_all_faults_are_errors_of_qatlab() -> None:
+    assert issubclass(QuantRuleError, QatlabError)
+    assert issubclass(TrainingError, QatlabError)
+    with pytest.raises(NotImplementedError):
+        Quantizer(4, None)(torch.zeros(1))

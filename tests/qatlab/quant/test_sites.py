@@ -1,0 +1,345 @@
+"""Small networks whose sites are known by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qatlab.quant import (
+    ModelTable,
+    Rule,
+    SatActivation,
+    SatWeight,
+    float_table,
+    quantize,
+    start_activations,
+)
+
+IMAGE = torch.zeros(1, 3, 16, 16)
+
+
+def convert(
+    model: nn.Module, rules: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, ModelTable]:
+    return quantize(
+        model,
+        partial(SatWeight, bits=4),
+        partial(SatActivation, bits=4, percentile=100),
+        [Rule.parse(key, node) for key, node in (rules or {}).items()],
+        IMAGE,
+    )
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Convolutions, norms and a classifier for the networks below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.conv3 = nn.Conv2d(4, 4, 3, padding=1)
+        self.bn1, self.bn2 = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(4, 2)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Maxima lie on the grid of what they are taken from: no site."""
+        return self.fc(torch.flatten(F.adaptive_max_pool2d(x, 1), 1))
+
+
+class OneReluForAll(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        x = self.relu(self.bn1(self.conv2(x)))
+        return self.head(self.relu(self.conv3(x)))
+
+
+class Calls(Net):
+    """Activation functions without a module, some of them in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x), inplace=True)
+        x = torch.relu(self.bn1(self.conv2(x)))
+        x = self.conv3(x).relu_()
+        return self.head(F.relu6(input=self.conv3(x), inplace=True))
+
+
+class Residual(Net):
+    """The residual adds a bottleneck of either sign to what ReLU made."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.conv2(x))
+        y = self.bn2(self.conv3(y))
+        y += x
+        return self.head(self.relu(y))
+
+
+class ResidualInPlace(Net):
+    """The same without a ReLU behind the sum, and the sum by a method that changes ``y``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv3(self.relu(self.conv2(x))))
+        y.add_(x)
+        return self.head(y)
+
+
+class LinearBottleneck(Net):
+    """No activation function between the second convolution and the third."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        x = self.bn1(self.conv2(x))
+        return self.head(self.relu(self.conv3(x)))
+
+
+class PooledBottleneck(Net):
+    """The quantizer stands where the tensor is made, before the pool that hands it on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.conv2(F.relu(self.conv1(x))), 2)
+        return self.head(F.relu(self.conv3(x)))
+
+
+class AveragePool(Net):
+    """Averages of unsigned values are unsigned, those of signed values signed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.conv1(x), 2)
+        x = F.avg_pool2d(self.relu(self.conv2(x)), 2)
+        x = F.relu(self.conv3(x)).mean((2, 3))
+        return self.fc(x)
+
+
+class Concatenation(Net):
+    """Both branches are quantized before they meet; the pool hands on what it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2)
+        self.wide = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.conv1(x))
+        z = self.bn1(self.conv2(y))
+        x = self.pool(torch.cat([y, z], dim=1))
+        return self.head(F.relu(self.wide(x)))
+
+
+class ChannelShuffle(Net):
+    """Shapes are computed too, and views and halves of a tensor keep its values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        n, c, h, w = x.size()
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+        left, right = x.chunk(2, dim=1)
+        return self.head(F.relu(self.conv2(torch.cat((right, left), dim=1))))
+
+
+class SumOfSums(Net):
+    """A sum is no longer on a grid, so it is quantized before the next layer or sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.conv1(x))
+        y = y + F.relu(self.conv2(y))
+        return self.head(torch.add(y, F.relu(self.conv3(y))))
+
+
+class Smooth(Net):
+    """SiLU is followed by a signed quantizer, sigmoid by an unsigned one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silu = nn.SiLU(inplace=True)
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.silu(self.conv1(x))
+        x = self.sigmoid(self.conv2(x))
+        x = torch.tanh(self.conv3(x))
+        return self.head(F.hardswish(x))
+
+
+class Prelu(Net):
+    """PReLU stays where it is, so that a checkpoint finds its slopes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prelu = nn.PReLU(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.prelu(self.conv2(self.prelu(self.conv1(x)))))
+
+
+class ImageTwice(Net):
+    """The image reaches two layers, one of them in pieces: it stays float."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([F.max_pool2d(x, 1), x], dim=1)[:, :3]
+        return self.head(F.relu(self.conv1(x)) + F.relu(self.conv1(y)))
+
+
+class DropoutInPlace(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(self.relu(self.conv1(x)))
+        return self.head(F.dropout(self.relu(self.conv2(x)), 0.1, True, True))
+
+
+class NamesThatClash(Net):
+    """The second call of ``relu`` would get the name of a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu_1 = nn.Sequential(nn.Conv2d(4, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        return self.head(self.relu(self.relu_1(x)))
+
+
+RELU = "ReLU"
+KNOWN = [
+    (OneReluForAll, [("relu", RELU, False), ("relu_1", RELU, False), ("relu_2", RELU, False)]),
+    (
+        Calls,
+        [
+            ("relu", RELU, False),
+            ("relu_1", RELU, False),
+            ("relu_", RELU, False),
+            ("relu6", "ReLU6", False),
+        ],
+    ),
+    (
+        Residual,
+        [
+            ("relu", RELU, False),
+            ("relu_1", RELU, False),
+            ("bn2_site", "BatchNorm2d", True),
+            ("relu_2", RELU, False),
+        ],
+    ),
+    (
+        ResidualInPlace,
+        [
+            ("relu", RELU, False),
+            ("relu_1", RELU, False),
+            ("bn2_site", "BatchNorm2d", True),
+            ("add__site", "add", True),
+        ],
+    ),
+    (
+        LinearBottleneck,
+        [("relu", RELU, False), ("bn1_site", "BatchNorm2d", True), ("relu_1", RELU, False)],
+    ),
+    (
+        PooledBottleneck,
+        [("relu", RELU, False), ("conv2_site", "Conv2d", True), ("relu_1", RELU, False)],
+    ),
+    (
+        AveragePool,
+        [
+            ("avg_pool2d_site", "avg_pool2d", True),
+            ("relu", RELU, False),
+            ("avg_pool2d_1_site", "avg_pool2d", False),
+            ("relu_1", RELU, False),
+            ("mean_site", "mean", False),
+        ],
+    ),
+    (
+        Concatenation,
+        [("relu", RELU, False), ("bn1_site", "BatchNorm2d", True), ("relu_1", RELU, False)],
+    ),
+    (ChannelShuffle, [("relu", RELU, False), ("relu_1", RELU, False)]),
+    (
+        SumOfSums,
+        [
+            ("relu", RELU, False),
+            ("relu_1", RELU, False),
+            ("add_site", "add", False),
+            ("relu_2", RELU, False),
+            ("add_1_site", "add", False),
+        ],
+    ),
+    (
+        Smooth,
+        [
+            ("silu", "SiLU", True),
+            ("sigmoid", "Sigmoid", False),
+            ("tanh", "Tanh", True),
+            ("hardswish", "Hardswish", True),
+        ],
+    ),
+    (Prelu, [("prelu_site", "PReLU", True), ("prelu_site_1", "PReLU", True)]),
+    (ImageTwice, [("relu", RELU, False), ("relu_1", RELU, False), ("add_site", "add", False)]),
+    (DropoutInPlace, [("relu", RELU, False), ("relu_1", RELU, False)]),
+    (NamesThatClash, [("relu", RELU, False), ("relu_2", RELU, False)]),
+]
+ALL = pytest.mark.parametrize("make", [make for make, _ in KNOWN])
+
+
+@pytest.mark.parametrize(("make", "expected"), KNOWN)
+def test_sites_stand_where_a_tensor_would_reach_a_layer_or_a_sum_in_float(
+    make: Any, expected: list[tuple[str, str, bool]]
+) -> None:
+    _, table = convert(make())
+    rows = [row for row in table.layers if row.part == "activation"]
+    assert [(row.name, row.type, row.quantizer["signed"]) for row in rows] == expected
+
+
+@ALL
+def test_backward_reaches_every_parameter(make: Any) -> None:
+    model, _ = convert(make())
+    model.train()
+    model(randn(4, 3, 16, 16) + 0.5).square().sum().backward()
+    used = {name.rpartition(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert used == {name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@ALL
+def test_the_float_network_fits_with_its_keys(make: Any) -> None:
+    float_model = make()
+    model, _ = convert(float_model)
+    own = dict(model.named_parameters())
+    for name, parameter in float_model.named_parameters():
+        assert own.get(name, parameter) is parameter
+        layer = name.rpartition(".")[0]  # one that the network computes with is there
+        assert name in own or not any(m.startswith(layer) for m in own)
+
+
+@ALL
+def test_every_layer_but_that_of_the_image_reads_quantized_tensors(
+    make: Any, assert_inputs_are_quantized: Any
+) -> None:
+    model, _ = convert(make())
+    images = randn(4, 3, 16, 16)
+    start_activations(model, [images])
+    assert_inputs_are_quantized(model.eval(), images, n_levels=16, first="conv1")
+
+
+@ALL
+def test_the_table_is_in_the_order_of_computation(make: Any) -> None:
+    _, quantized = convert(make())
+    null = {"w": {"weight": None}, "a": {"activation": None}}
+    for table in (float_table(make(), IMAGE), convert(make(), null)[1]):
+        assert [row.name for row in table.layers] == [row.name for row in quantized.layers]
+    names = [row.name for row in quantized.layers]
+    assert names[0] == "conv1"
+    assert names[-1] == "fc"
