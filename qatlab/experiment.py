@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from qatlab import record, report
+from qatlab import evaluation, record, summary
 from qatlab.config import CONFIG, apply_given, portable_yaml, stored_config
 from qatlab.data import ImageData
 from qatlab.errors import CheckpointError, ConfigError, did_you_mean
@@ -66,7 +66,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         )
     chosen, checkpoint = _callbacks(cfg)
     built = build(cfg)
-    report.print_table(built.table)
+    summary.print_table(built.table)
     if cfg.mode == "plan":
         return {}
     return _fit_and_report(cfg, built, chosen, checkpoint)
@@ -86,7 +86,7 @@ def _resume(given: DictConfig) -> dict[str, Any]:
     if start_from is not None:
         cfg.init_weights = None  # replaced by the checkpoint's, so the file may be gone
     built = build(cfg)
-    report.print_table(built.table)
+    summary.print_table(built.table)
     return _fit_and_report(cfg, built, chosen, checkpoint, start_from, resumed=True)
 
 
@@ -128,7 +128,7 @@ def build(cfg: DictConfig) -> Built:
     return Built(data, model, table, schedule, module)
 
 
-def evaluate(cfg: DictConfig) -> report.Evaluation:
+def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
     """Measure a run, or initial weights, on the test set; see ``conf/test.yaml``."""
     save_outputs, run, name = cfg.save_outputs, cfg.run, cfg.checkpoint
     if cfg.resume is not None:
@@ -144,10 +144,10 @@ def evaluate(cfg: DictConfig) -> report.Evaluation:
         raise ConfigError(f"save_outputs={save_outputs} is wrong: its folder does not exist.")
     built = build(cfg)
     result = _test(built, _trainer(cfg, [], []))
-    for line in report.lines(result, digits=6):
+    for line in evaluation.lines(result, digits=6):
         print(line)
     if save_outputs is not None:
-        report.save_outputs(Path(save_outputs), built.module)
+        evaluation.save_outputs(Path(save_outputs), built.module)
     return result
 
 
@@ -169,9 +169,10 @@ def _fit_and_report(
     seconds, kept = checkpoint.seconds, checkpoint.best  # the test sets them back to the best epoch
     last_phase = built.schedule.phases[-1][0].value
     best = checkpoint.best_path(last_phase)
-    evaluation = _test(built, trainer, best)
+    scored = _test(built, trainer, best)
     result = {
-        **evaluation.to_json(),
+        "name": cfg.name,
+        **scored.to_json(),
         "checkpoint": str(best.relative_to(folder)),
         "epochs": {phase.value: epochs for phase, epochs in built.schedule.phases},
         "best": kept,
@@ -182,9 +183,9 @@ def _fit_and_report(
         "resumed": resumed,
         "environment": record.environment(),
     }
-    report.write_figures(folder, built.module, evaluation, built.data.class_names)
+    summary.write_figures(folder, built.module, scored, built.data.class_names)
     record.write_json(folder / RESULT, result)
-    report.print_result(result, evaluation, folder)
+    summary.print_result(result, scored, folder)
     return result
 
 
@@ -201,13 +202,13 @@ def _fit(trainer: Trainer, built: Built, start_from: Path | None) -> None:
         raise CheckpointError(f"{start_from} does not fit this run: {first}") from error
 
 
-def _test(built: Built, trainer: Trainer, checkpoint: Path | None = None) -> report.Evaluation:
+def _test(built: Built, trainer: Trainer, checkpoint: Path | None = None) -> evaluation.Evaluation:
     path = None if checkpoint is None else str(checkpoint)
     with _interruptible(trainer):
         trainer.test(
             built.module, datamodule=built.data, ckpt_path=path, weights_only=True, verbose=False
         )
-    return report.Evaluation.of(built.module)
+    return evaluation.Evaluation.of(built.module)
 
 
 @contextmanager

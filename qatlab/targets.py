@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Collection
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import hydra
@@ -71,14 +72,11 @@ def check_node(key: str, node: Any, taken: Collection[str] = ()) -> None:
 
 def _locate(key: str, target: str) -> Callable[..., Any]:
     try:
-        found: Callable[..., Any] = hydra.utils.get_object(target)
+        found: Callable[..., Any] = resolve_name(target)
     except Exception as error:  # the module may be anyone's, and fail in any way
         module, _, name = target.rpartition(".")
-        try:
-            hint = did_you_mean(name, dir(import_module(module)))
-        except (ImportError, ValueError):
-            hint = ""
-        raise ConfigError(f"{key}.{TARGET}={target} cannot be imported.{hint}") from error
+        hint = did_you_mean(name, dir(sys.modules.get(module)))
+        raise ConfigError(f"{key}.{TARGET}={target} cannot be found: {error}.{hint}") from error
     return found
 
 

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from qatlab import report
+from qatlab import summary
 
 ROOT = Path(__file__).parents[2]
 KILL_AT = "TEST_KILL_AT"  # "SIGKILL 3 7": in epoch 3 after batch 7; "SIGKILL 2 end": after epoch 2
@@ -65,7 +65,7 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
     os.chdir(ROOT)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    report.write_figures = lambda *args: None
+    summary.write_figures = lambda *args: None
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
 

@@ -1,0 +1,94 @@
+"""What a run prints and draws: the table of its layers, its result, pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from qatlab import figures
+from qatlab.evaluation import Evaluation, lines
+from qatlab.quant import ModelTable, Quantizer
+from qatlab.training.classifier import Classifier
+from qatlab.training.csv_logger import FILE_NAME, read_rows
+
+
+def print_table(table: ModelTable) -> None:
+    """Print the resolved table of layers and sites, and the size of the model."""
+    grid = Table(title="Layers and sites", title_justify="left")
+    for name in ("layer", "type", "shape", "weight bits", "activation bits"):
+        grid.add_column(name, justify="right" if "bits" in name else "left")
+    for name in ("grid", "scaling", "decided by", "parameters"):
+        grid.add_column(name, justify="right" if name == "parameters" else "left")
+    for layer in table.layers:
+        bits = "float" if layer.bits is None else str(layer.bits)
+        facts = layer.quantizer
+        on_grid = facts.get("grid", "")
+        if layer.part == "activation" and layer.bits is not None:
+            on_grid = "signed" if facts.get("signed") else "unsigned"
+        grid.add_row(
+            layer.name,
+            layer.type,
+            "x".join(map(str, layer.shape if layer.part == "weight" else layer.shape[1:])),
+            bits if layer.part == "weight" else "",
+            bits if layer.part == "activation" else "",
+            on_grid,
+            "yes" if facts.get("scaling") else "",
+            ", ".join(layer.rules),
+            str(layer.parameters or ""),
+        )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, 130))  # in a log file nothing has to be cut
+    console.print(grid)
+    print(
+        f"{table.parameters:,} parameters; {table.size_bytes:,} bytes at these bits, "
+        f"{table.float_bytes:,} in float32 ({table.float_bytes / table.size_bytes:.2f} times as "
+        "many), batch norm absorbed"
+    )
+
+
+def print_result(result: dict[str, Any], evaluation: Evaluation, folder: Path) -> None:
+    """Print the report of a finished run."""
+    print()
+    for line in lines(evaluation, digits=4):
+        print(line)
+    epochs = " + ".join(f"{count} {phase}" for phase, count in result["epochs"].items())
+    best = ", ".join(
+        f"epoch {facts['epoch']} of {phase}"
+        + (f" (val/acc {facts['val/acc']:.2%})" if "val/acc" in facts else "")
+        for phase, facts in result["best"].items()
+    )
+    print(f"    Size: {result['size_bytes']:,} bytes / Epochs: {epochs} / Kept: {best}")
+    print(f"    {result['seconds']:.0f} s of training; report in {folder}")
+
+
+def write_figures(
+    folder: Path, module: Classifier, evaluation: Evaluation, class_names: tuple[str, ...]
+) -> None:
+    """Draw learning curves, the confusion matrix and the weights of each quantized layer."""
+    pictures = folder / "figures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    if (folder / FILE_NAME).exists():
+        figures.learning_curves(read_rows(folder / FILE_NAME), pictures / "learning_curves.png")
+    figures.confusion_matrix(evaluation.confusion, class_names, pictures / "confusion_matrix.png")
+    layers = []
+    for name, layer in module.model.named_modules():
+        quantizer = getattr(layer, "weight_quantizer", None)
+        if isinstance(quantizer, Quantizer):
+            weight = layer.get_parameter("weight").detach()
+            with torch.no_grad():
+                quantized = quantizer(weight)
+            layers.append(
+                (
+                    name,
+                    weight.flatten().cpu().numpy(),
+                    quantized.flatten().cpu().numpy(),
+                    quantizer.bits,
+                )
+            )
+    if layers:
+        figures.weight_histograms(layers, pictures / "weights.png")

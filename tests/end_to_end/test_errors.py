@@ -1,0 +1,424 @@
+"""Every mistake a user can make ends in one line that names it, and says what is accepted."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from qatlab import cli, config, experiment
+from qatlab.models import LeNet
+
+TINY = (
+    *("data=synthetic", "trainer=smoke", "schedule.clamp_epochs=1", "schedule.quantize_epochs=1"),
+    *("data.source.training_images=600", "data.source.test_images=50"),
+)
+Told = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)  # runs write to outputs/
+    for name in (cli.FULL_ERROR, "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "0")  # set by a run; put back as it was
+    monkeypatch.setattr(cli, "WANTS_TRACE", False)
+    yield
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def command(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Told:
+    """Runs a command in this process up to its error, and returns what is on stderr."""
+
+    def run(*words: str, script: str = "train.py") -> str:
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(root / script), run_name="__main__")
+        assert caught.value.code == 1
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def composed(root: Path) -> DictConfig:
+    config.register()
+    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        return compose("config", [*TINY, "folder=run"], return_hydra_config=True)
+
+
+@pytest.fixture
+def told(
+    composed: DictConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Told:
+    """Does as `command`, but takes the configuration of `composed`: composing costs most time."""
+
+    def run(*overrides: str) -> str:
+        def main() -> None:
+            cfg = copy.deepcopy(composed)
+            parsed = OverridesParser.create().parse_overrides(list(overrides))
+            ConfigLoaderImpl._apply_overrides_to_config(parsed, cfg)
+            HydraConfig.instance().set_config(cfg)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            cli.checked("train", cfg)
+
+        monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+        with pytest.raises(SystemExit) as caught:
+            cli.start(main)
+        assert caught.value.code == 1
+        return capsys.readouterr().err
+
+    return run
+
+
+def check(message: str, words: tuple[str, ...]) -> None:
+    assert re.fullmatch(r"Error: [^\n]+\n", message), message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("model=lenett", "model=lenett is unknown|Did you mean 'lenet'|Accepted: lenet"),
+        ("quant=sat_5bit", "quant=sat_5bit is unknown|Did you mean 'sat_|none, sat_2bit, sat_3bit"),
+        ("data=mnst", "data=mnst is unknown|'mnist'|fashion_mnist, mnist, synthetic"),
+        ("solver=sdg", "solver=sdg is unknown|adam, adamw, sgd_cosine, sgd_step"),
+        ("solver/lr_policy=stepp", "solver/lr_policy=stepp is|'step'|constant, cosine"),
+        ("experiment=lenet", "experiment=lenet is unknown|lenet_sat_8bit"),
+        ("logger=tensorbord", "logger=tensorbord is|'tensorboard'|csv, tensorboard"),
+        ("modell=lenet", "modell is unknown|Did you mean 'model'|model, data, quant"),
+        ("solver/lr_polic=step", "solver.lr_polic is unknown|'lr_policy'|optimizer"),
+        ("model=null", "a group takes the name of one of its options"),
+        ("~model", "model has no value|model=<"),
+        ("+model=lenet", "model is chosen already|leave out the +"),
+        ("quant.weight.bits=2,4", "quant.weight.bits=2,4 holds several|-m|[...]"),
+        ("resume=nowhere", "nowhere is not the folder of a run|config.yaml"),
+        ("experiment=lenet_sat_8bit", "init_weights has no value|init_weights=<folder of a lenet"),
+        ("quant=none quant.weight.bits=3", "quant.weight.bits is unknown|quant.weight holds no"),
+        ("quant=none +quant.rules.x={name:conv1}", "quant.rules.x|quant.weight|null"),
+        ("-m seed=1,x", "seed=x is wrong|a whole number"),
+    ],
+)
+def test_what_hydra_cannot_compose(command: Told, overrides: str, words: str) -> None:
+    check(command(*overrides.split()), tuple(words.split("|")))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("quant.wieght.bits=3", "quant.wieght is unknown|'weight'|weight, activation, rules."),
+        ("solver.optimiser.lr=1", "solver.optimiser|'optimizer'|groups, lr_policy, optimizer"),
+        ("trainer.max_epoch=3", "trainer.max_epoch is|'max_epochs'|devices|+trainer.max_epoch=<"),
+        ("quant.rules.frist.index=1", "quant.rules.frist|'first'|first, last, linear_scaling"),
+        ("sead=3", "sead is unknown|Did you mean 'seed'|model, data, quant, solver, schedule"),
+        ("hydra.run.dirr=x", "hydra.run.dirr is unknown|'dir'"),
+        ("seed=x", "seed=x is wrong|a whole number"),
+        ("schedule.clamp_epochs=1.5", "schedule.clamp_epochs=1.5 is wrong|a whole number"),
+        ("mode=null", "mode=null|needs a value"),
+        ("quant.rules=3", "quant.rules=3|a mapping"),
+        ("quant.rules.first={", "'quant.rules.first={' cannot be read|key=value|quotes"),
+        ("quant sat_4bit", "'quant' has no =|group=option"),
+        ("--quant sat_4bit", "--quant|group=option|--help"),
+        ("--cfg jobs", "--cfg|'jobs'|'job'"),
+        ("+seed=3", "+seed exists already|leave out the +"),
+        ("~sead", "'sead' does not exist"),
+        ("~schedule.clamp_epochs", "~schedule.clamp_epochs|needs this key"),
+    ],
+)
+def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
+    check(told(*overrides.split()), tuple(words.split("|")))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        # Nothing that is added with + is dropped in silence.
+        ("+foo=1", "foo is unknown|model, data, quant"),
+        ("+quant.foo=1", "quant.foo is unknown|weight, activation, rules"),
+        ("+schedule.epochs=1", "schedule.epochs is unknown|'clamp_epochs'|quantize_epochs"),
+        ("+model.droput=1", "model.droput is unknown|'dropout'|dropout, bias"),
+        ("+model.num_classes=3", "model.num_classes is set by qatlab itself"),
+        ("+data.source.foo=3", "data.source.foo is unknown|training_images"),
+        ("+trainer.max_epoch=3", "trainer.max_epoch is unknown|'max_epochs'|limit_train_batches"),
+        ("+trainer.callbacks=[]", "trainer.callbacks is set by qatlab itself"),
+        ("+trainer.logger=false", "trainer.logger is set by qatlab itself"),
+        ("+solver.optimizer.momentun=3", "solver.optimizer.momentun|'momentum'|nesterov"),
+        ("+solver.lr_policy.finl=0", "solver.lr_policy.finl is unknown|'final'"),
+        ("+callbacks.foo=3", "callbacks.foo=3|_target_"),
+        ("+callbacks.foo={_target_: torch.nn.ReLU}", "callbacks.foo|ReLU|Callback"),
+        ("name=${nam}", "name|'nam' not found"),
+        # Wrong types.
+        ("data.batch_size=many", "data.batch_size|many|integer of at least 1"),
+        ("data.random_flip=maybe", "data.random_flip=maybe|true or false"),
+        ("data.image_size=32", "data.image_size=32|a list"),
+        ("data.source=null", "data.source=null|a mapping"),
+        ("model.bias=1", "model.bias=1|true or false"),
+        ("model.dropout=abc", "model.dropout=abc|a number"),
+        ("solver.optimizer.lr=fast", "solver.optimizer.lr=fast|a number"),
+        ("solver.optimizer.nesterov=maybe", "solver.optimizer.nesterov=maybe|true or false"),
+        ("callbacks.checkpoint.every_n_steps=1.5", "callbacks.checkpoint.every_n_steps=1.5|whole"),
+        ("trainer.deterministic=maybe", "trainer.deterministic=maybe|warn, true or false"),
+        ("model._target_=qatlab.models.LeNett", "model._target_=qatlab.models.LeNett|'LeNet'"),
+        ("~model._target_", "model=|_target_"),
+        # Wrong values.
+        ("seed=-1", "seed=-1|from 0 to 2^32 - 1"),
+        ("mode=plann", "mode=plann|train|plan"),
+        ("model.dropout=2", "model.dropout=2|[0, 1)"),
+        ("data.image_size=[8,8]", "data.image_size|(1, 1, 8, 8)"),
+        ("schedule.clamp_epochs=0 schedule.quantize_epochs=0", "clamp_epochs and quantize_epochs"),
+        ("schedule.clamp_epochs=-1", "schedule.clamp_epochs=-1 is below 0"),
+        ("schedule.calibration_batches=0", "schedule.calibration_batches=0"),
+        ("solver.optimizer.lr=-1", "solver.optimizer|learning rate: -1"),
+        ("solver.warmup_epochs=1", "solver.warmup_epochs=1|less than the epochs of each phase"),
+        ("solver.optimizer.lr=1e38", "the loss is nan|epoch 1|clamp phase|lower solver.optimizer"),
+        # The trainer.
+        ("trainer.max_epochs=3", "trainer.max_epochs=3|schedule of 2 epochs|quantize_epochs inst"),
+        ("+trainer.max_steps=3", "trainer.max_steps=3|schedule.clamp_epochs"),
+        ("+trainer.max_time=00:00:01:00", "trainer.max_time=00:00:01:00|schedule.clamp_epochs"),
+        ("+trainer.fast_dev_run=true", "trainer.fast_dev_run=true|schedule.clamp_epochs"),
+        ("+trainer.val_check_interval=2", "trainer.val_check_interval=2"),
+        ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0|above 0"),
+        ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1|above 0"),
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0|above 0"),
+        ("trainer.precision=bf17", "trainer.precision=bf17|32-true, bf16-mixed, 16-mixed"),
+        ("trainer.accelerator=tpu2", "trainer.accelerator=tpu2|auto|cpu"),
+        ("trainer.accelerator=cpu trainer.devices=7", "trainer.devices=1|7 processes"),
+        ("trainer.accelerator=cpu trainer.devices=0", "trainer.devices=0"),
+        (
+            "+callbacks.stop={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: a}",
+            "callbacks.stop|EarlyStopping|schedule.clamp_epochs",
+        ),
+        ("~callbacks.checkpoint", "callbacks|RunCheckpoint"),
+    ],
+)
+def test_what_cannot_be_built(told: Told, overrides: str, words: str) -> None:
+    parts = [overrides] if "{" in overrides else overrides.split()
+    check(told(*parts), tuple(words.split("|")))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        *[
+            (f"quant.weight.bits={bits}", f"quant.weight (conv2): bits={bits}|from 1 to 16")
+            for bits in (0, 33, 2.5)
+        ],
+        ("quant.weight.bits=null", "quant.weight (conv2)|bits=null and n_steps=null"),
+        ("quant.weight.n_steps=3", "quant.weight (conv2)|bits=4 and n_steps=3|either"),
+        ("quant.activation.bits=abc", "quant.activation (relu1): bits='abc'|from 1 to 16"),
+        ("+quant.weight.bitts=3", "quant.weight.bitts is unknown|'bits'|bits, n_steps, grid"),
+        ("+quant.activation.signed=true", "quant.activation.signed is set by qatlab itself"),
+        ("quant.weight.grid=symetric", "quant.weight (conv1): grid='symetric'|'symmetric'|full_"),
+        ("quant.weight={bits: 1, grid: symmetric}", "quant.weight (conv2): grid=symmetric|1 bit"),
+        ("quant.weight.scaling=maybe", "quant.weight.scaling=maybe|true or false"),
+        ("quant.weight=null", "quant.rules.first.weight|quant.weight is null|quant/weight=sat"),
+        ("quant.activation.alpha=-1", "quant.activation (relu1): alpha=-1|above 0|'auto'"),
+        ("quant.activation.alpha=abc", "quant.activation (relu1): alpha='abc'|above 0|'auto'"),
+        ("quant.activation.percentile=0", "quant.activation (relu1): percentile=0|at most 100"),
+        ("quant.activation.percentile=abc", "quant.activation.percentile=abc|a number"),
+        ("quant.rules.first.weight.bits=33", "quant.rules.first.weight (conv1): bits=33|1 to 16"),
+        ("+quant.rules.first.weight.bitts=3", "quant.rules.first.weight.bitts|'bits'|grid"),
+        ("+quant.rules.first.weight.scaling=1", "quant.rules.first.weight.scaling=1|true or false"),
+        ("quant.rules.first.index=9", "quant.rules.first (weight)|index=9|conv1 (Conv2d), conv2"),
+        ("+quant.rules.x={name: cov1, weight: {bits: 3}}", "quant.rules.x|'cov1'|'conv1'|fc2"),
+        ("+quant.rules.x={type: Conv3d, weight: {bits: 3}}", "quant.rules.x|'Conv3d'|'Conv2d'"),
+        ("+quant.rules.x={nmae: conv1, weight: {bits: 3}}", "quant.rules.x|'nmae'|'name'|index"),
+        ("+quant.rules.x={name: conv1, wieght: {bits: 3}}", "quant.rules.x|'wieght'|'weight'"),
+        ("+quant.rules.x={name: conv1, weight: 3}", "quant.rules.x.weight=3|mapping|null"),
+        ("+quant.rules.x={name: conv1}", "quant.rules.x changes nothing|weight|activation"),
+        ("quant.rules.first=", "quant.rules.first|mapping|name, type, index"),
+    ],
+)
+def test_a_wrong_quantizer_or_rule(told: Told, override: str, words: str) -> None:
+    check(told(override), tuple(words.split("|")))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    weights = LeNet(10, 1).state_dict()
+    torch.save(weights, folder / "whole.pt")
+    (folder / "cut.pt").write_bytes((folder / "whole.pt").read_bytes()[:1000])
+    (folder / "text.pt").write_text("hello\n")
+    torch.save(torch.nn.Linear(3, 3).state_dict(), folder / "foreign.pt")
+    torch.save({**weights, "conv3.weight": torch.zeros(120, 8, 5, 5)}, folder / "other.pt")
+    torch.save({**weights, "conv2.weight": torch.zeros(16, 6, 5, 5)}, folder / "zero.pt")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.pt", "none.pt does not exist"),
+        (".", "without checkpoints/last.ckpt|Accepted: the folder of a run, a checkpoint"),
+        ("cut.pt", "cut.pt is truncated or no checkpoint"),
+        ("text.pt", "text.pt is truncated or no checkpoint"),
+        ("foreign.pt", "foreign.pt is of another model|20 values|conv1.weight"),
+        ("other.pt", "other.pt is of another model|conv3.weight|(120, 8, 5, 5)|(120, 16, 5, 5)"),
+        ("zero.pt", "conv2: all its weights are 0"),
+    ],
+)
+def test_weights_that_do_not_fit(told: Told, files: Path, name: str, words: str) -> None:
+    message = told(f"init_weights={files / name}")
+    check(message, tuple(words.split("|")))
+    assert name == "zero.pt" or f"init_weights={files / name}" in message
+
+
+def test_float_weights_fit_a_quantized_model(command: Told, files: Path) -> None:
+    # They do: only then does the trainer get to refuse its own argument.
+    words = (*TINY, f"init_weights={files / 'whole.pt'}", "trainer.accelerator=none")
+    check(command(*words), ("trainer.accelerator=none",))
+
+
+def test_missing_and_damaged_data(command: Told, root: Path, tmp_path: Path) -> None:
+    check(command("data.source.folder=empty"), ("data.source.folder", "'empty'", "MNIST/raw"))
+    for file in (root / "data/MNIST/raw").glob("*.gz"):
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:5000])
+    message = command(f"data.source.folder={tmp_path}")
+    check(message, (str(tmp_path / "train-images-idx3-ubyte.gz"), "cannot be read"))
+
+
+@pytest.mark.parametrize("folder", ["file/run", "file", "/proc/run", "/proc/self"])
+def test_a_folder_that_cannot_be_written(command: Told, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").write_text("")
+    check(command(f"hydra.run.dir={folder}"), (f"cannot use {folder}", "hydra.run.dir=<folder>"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("", "nothing to test|run=<folder of a run>|init_weights=<file>"),
+        ("run=nowhere", "nowhere is not the folder of a run|config.yaml"),
+        ("init_weights=x data=synthetic save_outputs=no/x.npz", "save_outputs=no/x.npz|folder"),
+        ("resume=x", "x"),
+        ("rum=x", "rum is unknown|'run'"),
+    ],
+)
+def test_mistakes_in_a_test(command: Told, overrides: str, words: str) -> None:
+    check(command(*overrides.split(), script="test.py"), tuple(words.split("|")))
+
+
+def test_a_checkpoint_that_a_run_does_not_have(
+    command: Told, composed: DictConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "unfinished"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints/last.ckpt").write_bytes(b"")
+    plain = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(plain))
+    for name in ("best", "lats"):
+        message = command(f"run={run}", f"checkpoint={name}", script="test.py")
+        check(message, (f"checkpoint={name} is not in {run}", "Accepted: last."))
+
+
+def test_tensorboard_that_is_not_installed(
+    told: Told, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytorch_lightning.loggers import tensorboard
+
+    monkeypatch.setattr("lightning_fabric.loggers.tensorboard._TENSORBOARD_AVAILABLE", False)
+    monkeypatch.setattr("lightning_fabric.loggers.tensorboard._TENSORBOARDX_AVAILABLE", False)
+    assert tensorboard.TensorBoardLogger
+    node = OmegaConf.load(root / "conf/logger/tensorboard.yaml").tensorboard
+    del node["version"]
+    target = f"+logger.tensorboard={{_target_: {node._target_}, save_dir: x}}"
+    check(told(target), ("logger.tensorboard", "tensorboard", "install"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("# @package _global_\nquant: {wieght: {bits: 3}}", "experiment/mine.yaml|quant.wieght is"),
+        ("# @package _global_\nseed: x", "experiment/mine.yaml|seed=x|a whole number"),
+        ("# @package _global_\nseed: [1", "mine.yaml:3|expected"),
+        ("# @package _global_\nseed: 1\nseed: 2", "mine.yaml:3|duplicate key seed"),
+        ("seed: 3", "experiment/mine.yaml|# @package _global_"),
+        (
+            "# @package _global_\ndefaults: [{override /model: lenett}]",
+            "model=lenett is unknown|'lenet'",
+        ),
+        ("# @package _global_\ndata: {valdation: 0}", "data.valdation is unknown|'validation'"),
+    ],
+)
+def test_mistakes_in_an_experiment(command: Told, tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "conf/experiment/mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text + "\n")
+    message = command("--config-dir", str(tmp_path / "conf"), "experiment=mine")
+    check(message, tuple(words.split("|")))
+
+
+def test_a_sweep_goes_on_after_a_job_that_failed(command: Told, tmp_path: Path) -> None:
+    message = command("mode=plan", "-m", "quant.weight.bits=33,4")
+    assert "Error in job 0 (mode=plan,quant.weight.bits=33): quant.weight (conv2)" in message
+    assert message.endswith("\nError: 1 of the sweep's jobs failed; what was wrong stands above.\n")
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/mode=plan,quant.weight.bits=*"))) == 2
+
+
+def test_an_error_of_our_own_shows_where_it_was_raised(
+    monkeypatch: pytest.MonkeyPatch, told: Told
+) -> None:
+    def build(cfg: DictConfig) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(experiment, "build", build)
+    with pytest.raises(ValueError, match="a bug"):
+        told()
+
+
+def test_the_trace_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
+    monkeypatch.setattr(cli, "WANTS_TRACE", True)
+    with pytest.raises(config.ConfigError, match=r"model\.dropout=2"):
+        told("model.dropout=2")
+
+
+def process(root: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / "train.py"), *words]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("override", ["quant.wieght.bits=3", "quant.weight.bits=33"])
+def test_the_real_command_says_one_line_and_fails(root: Path, override: str) -> None:
+    result = process(root, "data=synthetic", override)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    check(result.stderr, ("quant.w",))
+
+
+def test_the_real_command_shows_its_trace_on_request(root: Path) -> None:
+    result = process(root, "quant.wieght.bits=3", HYDRA_FULL_ERROR="1")
+    assert result.returncode == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "Key 'wieght' not in 'QuantConfig'" in result.stderr
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--cfg", "job")])
+def test_help_and_configuration_are_shown_without_torch(root: Path, words: tuple[str, ...]) -> None:
+    result = process(root, *words, PYTHONPROFILEIMPORTTIME="1")
+    assert result.returncode == 0
+    assert "| torch\n" not in result.stderr
+    assert "\x1b" not in result.stdout
+    shown = "quant/weight" if words == ("--help",) else "quantize_epochs: 9"
+    assert shown in result.stdout
+    assert len(result.stdout.splitlines()) < (30 if words == ("--help",) else 200)
