@@ -34,6 +34,8 @@ def sentence(error: BaseException, composing: bool = False) -> str | None:
         composing: the run has not begun; then all errors of values and files are the user's.
     """
     users = isinstance(error, (QatlabError, HydraException, OmegaConfBaseException, YAMLError))
+    if isinstance(error, ConfigAttributeError) and not composing:
+        users = False  # code has asked for a key that no configuration has
     if isinstance(error, OSError) and error.errno in REFUSALS:
         users = True
     if composing and isinstance(error, (OSError, ValueError)):

@@ -61,15 +61,22 @@ class _CgPact(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (grad,) = grads
         x, y, a = ctx.saved_tensors
+        aten = torch.ops.aten
+        clip = a.item()
         # hardtanh's backward blocks x <= low and x >= high, but x = a has to pass.
         high = torch.nextafter(a, a.new_tensor(math.inf)).item()
-        grad_x = torch.ops.aten.hardtanh_backward(grad, x, -high if ctx.signed else 0.0, high)
-        # sum(grad * dy/dalpha) = [sum_inside grad (y - x) + sum_outside grad y] / a,
-        # because y is 0 below the clip range, a above it and -a below a signed one.
+        grad_x = aten.hardtanh_backward(grad, x, -high if ctx.signed else 0.0, high)
+        # dy/dalpha is (y - x) / a inside the clip range, 1 from x = a on, -1 up to a signed -a.
         part = torch.sub(y, x, out=_scratch_like(x))
-        total = _dot(grad_x, part)
-        torch.sub(grad, grad_x, out=part)
-        total = (total + _dot(part, y)) / a
+        total = _dot(grad_x, part) / a
+        if ctx.signed:
+            aten.hardtanh_backward.grad_input(grad, x, -clip, clip, grad_input=part)
+            torch.sub(grad, part, out=part)
+            total = total + _dot(part, y) / a
+        else:
+            below = torch.nextafter(a, a.new_tensor(0.0)).item()
+            aten.threshold_backward.grad_input(grad, x, below, grad_input=part)
+            total = total + part.sum()
         return grad_x, total.to(ctx.alpha_dtype), None, None
 
 

@@ -65,6 +65,7 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
     os.chdir(ROOT)
     os.environ.update(environment)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores Ctrl-C
     summary.write_figures = lambda *args: None
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")

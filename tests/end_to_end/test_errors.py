@@ -108,15 +108,13 @@ def check(message: str, words: tuple[str, ...]) -> None:
         ("logger=tensorbord", "logger=tensorbord is|'tensorboard'|csv, tensorboard"),
         ("modell=lenet", "modell is unknown|Did you mean 'model'|model, data, quant"),
         ("solver/lr_polic=step", "solver.lr_polic is unknown|'lr_policy'|optimizer"),
+        ("model@a=lenet", "Could not override 'model@a'. Did you mean to override model?"),
         ("model=null", "a group takes the name of one of its options"),
         ("~model", "model has no value|model=<"),
-        ("+model=lenet", "model is chosen already|leave out the +"),
         ("quant.weight.bits=2,4", "quant.weight.bits=2,4 holds several|-m|[...]"),
         ("resume=nowhere", "nowhere is not the folder of a run|config.yaml"),
         ("experiment=lenet_sat_8bit", "init_weights has no value|init_weights=<folder of a lenet"),
         ("quant=none quant.weight.bits=3", "quant.weight.bits is unknown|quant.weight holds no"),
-        ("quant=none +quant.rules.x={name:conv1}", "quant.rules.x|quant.weight|null"),
-        ("-m seed=1,x", "seed=x is wrong|a whole number"),
     ],
 )
 def test_what_hydra_cannot_compose(command: Told, overrides: str, words: str) -> None:
@@ -158,6 +156,7 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
         ("+schedule.epochs=1", "schedule.epochs is unknown|'clamp_epochs'|quantize_epochs"),
         ("+model.droput=1", "model.droput is unknown|'dropout'|dropout, bias"),
         ("+model.num_classes=3", "model.num_classes is set by qatlab itself"),
+        ("+data.valdation=0", "data.valdation is unknown|'validation'|batch_size"),
         ("+data.source.foo=3", "data.source.foo is unknown|training_images"),
         ("+trainer.max_epoch=3", "trainer.max_epoch is unknown|'max_epochs'|limit_train_batches"),
         ("+trainer.callbacks=[]", "trainer.callbacks is set by qatlab itself"),
@@ -167,6 +166,7 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
         ("+callbacks.foo=3", "callbacks.foo=3|_target_"),
         ("+callbacks.foo={_target_: torch.nn.ReLU}", "callbacks.foo|ReLU|Callback"),
         ("name=${nam}", "name|'nam' not found"),
+        ("quant.weight=null quant.activation=null", "quant.rules.first|quant.weight|null"),
         # Wrong types.
         ("data.batch_size=many", "data.batch_size|many|integer of at least 1"),
         ("data.random_flip=maybe", "data.random_flip=maybe|true or false"),
@@ -298,7 +298,7 @@ def test_missing_and_damaged_data(command: Told, root: Path, tmp_path: Path) -> 
     check(message, (str(tmp_path / "train-images-idx3-ubyte.gz"), "cannot be read"))
 
 
-@pytest.mark.parametrize("folder", ["file/run", "file", "/proc/run", "/proc/self"])
+@pytest.mark.parametrize("folder", ["file/run", "/proc/self"])
 def test_a_folder_that_cannot_be_written(command: Told, tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").write_text("")
     check(command(f"hydra.run.dir={folder}"), (f"cannot use {folder}", "hydra.run.dir=<folder>"))
@@ -310,7 +310,6 @@ def test_a_folder_that_cannot_be_written(command: Told, tmp_path: Path, folder: 
         ("", "nothing to test|run=<folder of a run>|init_weights=<file>"),
         ("run=nowhere", "nowhere is not the folder of a run|config.yaml"),
         ("init_weights=x data=synthetic save_outputs=no/x.npz", "save_outputs=no/x.npz|folder"),
-        ("resume=x", "x"),
         ("rum=x", "rum is unknown|'run'"),
     ],
 )
@@ -326,9 +325,8 @@ def test_a_checkpoint_that_a_run_does_not_have(
     (run / "checkpoints/last.ckpt").write_bytes(b"")
     plain = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
     (run / "config.yaml").write_text(OmegaConf.to_yaml(plain))
-    for name in ("best", "lats"):
-        message = command(f"run={run}", f"checkpoint={name}", script="test.py")
-        check(message, (f"checkpoint={name} is not in {run}", "Accepted: last."))
+    message = command(f"run={run}", script="test.py")
+    check(message, (f"checkpoint=best is not in {run}", "Accepted: last."))
 
 
 def test_tensorboard_that_is_not_installed(
@@ -357,7 +355,6 @@ def test_tensorboard_that_is_not_installed(
             "# @package _global_\ndefaults: [{override /model: lenett}]",
             "model=lenett is unknown|'lenet'",
         ),
-        ("# @package _global_\ndata: {valdation: 0}", "data.valdation is unknown|'validation'"),
     ],
 )
 def test_mistakes_in_an_experiment(command: Told, tmp_path: Path, text: str, words: str) -> None:
@@ -375,14 +372,19 @@ def test_a_sweep_goes_on_after_a_job_that_failed(command: Told, tmp_path: Path) 
     assert len(list(tmp_path.glob("outputs/sweeps/*/*/mode=plan,quant.weight.bits=*"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("bug", "error"),
+    [
+        (lambda cfg: int("a bug"), ValueError),
+        (lambda cfg: Path("a_bug").read_bytes(), FileNotFoundError),
+        (lambda cfg: cfg.a_bug, AttributeError),
+    ],
+)
 def test_an_error_of_our_own_shows_where_it_was_raised(
-    monkeypatch: pytest.MonkeyPatch, told: Told
+    monkeypatch: pytest.MonkeyPatch, told: Told, bug: Callable[..., None], error: type[Exception]
 ) -> None:
-    def build(cfg: DictConfig) -> None:
-        raise ValueError("a bug")
-
-    monkeypatch.setattr(experiment, "build", build)
-    with pytest.raises(ValueError, match="a bug"):
+    monkeypatch.setattr(experiment, "build", bug)
+    with pytest.raises(error, match="a.bug"):
         told()
 
 

@@ -105,16 +105,7 @@ def test_the_end_of_the_clip_range_passes_as_in_n2d2(function: Any, x: float, si
 
 
 @pytest.mark.parametrize(("x", "signed"), [(2.0, False), (2.0, True), (-2.0, True)])
-@pytest.mark.parametrize(
-    "function",
-    [
-        cg_pact,
-        pytest.param(
-            cg_pact_eager,
-            marks=pytest.mark.xfail(strict=True, reason="gives alpha 0 there; N2D2 gives 1"),
-        ),
-    ],
-)
+@BOTH
 def test_alpha_gets_the_whole_gradient_at_the_end_of_the_clip_range(
     function: Any, x: float, signed: bool
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -22,7 +22,7 @@ ALPHAS = (
 )
 BITS = st.integers(1, 8)
 FUNCTIONS = st.sampled_from([cg_pact, cg_pact_eager])
-checked = settings(deadline=None, max_examples=150, derandomize=True)
+checked = settings(deadline=None, max_examples=60, derandomize=True)
 
 
 def level_count(bits: int, signed: bool) -> int:
@@ -96,7 +96,6 @@ def test_gradients_of_activations_and_alpha_are_finite(
 def test_fast_and_readable_function_agree_for_all_inputs(
     x: Tensor, alpha: float, bits: int, signed: bool
 ) -> None:
-    assume((x.abs() != abs(alpha)).all())  # there they share out the gradient of alpha differently
     results = []
     for function in (cg_pact_eager, cg_pact):
         leaf, clip = x.clone().requires_grad_(), torch.tensor(alpha, requires_grad=True)

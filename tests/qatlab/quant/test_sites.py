@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from qatlab.quant import (
     ModelTable,
+    Phase,
     Rule,
     SatActivation,
     SatWeight,
     float_table,
     quantize,
+    set_phase,
     start_activations,
 )
 
@@ -311,6 +313,18 @@ def test_backward_reaches_every_parameter(make: Any) -> None:
     used = {name.rpartition(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert used == {name.rpartition(".")[0] for name, _ in model.named_parameters()}
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@ALL
+def test_in_the_float_phase_the_network_computes_what_it_did(make: Any) -> None:
+    float_model = make().eval()
+    images = randn(4, 3, 16, 16)
+    torch.manual_seed(0)  # one of them drops out in evaluation too
+    expected = float_model(images)
+    model, _ = convert(float_model)
+    set_phase(model, Phase.FLOAT)
+    torch.manual_seed(0)
+    assert torch.equal(model(images), expected)
 
 
 @ALL

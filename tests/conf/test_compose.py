@@ -1,0 +1,142 @@
+"""Every YAML under conf/ composes, resolves and fits what it configures."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from qatlab import config, experiment
+from qatlab.targets import TARGET, check_node
+
+CONF = Path(__file__).parents[2] / "conf"
+FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
+OPTIONS = [f for f in FILES if f.parent != Path() and not f.name.startswith("_")]
+PARTS = [f for f in FILES if f.name.startswith("_")]
+PRESETS = [f.name for f in OPTIONS if str(f.parent) == "quant"]
+QUANTIZED = [name for name in PRESETS if name != "none"]
+MODELS = [f.name for f in OPTIONS if str(f.parent) == "model"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra() -> Iterator[None]:
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+@cache
+def _compose(name: str, overrides: tuple[str, ...]) -> DictConfig:
+    words = ["hydra.runtime.output_dir=run", *overrides]
+    return compose(name, overrides=words, return_hydra_config=True)
+
+
+def composed(*overrides: str, name: str = "config") -> DictConfig:
+    """Return the configuration as a command gets it."""
+    cfg = copy.deepcopy(_compose(name, overrides))
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def check_targets(node: DictConfig, key: str = "") -> int:
+    """Locate all targets and check their arguments; return how many there are."""
+    if TARGET in node:
+        check_node(key, node)
+        return 1
+    children = [(k, child) for k, child in node.items() if isinstance(child, DictConfig)]
+    return sum(check_targets(child, f"{key}.{k}".lstrip(".")) for k, child in children)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_option_composes_resolves_and_finds_its_targets(option: Path) -> None:
+    cfg = composed(f"{option.parent}={option.name}")
+    if option.parent.name == "experiment":
+        cfg.init_weights = "file"  # which some demand
+    config.check(cfg)
+    assert check_targets(cfg) >= 6  # model, data, two quantizers, solver, trainer, logger, ...
+
+
+@pytest.mark.parametrize("part", PARTS, ids=str)
+def test_every_part_is_used_by_an_option_beside_it(part: Path) -> None:
+    siblings = (CONF / part).parent.glob("[!_]*.yaml")
+    assert any(f"- {part.name}\n" in sibling.read_text() for sibling in siblings)
+
+
+def test_there_are_no_other_files_than_those_tested_here() -> None:
+    assert [str(f) for f in FILES if f.parent == Path()] == ["config", "test"]
+    assert len(FILES) == len(OPTIONS) + len(PARTS) + 2
+
+
+def test_the_configuration_of_a_test_composes() -> None:
+    cfg = composed(name="test")
+    config.check(cfg)
+    assert {"run", "checkpoint", "save_outputs"} <= set(cfg)
+
+
+@pytest.mark.parametrize("name", [f.name for f in OPTIONS if str(f.parent) == "experiment"])
+def test_what_an_experiment_says_holds(name: str) -> None:
+    said = OmegaConf.load(CONF / f"experiment/{name}.yaml")
+    assert isinstance(said, DictConfig)
+    choices = [next(iter(entry.items())) for entry in said.pop("defaults")]
+    cfg = composed(f"experiment={name}")
+    for group, option in choices:
+        assert HydraConfig.get().runtime.choices[group.removeprefix("override /")] == option
+    assert OmegaConf.merge(cfg, said) == cfg
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_builds_on_every_model(preset: str, model: str) -> None:
+    cfg = composed("data=synthetic", f"model={model}", f"quant={preset}")
+    built = experiment.build(cfg)
+    weights = [layer for layer in built.table.layers if layer.part == "weight"]
+    if preset == "none":
+        assert {layer.bits for layer in built.table.layers} == {None}
+    else:
+        bits = int(re.findall(r"(\d+)bit", preset)[0])  # what its name promises
+        assert {layer.bits for layer in weights[1:-1]} == {bits}
+        assert [weights[0].bits, weights[-1].bits] == [8, 8]
+        sites = [layer for layer in built.table.layers if layer.part == "activation"]
+        assert {layer.bits for layer in sites} == {bits}
+
+
+@pytest.mark.parametrize("preset", QUANTIZED)
+def test_a_sweep_over_presets_composes_with_the_keys_they_share(preset: str) -> None:
+    keys = [f"{part}.{k}" for part in ("weight", "activation") for k in ("bits", "n_steps")]
+    keys += [f"rules.{rule}.weight.bits" for rule in ("first", "last")]
+    cfg = composed(f"quant={preset}", *(f"quant.{key}=3" for key in keys))
+    assert all(OmegaConf.select(cfg.quant, key) == 3 for key in keys)
+
+
+def test_presets_of_one_method_have_the_same_keys() -> None:
+    def keys(node: DictConfig) -> set[str]:
+        inner = {k: keys(v) for k, v in node.items() if isinstance(v, DictConfig)}
+        return {str(k) for k in node} | {f"{k}.{x}" for k, found in inner.items() for x in found}
+
+    methods: dict[str, list[set[str]]] = {}
+    for preset in QUANTIZED:
+        quant = composed(f"quant={preset}").quant
+        methods.setdefault(quant.weight[TARGET] + quant.activation[TARGET], []).append(keys(quant))
+    for found in methods.values():
+        assert all(other == found[0] for other in found)
+
+
+@pytest.mark.parametrize("name", ["config", "test"])
+def test_the_help_names_every_option_and_no_part(name: str) -> None:
+    text = _compose(name, ()).hydra.help.template
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
+    for option in OPTIONS:
+        assert re.search(rf"\b{option.name}\b", lines[str(option.parent)])
+    assert not any(part.name in text for part in PARTS)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from qatlab.quant import Phase, SatWeight
+from qatlab.quant.layers import QuantConv2d, QuantLinear
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bias": False},
+        {"stride": (2, 1), "padding": (1, 2)},
+        {"dilation": 2, "groups": 2},
+        {"padding": "same"},
+        {"padding": 1, "padding_mode": "reflect"},
+        {"padding": (2, 1), "padding_mode": "circular", "bias": False},
+    ],
+)
+def test_convolutions_keep_their_settings(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, **options)
+    quantizer = SatWeight(bits=3)
+    layer = QuantConv2d.of(conv, quantizer)
+    x = torch.randn(2, 4, 9, 8)
+    quantizer.phase = Phase.FLOAT
+    assert torch.equal(layer(x), conv(x))
+    quantizer.phase = Phase.QUANTIZE
+    expected = nn.Conv2d(4, 6, 3, **options)
+    expected.weight = nn.Parameter(quantizer(conv.weight).detach())
+    expected.bias = conv.bias
+    assert torch.equal(layer(x), expected(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_compute_with_quantized_weights_and_a_float_bias(bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(5, 3, bias=bias)
+    quantizer = SatWeight(bits=2, scaling=True)
+    layer = QuantLinear.of(linear, quantizer)
+    x = torch.randn(2, 7, 5)
+    assert torch.equal(layer(x), F.linear(x, quantizer(linear.weight), linear.bias))
+    layer(x).square().sum().backward()
+    assert linear.weight.grad is not None
+    assert not bias or linear.bias.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "floats"),
+    [(QuantConv2d, nn.Conv2d(2, 3, 3)), (QuantLinear, nn.Linear(4, 3))],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_parameters_are_shared_and_none_is_drawn(
+    make: Any, floats: nn.Module, training: bool
+) -> None:
+    before = torch.get_rng_state()
+    layer = make.of(floats.train(training), SatWeight(bits=4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert layer.training is training
+    assert dict(layer.named_parameters()).keys() == {"weight", "bias"}
+    assert layer.weight is floats.weight
+    assert layer.bias is floats.bias
+    assert set(layer.state_dict()) == {"weight", "bias", "weight_quantizer._extra_state"}
