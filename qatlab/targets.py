@@ -46,7 +46,9 @@ def make(key: str, node: Any, kind: type = object, **arguments: Any) -> Any:
         failed = OmegaConf.select(node, place_key.removeprefix(key).lstrip(".")) or node
         if isinstance(cause, QatlabError) or str(failed.get(TARGET)).startswith("qatlab."):
             raise cause from None  # `from error` would chain the two in a circle
-        raise ConfigError(f"{_argument(place_key, failed, str(cause))}: {cause}") from error
+        missing = isinstance(cause, ImportError)  # of a package: no argument is to blame
+        where = place_key if missing else _argument(place_key, failed, str(cause))
+        raise ConfigError(f"{where}: {cause}") from error
     if not isinstance(made, kind):
         raise ConfigError(f"{key}.{TARGET}={node[TARGET]} makes no {kind.__name__}.")
     return made
