@@ -415,6 +415,6 @@ def test_help_and_configuration_are_shown_without_torch(root: Path, words: tuple
     assert result.returncode == 0
     assert "| torch\n" not in result.stderr
     assert "\x1b" not in result.stdout
-    shown = "quant/weight" if words == ("--help",) else "quantize_epochs: 9"
+    shown = "quant/weight" if words == ("--help",) else "quantize_epochs:"
     assert shown in result.stdout
     assert len(result.stdout.splitlines()) < (30 if words == ("--help",) else 200)
