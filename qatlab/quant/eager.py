@@ -1,24 +1,27 @@
 """Hand-written backward passes for eager training on a CPU.
 
 Autograd over :mod:`qatlab.quant.functional` makes some thirty passes over memory for a site and
-launches some thirty operations for a weight. Here a site costs four cheap passes forward and five
-backward, and keeps its input and its output (which the next layer keeps anyway); a weight costs a
-third of the operations. Where these do not fit - on a GPU, under the compiler, in half precision -
-the readable definition is used. Both give the same levels.
+launches some thirty operations for a weight. Here a site costs one pass forward and one backward,
+and keeps its input only; a weight costs a third of the operations. Where these do not fit - on a
+GPU, inside of a compiled model, in half precision - the readable definition is used. Both give the
+same levels.
 """
 
 from __future__ import annotations
 
-import math
-import threading
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from qatlab.quant.functional import cg_pact, sat_weight
-
-_local = threading.local()
+from qatlab.quant.functional import (
+    cg_pact,
+    cg_pact_passes,
+    cg_pact_slope,
+    clip_and_round,
+    sat_weight,
+)
+from qatlab.quant.kernels import Kernel
 
 
 def cg_pact_eager(x: Tensor, alpha: Tensor, n_steps: int, signed: bool = False) -> Tensor:
@@ -45,39 +48,60 @@ def _fits(x: Tensor) -> bool:
 
 
 class _CgPact(torch.autograd.Function):
-    """CG-PACT with a closed form for the gradient of alpha."""
+    """CG-PACT with a closed form for the gradient of alpha; keeps its input only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, n_steps: int, signed: bool) -> Tensor:
         a = alpha.abs().to(x.dtype)
-        steps = n_steps // 2 if signed else n_steps
-        y = torch.clamp(x, -a.item() if signed else 0.0, a.item())
-        y.mul_((steps / a).item()).round_().mul_((a / steps).item())
-        ctx.save_for_backward(x, y, a)
+        steps = a.new_tensor(n_steps // 2 if signed else n_steps)
+        ctx.save_for_backward(x, a, steps)
         ctx.signed, ctx.alpha_dtype = signed, alpha.dtype
-        return y
+        return _like(x, _cg_pact(_flat(x), a, steps, signed))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, a, steps = ctx.saved_tensors
         (grad,) = grads
-        x, y, a = ctx.saved_tensors
-        aten = torch.ops.aten
-        clip = a.item()
-        # hardtanh's backward blocks x <= low and x >= high, but x = a has to pass.
-        high = torch.nextafter(a, a.new_tensor(math.inf)).item()
-        grad_x = aten.hardtanh_backward(grad, x, -high if ctx.signed else 0.0, high)
-        # dy/dalpha is (y - x) / a inside the clip range, 1 from x = a on, -1 up to a signed -a.
-        part = torch.sub(y, x, out=_scratch_like(x))
-        total = _dot(grad_x, part) / a
-        if ctx.signed:
-            aten.hardtanh_backward.grad_input(grad, x, -clip, clip, grad_input=part)
-            torch.sub(grad, part, out=part)
-            total = total + _dot(part, y) / a
-        else:
-            below = torch.nextafter(a, a.new_tensor(0.0)).item()
-            aten.threshold_backward.grad_input(grad, x, below, grad_input=part)
-            total = total + part.sum()
-        return grad_x, total.to(ctx.alpha_dtype), None, None
+        if grad.stride() != x.stride():
+            grad = torch.empty_like(x).copy_(grad)
+        grad_x, grad_alpha = _cg_pact_backward(_flat(x), _flat(grad), a, steps, ctx.signed)
+        return _like(x, grad_x), grad_alpha.to(ctx.alpha_dtype), None, None
+
+
+@Kernel
+def _cg_pact(x: Tensor, a: Tensor, steps: Tensor, signed: bool) -> Tensor:
+    return clip_and_round(x, a, steps, signed)[1]
+
+
+@Kernel
+def _cg_pact_backward(
+    x: Tensor, grad: Tensor, a: Tensor, steps: Tensor, signed: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of ``x`` and of alpha."""
+    clipped, y = clip_and_round(x, a, steps, signed)
+    grad_x = torch.where(cg_pact_passes(x, a, signed), grad, 0.0)
+    return grad_x, (grad * cg_pact_slope(clipped, y, a)).sum()
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Return the elements in the order of memory; a copy only of what lies there with gaps."""
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)
+    return x.contiguous().view(-1)
+
+
+def _like(x: Tensor, flat: Tensor) -> Tensor:
+    """Return what ``_flat`` made of ``x`` in the shape of ``x``."""
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        n, c, h, w = x.shape
+        shaped = flat.view(n, h, w, c).permute(0, 3, 1, 2)
+    else:
+        shaped = flat.view(x.shape)
+    # The same memory, but no view of it: a view could not be changed in place.
+    whole: Tensor = torch.empty(0, dtype=flat.dtype).set_(
+        flat.untyped_storage(), flat.storage_offset(), shaped.size(), shaped.stride()
+    )
+    return whole
 
 
 class _SatWeight(torch.autograd.Function):
@@ -117,29 +141,3 @@ class _SatWeight(torch.autograd.Function):
         tanh, slope = ctx.saved_tensors
         grad = torch.ops.aten.tanh_backward(grads[0], tanh)  # 1 / cosh(w)^2 = 1 - tanh(w)^2
         return grad.mul_(slope), None, None, None, None
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum of ``a * b``, by one pass where both lie in memory alike."""
-    if a.is_contiguous() and b.is_contiguous():
-        return torch.dot(a.view(-1), b.view(-1))
-    if a.ndim == 4:
-        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-        if a.is_contiguous() and b.is_contiguous():  # channels_last
-            return torch.dot(a.view(-1), b.view(-1))
-    return (a * b).sum()
-
-
-def _scratch_like(x: Tensor) -> Tensor:
-    """Return memory in the shape of ``x``, valid until the next call in this thread.
-
-    A new tensor of this size costs more in page faults than the arithmetic done in it.
-    """
-    key = f"scratch_{x.dtype}"
-    buffer: Tensor | None = getattr(_local, key, None)
-    if buffer is None or buffer.numel() < x.numel():
-        buffer = torch.empty(x.numel(), dtype=x.dtype)
-        setattr(_local, key, buffer)
-    if x.is_contiguous():
-        return buffer[: x.numel()].view(x.shape)
-    return buffer[: x.numel()].as_strided(x.shape, torch.empty_like(x, device="meta").stride())

@@ -159,15 +159,28 @@ def cg_pact(x: Tensor, alpha: Tensor, n_steps: int, signed: bool = False) -> Ten
     Returns:
         Fake-quantized activations: shape, dtype and units of ``x``.
     """
-    steps = n_steps // 2 if signed else n_steps
     dtype = torch.promote_types(x.dtype, torch.float32)
     a = alpha.detach().abs().to(dtype)
-    low = -a if signed else torch.zeros_like(a)
+    steps = a.new_tensor(n_steps // 2 if signed else n_steps)
     wide = x.to(dtype)
-    clipped = wide.detach().clamp(low, a)
-    y = (clipped * (steps / a)).round() * (a / steps)
-    # Autograd over the formula would divide by a * a, and share the gradient out at x = a.
-    passes = (wide <= a) & (wide >= low if signed else wide > 0)
-    slope = torch.where(clipped.abs() < a, (y - clipped) / a, clipped.sign())
-    y = y + torch.where(passes, wide - wide.detach(), 0.0) + slope * (alpha - alpha.detach())
+    clipped, y = clip_and_round(wide.detach(), a, steps, signed)
+    y = y + torch.where(cg_pact_passes(wide, a, signed), wide - wide.detach(), 0.0)
+    y = y + cg_pact_slope(clipped, y.detach(), a) * (alpha - alpha.detach())
     return y.to(x.dtype)
+
+
+def clip_and_round(x: Tensor, a: Tensor, steps: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
+    """Return ``x`` clipped to [0, a] or [-a, a], and that rounded to multiples of ``a / steps``."""
+    clipped = x.clamp(-a if signed else torch.zeros_like(a), a)
+    return clipped, (clipped * (steps / a)).round() * (a / steps)
+
+
+def cg_pact_passes(x: Tensor, a: Tensor, signed: bool) -> Tensor:
+    """Return where CG-PACT passes the gradient of ``x``."""
+    return (x <= a) & (x >= -a if signed else x > 0)
+
+
+def cg_pact_slope(clipped: Tensor, y: Tensor, a: Tensor) -> Tensor:
+    """Return CG-PACT's ``dy/dalpha`` from the two results of :func:`clip_and_round`."""
+    # Autograd over the formula would divide by a * a, and share the gradient out at x = a.
+    return torch.where(clipped.abs() < a, (y - clipped) / a, clipped.sign())
