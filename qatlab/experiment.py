@@ -21,7 +21,7 @@ from qatlab.data import ImageData
 from qatlab.errors import CheckpointError, ConfigError, did_you_mean
 from qatlab.quant import ModelTable, Rule, float_table, quantize
 from qatlab.targets import check_node, make
-from qatlab.training.checkpoint import RunCheckpoint, newest
+from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
 from qatlab.training.limits import check_trainer
 from qatlab.training.phase_schedule import PhaseSchedule, Schedule
@@ -204,6 +204,8 @@ def _fit(trainer: Trainer, built: Built, start_from: Path | None) -> None:
 
 def _test(built: Built, trainer: Trainer, checkpoint: Path | None = None) -> evaluation.Evaluation:
     path = None if checkpoint is None else str(checkpoint)
+    if checkpoint is not None:
+        load(checkpoint)  # a damaged one is told in a sentence
     with _interruptible(trainer):
         trainer.test(
             built.module, datamodule=built.data, ckpt_path=path, weights_only=True, verbose=False

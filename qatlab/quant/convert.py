@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any
@@ -83,12 +83,26 @@ def quantize(
     traced.graph.lint()
     traced.recompile()
     rows = sorted(records.values(), key=lambda record: rank[record.name])
+    rows += _other_weights(traced, records)
     return traced, ModelTable.of(traced, rows)
 
 
 def float_table(model: nn.Module, example_input: Tensor) -> ModelTable:
     """Return the table of a network that stays float."""
     return quantize(_trace(model), None, None, (), example_input)[1]
+
+
+def _other_weights(traced: nn.Module, records: Container[str]) -> list[LayerRecord]:
+    """Return rows for the weights that stay float, as no quant layer exists for their layers."""
+    rows = []
+    for path, module in traced.named_modules():
+        if path in records or isinstance(module, Quantizer):
+            continue
+        for name, parameter in module.named_parameters(path, recurse=False):
+            if parameter.ndim > 1:
+                target = Target(path if name.endswith(".weight") else name, type(module).__name__)
+                rows.append(LayerRecord.of(target, "weight", tuple(parameter.shape), None, ()))
+    return rows
 
 
 def _trace(model: nn.Module) -> fx.GraphModule:

@@ -19,6 +19,7 @@ from qatlab.quant.functional import (
     cg_pact_passes,
     cg_pact_slope,
     clip_and_round,
+    clip_value,
     sat_weight,
 )
 from qatlab.quant.kernels import Kernel
@@ -52,7 +53,7 @@ class _CgPact(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, n_steps: int, signed: bool) -> Tensor:
-        a = alpha.abs().to(x.dtype)
+        a = clip_value(alpha, x.dtype)
         steps = a.new_tensor(n_steps // 2 if signed else n_steps)
         ctx.save_for_backward(x, a, steps)
         ctx.signed, ctx.alpha_dtype = signed, alpha.dtype

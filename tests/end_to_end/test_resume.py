@@ -144,6 +144,16 @@ def test_a_run_killed_after_its_training_is_only_tested(
     killed_at(run, "SIGKILL 4 end", tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
     saved = last.read_bytes()
+
+    best = tmp_path / "checkpoints" / "best_quantize.ckpt"
+    sound = best.read_bytes()
+    truncate(best)
+    refused = run("train.py", f"resume={tmp_path}")
+    assert refused.code == 1
+    assert f"Error: {best} is truncated" in refused.output
+    assert "Traceback" not in refused.output
+    best.write_bytes(sound)
+
     resumed = run("train.py", f"resume={tmp_path}")
     assert resumed.code == 0, resumed.output
     assert_identical(tmp_path, whole())

@@ -233,3 +233,14 @@ def test_gradients_add_up_over_two_uses_of_one_alpha(function: Any) -> None:
     (function(torch.tensor([5.0]), alpha, 15) + function(torch.tensor([7.0]), alpha, 3)).backward()
     assert alpha.grad is not None
     assert alpha.grad.item() == 2  # both lie above alpha
+
+
+@BOTH
+@pytest.mark.parametrize("signed", [False, True])
+def test_an_alpha_that_has_become_0_makes_no_nan(function: Any, signed: bool) -> None:
+    y, grad_x, grad_alpha = run(
+        function, torch.tensor([-1.0, 0.0, 2.0]), torch.ones(3), 0.0, 15, signed
+    )
+    assert y.abs().max() <= 1e-8
+    assert grad_x[0] == grad_x[2] == 0
+    assert grad_alpha == (0 if signed else 1)  # it can grow again

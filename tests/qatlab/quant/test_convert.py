@@ -250,3 +250,23 @@ def test_images_of_the_wrong_shape_are_told_in_one_line() -> None:
     ) as caught:
         convert(LeNet(10, 1), image=torch.zeros(1, 3, 32, 32))
     assert "\n" not in str(caught.value)
+
+
+class Upsampling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.up = nn.ConvTranspose2d(4, 2, 2)
+        self.position = nn.Parameter(torch.zeros(2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.conv(x)) + self.position
+
+
+def test_weights_without_a_quant_layer_are_in_the_table_as_float() -> None:
+    _, table = convert(Upsampling())
+    rows = {row.name: (row.type, row.bits, row.parameters) for row in table.layers}
+    assert rows["up"] == ("ConvTranspose2d", None, 4 * 2 * 2 * 2)
+    assert rows["position"][1:] == (None, 2)
+    weights = (4 * 9 * 4) // 8 + 4 * (32 + 2)
+    assert table.size_bytes == weights + 4 * (4 + 2)
