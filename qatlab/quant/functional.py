@@ -138,7 +138,7 @@ def sat_weight(
 def cg_pact(x: Tensor, alpha: Tensor, n_steps: int, signed: bool = False) -> Tensor:
     """Clip activations to [0, alpha] and round them to a grid (CG-PACT).
 
-        y = s * round(clip(x, 0, a) / s),   a = max(|alpha|, 1e-8),   s = a / n_steps
+        y = s * round(clip(x, 0, a) / s),   a = max(|alpha|, 2**-100),   s = a / n_steps
 
     Gradient: ``dy/dx`` is 1 for ``0 < x <= a`` and 0 elsewhere, ``dy/dalpha`` is ``(y - x) / a``
     inside the clip range, 1 from ``x = a`` on, 0 below. As in N2D2, both pass at ``x = a``, and
@@ -171,7 +171,7 @@ def cg_pact(x: Tensor, alpha: Tensor, n_steps: int, signed: bool = False) -> Ten
 
 def clip_value(alpha: Tensor, dtype: torch.dtype) -> Tensor:
     """Return ``a`` of :func:`cg_pact`; the bound keeps its formulas finite, should alpha be 0."""
-    return alpha.abs().clamp(min=1e-8).to(dtype)
+    return alpha.abs().clamp(min=2.0**-100).to(dtype)
 
 
 def clip_and_round(x: Tensor, a: Tensor, steps: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
