@@ -75,6 +75,13 @@ def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def assert_refused(run: Run, folder: Path, words: str) -> None:
+    ended = run("train.py", f"resume={folder}")
+    assert ended.code == 1
+    assert f"Error: {words}" in ended.output
+    assert "Traceback" not in ended.output
+
+
 def result_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "result.json").read_text()))
 
@@ -148,10 +155,7 @@ def test_a_run_killed_after_its_training_is_only_tested(
     best = tmp_path / "checkpoints" / "best_quantize.ckpt"
     sound = best.read_bytes()
     truncate(best)
-    refused = run("train.py", f"resume={tmp_path}")
-    assert refused.code == 1
-    assert f"Error: {best} is truncated" in refused.output
-    assert "Traceback" not in refused.output
+    assert_refused(run, tmp_path, f"{best} is truncated")
     best.write_bytes(sound)
 
     resumed = run("train.py", f"resume={tmp_path}")
@@ -172,10 +176,7 @@ def test_damaged_checkpoints_are_told_and_the_one_before_is_used(
     for file in (last, previous):
         truncate(file)
 
-    refused = run("train.py", f"resume={tmp_path}")
-    assert refused.code == 1
-    assert f"Error: nothing to resume from: {last} is truncated" in refused.output
-    assert "Traceback" not in refused.output
+    assert_refused(run, tmp_path, f"nothing to resume from: {last} is truncated")
 
     previous.write_bytes(sound)
     last.with_suffix(".new").write_bytes(sound[:1000])  # as if killed while saving
