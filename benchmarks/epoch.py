@@ -29,7 +29,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.nn import functional as F
 
 from qatlab import config, experiment
-from qatlab.quant import Phase, set_phase, start_activations
+from qatlab.quant import Phase, set_phase, start_quantizers
 
 ROOT = Path(__file__).parents[1]
 CANDIDATES = ("bare loop", "quant=none", "quant=sat_4bit, clamp", "quant=sat_4bit, quantize")
@@ -80,7 +80,7 @@ def candidate(name: str, steps: int) -> Callable[[], Times]:
         return _bare_loop(built, steps)
     phase = Phase(name.rpartition(" ")[2]) if "sat" in name else Phase.FLOAT
     if phase is Phase.QUANTIZE:
-        start_activations(built.model, (next(iter(built.data.train_dataloader()))[0],))
+        start_quantizers(built.model, (next(iter(built.data.train_dataloader()))[0],))
     set_phase(built.model, phase)
 
     def epoch() -> Times:

@@ -32,6 +32,7 @@ class QuantConfig:
 class ScheduleConfig:
     """``schedule``: epochs of each phase."""
 
+    float_epochs: int = MISSING
     clamp_epochs: int = MISSING
     quantize_epochs: int = MISSING
     calibration_batches: int = MISSING
@@ -171,7 +172,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     store.store(name="test_schema", node=TestConfig)
-    OmegaConf.register_new_resolver("qatlab.add", lambda a, b: a + b, replace=True)
+    OmegaConf.register_new_resolver("qatlab.add", lambda *numbers: sum(numbers), replace=True)
     OmegaConf.register_new_resolver("qatlab.job_folder", job_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("qatlab.required", required, replace=True)
     OmegaConf.register_new_resolver("qatlab.groups", groups, replace=True)

@@ -19,7 +19,7 @@ from qatlab import evaluation, record, summary
 from qatlab.config import CONFIG, apply_given, portable_yaml, stored_config
 from qatlab.data import ImageData
 from qatlab.errors import CheckpointError, ConfigError, did_you_mean
-from qatlab.quant import ModelTable, Rule, float_table, quantize
+from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.targets import check_node, make
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
@@ -117,10 +117,11 @@ def build(cfg: DictConfig) -> Built:
         table = float_table(model, example)
     if cfg.init_weights:
         print(init_weights(model, cfg.init_weights))
-    schedule = Schedule.of(cfg.schedule.clamp_epochs, cfg.schedule.quantize_epochs, quantized)
+    epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
+    schedule = Schedule.of(epochs, model)
     solver: Solver = make("solver", cfg.solver, Solver)
-    for _, epochs in schedule.phases:
-        solver.lr_factor(0.0, epochs)  # a warm-up that is too long is told now
+    for _, count in schedule.phases:
+        solver.lr_factor(0.0, count)  # a warm-up that is too long is told now
     solver.build(model)  # so are arguments that the optimizer refuses
     check_trainer(cfg.trainer, schedule)
     check_node("trainer", cfg.trainer)
@@ -232,7 +233,7 @@ def _callbacks(cfg: DictConfig) -> tuple[list[Callback], RunCheckpoint]:
         if isinstance(callback, (EarlyStopping, Timer)):
             raise ConfigError(
                 f"callbacks.{key}: {type(callback).__name__} would end the run before its "
-                "schedule; set schedule.clamp_epochs and schedule.quantize_epochs instead"
+                f"schedule; {INSTEAD}"
             )
     checkpoints = [callback for callback in chosen if isinstance(callback, RunCheckpoint)]
     if len(checkpoints) != 1:

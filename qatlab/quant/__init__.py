@@ -1,7 +1,9 @@
 """Quantizers, and the conversion of a float network to one that has them."""
 
-from qatlab.quant.calibration import start_activations
+from qatlab.quant.calibration import start_quantizers
 from qatlab.quant.convert import float_table, quantize
+from qatlab.quant.lsq import LsqActivation, LsqPlusActivation, LsqWeight
+from qatlab.quant.pact import DorefaActivation, DorefaWeight, PactActivation
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer, quantizers, set_phase
 from qatlab.quant.rules import Rule
@@ -9,8 +11,14 @@ from qatlab.quant.sat import SatActivation, SatWeight
 from qatlab.quant.table import LayerRecord, ModelTable
 
 __all__ = [
+    "DorefaActivation",
+    "DorefaWeight",
     "LayerRecord",
+    "LsqActivation",
+    "LsqPlusActivation",
+    "LsqWeight",
     "ModelTable",
+    "PactActivation",
     "Phase",
     "Quantizer",
     "Rule",
@@ -20,5 +28,5 @@ __all__ = [
     "quantize",
     "quantizers",
     "set_phase",
-    "start_activations",
+    "start_quantizers",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from qatlab.arguments import check_arguments
 from qatlab.errors import ConfigError, QuantRuleError
 from qatlab.quant.layers import QuantConv2d, QuantLinear
-from qatlab.quant.quantizer import Quantizer
+from qatlab.quant.quantizer import ActivationQuantizer, Quantizer
 from qatlab.quant.rules import Decision, Rule, Target, resolve
 from qatlab.quant.sites import Site, find_sites, weight_layer_names
 from qatlab.quant.table import LayerRecord, ModelTable
@@ -66,7 +66,7 @@ def quantize(
     records: dict[str, LayerRecord] = {}
     for target, decision in zip(layers, weight_decisions, strict=True):
         layer = traced.get_submodule(target.name)
-        quantizer = _make("weight", weight, decision, target.name, {})
+        quantizer = _make("weight", weight, decision, target.name, {}, layer)
         if quantizer is not None:
             _replace(traced, target.name, _quant_layer(layer, quantizer))
         shape = tuple(traced.get_parameter(f"{target.name}.weight").shape)
@@ -74,7 +74,7 @@ def quantize(
     for site, decision in zip(sites, site_decisions, strict=True):
         extra = {"activation": site.activation, "signed": site.signed}
         quantizer = _make("activation", activation, decision, site.name, extra)
-        if quantizer is not None:
+        if isinstance(quantizer, ActivationQuantizer):
             _insert(traced, site, quantizer)
         target = Target(site.name, site.type)
         records[site.name] = LayerRecord.of(
@@ -201,7 +201,12 @@ def _check_arguments(part: str, factory: Factory | None, rules: Sequence[Rule]) 
 
 
 def _make(
-    part: str, factory: Factory | None, decision: Decision, name: str, extra: Mapping[str, Any]
+    part: str,
+    factory: Factory | None,
+    decision: Decision,
+    name: str,
+    extra: Mapping[str, Any],
+    layer: nn.Module | None = None,
 ) -> Quantizer | None:
     if factory is None or decision.arguments is None:
         return None
@@ -217,6 +222,8 @@ def _make(
             keys = [f"quant.{part}", *by_rules]
         raise QuantRuleError(f"{' and '.join(keys)} ({name}): {error}") from error
     quantizer.layer = name
+    if layer is not None:
+        quantizer.fit(layer.get_parameter("weight"))
     return quantizer
 
 
@@ -232,8 +239,8 @@ def _replace(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
     setattr(traced.get_submodule(parent), child, module)
 
 
-def _insert(traced: fx.GraphModule, site: Site, quantizer: Quantizer) -> None:
-    """Let the quantizer stand for the node of the site, or behind it."""
+def _insert(traced: fx.GraphModule, site: Site, quantizer: ActivationQuantizer) -> None:
+    """Let the quantizer stand for the node of the site, or behind it; with its batch norm."""
     traced.add_submodule(site.name, quantizer)
     source = site.node.all_input_nodes[0] if site.replaces else site.node
     with traced.graph.inserting_after(site.node):
@@ -241,3 +248,11 @@ def _insert(traced: fx.GraphModule, site: Site, quantizer: Quantizer) -> None:
     site.node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
     if site.replaces:
         traced.graph.erase_node(site.node)
+    if source.op == "call_module" and len(source.users) == 1:
+        norm = traced.get_submodule(str(source.target))
+        calls = [
+            n for n in traced.graph.nodes if n.op == "call_module" and n.target == source.target
+        ]
+        if type(norm) is nn.BatchNorm2d and len(calls) == 1 and quantizer.absorb(norm):
+            new.args = source.args
+            traced.graph.erase_node(source)

@@ -1,10 +1,9 @@
-"""Hand-written backward passes for eager training on a CPU.
+"""The fast way to train eagerly on a CPU: one kernel each way, which keeps its input only.
 
-Autograd over :mod:`qatlab.quant.functional` makes some thirty passes over memory for a site and
-launches some thirty operations for a weight. Here a site costs one pass forward and one backward,
-and keeps its input only; a weight costs a third of the operations. Where these do not fit - on a
-GPU, inside of a compiled model, in half precision - the readable definition is used. Both give the
-same levels.
+Autograd over :mod:`qatlab.quant.functional` makes some thirty passes over memory for a site or a
+weight. The functions here give the same results from the kernels of ``kernels.cpp``. Where these
+do not fit - on a GPU, inside of a compiled model, in other types than float32 - the definition is
+used.
 """
 
 from __future__ import annotations
@@ -12,133 +11,194 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from qatlab.quant.functional import (
-    cg_pact,
-    cg_pact_passes,
-    cg_pact_slope,
-    clip_and_round,
-    clip_value,
-    sat_weight,
-)
-from qatlab.quant.kernels import Kernel
+from qatlab.quant import kernels
+from qatlab.quant.functional import GRIDS, Grid, fake_quantize, sat_weight
 
 
-def cg_pact_eager(x: Tensor, alpha: Tensor, n_steps: int, signed: bool = False) -> Tensor:
-    """Same as :func:`~qatlab.quant.functional.cg_pact`, in the cheapest way that fits ``x``."""
-    if not _fits(x):
-        return cg_pact(x, alpha, n_steps, signed)
-    result: Tensor = _CgPact.apply(x, alpha, n_steps, signed)
+def fake_quantize_eager(
+    x: Tensor,
+    parameter: Tensor,
+    grid: Grid,
+    gradient_scale: float = 1.0,
+    offset: Tensor | None = None,
+    ewgs: float = 0.0,
+) -> Tensor:
+    """Same as :func:`~qatlab.quant.functional.fake_quantize`, in the cheapest way that fits."""
+    # A parameter for each row of x, or one for all.
+    rows_fit = parameter.numel() == 1 or parameter.shape == (x.shape[0], *(1,) * (x.ndim - 1))
+    if not (fits(x) and rows_fit):
+        return fake_quantize(x, parameter, grid, gradient_scale, offset, ewgs)
+    settings = kernels.settings(grid, gradient_scale, ewgs)
+    result: Tensor = _FakeQuantize.apply(x, parameter, offset, settings)
     return result
 
 
 def sat_weight_eager(
     weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: bool
 ) -> Tensor:
-    """Same as :func:`~qatlab.quant.functional.sat_weight`, whose statistics are held constant."""
-    if not _fits(weight):
+    """Same as :func:`~qatlab.quant.functional.sat_weight`, whose statistics are held constant.
+
+    Its tanh is another one: a weight less than 1e-6 from the middle of two levels may fall to the
+    other side.
+    """
+    if not fits(weight) or weight.numel() == 0:
         return sat_weight(weight, n_steps, grid, quantized, scaling)
     result: Tensor = _SatWeight.apply(weight, n_steps, grid, quantized, scaling)
     return result
 
 
-def _fits(x: Tensor) -> bool:
-    plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    return plain and not torch.compiler.is_compiling()
+def norm_and_quantize(
+    x: Tensor,
+    norm: nn.BatchNorm2d,
+    parameter: Tensor,
+    grid: Grid,
+    gradient_scale: float,
+    offset: Tensor | None,
+    ewgs: float,
+) -> Tensor:
+    """Return ``fake_quantize(norm(x), ...)``; where it fits, without keeping ``norm(x)``.
 
-
-class _CgPact(torch.autograd.Function):
-    """CG-PACT with a closed form for the gradient of alpha; keeps its input only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor, n_steps: int, signed: bool) -> Tensor:
-        a = clip_value(alpha, x.dtype)
-        steps = a.new_tensor(n_steps // 2 if signed else n_steps)
-        ctx.save_for_backward(x, a, steps)
-        ctx.signed, ctx.alpha_dtype = signed, alpha.dtype
-        return _like(x, _cg_pact(_flat(x), a, steps, signed))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, a, steps = ctx.saved_tensors
-        (grad,) = grads
-        if grad.stride() != x.stride():
-            grad = torch.empty_like(x).copy_(grad)
-        grad_x, grad_alpha = _cg_pact_backward(_flat(x), _flat(grad), a, steps, ctx.signed)
-        return _like(x, grad_x), grad_alpha.to(ctx.alpha_dtype), None, None
-
-
-@Kernel
-def _cg_pact(x: Tensor, a: Tensor, steps: Tensor, signed: bool) -> Tensor:
-    return clip_and_round(x, a, steps, signed)[1]
-
-
-@Kernel
-def _cg_pact_backward(
-    x: Tensor, grad: Tensor, a: Tensor, steps: Tensor, signed: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of ``x`` and of alpha."""
-    clipped, y = clip_and_round(x, a, steps, signed)
-    grad_x = torch.where(cg_pact_passes(x, a, signed), grad, 0.0)
-    return grad_x, (grad * cg_pact_slope(clipped, y, a)).sum()
-
-
-def _flat(x: Tensor) -> Tensor:
-    """Return the elements in the order of memory; a copy only of what lies there with gaps."""
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        x = x.permute(0, 2, 3, 1)
-    return x.contiguous().view(-1)
-
-
-def _like(x: Tensor, flat: Tensor) -> Tensor:
-    """Return what ``_flat`` made of ``x`` in the shape of ``x``."""
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        n, c, h, w = x.shape
-        shaped = flat.view(n, h, w, c).permute(0, 3, 1, 2)
-    else:
-        shaped = flat.view(x.shape)
-    # The same memory, but no view of it: a view could not be changed in place.
-    whole: Tensor = torch.empty(0, dtype=flat.dtype).set_(
-        flat.untyped_storage(), flat.storage_offset(), shaped.size(), shaped.stride()
+    Args:
+        x: ``(N, C, H, W)``.
+        norm: in training its running statistics move, as by a call.
+        parameter: see :func:`~qatlab.quant.functional.fake_quantize`, as all others.
+    """
+    tracks = norm.track_running_stats and norm.momentum is not None and norm.affine
+    moves = norm.training and tracks
+    constant = not norm.training and tracks and not torch.is_grad_enabled()
+    enough = x.ndim == 4 and x.is_contiguous() and x.numel() > x.shape[1]
+    if not (fits(x) and enough and (moves or constant)):
+        return fake_quantize_eager(norm(x), parameter, grid, gradient_scale, offset, ewgs)
+    settings = kernels.settings(grid, gradient_scale, ewgs)
+    if moves and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    result: Tensor = _NormQuantize.apply(
+        x, norm.weight, norm.bias, parameter, offset, norm, moves, settings
     )
-    return whole
+    return result
+
+
+def fits(x: Tensor) -> bool:
+    """Tell whether the kernels take ``x``."""
+    plain = x.dtype is torch.float32 and x.device.type == "cpu"
+    return plain and not torch.compiler.is_compiling() and kernels.available()
+
+
+def _dense(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``x``, copied if its memory has gaps, and an empty tensor of the same layout."""
+    like = torch.empty_like(x)
+    if like.stride() != x.stride():
+        x = x.contiguous()
+        like = torch.empty_like(x)
+    return x, like
+
+
+def _as_laid_out(grad: Tensor, x: Tensor) -> Tensor:
+    return grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
+
+
+def _rows(x: Tensor, parameter: Tensor) -> tuple[int, int]:
+    rows = parameter.numel()
+    return rows, x.numel() // rows
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        parameter: Tensor,
+        offset: Tensor | None,
+        settings: kernels.Settings,
+    ) -> Tensor:
+        if parameter.numel() > 1:
+            x = x.contiguous()  # a row has to be one piece
+        x, y = _dense(x)
+        ctx.save_for_backward(x, parameter, offset)
+        ctx.settings = settings
+        kernels.call(
+            "fake_quantize_forward", settings, parameter, offset, x, y, *_rows(x, parameter)
+        )
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        x, parameter, offset = ctx.saved_tensors
+        grad = _as_laid_out(grads[0], x)
+        grad_x, grad_parameter = torch.empty_like(x), torch.empty_like(parameter)
+        grad_offset = None if offset is None else torch.empty_like(offset)
+        kernels.call(
+            *("fake_quantize_backward", ctx.settings, parameter, offset, x, grad),
+            *(grad_x, grad_parameter, grad_offset, *_rows(x, parameter)),
+        )
+        return grad_x, grad_parameter, grad_offset, None
 
 
 class _SatWeight(torch.autograd.Function):
-    """SAT's transform, grid and scaling, whose derivative is that of tanh times a constant."""
-
     @staticmethod
     def forward(
         ctx: Any, weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: bool
     ) -> Tensor:
-        tanh = weight.tanh()
-        largest = weight.abs().amax().tanh()
-        q = tanh / largest
-        half = n_steps // 2
-        factor = 1.0
-        if grid == "asymmetric":
-            factor = 1 + 1 / (2 * half)
-            q.mul_(factor).sub_(1 / (2 * half))
-        elif grid == "full_range":
-            factor = 1 + 0.9998 / n_steps  # in the clamp phase of the gradient only, as in N2D2
-        if quantized and grid in ("symmetric", "asymmetric"):
-            q.mul_(half).round_().div_(half)
-        elif quantized:
-            q.add_(1).div_(2)
-            if grid == "full_range":
-                q.mul_(factor).sub_(0.4999 / n_steps)
-            q.mul_(n_steps).round_().clamp_(max=n_steps).mul_(2).sub_(n_steps).div_(n_steps)
-        slope = factor / largest
-        if scaling:
-            scale = (q.var() * (weight.shape[0] * weight[0, 0].numel())).sqrt()
-            q.div_(scale)
-            slope = slope / scale
-        ctx.save_for_backward(tanh, slope)
+        weight, q = _dense(weight)
+        slope = weight.new_empty(())
+        fan_out = weight.shape[0] * weight[0, 0].numel() if scaling else 0
+        kernels.call(
+            *("sat_weight_forward", weight, q, slope, weight.numel()),
+            *(n_steps, GRIDS.index(grid), quantized, float(fan_out)),
+        )
+        ctx.save_for_backward(weight, slope)
         return q
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        tanh, slope = ctx.saved_tensors
-        grad = torch.ops.aten.tanh_backward(grads[0], tanh)  # 1 / cosh(w)^2 = 1 - tanh(w)^2
-        return grad.mul_(slope), None, None, None, None
+        weight, slope = ctx.saved_tensors
+        grad = _as_laid_out(grads[0], weight)
+        grad_weight = torch.empty_like(weight)
+        kernels.call("sat_weight_backward", weight, grad, grad_weight, slope, weight.numel())
+        return grad_weight, None, None, None, None
+
+
+class _NormQuantize(torch.autograd.Function):
+    """Batch norm and quantizer; ``x`` is all that is kept, and the statistics of its channels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        parameter: Tensor,
+        offset: Tensor | None,
+        norm: nn.BatchNorm2d,
+        moves: bool,
+        settings: kernels.Settings,
+    ) -> Tensor:
+        n, c, h, w = x.shape
+        y = torch.empty_like(x)
+        mean, inverse = torch.empty_like(weight), torch.empty_like(weight)
+        momentum = float(norm.momentum or 0.0) if moves else -1.0
+        kernels.call(
+            *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w),
+            *(weight, bias, float(norm.eps), momentum, norm.running_mean, norm.running_var),
+            *(mean, inverse),
+        )
+        ctx.save_for_backward(x, weight, bias, parameter, offset, mean, inverse)
+        ctx.settings = settings
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        x, weight, bias, parameter, offset, mean, inverse = ctx.saved_tensors
+        n, c, h, w = x.shape
+        grad = _as_laid_out(grads[0], x)
+        grad_x, grad_weight, grad_bias = (torch.empty_like(t) for t in (x, weight, bias))
+        grad_parameter = torch.empty_like(parameter)
+        grad_offset = None if offset is None else torch.empty_like(offset)
+        kernels.call(
+            *("norm_quantize_backward", ctx.settings, parameter, offset, x, grad, grad_x),
+            *(n, c, h * w, weight, bias, mean, inverse),
+            *(grad_weight, grad_bias, grad_parameter, grad_offset),
+        )
+        return grad_x, grad_weight, grad_bias, grad_parameter, grad_offset, None, None, None

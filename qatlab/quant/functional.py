@@ -1,15 +1,19 @@
 """Pure tensor mathematics of the quantizers: no state, formulas and sources in the docstrings.
 
 These are the readable definitions. They are traceable, so they are also what ``torch.compile``
-sees; :mod:`qatlab.quant.eager` holds the hand-written backward that eager CPU training uses.
+sees; :mod:`qatlab.quant.eager` does the same in one pass over memory each way.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
-GRIDS = ("default", "symmetric", "asymmetric", "full_range")
+GRIDS = ("default", "symmetric", "asymmetric", "full_range", "centered")
+SMALLEST = 2.0**-100  # of steps and clip values: float32 still holds its inverse times any grid
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -52,11 +56,20 @@ def sat_grid(unit: Tensor, n_steps: int, grid: str) -> Tensor:
     symmetric     ``round(r u) / r``                                     2 r + 1, with zero
     asymmetric    ``round(r v) / r``, ``v = (1 + 1/2r) u - 1/2r``        2 r + 2, from -1 - 1/r
     full_range    ``default`` of ``p = (1 + 0.9998/n) (u+1)/2 - 0.4999/n``  n + 1
+    centered      ``(2 floor((n + 1) (u + 1) / 2) - n) / (n + 1)``       n + 1, no zero for odd n
     ============  =====================================================  ==================
 
-    Source: ``default`` is SAT's and DoReFa's; the others are N2D2's ``QWeight.QuantMode``.
+    ``centered`` cuts [-1, 1] into bins of equal width and takes their middles: at few bits the
+    weights' mean stays 0 and the outer levels are not used less than the inner ones.
+
+    Source: ``default`` is SAT's and DoReFa's; ``symmetric``, ``asymmetric`` and ``full_range`` are
+    N2D2's ``QWeight.QuantMode``.
     """
     half = n_steps // 2
+    if grid == "centered":
+        position = (n_steps + 1) * ((unit + 1) / 2)
+        index = position + (position.floor().clamp(max=n_steps) - position).detach()
+        return (2 * index - n_steps) / (n_steps + 1)
     if grid == "symmetric":
         return round_ste(half * unit) / half
     if grid == "asymmetric":
@@ -135,57 +148,166 @@ def sat_weight(
     return clamped / sat_scaling(clamped, statistics_gradient) if scaling else clamped
 
 
-def cg_pact(x: Tensor, alpha: Tensor, n_steps: int, signed: bool = False) -> Tensor:
-    """Clip activations to [0, alpha] and round them to a grid (CG-PACT).
+class Grid(NamedTuple):
+    """The levels of a learned step, and how their gradient treats the ends of the range.
 
-        y = s * round(clip(x, 0, a) / s),   a = max(|alpha|, 2**-100),   s = a / n_steps
+    Attributes:
+        q_min: lowest index, 0 or below.
+        q_max: highest index, above 0.
+        divisor: the step is the learned parameter divided by this.
+        closed: at the ends themselves ``x`` passes, too, and the gradient of the parameter does
+            not follow the parameter's sign.
+        residual: inside, the gradient of the step is ``round(v) - v``; if not, it is 0.
+    """
 
-    Gradient: ``dy/dx`` is 1 for ``0 < x <= a`` and 0 elsewhere, ``dy/dalpha`` is ``(y - x) / a``
-    inside the clip range, 1 from ``x = a`` on, 0 below. As in N2D2, both pass at ``x = a``, and
-    the gradient of alpha is not multiplied by its sign.
+    q_min: int
+    q_max: int
+    divisor: float = 1.0
+    closed: bool = False
+    residual: bool = True
+
+
+def cg_pact_grid(n_steps: int, signed: bool) -> Grid:
+    """Return the grid of CG-PACT, whose parameter is the clip value alpha.
+
+        y = s * round(clip(x, 0, a) / s),   a = |alpha|,   s = a / n_steps
+
+    ``dy/dx`` is 1 for ``0 < x <= a`` and 0 elsewhere; ``dy/dalpha`` is ``(y - x) / a`` inside the
+    clip range, 1 from ``x = a`` on, 0 below. As in N2D2, both pass at ``x = a``, and the gradient
+    of alpha is not multiplied by its sign.
 
     With ``signed`` the range is [-a, a] and ``s = a / floor(n_steps / 2)``, so that zero is a
     level; it is for tensors that no activation function made non-negative. Then ``dy/dx`` is 1
     for ``-a <= x <= a``, and ``dy/dalpha`` is -1 up to ``x = -a``.
 
     Source: Jin et al. 2019 (SAT), arXiv:1912.10207, eq. 10 (calibrated gradient).
+    """
+    n = n_steps // 2 if signed else n_steps
+    return Grid(-n if signed else 0, n, divisor=float(n), closed=True)
+
+
+def pact_grid(n_steps: int, signed: bool) -> Grid:
+    """Return the grid of PACT: the values of CG-PACT, but ``dy/dalpha`` is 0 inside.
+
+    Source: Choi et al. 2018 (PACT), arXiv:1805.06085, eq. 1 to 3.
+    """
+    return cg_pact_grid(n_steps, signed)._replace(closed=False, residual=False)
+
+
+def lsq_grid(n_steps: int, signed: bool) -> Grid:
+    """Return the grid of LSQ and LSQ+, whose parameter is the step itself.
+
+    4 bits are 0..15, or -8..7 if signed; an even number of steps is symmetric. ``|step|`` is used,
+    and differentiated, so that a step that an update made negative is still one.
+
+    Source: Esser et al. 2019 (LSQ), arXiv:1902.08153, eq. 1 to 3.
+    """
+    return Grid(-((n_steps + 1) // 2), n_steps // 2) if signed else Grid(0, n_steps)
+
+
+def fake_quantize(
+    x: Tensor,
+    parameter: Tensor,
+    grid: Grid,
+    gradient_scale: float = 1.0,
+    offset: Tensor | None = None,
+    ewgs: float = 0.0,
+) -> Tensor:
+    """Round to the multiples of a learned step; the methods differ in their :class:`Grid` only.
+
+        y = s * round(clip(v, q_min, q_max)) + b,   v = (x - b) / s,   s = |parameter| / divisor
+
+    The step is at least ``2**-100 / divisor``, so that a parameter of 0 makes no NaN. Gradients
+    (``g`` is that of ``y``; those of ``s`` and ``b`` are sums):
+
+    =============  ===========================  ==========================================
+    of             inside the range             beyond its ends
+    =============  ===========================  ==========================================
+    ``x``          ``g``                        0
+    ``s``          ``g * (round(v) - v)``       ``g * q_min`` below, ``g * q_max`` above
+    ``b``          0                            ``g``
+    =============  ===========================  ==========================================
+
+    Source: Esser et al. 2019 (LSQ), arXiv:1902.08153, eq. 1 to 3; with a divisor they are those
+    of CG-PACT. The offset: Bhalgat et al. 2020 (LSQ+), arXiv:2004.09576, eq. 5 to 7. The factor
+    ``ewgs``: delta of Lee et al. 2021 (EWGS), arXiv:2104.00903, eq. 4, in which the range is 1
+    wide: ``x`` gets ``g * (1 + delta * sign(g) * (v - round(v)) / (q_max - q_min))``.
 
     Args:
-        x: activations, any shape.
-        alpha: clip value, scalar, in the units of ``x``.
-        n_steps: steps of the grid, ``2**bits - 1`` for a bit width.
-        signed: see above.
+        x: any shape.
+        parameter: step or clip value; a scalar, or of a shape that broadcasts to ``x``, such as
+            ``(C_out, 1, 1, 1)``.
+        grid: levels, and gradient at the ends.
+        gradient_scale: factor on the gradients of parameter and offset.
+        offset: ``b``, a scalar in the units of ``x``; None is 0.
+        ewgs: delta; 0 is the plain straight-through estimator.
 
     Returns:
-        Fake-quantized activations: shape, dtype and units of ``x``.
+        Fake-quantized values: shape, dtype and units of ``x``.
     """
+    q_min, q_max, divisor, closed, residual = grid
     dtype = torch.promote_types(x.dtype, torch.float32)
-    a = clip_value(alpha.detach(), dtype)
-    steps = a.new_tensor(n_steps // 2 if signed else n_steps)
+    size = parameter.detach().abs().clamp(min=SMALLEST).to(dtype)
     wide = x.to(dtype)
-    clipped, y = clip_and_round(wide.detach(), a, steps, signed)
-    y = y + torch.where(cg_pact_passes(wide, a, signed), wide - wide.detach(), 0.0)
-    y = y + cg_pact_slope(clipped, y.detach(), a) * (alpha - alpha.detach())
+    z = wide.detach() if offset is None else wide.detach() - offset.detach().to(dtype)
+    # As numbers, the ratios are exact where the end is the parameter itself.
+    low, high = size * (q_min / divisor), size * (q_max / divisor)
+    # Not divisor / size, which torch makes of two roundings.
+    v = z.clamp(low, high) * (torch.full_like(size, divisor) / size)
+    index = v.round()
+    y = index * (size / divisor)
+    if offset is not None:
+        y = y + offset.detach().to(dtype)
+    inside = (z > low) & (z < high)
+    passes = inside | (z == high) | ((z == low) if q_min else False) if closed else inside
+    flowing = wide - wide.detach()
+    if ewgs:
+        flowing = _ElementWiseScaling.apply(flowing, (v - index) * (ewgs / (q_max - q_min)))
+    y = y + torch.where(passes, flowing, 0.0)
+    slope = torch.where(inside, index - v if residual else 0.0, index)
+    factor = gradient_scale / divisor
+    sign = 1.0 if closed else parameter.detach().sign()
+    y = y + slope * ((parameter - parameter.detach()) * (factor * sign)).to(dtype)
+    if offset is not None:
+        y = y + torch.where(inside, 0.0, gradient_scale) * (offset - offset.detach()).to(dtype)
     return y.to(x.dtype)
 
 
-def clip_value(alpha: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``a`` of :func:`cg_pact`; the bound keeps its formulas finite, should alpha be 0."""
-    return alpha.abs().clamp(min=2.0**-100).to(dtype)
+class _ElementWiseScaling(torch.autograd.Function):
+    """Identity, whose gradient is ``g * (1 + sign(g) * difference)``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, difference: Tensor) -> Tensor:
+        ctx.save_for_backward(difference)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return grads[0] + grads[0].abs() * difference, None
 
 
-def clip_and_round(x: Tensor, a: Tensor, steps: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
-    """Return ``x`` clipped to [0, a] or [-a, a], and that rounded to multiples of ``a / steps``."""
-    clipped = x.clamp(-a if signed else torch.zeros_like(a), a)
-    return clipped, (clipped * (steps / a)).round() * (a / steps)
+def lsq_gradient_scale(count: int, q_max: int) -> float:
+    """Return ``1 / sqrt(N * q_max)`` (LSQ, section 2.2); ``count`` is N, the values of one step."""
+    return 1 / math.sqrt(max(count, 1) * q_max)
 
 
-def cg_pact_passes(x: Tensor, a: Tensor, signed: bool) -> Tensor:
-    """Return where CG-PACT passes the gradient of ``x``."""
-    return (x <= a) & (x >= -a if signed else x > 0)
+def dorefa_weight(weight: Tensor, n_steps: int) -> Tensor:
+    """Quantize weights as DoReFa-Net does.
 
+        2**b levels over [-1, 1]:  2 q(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1
+        1 bit:                     mean|w| * sign(w), whose gradient is that of its result
 
-def cg_pact_slope(clipped: Tensor, y: Tensor, a: Tensor) -> Tensor:
-    """Return CG-PACT's ``dy/dalpha`` from the two results of :func:`clip_and_round`."""
-    # Autograd over the formula would divide by a * a, and share the gradient out at x = a.
-    return torch.where(clipped.abs() < a, (y - clipped) / a, clipped.sign())
+    Source: Zhou et al. 2016, arXiv:1606.06160, eq. 9; eq. 8 for one bit.
+
+    Args:
+        weight: float weights, any shape; not all zero.
+        n_steps: steps of the grid, ``2**bits - 1`` for a bit width.
+
+    Returns:
+        Weights for the layer to compute with: shape and dtype of ``weight``.
+    """
+    if n_steps > 1:
+        return sat_grid(sat_unit_weight(weight, statistics_gradient=True), n_steps, "default")
+    binary = torch.where(weight < 0, -1.0, 1.0).to(weight.dtype) * weight.abs().mean()
+    return weight + (binary - weight).detach()

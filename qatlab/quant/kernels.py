@@ -1,52 +1,123 @@
-"""Tensor functions compiled into one pass over memory where that pays: on large CPU tensors.
+"""Compiles ``kernels.cpp`` when it is first needed, and calls it.
 
-Run operation by operation, the formula of a quantizer reads and writes memory ten times and more;
-compiled, as often as a ReLU. Without a C++ compiler the same functions run uncompiled.
+A C++ compiler takes a second for it, once on a machine: the library is kept in the user's cache
+folder. Without a compiler there is one warning, and :mod:`qatlab.quant.eager` uses the definitions.
+``torch.utils.cpp_extension`` would do the same in half a minute, as it includes all of torch.
 """
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import logging
-from collections.abc import Callable
-from functools import cached_property
-from typing import Any
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-SMALLEST = 2**14  # elements; below, the calls cost more than the passes
+from qatlab.quant.functional import Grid
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    "-ffp-contract=off",  # forward results equal to torch's to the last bit
+    *("-fno-math-errno", "-fno-trapping-math"),  # or rounding is not vectorized
+)
 log = logging.getLogger(__name__)
-# It finds no CUDA where there is none, and says so when the compiler is loaded.
-logging.getLogger("torch.utils.cpp_extension").addFilter(lambda r: "CUDA" not in r.getMessage())
 
 
-class Kernel:
-    """A function of one-dimensional tensors, scalar tensors and switches.
+class Settings(ctypes.Structure):
+    """What the kernels are told beside tensors; the layout is that of ``struct Settings``."""
 
-    It is compiled at the first call with a large float32 tensor, once for all sizes.
+    _fields_ = [  # ctypes asks for a list
+        *((name, ctypes.c_float) for name in ("q_min", "q_max", "divisor")),
+        *((name, ctypes.c_float) for name in ("gradient_scale", "ewgs")),
+        *((name, ctypes.c_int32) for name in ("closed", "residual")),
+    ]
+
+
+@cache
+def settings(grid: Grid, gradient_scale: float, ewgs: float) -> Settings:
+    """Return the settings of :func:`~qatlab.quant.functional.fake_quantize`."""
+    ends = (grid.q_min, grid.q_max, grid.divisor)
+    return Settings(*ends, gradient_scale, ewgs, grid.closed, grid.residual)
+
+
+def available() -> bool:
+    """Tell whether the kernels can be called; compiles them if need be."""
+    return _library() is not None
+
+
+def call(name: str, *arguments: Settings | Tensor | int | float | None) -> None:
+    """Call a kernel; its last parameter, the number of threads, is torch's.
+
+    Args:
+        name: a function of ``kernels.cpp``.
+        arguments: settings, dense tensors (their memory is passed), numbers; None is a null
+            pointer.
     """
+    library = _library()
+    assert library is not None
+    passed = [
+        ctypes.c_void_p(argument.data_ptr())
+        if isinstance(argument, Tensor)
+        else ctypes.byref(argument)
+        if isinstance(argument, Settings)
+        else ctypes.c_float(argument)
+        if isinstance(argument, float)
+        else ctypes.c_int64(argument)
+        if argument is not None
+        else None
+        for argument in arguments
+    ]
+    getattr(library, name)(*passed, torch.get_num_threads())
 
-    available = True
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+@cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(str(_compiled()))
+    except (OSError, subprocess.SubprocessError) as error:
+        output = getattr(error, "stderr", None)
+        words = (output or str(error)).strip().splitlines() or [type(error).__name__]
+        log.warning("quantizers run operation by operation, and slower: %s", words[0])
+        return None
 
-    @cached_property
-    def compiled(self) -> Callable[..., Any]:
-        """The compiled function; made when it is needed, as loading the compiler takes seconds."""
-        return torch.compile(self.function, dynamic=True)
 
-    def __call__(self, *args: Tensor | bool) -> Any:
-        """Return ``function(*args)``; the first argument decides whether compiled."""
-        first = args[0]
-        assert isinstance(first, Tensor)
-        small = first.numel() < SMALLEST or first.dtype is not torch.float32
-        if small or not Kernel.available:
-            return self.function(*args)
-        try:
-            return self.compiled(*args)
-        except Exception as error:  # the compiler's own, of many kinds: it only costs time
-            Kernel.available = False
-            words = str(error).strip().splitlines() or [type(error).__name__]
-            log.warning("quantizers run uncompiled, and slower: %s", words[0])
-            return self.function(*args)
+def _compiled() -> Path:
+    """Return the library; compile it unless the cache has it.
+
+    Raises:
+        OSError: without a compiler.
+        subprocess.SubprocessError: if it fails.
+    """
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        raise OSError("no C++ compiler was found (c++, g++, clang++ or $CXX)")
+    command = [compiler, *FLAGS, str(SOURCE)]
+    text = "\n".join([*command, SOURCE.read_text(), _processor()])
+    name = f"kernels-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qatlab"
+    if (folder / name).exists():
+        return folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        new = Path(temporary) / name
+        subprocess.run([*command, "-o", str(new)], check=True, capture_output=True, text=True)
+        os.replace(new, folder / name)
+    return folder / name
+
+
+def _processor() -> str:
+    """Return what ``-march=native`` depends on: a home folder may be shared by machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))

@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from qatlab.quant.quantizer import Quantizer
 
+WEIGHT_QUANTIZER = "weight_quantizer"  # name of the member
+
 
 class QuantConv2d(nn.Conv2d):
     """``nn.Conv2d`` that computes with ``weight_quantizer(weight)``."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qatlab.errors import QuantRuleError, TrainingError, did_you_mean
-from qatlab.quant.eager import cg_pact_eager, sat_weight_eager
-from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.errors import QuantRuleError
+from qatlab.quant.eager import sat_weight_eager
+from qatlab.quant.functional import GRIDS, Grid, cg_pact_grid, sat_weight
 from qatlab.quant.phase import Phase
-from qatlab.quant.quantizer import Quantizer
+from qatlab.quant.quantizer import (
+    ActivationQuantizer,
+    Quantizer,
+    check_choice,
+    check_switch,
+    checked_weight,
+    given_start,
+)
+from qatlab.quant.starts import start_parameter
 
 
 class SatWeight(Quantizer):
@@ -21,10 +28,13 @@ class SatWeight(Quantizer):
     Args:
         bits: bit width, 1 to 16; or give ``n_steps``.
         n_steps: steps of the grid instead of ``bits`` (ternary: 2).
-        grid: ``default`` (DoReFa), ``symmetric``, ``asymmetric`` or ``full_range``.
+        grid: ``default`` (DoReFa), ``symmetric``, ``asymmetric``, ``full_range`` or ``centered``.
         scaling: rescale to variance 1 / fan-out; for layers that no batch norm follows.
         statistics_gradient: let gradient flow through the maximum and the scale.
     """
+
+    method = "SAT"
+    clamps = True
 
     def __init__(
         self,
@@ -35,17 +45,13 @@ class SatWeight(Quantizer):
         statistics_gradient: bool = False,
     ) -> None:
         super().__init__(bits, n_steps)
-        if grid not in GRIDS:
-            raise QuantRuleError(
-                f"grid={grid!r} is none of {', '.join(GRIDS)}.{did_you_mean(str(grid), GRIDS)}"
-            )
+        check_choice("grid", grid, GRIDS)
         if self.n_steps == 1 and grid in ("symmetric", "asymmetric"):
             raise QuantRuleError(
                 f"grid={grid} has no levels at 1 bit; use grid=default, or n_steps=2 for ternary"
             )
         for name, switch in (("scaling", scaling), ("statistics_gradient", statistics_gradient)):
-            if not isinstance(switch, bool):
-                raise QuantRuleError(f"{name}={switch!r} is neither true nor false")
+            check_switch(name, switch)
         self.grid = grid
         self.scaling = scaling
         self.statistics_gradient = statistics_gradient
@@ -70,39 +76,32 @@ class SatWeight(Quantizer):
             result = sat_weight(weight, *settings, statistics_gradient=True)
         else:
             result = sat_weight_eager(weight, *settings)
-        # One number tells: NaN spreads to all weights through the maximum. On a GPU reading it
-        # would make every step wait; there the loss is watched instead.
-        looked_at = result.device.type == "cpu" and not torch.compiler.is_compiling()
-        if looked_at and not math.isfinite(result.detach()[(0,) * result.ndim].item()):
-            raise TrainingError(f"{self.layer}: {self._fault(weight.detach())}")
-        return result
-
-    def _fault(self, weight: Tensor) -> str:
-        if not weight.isfinite().all():
-            return "its weights are not finite; lower the learning rate"
-        if not weight.any():
-            return "all its weights are 0, which SAT cannot scale by their maximum; initialise them"
-        return (
+        return checked_weight(
+            self,
+            weight.detach(),
+            result,
             "SAT's scaling divides by the variance of its quantized weights, and that is 0 or not "
-            "defined; set scaling: false for this layer or give it more bits"
+            "defined; set scaling: false for this layer or give it more bits",
         )
 
 
-class SatActivation(Quantizer):
-    """Activation quantizer of SAT at one site: CG-PACT with one learned clip value.
+class ClipActivation(ActivationQuantizer):
+    """Activation quantizer with one learned clip value; the methods differ in their grid.
 
     Args:
         activation: the float activation function that stands at this site.
         bits: bit width, 1 to 16; or give ``n_steps``.
         n_steps: steps of the grid instead of ``bits``.
-        alpha: starting clip value in the units of the activations, or ``auto``: a percentile of
-            the first batches when activations start to be quantized.
-        percentile: the share of values, in percent, that ``auto`` leaves unclipped.
+        alpha: starting clip value in the units of the activations, or ``auto``: taken from the
+            first batches when activations start to be quantized.
+        start: for ``auto``, see :func:`~qatlab.quant.starts.start_parameter`.
+        percentile: for ``start: percentile``, the share of values, in percent, left unclipped.
+        ewgs: see :func:`~qatlab.quant.functional.fake_quantize`.
         signed: clip to [-alpha, alpha]; set by ``quantize`` where values can be negative.
     """
 
+    learned = "alpha"
     alpha: nn.Parameter
-    initialized: Tensor
 
     def __init__(
         self,
@@ -110,76 +109,37 @@ class SatActivation(Quantizer):
         bits: int | None = None,
         n_steps: int | None = None,
         alpha: float | str = "auto",
+        start: str = "percentile",
         percentile: float = 99.9,
+        ewgs: float = 0.0,
         signed: bool = False,
     ) -> None:
-        super().__init__(bits, n_steps)
-        if alpha != "auto" and not (_is_number(alpha) and 0 < float(alpha) < math.inf):
-            raise QuantRuleError(f"alpha={alpha!r} is neither a number above 0 nor 'auto'")
-        if not (_is_number(percentile) and 0 < percentile <= 100):
-            raise QuantRuleError(f"percentile={percentile!r} is not above 0 and at most 100")
-        if signed and self.n_steps == 1:
-            raise QuantRuleError(
-                "a signed site has no levels at 1 bit: give it 2 bits or more, or n_steps=2"
-            )
-        self.activation = activation
-        self.start = alpha
-        self.percentile = percentile
-        self.signed = signed
-        self.alpha = nn.Parameter(torch.tensor(1.0 if alpha == "auto" else float(alpha)))
-        self.register_buffer("initialized", torch.tensor(False))
-        self._observed: list[Tensor] | None = None
+        super().__init__(activation, bits, n_steps, start, percentile, signed, ewgs)
+        self.given = given_start("alpha", alpha)
+        self.alpha = nn.Parameter(torch.tensor(1.0 if self.given is None else self.given))
 
     @property
-    def clips(self) -> bool:
-        """Whether CG-PACT takes the place of the activation function, not only follows it."""
-        return isinstance(self.activation, (nn.ReLU, nn.ReLU6))
+    def parameter(self) -> Tensor:
+        """The clip value."""
+        return self.alpha
 
-    def describe(self) -> dict[str, Any]:
-        """Return the facts of this quantizer for ``layers.json``."""
-        return {**super().describe(), "signed": self.signed}
+    def starting_values(self, values: Tensor) -> Tensor:
+        """Return alpha for these activations, a scalar."""
+        if self.given is not None:
+            return torch.full_like(self.alpha, self.given)
+        return start_parameter(values, self.grid, self.start, self.percentile)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return activations, quantized in the quantize phase; any shape."""
-        if self._observed is not None:
-            x = self.activation(x)
-            self._observed.append(self._clip_value_of(x))
-            return x
-        if self.phase is not Phase.QUANTIZE:
-            result: Tensor = self.activation(x)  # the clamp phase shapes weights only
-            return result
-        if not self.clips:
-            x = self.activation(x)
-        return cg_pact_eager(x, self.alpha, self.n_steps, self.signed)
-
-    def observe(self) -> bool:
-        """Start to watch the float activations; False if no starting value is needed from them."""
-        self._observed = [] if self.start == "auto" and not self.initialized else None
-        return self._observed is not None
-
-    def begin(self) -> None:
-        """Set alpha to its starting value, unless a checkpoint has brought one that was trained.
-
-        Raises:
-            TrainingError: if ``auto`` saw nothing above 0.
-        """
-        observed, self._observed = self._observed, None
-        if self.initialized:
-            return
-        value = torch.stack(observed).mean().item() if observed else self.start
-        if not (isinstance(value, (int, float)) and 0 < value < math.inf):
-            raise TrainingError(
-                f"{self.layer}: no starting alpha can be taken from its activations "
-                f"({value}); set alpha to a number, such as 6.0"
-            )
-        self.alpha.data.fill_(value)
-        self.initialized.fill_(True)
-
-    def _clip_value_of(self, x: Tensor) -> Tensor:
-        values = x.detach().float().abs().flatten()
-        rank = max(1, math.ceil(self.percentile * values.numel() / 100))
-        return values.kthvalue(rank).values
+    def set_start(self, start: Tensor) -> None:
+        """Set alpha."""
+        self.alpha.copy_(start)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+class SatActivation(ClipActivation):
+    """Activation quantizer of SAT at one site: CG-PACT. Arguments: see :class:`ClipActivation`."""
+
+    method = "SAT"
+    clamps = True
+
+    def levels(self) -> Grid:
+        """Return CG-PACT's grid."""
+        return cg_pact_grid(self.n_steps, self.signed)

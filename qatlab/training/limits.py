@@ -9,7 +9,7 @@ from qatlab.arguments import text
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.training.phase_schedule import Schedule
 
-INSTEAD = "set schedule.clamp_epochs and schedule.quantize_epochs instead"
+INSTEAD = "set schedule.float_epochs, schedule.clamp_epochs and schedule.quantize_epochs instead"
 ENDS_EARLY = {"max_steps": (-1,), "max_time": (None,), "fast_dev_run": (False, 0)}
 ABOVE_ZERO = (
     *("accumulate_grad_batches", "gradient_clip_val"),

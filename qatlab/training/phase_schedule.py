@@ -1,18 +1,18 @@
-"""Clamp first, then quantize: how long each phase lasts, and what happens where they meet."""
+"""The phases of a run: how long each lasts, and what happens where they meet."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from qatlab.errors import ConfigError
-from qatlab.quant import Phase, set_phase, start_activations
+from qatlab.quant import Phase, quantizers, set_phase, start_quantizers
 
 
 @dataclass(frozen=True)
@@ -22,26 +22,34 @@ class Schedule:
     phases: tuple[tuple[Phase, int], ...]
 
     @classmethod
-    def of(cls, clamp_epochs: int, quantize_epochs: int, quantized: bool) -> Schedule:
-        """Read ``schedule.clamp_epochs`` and ``schedule.quantize_epochs``.
+    def of(cls, epochs: Mapping[Phase, int], model: nn.Module) -> Schedule:
+        """Read ``schedule.float_epochs``, ``clamp_epochs`` and ``quantize_epochs``.
 
         Args:
-            clamp_epochs: epochs with clamped weights and float activations.
-            quantize_epochs: epochs with quantized weights and activations.
-            quantized: False for a float model, which trains the sum in one phase.
+            epochs: of each phase, in order.
+            model: the network; one without quantizers trains the sum in one float phase.
 
         Raises:
-            ConfigError: for a negative number, or none at all.
+            ConfigError: for a negative number, none at all, or a clamp phase for quantizers that
+                have none.
         """
-        for key, epochs in (("clamp_epochs", clamp_epochs), ("quantize_epochs", quantize_epochs)):
-            if epochs < 0:
-                raise ConfigError(f"schedule.{key}={epochs} is below 0")
-        if clamp_epochs + quantize_epochs == 0:
-            raise ConfigError("schedule has no epochs: clamp_epochs and quantize_epochs are both 0")
-        if not quantized:
-            return cls(((Phase.FLOAT, clamp_epochs + quantize_epochs),))
-        both = ((Phase.CLAMP, clamp_epochs), (Phase.QUANTIZE, quantize_epochs))
-        return cls(tuple((phase, epochs) for phase, epochs in both if epochs))
+        for phase, count in epochs.items():
+            if count < 0:
+                raise ConfigError(f"schedule.{phase.value}_epochs={count} is below 0")
+        if sum(epochs.values()) == 0:
+            names = " and ".join(f"{phase.value}_epochs" for phase in epochs)
+            raise ConfigError(f"schedule has no epochs: {names} are all 0")
+        found = quantizers(model)
+        if not found:
+            return cls(((Phase.FLOAT, sum(epochs.values())),))
+        without = dict.fromkeys(q.method for q in found if not q.clamps)
+        if epochs[Phase.CLAMP] and without:
+            raise ConfigError(
+                f"schedule.clamp_epochs={epochs[Phase.CLAMP]} is wrong: {' and '.join(without)} "
+                "has no clamp phase. Accepted: 0, as in schedule=float_then_quantize and "
+                "schedule=quantize_only."
+            )
+        return cls(tuple((phase, count) for phase, count in epochs.items() if count))
 
     @property
     def epochs(self) -> int:
@@ -77,7 +85,7 @@ class PhaseSchedule(Callback):
 
     Args:
         schedule: the phases.
-        calibration_batches: first training batches from which ``alpha: auto`` takes its start.
+        calibration_batches: first training batches from which activation quantizers start.
     """
 
     def __init__(self, schedule: Schedule, calibration_batches: int) -> None:
@@ -106,7 +114,7 @@ class PhaseSchedule(Callback):
         phase = self.schedule.phase_at(epoch)
         if phase is Phase.QUANTIZE:
             images = self._first_images(trainer, self.calibration_batches)
-            start_activations(pl_module.model, images)  # type: ignore[arg-type]
+            start_quantizers(pl_module.model, images)  # type: ignore[arg-type]
         set_phase(pl_module, phase)
         if switches:
             trainer.optimizers[0].state.clear()

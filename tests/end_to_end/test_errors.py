@@ -100,7 +100,10 @@ def check(message: str, words: tuple[str, ...]) -> None:
     ("overrides", "words"),
     [
         ("model=lenett", "model=lenett is unknown|Did you mean 'lenet'|Accepted: lenet"),
-        ("quant=sat_5bit", "quant=sat_5bit is unknown|Did you mean 'sat_|none, sat_2bit, sat_3bit"),
+        (
+            "quant=sat_5bit",
+            "quant=sat_5bit is unknown|Did you mean 'sat_|none, pact_2bit, pact_3bit",
+        ),
         ("data=mnst", "data=mnst is unknown|'mnist'|fashion_mnist, mnist, synthetic"),
         ("solver=sdg", "solver=sdg is unknown|adam, adamw, sgd_cosine, sgd_step"),
         ("solver/lr_policy=stepp", "solver/lr_policy=stepp is|'step'|constant, cosine"),
@@ -153,7 +156,7 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
         # Nothing that is added with + is dropped in silence.
         ("+foo=1", "foo is unknown|model, data, quant"),
         ("+quant.foo=1", "quant.foo is unknown|weight, activation, rules"),
-        ("+schedule.epochs=1", "schedule.epochs is unknown|'clamp_epochs'|quantize_epochs"),
+        ("+schedule.epochs=1", "schedule.epochs is unknown|'float_epochs'|quantize_epochs"),
         ("+model.droput=1", "model.droput is unknown|'dropout'|dropout, bias"),
         ("+model.num_classes=3", "model.num_classes is set by qatlab itself"),
         ("+data.valdation=0", "data.valdation is unknown|'validation'|batch_size"),

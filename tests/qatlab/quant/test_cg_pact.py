@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from methods import cg_pact, cg_pact_eager
 from numpy.typing import NDArray
 from torch import Tensor
-
-from qatlab.quant.eager import cg_pact_eager
-from qatlab.quant.functional import cg_pact
 
 Array = NDArray[np.float64]
 BOTH = pytest.mark.parametrize("function", [cg_pact, cg_pact_eager])

@@ -19,7 +19,7 @@ from qatlab.quant import (
     SatWeight,
     quantize,
     set_phase,
-    start_activations,
+    start_quantizers,
 )
 
 FIRST = {
@@ -56,7 +56,7 @@ def test_networks_of_torchvision_train_and_their_checkpoints_come_back(
     assert {row.bits for row in table.layers} == {4}
     own: Any = [p for key, p in model.named_parameters() if not key.endswith("alpha")]
     assert table.parameters == sum(p.numel() for p in own)
-    start_activations(model, [IMAGES])
+    start_quantizers(model, [IMAGES])
     model.train()
     model(IMAGES).square().sum().backward()
     gradients = [p.grad for p in model.parameters()]

@@ -20,7 +20,7 @@ GRIDS_AND_STEPS = [
     (grid, n_steps)
     for grid in GRIDS
     for n_steps in (1, 2, 3, 7, 15, 255)
-    if n_steps > 1 or grid in ("default", "full_range")
+    if n_steps > 1 or grid in ("default", "full_range", "centered")
 ]
 GRID = pytest.mark.parametrize(("grid", "n_steps"), GRIDS_AND_STEPS)
 BOTH = pytest.mark.parametrize("function", [sat_weight, sat_weight_eager])
@@ -47,11 +47,15 @@ def index(u: Array, n: int, grid: str) -> Array:
         return r * clamped(u, n, grid)
     if grid == "default":
         return n * (u + 1) / 2
+    if grid == "centered":  # the middles of n + 1 bins of equal width
+        return np.clip(np.floor((n + 1) * (u + 1) / 2), 0, n)
     return n * ((1 + 0.9998 / n) * (u + 1) / 2 - 0.4999 / n)
 
 
 def quantized(u: Array, n: int, grid: str) -> Array:
     rounded = np.rint(index(u, n, grid))
+    if grid == "centered":
+        return (2 * rounded - n) / (n + 1)
     return rounded / (n // 2) if grid in ("symmetric", "asymmetric") else 2 * rounded / n - 1
 
 
@@ -169,6 +173,8 @@ def levels(grid: str, n: int) -> list[float]:
         return [k / r for k in range(-r, r + 1)]
     if grid == "asymmetric":
         return [k / r for k in range(-r - 1, r + 1)]
+    if grid == "centered":
+        return [(2 * k - n) / (n + 1) for k in range(n + 1)]
     return [(2 * k - n) / n for k in range(n + 1)]
 
 

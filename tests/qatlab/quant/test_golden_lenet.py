@@ -67,6 +67,8 @@ def load(model: nn.Module, values: dict[str, Tensor]) -> None:
     own = model.state_dict()
     for key, value in values.items():
         own[key] = value.reshape(own[key].shape)
+        if key.endswith(".alpha"):
+            own[key.replace("alpha", "initialized")].fill_(True)
     model.load_state_dict(own)
 
 

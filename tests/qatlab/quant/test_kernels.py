@@ -1,105 +1,267 @@
-"""Compiled kernels: same results as the functions they compile, and a way to do without."""
+"""The kernels do what the definitions do, for all layouts; and there is a way without them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from types import FunctionType
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from qatlab.quant.eager import cg_pact_eager
-from qatlab.quant.functional import cg_pact
-from qatlab.quant.kernels import SMALLEST, Kernel
+from qatlab.quant import kernels
+from qatlab.quant.eager import fake_quantize_eager, fits, norm_and_quantize, sat_weight_eager
+from qatlab.quant.functional import (
+    GRIDS,
+    Grid,
+    cg_pact_grid,
+    fake_quantize,
+    lsq_grid,
+    pact_grid,
+    sat_weight,
+)
 
-
-def shrink(x: Tensor, factor: Tensor, twice: bool) -> tuple[Tensor, Tensor]:
-    y = x * factor
-    return y, (y * y if twice else y).sum()
-
-
-def copy_of_shrink(name: str) -> Any:
-    """Return the same function with code of its own, which the compiler has not seen yet."""
-    return FunctionType(shrink.__code__.replace(co_name=name), shrink.__globals__, name)
-
-
-@pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(Kernel, "available", True)
-    with torch._inductor.config.patch({"cpp.cxx": (None, "/nonexistent/compiler")}):
-        yield
-
-
-def test_small_tensors_are_not_compiled() -> None:
-    kernel = Kernel(shrink)
-    kernel.compiled = None  # calling it would raise
-    y, total = kernel(torch.ones(SMALLEST - 1), torch.tensor(0.5), False)
-    assert total == (SMALLEST - 1) / 2
-    assert y[0] == 0.5
-    y, total = kernel(torch.ones(SMALLEST, dtype=torch.float64), torch.tensor(0.5), True)
-    assert total == SMALLEST / 4
+METHODS = {
+    "cg_pact": (cg_pact_grid, 1.3),
+    "pact": (pact_grid, 1.3),
+    "lsq": (lsq_grid, 0.2),
+    "negative step": (lsq_grid, -0.2),
+}
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(0, -1),
+    "with gaps": lambda x: x[:, ::2, 1:],
+    "expanded": lambda x: x[:1].expand_as(x),
+}
+SIZES = [(5, 8, 32, 32), (1, 3, 1, 7), (2, 4, 1, 1), (0, 3, 8, 8)]
 
 
-def test_one_compilation_serves_all_sizes() -> None:
-    kernel = Kernel(copy_of_shrink("once"))
-    kernel(torch.ones(SMALLEST), torch.tensor(0.5), True)
-    torch.compiler.set_stance("fail_on_recompile")
-    try:
-        for size in (SMALLEST + 1, 300_001):
-            assert kernel(torch.ones(size), torch.tensor(0.5), True)[1] == size / 4
-    finally:
-        torch.compiler.set_stance("default")
-    assert Kernel.available  # it would have been given up
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_without_a_compiler_there_is_one_warning(
-    no_compiler: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    kernels = [Kernel(copy_of_shrink(name)) for name in ("one", "two")]
-    with caplog.at_level(logging.WARNING):
-        for kernel in kernels:
-            _, total = kernel(torch.ones(SMALLEST), torch.tensor(0.5), False)
-            assert total == SMALLEST / 2
-    warnings = [r.getMessage() for r in caplog.records if "uncompiled" in r.getMessage()]
-    assert len(warnings) == 1
-    assert "compiler" in warnings[0]
-    assert "\n" not in warnings[0]
+def results(function: Callable[..., Tensor], *inputs: Tensor | None) -> list[Tensor]:
+    """Output and gradients of all inputs for an upstream gradient of random numbers."""
+    leaves = [None if x is None else x.detach().requires_grad_() for x in inputs]
+    y = function(*leaves)
+    upstream = randn(*y.shape, seed=9)
+    return [y.detach(), *torch.autograd.grad(y, [x for x in leaves if x is not None], upstream)]
 
 
-IMAGES = [(5, 8, 32, 32), (1, 3, 1, 7000)]
-CASES = [(s, "channels_last") for s in IMAGES] + [
-    (s, layout) for s in [(200, 100), *IMAGES] for layout in ("contiguous", "transposed")
-]
+def assert_same(fast: list[Tensor], slow: list[Tensor]) -> None:
+    """The output and the gradient of x are equal; the others are sums, made in another order."""
+    assert torch.equal(fast[0], slow[0])
+    torch.testing.assert_close(fast[1], slow[1], rtol=1e-6, atol=0)
+    for a, b in zip(fast[2:], slow[2:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1.0, fast[0].numel() ** 0.5))
 
 
+@pytest.fixture(autouse=True)
+def _needs_kernels() -> None:
+    if not kernels.available():
+        pytest.skip("there is no C++ compiler here")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize(("shape", "layout"), CASES)
-def test_compiled_cg_pact_is_the_definition(
-    shape: tuple[int, ...], layout: str, signed: bool
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("method", METHODS)
+def test_a_site_is_the_definition(method: str, bits: int, signed: bool, layout: str) -> None:
+    if signed and bits == 1:
+        pytest.skip("a signed site has no levels at 1 bit")
+    make, size = METHODS[method]
+    grid = make((1 << bits) - 1, signed)
+    x = LAYOUTS[layout](randn(4, 6, 9, 7))
+    for ewgs in (0.0, 0.3):
+        both = (
+            results(partial(core, grid=grid, gradient_scale=0.5, ewgs=ewgs), x, torch.tensor(size))
+            for core in (fake_quantize_eager, fake_quantize)
+        )
+        assert_same(*both)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("offset", [None, -0.37])
+def test_sizes_and_offsets(size: tuple[int, ...], offset: float | None) -> None:
+    grid = lsq_grid(15, False)
+    inputs = [randn(*size), torch.tensor(0.2)]
+    inputs += [] if offset is None else [torch.tensor(offset)]
+    both = (
+        results(lambda x, p, b=None, core=core: core(x, p, grid, 0.1, b), *inputs)
+        for core in (fake_quantize_eager, fake_quantize)
+    )
+    assert_same(*both)
+
+
+@pytest.mark.parametrize("shape", [(20, 8, 3, 3), (300, 7), (1, 5), (3, 2000, 3, 3)], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_step_for_each_channel(shape: tuple[int, ...], layout: str) -> None:
+    if len(shape) == 2 and layout == "channels_last":
+        pytest.skip("two dimensions have no channels_last")
+    weight = LAYOUTS[layout](randn(*shape) / 10)
+    step = 0.01 + randn(shape[0], *(1,) * (len(shape) - 1), seed=2).abs() / 20
+    both = (
+        results(lambda w, s, core=core: core(w, s, lsq_grid(15, True), 0.1), weight, step)
+        for core in (fake_quantize_eager, fake_quantize)
+    )
+    assert_same(*both)
+
+
+@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_sat_weights_are_the_definition(
+    grid: str, bits: int, quantized: bool, scaling: bool
 ) -> None:
-    generator = torch.Generator().manual_seed(1)
-    x, grad = torch.randn(2, *shape, generator=generator)
-    if layout == "channels_last":
-        x = x.contiguous(memory_format=torch.channels_last)
-    if layout == "transposed":
-        x, grad = x.transpose(0, -1), grad.transpose(0, -1).contiguous()
-    assert x.numel() >= SMALLEST
-    results = []
-    for function in (cg_pact_eager, cg_pact):
-        leaf, alpha = x.clone().requires_grad_(), torch.tensor(1.3, requires_grad=True)
-        y = function(leaf, alpha, 15, signed)
-        results.append((y, *torch.autograd.grad(y, (leaf, alpha), grad)))
-    (y, grad_x, grad_alpha), (y2, grad_x2, grad_alpha2) = results
-    assert torch.equal(y, y2)
-    assert torch.equal(grad_x, grad_x2)
-    assert abs(grad_alpha - grad_alpha2) <= 1e-5 * grad.abs().sum()
+    if bits == 1 and grid in ("symmetric", "asymmetric"):
+        pytest.skip("refused by SatWeight")
+    n = (1 << bits) - 1
+    weight = randn(16, 12, 3, 3, seed=bits) * torch.logspace(-6, 1, 12)[:, None, None]
+    (q, gradient), (q2, gradient2) = (
+        results(lambda w, f=f: f(w, n, grid, quantized, scaling), weight)
+        for f in (sat_weight_eager, sat_weight)
+    )
+    # Its tanh is another one: between two levels the last bit may decide.
+    apart = (q - q2).abs() > 2e-6 * q2.abs().max()
+    assert apart.sum() <= (1 if quantized else 0)
+    torch.testing.assert_close(gradient, gradient2, rtol=1e-5, atol=2e-6 * gradient2.abs().max())
+
+
+def test_the_kernels_tanh_is_tanh() -> None:
+    w = torch.cat(
+        [torch.linspace(-12, 12, 100_001), torch.logspace(-38, 2, 10_001), -torch.ones(1)]
+    )
+    ours = sat_weight_eager(w, 15, "default", False, False)  # divided by the largest, 1
+    torch.testing.assert_close(ours.double(), w.double().tanh(), rtol=2.5e-7, atol=1e-38)
+
+
+class Normed:
+    """A batch norm and what it and a quantizer make of ``x``, together or one by one."""
+
+    def __init__(self, channels: int, training: bool = True) -> None:
+        self.norm = nn.BatchNorm2d(channels).train(training)
+        with torch.no_grad():
+            self.norm.weight.copy_(randn(channels, seed=3))  # of both signs
+            self.norm.bias.copy_(randn(channels, seed=4))
+            self.norm.running_mean.copy_(randn(channels, seed=5))
+
+    def fast(self, x: Tensor, p: Tensor, grid: Grid, offset: Tensor | None = None) -> Tensor:
+        return norm_and_quantize(x, self.norm, p, grid, 0.5, offset, 0.0)
+
+    def slow(self, x: Tensor, p: Tensor, grid: Grid, offset: Tensor | None = None) -> Tensor:
+        return fake_quantize(self.norm(x), p, grid, 0.5, offset)
+
+
+@pytest.mark.parametrize("size", [(6, 5, 17, 13), (40, 3, 1, 1), (2, 64, 40, 30), (1, 2, 70, 70)])
+@pytest.mark.parametrize("grid", [cg_pact_grid(255, False), lsq_grid(15, True)])
+def test_norm_and_quantizer_together_are_the_two(size: tuple[int, ...], grid: Grid) -> None:
+    x = 2 * randn(*size) + 1
+    parameter = torch.tensor(2.0 if grid.divisor > 1 else 0.2)
+    found = []
+    for name in ("fast", "slow"):
+        normed = Normed(size[1])
+        p, leaf = parameter.clone().requires_grad_(), x.clone().requires_grad_()
+        y = getattr(normed, name)(leaf, p, grid)
+        gradients = torch.autograd.grad(
+            y, (leaf, p, normed.norm.weight, normed.norm.bias), randn(*size, seed=9)
+        )
+        buffers = [b.clone() for b in normed.norm.buffers()]
+        found.append((y.detach(), *gradients, *buffers))
+    (y, *fast), (y2, *slow) = found
+    # The batch's mean is summed in another order: a value between two levels may change sides.
+    assert ((y - y2).abs() > 1e-6).sum() <= 1e-5 * y.numel()
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5 * (b.abs().max() + 1))
+
+
+@pytest.mark.parametrize("case", ["evaluation", "channels_last", "no affine", "no momentum"])
+def test_where_the_kernel_does_not_fit_the_two_run_one_by_one(case: str) -> None:
+    fast, slow = Normed(4, training=case != "evaluation"), Normed(4, training=case != "evaluation")
+    for normed in (fast, slow):
+        if case == "no affine":
+            normed.norm = nn.BatchNorm2d(4, affine=False)
+        normed.norm.momentum = None if case == "no momentum" else 0.1
+    x = LAYOUTS["channels_last" if case == "channels_last" else "contiguous"](randn(5, 4, 6, 6))
+    grid, p = lsq_grid(15, False), torch.tensor(0.1)
+    (y, *_), (y2, *_) = (
+        results(lambda x, p, f=f: f(x, p, grid), x, p) for f in (fast.fast, slow.slow)
+    )
+    assert ((y - y2).abs() > 1e-6).sum() == 0
+    assert all(map(torch.equal, fast.norm.buffers(), slow.norm.buffers()))
+    with torch.no_grad():
+        assert (fast.fast(x, p, grid) - slow.slow(x, p, grid)).abs().max() <= 0.1001  # one step
+
+
+def test_nan_and_infinity_are_not_hidden() -> None:
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0])
+    y = fake_quantize_eager(x, torch.tensor(0.5), lsq_grid(15, True))
+    assert torch.equal(y[1:], torch.tensor([3.5, -4.0, 1.0]))
+    assert y[0].isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_types_use_the_definition(dtype: torch.dtype) -> None:
+    x = randn(3, 4).to(dtype)
+    assert not fits(x)
+    y = fake_quantize_eager(x, torch.tensor(0.5), lsq_grid(15, True))
+    assert y.dtype is dtype
+    assert torch.equal(y, fake_quantize(x, torch.tensor(0.5), lsq_grid(15, True)))
 
 
 def test_the_result_can_be_changed_in_place() -> None:
-    x, alpha = torch.randn(SMALLEST, requires_grad=True), torch.tensor(1.0, requires_grad=True)
-    y = cg_pact_eager(x, alpha, 15).add_(1.0).mul_(2.0)
+    x, alpha = randn(50_000).requires_grad_(), torch.tensor(1.0, requires_grad=True)
+    y = fake_quantize_eager(x, alpha, cg_pact_grid(15, False)).add_(1.0).mul_(2.0)
     y.sum().backward()
     assert torch.equal(x.grad, 2.0 * ((x > 0) & (x <= 1)))
+
+
+@pytest.fixture
+def new_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """No library is loaded yet, and the cache folder is another one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kernels._library.cache_clear()
+    yield tmp_path / "qatlab"
+    kernels._library.cache_clear()
+
+
+def test_the_library_is_compiled_once_and_kept(new_cache: Path) -> None:
+    assert kernels.available()
+    (library,) = new_cache.iterdir()
+    first = library.stat().st_mtime_ns
+    kernels._library.cache_clear()
+    assert kernels.available()
+    assert library.stat().st_mtime_ns == first
+
+
+@pytest.mark.parametrize(("compiler", "words"), [("/nonexistent/g++", "g++"), ("false", "false")])
+def test_without_a_compiler_there_is_one_warning(
+    new_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    compiler: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    x, p = randn(10), torch.tensor(0.5)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            y = fake_quantize_eager(x, p, lsq_grid(15, True))
+    assert torch.equal(y, fake_quantize(x, p, lsq_grid(15, True)))
+    warnings: list[Any] = [r.getMessage() for r in caplog.records if "slower" in r.getMessage()]
+    assert len(warnings) == 1
+    assert words in warnings[0]
+    assert "\n" not in warnings[0]
+    assert list(new_cache.glob("*")) == []
+
+
+def test_the_source_compiles_without_a_warning(tmp_path: Path) -> None:
+    compiler = "c++"
+    command = [compiler, *kernels.FLAGS, "-Wall", "-Wextra", "-Werror", str(kernels.SOURCE)]
+    done = subprocess.run([*command, "-o", str(tmp_path / "k.so")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from methods import cg_pact, cg_pact_eager
 from torch import Tensor
 
-from qatlab.quant.eager import cg_pact_eager
-from qatlab.quant.functional import GRIDS, cg_pact, sat_weight
+from qatlab.quant.functional import GRIDS, sat_weight
 
 HUGE = 2.0**100  # about 1e30
 ANY = st.floats(width=32, allow_nan=False, allow_infinity=False)  # zeros and denormals too
@@ -123,11 +123,18 @@ def test_weights_lie_on_the_grid_and_have_finite_gradients(
     q.sum().backward()
     assert w.grad is not None
     assert w.grad.isfinite().all()
-    lowest = -1 - 1 / (n_steps // 2) if grid == "asymmetric" else -1
+    lowest = (
+        {"asymmetric": -1 - 1 / max(n_steps // 2, 1), "centered": -1 + 1 / (n_steps + 1)}.get(
+            grid, -1.0
+        )
+        if quantized or grid == "asymmetric"
+        else -1.0
+    )
     assert q.max() <= 1
     assert q.min() >= lowest - 1e-6
     if quantized:
         step = 1 / (n_steps // 2) if grid in ("symmetric", "asymmetric") else 2 / n_steps
+        step = 2 / (n_steps + 1) if grid == "centered" else step
         index = (q.detach().double() - lowest) / step
         assert (index - index.round()).abs().max() < 1e-4
 

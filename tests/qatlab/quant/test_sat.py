@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from methods import cg_pact
 from torch import Tensor, nn
 
 from qatlab.errors import QatlabError, QuantRuleError, TrainingError
@@ -18,9 +19,9 @@ from qatlab.quant import (
     SatWeight,
     quantizers,
     set_phase,
-    start_activations,
+    start_quantizers,
 )
-from qatlab.quant.functional import cg_pact, sat_weight
+from qatlab.quant.functional import sat_weight
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -96,7 +97,8 @@ def test_every_argument_of_weights_reaches_the_formula(
 @pytest.mark.parametrize("signed", [False, True])
 def test_every_argument_of_activations_reaches_the_formula(signed: bool) -> None:
     x = randn(200) * 3
-    site = relu_site(n_steps=6, bits=None, alpha=2.5, signed=signed)
+    function = nn.Identity() if signed else nn.ReLU()
+    site = SatActivation(function, n_steps=6, alpha=2.5, signed=signed)
     torch.testing.assert_close(site(x), cg_pact(x, torch.tensor(2.5), 6, signed))
 
 
@@ -143,7 +145,7 @@ def test_a_checkpoint_brings_the_phase_as_plain_text(make: Any, phase: Phase) ->
 
 def test_a_checkpoint_brings_alpha_and_that_it_has_started() -> None:
     site = relu_site(alpha="auto")
-    start_activations(site, [torch.tensor([3.0])])
+    start_quantizers(site, [torch.tensor([3.0])])
     site.alpha.data.fill_(2.5)
     other = relu_site(alpha="auto")
     other.load_state_dict(saved_and_loaded(site))
@@ -151,13 +153,13 @@ def test_a_checkpoint_brings_alpha_and_that_it_has_started() -> None:
     assert other.initialized
 
 
-def test_begin_keeps_a_trained_alpha_and_replaces_one_that_never_started() -> None:
+def test_the_start_keeps_a_trained_alpha_and_replaces_one_that_never_started() -> None:
     trained = relu_site(alpha=6.0)
-    trained.begin()
+    start_quantizers(trained, [])
     trained.alpha.data.fill_(2.5)
     resumed = relu_site(alpha=9.0)
     resumed.load_state_dict(saved_and_loaded(trained))
-    resumed.begin()
+    start_quantizers(resumed, [])
     assert resumed.alpha.item() == 2.5
 
     clamped = relu_site(alpha=6.0)
@@ -165,7 +167,7 @@ def test_begin_keeps_a_trained_alpha_and_replaces_one_that_never_started() -> No
     started = relu_site(alpha=9.0)
     started.load_state_dict(saved_and_loaded(clamped))
     assert started.alpha.item() == 6
-    started.begin()
+    start_quantizers(started, [])
     assert started.alpha.item() == 9
 
 
@@ -175,12 +177,12 @@ def test_no_image_is_drawn_where_every_alpha_has_a_number_or_has_started() -> No
         yield
 
     site = relu_site(alpha=4.0)
-    start_activations(site, images())
+    start_quantizers(site, images())
     assert site.alpha.item() == 4
     auto = relu_site(alpha="auto")
-    start_activations(auto, [torch.tensor([3.0])])
+    start_quantizers(auto, [torch.tensor([3.0])])
     auto.alpha.data.fill_(2.0)
-    start_activations(auto, images())
+    start_quantizers(auto, images())
     assert auto.alpha.item() == 2
 
 
@@ -287,7 +289,7 @@ def test_auto_takes_the_percentile_of_each_batch_and_their_mean() -> None:
     site = relu_site(alpha="auto", percentile=90)
     # ReLU leaves 0 ... 9: 90 % of ten values are nine, so 8 is the highest that stays; then 80
     batches = [torch.arange(10.0), torch.arange(10.0) * 10]
-    start_activations(site, [b[torch.randperm(10)] for b in batches])
+    start_quantizers(site, [b[torch.randperm(10)] for b in batches])
     assert site.alpha.item() == (8 + 80) / 2
     assert site.phase is Phase.QUANTIZE
 
@@ -307,16 +309,16 @@ def test_the_percentile_is_the_smallest_value_that_leaves_its_share_unclipped(
     percentile: float, count: int, expected: int
 ) -> None:
     site = relu_site(alpha="auto", percentile=percentile)
-    start_activations(site, [torch.arange(1.0, count + 1)])
+    start_quantizers(site, [torch.arange(1.0, count + 1)])
     assert site.alpha.item() == expected
 
 
 def test_auto_looks_at_what_the_activation_function_lets_through() -> None:
     site = relu_site(alpha="auto", percentile=100)
-    start_activations(site, [torch.tensor([-8.0, 3.0])])
+    start_quantizers(site, [torch.tensor([-8.0, 3.0])])
     assert site.alpha.item() == 3
     signed = SatActivation(nn.Identity(), bits=4, percentile=100, signed=True)
-    start_activations(signed, [torch.tensor([-8.0, 3.0])])
+    start_quantizers(signed, [torch.tensor([-8.0, 3.0])])
     assert signed.alpha.item() == 8
 
 
@@ -325,7 +327,7 @@ def test_auto_without_anything_above_zero_is_an_error(images: list[Tensor]) -> N
     site = relu_site(alpha="auto")
     site.layer = "blocks.3.relu"
     with pytest.raises(TrainingError, match=r"^blocks\.3\.relu: .*set alpha to a number"):
-        start_activations(site, images)
+        start_quantizers(site, images)
 
 
 def network(momentum: float | None = 0.1) -> nn.Module:
@@ -355,7 +357,7 @@ def test_starting_activations_leaves_everything_else_as_it_was(
     }
     modes = [module.training for module in model.modules()]
     random_state = torch.get_rng_state()
-    start_activations(model, [images, 2 * images])
+    start_quantizers(model, [images, 2 * images])
     after = model.state_dict()
     for key, value in before.items():
         if not key.endswith(("alpha", "initialized")):
@@ -376,7 +378,7 @@ def test_starting_activations_sees_batch_statistics_and_no_dropout() -> None:
     conv, norm = model[0](images).detach(), model[1]
     mean, variance = conv.mean((0, 2, 3)), conv.var((0, 2, 3), correction=0)
     normed = (conv - mean.view(1, -1, 1, 1)) / (variance + norm.eps).sqrt().view(1, -1, 1, 1)
-    start_activations(model, [images])
+    start_quantizers(model, [images])
     assert model[2].alpha.item() == pytest.approx(normed.max().item(), rel=1e-5)
     # behind it the activations are still float, and all of them are there
     second = model[4](normed.relu()).detach()

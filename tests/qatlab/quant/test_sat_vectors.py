@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from methods import cg_pact, cg_pact_eager
 from torch import Tensor
 from torch.nn import functional as F
 
-from qatlab.quant.eager import cg_pact_eager, sat_weight_eager
-from qatlab.quant.functional import cg_pact, sat_weight
+from qatlab.quant.eager import sat_weight_eager
+from qatlab.quant.functional import sat_weight
 
 VECTORS = Path(__file__).parents[4] / "shared" / "reference" / "n2d2_vectors.json"
 CASES = json.loads(VECTORS.read_text())["cases"] if VECTORS.exists() else []

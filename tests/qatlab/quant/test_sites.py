@@ -20,7 +20,7 @@ from qatlab.quant import (
     float_table,
     quantize,
     set_phase,
-    start_activations,
+    start_quantizers,
 )
 
 IMAGE = torch.zeros(1, 3, 16, 16)
@@ -344,7 +344,7 @@ def test_every_layer_but_that_of_the_image_reads_quantized_tensors(
 ) -> None:
     model, _ = convert(make())
     images = randn(4, 3, 16, 16)
-    start_activations(model, [images])
+    start_quantizers(model, [images])
     assert_inputs_are_quantized(model.eval(), images, n_levels=16, first="conv1")
 
 

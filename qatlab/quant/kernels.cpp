@@ -1,0 +1,394 @@
+// Quantizers in one pass over memory each way, for float32 tensors on a CPU.
+//
+// The formulas are those of functional.py, operation by operation, so that forward results are
+// equal to the last bit (compiled with -ffp-contract=off); sums run in another order. Pointers are
+// to dense memory. Loaded by kernels.py, which declares the same signatures.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+using index_t = std::int64_t;
+
+constexpr index_t BLOCK = 4096;  // elements summed in float before they are added in double
+constexpr index_t PARALLEL = 1 << 15;  // elements from which a second thread pays
+
+// What `fake_quantize` is told; the layout is that of kernels.Settings.
+struct Settings {
+  float q_min, q_max, divisor, gradient_scale, ewgs;
+  std::int32_t closed, residual;
+};
+
+// A step and its ends, from the parameter.
+struct Step {
+  float low, high, passes_above, passes_below, inverse, size, offset, ewgs, residual, factor;
+
+  Step(const Settings& s, float parameter, float shift) {
+    const float smallest = std::ldexp(1.0f, -100);
+    const float a = std::fabs(parameter) < smallest ? smallest : std::fabs(parameter);
+    low = a * static_cast<float>(static_cast<double>(s.q_min) / s.divisor);
+    high = a * static_cast<float>(static_cast<double>(s.q_max) / s.divisor);
+    // x passes where passes_below < z < passes_above: at a closed end, one float further.
+    passes_above = s.closed ? std::nextafter(high, INFINITY) : high;
+    passes_below = s.closed && s.q_min < 0 ? std::nextafter(low, -INFINITY) : low;
+    inverse = s.divisor / a;
+    size = a / s.divisor;
+    offset = shift;
+    ewgs = s.ewgs / (s.q_max - s.q_min);
+    residual = s.residual ? 1.0f : 0.0f;
+    const float sign = s.closed ? 1.0f : parameter > 0 ? 1.0f : parameter < 0 ? -1.0f : 0.0f;
+    factor = static_cast<float>(static_cast<double>(s.gradient_scale) / s.divisor) * sign;
+  }
+
+  // Written so that a NaN stays one, as in torch.
+  float clipped(float z) const {
+    const float raised = z < low ? low : z;
+    return raised > high ? high : raised;
+  }
+  float quantized(float x) const {
+    return std::rint(clipped(x - offset) * inverse) * size + offset;
+  }
+};
+
+// Gradient of x, and the share of this element in the gradients of step and offset.
+template <bool EWGS>
+inline float gradient(const Step& s, float x, float g, float& of_step, float& of_offset) {
+  const float z = x - s.offset;
+  const float v = s.clipped(z) * s.inverse;
+  const float index = std::rint(v);
+  const bool inside = (z > s.low) & (z < s.high);
+  const bool passes = (z > s.passes_below) & (z < s.passes_above);
+  of_step = g * (inside ? (index - v) * s.residual : index);
+  of_offset = inside ? 0.0f : g;
+  float through = g;
+  if (EWGS) through += std::fabs(g) * ((v - index) * s.ewgs);
+  return passes ? through : 0.0f;
+}
+
+template <bool EWGS>
+void backward_block(const Step& s, const float* x, const float* g, float* gx, index_t n,
+                    double& step_sum, double& offset_sum) {
+  float step = 0, offset = 0;
+#pragma omp simd reduction(+ : step, offset)
+  for (index_t i = 0; i < n; ++i) {
+    float of_step, of_offset;
+    gx[i] = gradient<EWGS>(s, x[i], g[i], of_step, of_offset);
+    step += of_step;
+    offset += of_offset;
+  }
+  step_sum += step;
+  offset_sum += offset;
+}
+
+template <bool EWGS>
+void backward_rows(const Settings& settings, const float* parameter, const float* offset,
+                   const float* x, const float* g, float* gx, float* g_parameter, float* g_offset,
+                   index_t rows, index_t columns, int threads) {
+  const index_t blocks = (columns + BLOCK - 1) / BLOCK, total = rows * blocks;
+  std::vector<double> step_sums(total), offset_sums(total);  // summed in order: repeatable
+#pragma omp parallel for num_threads(threads) if (rows * columns > PARALLEL)
+  for (index_t b = 0; b < total; ++b) {
+    const index_t row = b / blocks, first = (b % blocks) * BLOCK, at = row * columns + first;
+    const index_t n = columns - first < BLOCK ? columns - first : BLOCK;
+    const Step s(settings, parameter[row], offset ? offset[0] : 0.0f);
+    backward_block<EWGS>(s, x + at, g + at, gx + at, n, step_sums[b], offset_sums[b]);
+  }
+  double offset_sum = 0;
+  for (index_t row = 0; row < rows; ++row) {
+    const Step s(settings, parameter[row], 0.0f);
+    double step_sum = 0;
+    for (index_t b = 0; b < blocks; ++b) {
+      step_sum += step_sums[row * blocks + b];
+      offset_sum += offset_sums[row * blocks + b];
+    }
+    g_parameter[row] = static_cast<float>(step_sum * s.factor);
+  }
+  if (g_offset) g_offset[0] = static_cast<float>(offset_sum * settings.gradient_scale);
+}
+
+// tanh after Cephes: a polynomial near 0, else by exp; error below 2 ulp.
+inline float tanh_of(float x) {
+  const float a = std::fabs(x) > 10.0f ? 10.0f : std::fabs(x);
+  const float z = a * a;
+  float p = -5.70498872745e-3f;
+  p = p * z + 2.06390887954e-2f;
+  p = p * z - 5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z - 3.33332819422e-1f;
+  const float near = p * z * a + a;
+  const float y = 2.0f * a;
+  const float k = std::rint(y * 1.44269504088896341f);
+  const float f = (y - k * 0.693359375f) + k * 2.12194440e-4f;
+  float e = 1.9875691500e-4f;
+  e = e * f + 1.3981999507e-3f;
+  e = e * f + 8.3334519073e-3f;
+  e = e * f + 4.1665795894e-2f;
+  e = e * f + 1.6666665459e-1f;
+  e = e * f + 5.0000001201e-1f;
+  e = e * f * f + f + 1.0f;
+  const std::int32_t bits = (static_cast<std::int32_t>(k) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  const float far = 1.0f - 2.0f / (e * power + 1.0f);
+  const float t = a < 0.625f ? near : far;
+  return std::copysign(t, x);
+}
+
+// max|w|, NaN if there is one.
+float largest_of(const float* w, index_t n, int threads) {
+  float largest = 0, poison = 0;
+#pragma omp parallel for simd reduction(max : largest) reduction(+ : poison) \
+    num_threads(threads) if (n > PARALLEL)
+  for (index_t i = 0; i < n; ++i) {
+    const float a = std::fabs(w[i]);
+    largest = a > largest ? a : largest;
+    poison += w[i] * 0.0f;
+  }
+  return largest + poison;
+}
+
+enum class SatGrid : std::int32_t { plain, symmetric, asymmetric, full_range, centered };
+
+template <SatGrid GRID, bool QUANTIZED>
+inline float sat_value(float unit, float n, float half) {
+  if (GRID == SatGrid::symmetric)
+    return QUANTIZED ? std::rint(half * unit) / half : unit;
+  if (GRID == SatGrid::asymmetric) {
+    const float moved = static_cast<float>(1 + 1 / (2.0 * half)) * unit -
+                        static_cast<float>(1 / (2.0 * half));
+    return QUANTIZED ? std::rint(half * moved) / half : moved;
+  }
+  if (!QUANTIZED) return unit;
+  float position = (unit + 1.0f) / 2.0f;
+  if (GRID == SatGrid::centered) {
+    const float index = std::floor((n + 1.0f) * position);
+    return (2.0f * (index > n ? n : index) - n) / (n + 1.0f);
+  }
+  if (GRID == SatGrid::full_range)
+    position = static_cast<float>(1 + 0.9998 / n) * position - static_cast<float>(0.4999 / n);
+  const float index = std::rint(n * position);
+  return (2.0f * (index > n ? n : index) - n) / n;
+}
+
+template <SatGrid GRID, bool QUANTIZED>
+void sat_block(const float* w, float* q, index_t n, float n_steps, float half, float largest) {
+#pragma omp simd
+  for (index_t i = 0; i < n; ++i)
+    q[i] = sat_value<GRID, QUANTIZED>(tanh_of(w[i]) / largest, n_steps, half);
+}
+
+using SatBlock = void (*)(const float*, float*, index_t, float, float, float);
+
+template <bool QUANTIZED>
+SatBlock sat_block_of(SatGrid grid) {
+  switch (grid) {
+    case SatGrid::symmetric: return sat_block<SatGrid::symmetric, QUANTIZED>;
+    case SatGrid::asymmetric: return sat_block<SatGrid::asymmetric, QUANTIZED>;
+    case SatGrid::full_range: return sat_block<SatGrid::full_range, QUANTIZED>;
+    case SatGrid::centered: return sat_block<SatGrid::centered, QUANTIZED>;
+    default: return sat_block<SatGrid::plain, QUANTIZED>;
+  }
+}
+
+// The batch norm of one channel, as torch computes it: y = x * scale + shift.
+struct Norm {
+  float scale, shift;
+  Norm(float mean, float inverse_deviation, const float* gamma, const float* beta, index_t c) {
+    scale = inverse_deviation * (gamma ? gamma[c] : 1.0f);
+    shift = (beta ? beta[c] : 0.0f) - mean * scale;
+  }
+};
+
+double sum_of(const float* x, index_t n) {
+  double total = 0;
+  for (index_t first = 0; first < n; first += BLOCK) {
+    const index_t last = first + BLOCK < n ? first + BLOCK : n;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (index_t i = first; i < last; ++i) sum += x[i];
+    total += sum;
+  }
+  return total;
+}
+
+double squares_of(const float* x, index_t n, float mean) {
+  double total = 0;
+  for (index_t first = 0; first < n; first += BLOCK) {
+    const index_t last = first + BLOCK < n ? first + BLOCK : n;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (index_t i = first; i < last; ++i) sum += (x[i] - mean) * (x[i] - mean);
+    total += sum;
+  }
+  return total;
+}
+
+}  // namespace
+
+extern "C" {
+
+// x as rows x columns, with a parameter for each row.
+void fake_quantize_forward(const Settings* settings, const float* parameter, const float* offset,
+                           const float* x, float* y, index_t rows, index_t columns, int threads) {
+  const index_t blocks = (columns + BLOCK - 1) / BLOCK;
+#pragma omp parallel for num_threads(threads) if (rows * columns > PARALLEL)
+  for (index_t b = 0; b < rows * blocks; ++b) {
+    const index_t row = b / blocks, first = (b % blocks) * BLOCK, at = row * columns + first;
+    const index_t n = columns - first < BLOCK ? columns - first : BLOCK;
+    const Step s(*settings, parameter[row], offset ? offset[0] : 0.0f);
+#pragma omp simd
+    for (index_t i = at; i < at + n; ++i) y[i] = s.quantized(x[i]);
+  }
+}
+
+void fake_quantize_backward(const Settings* settings, const float* parameter, const float* offset,
+                            const float* x, const float* g, float* gx, float* g_parameter,
+                            float* g_offset, index_t rows, index_t columns, int threads) {
+  auto run = settings->ewgs != 0 ? backward_rows<true> : backward_rows<false>;
+  run(*settings, parameter, offset, x, g, gx, g_parameter, g_offset, rows, columns, threads);
+}
+
+// Returns in `slope` what the derivative of tanh is multiplied by.
+void sat_weight_forward(const float* w, float* q, float* slope, index_t n, std::int32_t n_steps,
+                        std::int32_t grid, std::int32_t quantized, float fan_out, int threads) {
+  const float largest = tanh_of(largest_of(w, n, threads));
+  const float steps = static_cast<float>(n_steps), half = static_cast<float>(n_steps / 2);
+  const auto kind = static_cast<SatGrid>(grid);
+  const SatBlock block = quantized ? sat_block_of<true>(kind) : sat_block_of<false>(kind);
+#pragma omp parallel for num_threads(threads) if (n > PARALLEL)
+  for (index_t first = 0; first < n; first += BLOCK)
+    block(w + first, q + first, n - first < BLOCK ? n - first : BLOCK, steps, half, largest);
+  double factor = 1;
+  if (kind == SatGrid::asymmetric) factor = 1 + 1 / (2.0 * half);
+  if (kind == SatGrid::full_range) factor = 1 + 0.9998 / n_steps;  // clamped, too, as in N2D2
+  *slope = static_cast<float>(factor / largest);
+  if (fan_out > 0) {  // constant scaling
+    const double mean = sum_of(q, n) / n;
+    const double variance = squares_of(q, n, static_cast<float>(mean)) / (n - 1);
+    const float scale = static_cast<float>(std::sqrt(variance * fan_out));
+#pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
+    for (index_t i = 0; i < n; ++i) q[i] = q[i] / scale;
+    *slope = static_cast<float>(factor / largest / scale);
+  }
+}
+
+void sat_weight_backward(const float* w, const float* g, float* gw, const float* slope, index_t n,
+                         int threads) {
+  const float s = *slope;
+#pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
+  for (index_t i = 0; i < n; ++i) {
+    const float t = tanh_of(w[i]);
+    gw[i] = g[i] * (1.0f - t * t) * s;
+  }
+}
+
+// Batch norm and quantizer, x of (N, C, S); means and inverse deviations are computed from the
+// batch and the running statistics moved, or, without a momentum (negative), given.
+void norm_quantize_forward(const Settings* settings, const float* parameter, const float* offset,
+                           const float* x, float* y, index_t n, index_t c, index_t s,
+                           const float* gamma, const float* beta, float eps, float momentum,
+                           float* running_mean, float* running_variance, float* means,
+                           float* inverses, int threads) {
+  const double count = static_cast<double>(n) * s;
+  const Step step(*settings, *parameter, offset ? *offset : 0.0f);
+#pragma omp parallel for num_threads(threads) if (n * c * s > PARALLEL)
+  for (index_t channel = 0; channel < c; ++channel) {
+    if (momentum >= 0) {
+      double total = 0, squares = 0;
+      for (index_t i = 0; i < n; ++i) total += sum_of(x + (i * c + channel) * s, s);
+      const double mean = total / count;
+      for (index_t i = 0; i < n; ++i)
+        squares += squares_of(x + (i * c + channel) * s, s, static_cast<float>(mean));
+      const double variance = squares / count;
+      means[channel] = static_cast<float>(mean);
+      inverses[channel] = static_cast<float>(1 / std::sqrt(variance + eps));
+      const double unbiased = squares / (count - 1), keeps = 1.0 - momentum;
+      running_mean[channel] =
+          static_cast<float>(momentum * mean + keeps * running_mean[channel]);
+      running_variance[channel] =
+          static_cast<float>(momentum * unbiased + keeps * running_variance[channel]);
+    } else {
+      means[channel] = running_mean[channel];
+      inverses[channel] = 1.0f / std::sqrt(running_variance[channel] + eps);
+    }
+    const Norm norm(means[channel], inverses[channel], gamma, beta, channel);
+    for (index_t i = 0; i < n; ++i) {
+      const float* from = x + (i * c + channel) * s;
+      float* to = y + (i * c + channel) * s;
+#pragma omp simd
+      for (index_t j = 0; j < s; ++j)
+        to[j] = step.quantized(from[j] * norm.scale + norm.shift);
+    }
+  }
+}
+
+void norm_quantize_backward(const Settings* settings, const float* parameter, const float* offset,
+                            const float* x, const float* g, float* gx, index_t n, index_t c,
+                            index_t s, const float* gamma, const float* beta, const float* means,
+                            const float* inverses, float* g_gamma, float* g_beta,
+                            float* g_parameter, float* g_offset, int threads) {
+  const double count = static_cast<double>(n) * s;
+  const Step step(*settings, *parameter, offset ? *offset : 0.0f);
+  const bool ewgs = settings->ewgs != 0;
+  std::vector<double> step_sums(c), offset_sums(c);
+#pragma omp parallel for num_threads(threads) if (n * c * s > PARALLEL)
+  for (index_t channel = 0; channel < c; ++channel) {
+    const float mean = means[channel];
+    const Norm norm(mean, inverses[channel], gamma, beta, channel);
+    double total = 0, product = 0;
+    for (index_t i = 0; i < n; ++i) {
+      const float* from = x + (i * c + channel) * s;
+      const float* upper = g + (i * c + channel) * s;
+      float* to = gx + (i * c + channel) * s;
+      for (index_t first = 0; first < s; first += BLOCK) {
+        const index_t last = first + BLOCK < s ? first + BLOCK : s;
+        float sum = 0, dot = 0, of_step = 0, of_offset = 0;
+        if (ewgs) {
+          for (index_t j = first; j < last; ++j) {
+            float a, b;
+            const float h = gradient<true>(step, from[j] * norm.scale + norm.shift, upper[j], a, b);
+            to[j] = h, sum += h, dot += h * (from[j] - mean), of_step += a, of_offset += b;
+          }
+        } else {
+#pragma omp simd reduction(+ : sum, dot, of_step, of_offset)
+          for (index_t j = first; j < last; ++j) {
+            float a, b;
+            const float h =
+                gradient<false>(step, from[j] * norm.scale + norm.shift, upper[j], a, b);
+            to[j] = h;
+            sum += h;
+            dot += h * (from[j] - mean);
+            of_step += a;
+            of_offset += b;
+          }
+        }
+        total += sum, product += dot;
+        step_sums[channel] += of_step, offset_sums[channel] += of_offset;
+      }
+    }
+    if (g_gamma) g_gamma[channel] = static_cast<float>(product * inverses[channel]);
+    if (g_beta) g_beta[channel] = static_cast<float>(total);
+    // gx = scale * (h - mean(h) - x^ * mean(h * x^)),   x^ = (x - mean) * inverse
+    const double inverse = inverses[channel];
+    const float average = static_cast<float>(total / count);
+    const float slope = static_cast<float>(product * inverse * inverse / count);
+    for (index_t i = 0; i < n; ++i) {
+      const float* from = x + (i * c + channel) * s;
+      float* to = gx + (i * c + channel) * s;
+#pragma omp simd
+      for (index_t j = 0; j < s; ++j)
+        to[j] = (to[j] - average - (from[j] - mean) * slope) * norm.scale;
+    }
+  }
+  double step_sum = 0, offset_sum = 0;
+  for (index_t channel = 0; channel < c; ++channel) {
+    step_sum += step_sums[channel];
+    offset_sum += offset_sums[channel];
+  }
+  *g_parameter = static_cast<float>(step_sum * step.factor);
+  if (g_offset) *g_offset = static_cast<float>(offset_sum * settings->gradient_scale);
+}
+}

@@ -1,0 +1,214 @@
+"""The quantizers of LSQ (Esser et al. 2019, arXiv:1902.08153) and LSQ+ (Bhalgat et al. 2020)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qatlab.errors import QuantRuleError
+from qatlab.quant.eager import fake_quantize_eager
+from qatlab.quant.functional import Grid, lsq_gradient_scale, lsq_grid
+from qatlab.quant.phase import Phase
+from qatlab.quant.quantizer import (
+    ActivationQuantizer,
+    LearnedQuantizer,
+    check_choice,
+    check_ewgs,
+    check_switch,
+    given_start,
+)
+from qatlab.quant.starts import start_parameter, start_range
+
+GRADIENT_SCALES = ("paper", "n2d2", "none")
+
+
+class LsqWeight(LearnedQuantizer):
+    """Weight quantizer of LSQ: a grid around zero with a learned step.
+
+    Args:
+        bits: bit width, 2 to 16; or give ``n_steps``.
+        n_steps: steps of the grid instead of ``bits`` (ternary: 2).
+        per_channel: a step for each output channel.
+        step_size: starting step in the units of the weights, or ``auto``.
+        start: for ``auto``, see :func:`~qatlab.quant.starts.start_parameter`; LSQ+: ``mean_std``.
+        percentile: for ``start: percentile``.
+        gradient_scale: on the gradient of the step: ``paper`` and ``n2d2`` are
+            ``1 / sqrt(N * q_max)`` for N weights, ``none`` is 1.
+        ewgs: see :func:`~qatlab.quant.functional.fake_quantize`.
+    """
+
+    method = "LSQ"
+    learned = "step_size"
+
+    def __init__(
+        self,
+        bits: int | None = None,
+        n_steps: int | None = None,
+        per_channel: bool = False,
+        step_size: float | str = "auto",
+        start: str = "mean",
+        percentile: float = 99.9,
+        gradient_scale: str = "paper",
+        ewgs: float = 0.0,
+    ) -> None:
+        super().__init__(bits, n_steps, start, percentile)
+        if self.n_steps == 1:
+            raise QuantRuleError(
+                "bits=1 gives LSQ weights the levels -s and 0 and no gradient scale; use 2 bits, "
+                "or SAT, whose 1-bit weights are -1 and 1: {_target_: qatlab.quant.SatWeight}"
+            )
+        check_switch("per_channel", per_channel)
+        check_choice("gradient_scale", gradient_scale, GRADIENT_SCALES)
+        self.grid = lsq_grid(self.n_steps, signed=True)
+        self.per_channel = per_channel
+        self.scaled_gradient = gradient_scale != "none"
+        self.given = given_start("step_size", step_size)
+        self.ewgs = check_ewgs(ewgs)
+        self.step_size = nn.Parameter(torch.tensor(1.0 if self.given is None else self.given))
+
+    def fit(self, weight: Tensor) -> None:
+        """Give the step its shape, ``(C_out, 1, ...)`` if it is per channel."""
+        if self.per_channel:
+            shape = (weight.shape[0], *(1,) * (weight.ndim - 1))
+            self.step_size = nn.Parameter(self.step_size.detach().expand(shape).clone())
+
+    def describe(self) -> dict[str, Any]:
+        """Return the facts of this quantizer for ``layers.json``."""
+        return {**super().describe(), "per_channel": self.per_channel}
+
+    def starting_values(self, values: Tensor) -> Tensor:
+        """Return the step for these weights, of the shape of ``step_size``."""
+        if self.given is not None:
+            return torch.full_like(self.step_size, self.given)
+        return start_parameter(values, self.grid, self.start, self.percentile, self.per_channel)
+
+    def set_start(self, start: Tensor) -> None:
+        """Set the step."""
+        self.step_size.copy_(start)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
+        if self.phase is not Phase.QUANTIZE:
+            return weight
+        if self.needs_start:
+            self.begin_with(weight)
+        count = weight.numel() // self.step_size.numel()
+        scale = lsq_gradient_scale(count, self.grid.q_max) if self.scaled_gradient else 1.0
+        return fake_quantize_eager(weight, self.step_size, self.grid, scale, None, self.ewgs)
+
+
+class LsqActivation(ActivationQuantizer):
+    """Activation quantizer of LSQ at one site: a grid with a learned step.
+
+    Args:
+        activation: the float activation function that stands at this site.
+        bits: bit width, 1 to 16; or give ``n_steps``.
+        n_steps: steps of the grid instead of ``bits``.
+        step_size: starting step in the units of the activations, or ``auto``: taken from the
+            first batches when activations start to be quantized.
+        start: for ``auto``, see :func:`~qatlab.quant.starts.start_parameter`.
+        percentile: for ``start: percentile``.
+        gradient_scale: on the gradient of the step: ``paper`` is ``1 / sqrt(N * q_max)`` with N
+            the activations of one image, ``n2d2`` counts those of the whole batch, ``none`` is 1.
+        ewgs: see :func:`~qatlab.quant.functional.fake_quantize`.
+        signed: with levels below zero; set by ``quantize`` where values can be negative.
+    """
+
+    method = "LSQ"
+    learned = "step_size"
+
+    def __init__(
+        self,
+        activation: nn.Module,
+        bits: int | None = None,
+        n_steps: int | None = None,
+        step_size: float | str = "auto",
+        start: str = "mean",
+        percentile: float = 99.9,
+        gradient_scale: str = "paper",
+        ewgs: float = 0.0,
+        signed: bool = False,
+    ) -> None:
+        super().__init__(activation, bits, n_steps, start, percentile, signed, ewgs)
+        check_choice("gradient_scale", gradient_scale, GRADIENT_SCALES)
+        self.gradient_scaling = gradient_scale
+        self.given = given_start("step_size", step_size)
+        self.step_size = nn.Parameter(torch.tensor(1.0 if self.given is None else self.given))
+
+    def levels(self) -> Grid:
+        """Return LSQ's grid."""
+        return lsq_grid(self.n_steps, self.signed)
+
+    @property
+    def parameter(self) -> Tensor:
+        """The step."""
+        return self.step_size
+
+    def gradient_scale(self, x: Tensor) -> float:
+        """Return the factor on the gradient of the step for activations ``(N, ...)``."""
+        if self.gradient_scaling == "none":
+            return 1.0
+        count = x.numel() if self.gradient_scaling == "n2d2" else x[:1].numel()
+        return lsq_gradient_scale(count, self.grid.q_max)
+
+    def starting_values(self, values: Tensor) -> Tensor:
+        """Return the step for these activations, a scalar."""
+        if self.given is not None:
+            return torch.full_like(self.step_size, self.given)
+        return start_parameter(values, self.grid, self.start, self.percentile)
+
+    def set_start(self, start: Tensor) -> None:
+        """Set the step."""
+        self.step_size.copy_(start)
+
+
+class LsqPlusActivation(LsqActivation):
+    """Activation quantizer of LSQ+: step and offset are learned, so that no level is wasted.
+
+    Unlike the others it follows an activation function and never takes its place. Arguments: see
+    :class:`LsqActivation`; a starting step that is given starts with an offset of 0.
+    """
+
+    method = "LSQ+"
+    starts = ("mean_std", "min_max", "percentile")
+
+    def __init__(
+        self,
+        activation: nn.Module,
+        bits: int | None = None,
+        n_steps: int | None = None,
+        step_size: float | str = "auto",
+        start: str = "mean_std",
+        percentile: float = 99.9,
+        gradient_scale: str = "paper",
+        ewgs: float = 0.0,
+        signed: bool = False,
+    ) -> None:
+        given = (step_size, start, percentile, gradient_scale, ewgs, signed)
+        super().__init__(activation, bits, n_steps, *given)
+        self.offset = nn.Parameter(torch.tensor(0.0))
+
+    @property
+    def clips(self) -> bool:
+        """False: its range may start below zero."""
+        return False
+
+    @property
+    def learned_offset(self) -> Tensor:
+        """The learned offset, the value of index 0, in the units of the activations."""
+        return self.offset
+
+    def starting_values(self, values: Tensor) -> Tensor:
+        """Return step and offset for these activations, ``(2,)``."""
+        if self.given is not None:
+            return self.step_size.new_tensor([self.given, 0.0])
+        low, high = start_range(values, self.start, self.percentile)
+        step = (high - low) / (self.grid.q_max - self.grid.q_min)
+        return torch.stack([step, low - self.grid.q_min * step])
+
+    def set_start(self, start: Tensor) -> None:
+        """Set step and offset."""
+        self.step_size.copy_(start[0])
+        self.offset.copy_(start[1])

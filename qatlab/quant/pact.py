@@ -1,0 +1,71 @@
+"""The baselines that SAT is made of: DoReFa weights, PACT and DoReFa activations."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from qatlab.quant.functional import Grid, dorefa_weight, pact_grid
+from qatlab.quant.phase import Phase
+from qatlab.quant.quantizer import Quantizer, checked_weight
+from qatlab.quant.sat import ClipActivation
+
+
+class PactActivation(ClipActivation):
+    """Activation quantizer of PACT (Choi et al. 2018): the clip value learns from clipped values.
+
+    Arguments: see :class:`~qatlab.quant.sat.ClipActivation`.
+    """
+
+    method = "PACT"
+
+    def levels(self) -> Grid:
+        """Return PACT's grid."""
+        return pact_grid(self.n_steps, self.signed)
+
+
+class DorefaActivation(PactActivation):
+    """Activation quantizer of DoReFa-Net (Zhou et al. 2016): the clip value stays 1.
+
+    Source: arXiv:1606.06160, section 2.3, with ``h(x) = clip(x, 0, 1)``.
+
+    Args:
+        activation: the float activation function that stands at this site.
+        bits: bit width, 1 to 16; or give ``n_steps``.
+        n_steps: steps of the grid instead of ``bits``.
+        ewgs: see :func:`~qatlab.quant.functional.fake_quantize`.
+        signed: clip to [-1, 1]; set by ``quantize`` where values can be negative.
+    """
+
+    method = "DoReFa"
+
+    def __init__(
+        self,
+        activation: nn.Module,
+        bits: int | None = None,
+        n_steps: int | None = None,
+        ewgs: float = 0.0,
+        signed: bool = False,
+    ) -> None:
+        super().__init__(activation, bits, n_steps, alpha=1.0, ewgs=ewgs, signed=signed)
+        self.alpha.requires_grad_(False)
+
+
+class DorefaWeight(Quantizer):
+    """Weight quantizer of DoReFa-Net (Zhou et al. 2016).
+
+    Args:
+        bits: bit width, 1 to 16; or give ``n_steps``.
+        n_steps: steps of the grid instead of ``bits``.
+    """
+
+    method = "DoReFa"
+
+    def __init__(self, bits: int | None = None, n_steps: int | None = None) -> None:
+        super().__init__(bits, n_steps)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
+        if self.phase is not Phase.QUANTIZE:
+            return weight
+        result = dorefa_weight(weight, self.n_steps)
+        return checked_weight(self, weight.detach(), result, "its quantized weights are not finite")
