@@ -23,7 +23,7 @@ from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.targets import check_node, make
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
-from qatlab.training.limits import check_trainer
+from qatlab.training.limits import INSTEAD, check_trainer
 from qatlab.training.phase_schedule import PhaseSchedule, Schedule
 from qatlab.training.progress import PhaseProgressBar
 from qatlab.training.random_state import RandomState
