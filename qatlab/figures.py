@@ -37,10 +37,10 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None
             may be missing or empty.
         path: picture to write; its suffix names the format.
     """
-    rows = [row for row in rows if not math.isnan(_number(row, "epoch"))]
-    epochs = np.array([_number(row, "epoch") + 1 for row in rows])
+    rows = [row for row in rows if not math.isnan(number(row, "epoch"))]
+    epochs = np.array([number(row, "epoch") + 1 for row in rows])
     phases = _phases(rows, epochs)
-    figure = _figure(8, 6.5)
+    figure = new_figure(8, 6.5)
     figure.set_layout_engine("constrained")
     accuracy, loss = figure.subplots(2, 1, sharex=True)
 
@@ -70,7 +70,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None
     loss.set_xlabel("epoch", fontsize=11)
     loss.set_xlim(0.5, max(epochs, default=1) + 0.5)
     loss.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion_matrix(
@@ -93,7 +93,7 @@ def confusion_matrix(
     diagonal = np.eye(n, dtype=bool)
 
     side = min(max(0.5 * n, 4.0), 12.0)  # inches
-    figure = _figure(side + 3, side + 1)
+    figure = new_figure(side + 3, side + 1)
     figure.set_layout_engine("constrained")
     cells, recall = figure.subplots(1, 2, sharey=True, width_ratios=(side, 1.5))
     errors = np.where(diagonal, np.nan, counts)  # nan is not painted: the grey below shows
@@ -120,7 +120,7 @@ def confusion_matrix(
     cells.set_title(f"{right:.0f} of {total:.0f} right{share}", fontsize=12, loc="left")
     cells.set_xlabel("estimated class", fontsize=11)
     cells.set_ylabel("true class", fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def weight_histograms(layers: Sequence[tuple[str, Array, Array, int]], path: str | Path) -> None:
@@ -137,7 +137,7 @@ def weight_histograms(layers: Sequence[tuple[str, Array, Array, int]], path: str
     # In inches and placed by hand: matplotlib's layout engine takes long for 120 axes.
     panel_width, panel_height, margin, head = max(3.6, 6.5 / columns), 2.7, 0.5, 0.6
     width, height = columns * panel_width + 0.2, rows * panel_height + head
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     text = "Above: float weights. Below: quantized weights, in % of the layer at each level."
     figure.text(0.15 / width, 1 - 0.3 / height, text, fontsize=11)
     for i, (name, weights, quantized, bits) in enumerate(layers):
@@ -151,7 +151,7 @@ def weight_histograms(layers: Sequence[tuple[str, Array, Array, int]], path: str
         short = name if len(name) <= 38 else "…" + name[-37:]
         title = f"{short}\n{bits} bits, {n_levels} levels in use"
         above.set_title(title, fontsize=10, loc="left", parse_math=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_curves(
@@ -160,7 +160,7 @@ def _draw_curves(
     """Draw training and validation values of a metric and return all that were drawn."""
     drawn = [np.empty(0)]
     for part, label, color in (("train", "training", BLUE), ("val", "validation", ORANGE)):
-        values = factor * np.array([_number(row, f"{part}/{metric}") for row in rows])
+        values = factor * np.array([number(row, f"{part}/{metric}") for row in rows])
         known = np.isfinite(values)
         if known.any():
             size = 4 if len(epochs) <= 60 else 0
@@ -177,7 +177,7 @@ def _mark_best(
 ) -> None:
     """Ring the best validation accuracy of the last phase: the network that a run hands out."""
     start = phases[-1][0] if phases else 1
-    accuracy = np.array([100 * _number(row, "val/acc") for row in rows])
+    accuracy = np.array([100 * number(row, "val/acc") for row in rows])
     accuracy[epochs < start] = np.nan
     if np.isfinite(accuracy).any():
         best = np.nanargmax(accuracy)
@@ -270,7 +270,8 @@ def _phases(rows: Sequence[Mapping[str, Any]], epochs: Array) -> list[tuple[floa
     return spans
 
 
-def _number(row: Mapping[str, Any], name: str) -> float:
+def number(row: Mapping[str, Any], name: str) -> float:
+    """Return a value of a row of ``metrics.csv``, or NaN if it is missing or empty."""
     value = row.get(name)
     return math.nan if value is None or value == "" else float(value)
 
@@ -280,13 +281,14 @@ def _largest(values: Array) -> float:
     return float(np.abs(values).max(initial=0)) or 1.0
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches with a canvas of its own."""
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
     """Write the picture under a temporary name beside ``path``, then rename it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from qatlab.quant.calibration import start_quantizers
 from qatlab.quant.convert import float_table, quantize
 from qatlab.quant.lsq import LsqActivation, LsqPlusActivation, LsqWeight
+from qatlab.quant.memory import MODES, Memory
 from qatlab.quant.pact import DorefaActivation, DorefaWeight, PactActivation
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer, quantizers, set_phase
@@ -11,12 +12,14 @@ from qatlab.quant.sat import SatActivation, SatWeight
 from qatlab.quant.table import LayerRecord, ModelTable
 
 __all__ = [
+    "MODES",
     "DorefaActivation",
     "DorefaWeight",
     "LayerRecord",
     "LsqActivation",
     "LsqPlusActivation",
     "LsqWeight",
+    "Memory",
     "ModelTable",
     "PactActivation",
     "Phase",

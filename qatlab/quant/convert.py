@@ -13,9 +13,10 @@ from torch import Tensor, fx, nn
 from qatlab.arguments import check_arguments
 from qatlab.errors import ConfigError, QuantRuleError
 from qatlab.quant.layers import QuantConv2d, QuantLinear
+from qatlab.quant.memory import add, add_apart, note_copies
 from qatlab.quant.quantizer import ActivationQuantizer, Quantizer
 from qatlab.quant.rules import Decision, Rule, Target, resolve
-from qatlab.quant.sites import Site, find_sites, weight_layer_names
+from qatlab.quant.sites import ADDITIONS, Site, find_sites, weight_layer_names
 from qatlab.quant.table import LayerRecord, ModelTable
 
 Factory = Callable[..., Quantizer]
@@ -80,6 +81,7 @@ def quantize(
         records[site.name] = LayerRecord.of(
             target, "activation", shapes[site.node], quantizer, decision.rules
         )
+    _prepare_memory(traced)
     traced.graph.lint()
     traced.recompile()
     rows = sorted(records.values(), key=lambda record: rank[record.name])
@@ -256,3 +258,28 @@ def _insert(traced: fx.GraphModule, site: Site, quantizer: ActivationQuantizer) 
         if type(norm) is nn.BatchNorm2d and len(calls) == 1 and quantizer.absorb(norm):
             new.args = source.args
             traced.graph.erase_node(source)
+
+
+def _prepare_memory(traced: fx.GraphModule) -> None:
+    """Let additions and poolings tell :class:`~qatlab.quant.memory.Memory` what they make."""
+    for module in traced.modules():
+        if isinstance(module, nn.MaxPool2d) and not module.return_indices:
+            module.register_forward_hook(note_copies)
+    for node in traced.graph.nodes:
+        two = len(node.args) == 2 and all(isinstance(n, fx.Node) for n in node.args)
+        if node.target not in ADDITIONS or not two or node.kwargs:
+            continue
+        # A quantizer behind a batch norm leaves its output to whom it may concern: nothing in any
+        # phase needs it for the backward pass.
+        over = [n for n in node.args if len(n.users) == 1 and _only_quantizes(traced, n)]
+        first = over[0] if over else node.args[0]
+        second = node.args[0] if first is node.args[1] else node.args[1]
+        node.op, node.target = "call_function", add if over else add_apart
+        node.args = (first, second)
+
+
+def _only_quantizes(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op != "call_module":
+        return False
+    module = traced.get_submodule(str(node.target))
+    return isinstance(module, ActivationQuantizer) and module.only_quantizes

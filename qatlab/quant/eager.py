@@ -8,6 +8,8 @@ used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from qatlab.quant import kernels
 from qatlab.quant.functional import GRIDS, Grid, fake_quantize, sat_weight
+from qatlab.quant.memory import Memory
 
 
 def fake_quantize_eager(
@@ -32,6 +35,10 @@ def fake_quantize_eager(
         return fake_quantize(x, parameter, grid, gradient_scale, offset, ewgs)
     settings = kernels.settings(grid, gradient_scale, ewgs)
     result: Tensor = _FakeQuantize.apply(x, parameter, offset, settings)
+    if Memory.active is not None and result.requires_grad:
+        held = _held(x, parameter, offset)
+        again = partial(_quantized, *held, settings)
+        Memory.active.quantized(result, x, again, partial(_encoded, *held[1:], settings, grid))
     return result
 
 
@@ -45,7 +52,12 @@ def sat_weight_eager(
     """
     if not fits(weight) or weight.numel() == 0:
         return sat_weight(weight, n_steps, grid, quantized, scaling)
-    result: Tensor = _SatWeight.apply(weight, n_steps, grid, quantized, scaling)
+    arguments = (n_steps, grid, quantized, scaling)
+    result: Tensor = _SatWeight.apply(weight, *arguments)
+    if Memory.active is not None and result.requires_grad:
+        held = weight.detach()
+        again = lambda: _sat_quantized(held, *arguments)[1]  # noqa: E731
+        Memory.active.quantized(result, weight, again, _not_encoded)
     return result
 
 
@@ -74,9 +86,14 @@ def norm_and_quantize(
     settings = kernels.settings(grid, gradient_scale, ewgs)
     if moves and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
+    statistics = (torch.empty_like(norm.weight), torch.empty_like(norm.weight))
     result: Tensor = _NormQuantize.apply(
-        x, norm.weight, norm.bias, parameter, offset, norm, moves, settings
+        x, norm.weight, norm.bias, parameter, offset, statistics, norm, moves, settings
     )
+    if Memory.active is not None and result.requires_grad:
+        held = _held(x, norm.weight, norm.bias, parameter, offset)
+        again = partial(_normed_again, *held, statistics, float(norm.eps), settings)
+        Memory.active.quantized(result, x, again, partial(_encoded, *held[3:], settings, grid))
     return result
 
 
@@ -104,6 +121,79 @@ def _rows(x: Tensor, parameter: Tensor) -> tuple[int, int]:
     return rows, x.numel() // rows
 
 
+def _held(*tensors: Tensor | None) -> list[Any]:
+    return [None if tensor is None else tensor.detach() for tensor in tensors]
+
+
+def _quantized(
+    x: Tensor, parameter: Tensor, offset: Tensor | None, settings: kernels.Settings
+) -> Tensor:
+    if parameter.numel() > 1:
+        x = x.contiguous()  # a row has to be one piece
+    x, y = _dense(x)
+    kernels.call("fake_quantize_forward", settings, parameter, offset, x, y, *_rows(x, parameter))
+    return y
+
+
+def _encoded(
+    parameter: Tensor, offset: Tensor | None, settings: kernels.Settings, grid: Grid, y: Tensor
+) -> Callable[[], Tensor] | None:
+    """Turn values on a grid into codes, and return what decodes them."""
+    bits = (grid.q_max - grid.q_min).bit_length()
+    width = next((w for w in (1, 2, 4, 8) if w >= bits), None)
+    like = torch.empty_like(y, device="meta")
+    if width is None or like.stride() != y.stride():
+        return None
+    count = y.numel()
+    codes = torch.empty(-(-count * width // 8), dtype=torch.uint8)
+    kernels.call("encode", settings, parameter, offset, y, codes, count, width)
+
+    def decoded() -> Tensor:
+        values = torch.empty_like(like, device="cpu")
+        kernels.call("decode", settings, parameter, offset, codes, values, count, width)
+        return values
+
+    return decoded
+
+
+def _not_encoded(y: Tensor) -> None:
+    """Weights are made again; none is ever kept as codes."""
+
+
+def _sat_quantized(
+    weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weight, laid out densely, what SAT makes of it, and the slope."""
+    weight, q = _dense(weight)
+    slope = weight.new_empty(())
+    fan_out = weight.shape[0] * weight[0, 0].numel() if scaling else 0
+    kernels.call(
+        *("sat_weight_forward", weight, q, slope, weight.numel()),
+        *(n_steps, GRIDS.index(grid), quantized, float(fan_out)),
+    )
+    return weight, q, slope
+
+
+def _normed_again(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    parameter: Tensor,
+    offset: Tensor | None,
+    statistics: tuple[Tensor, Tensor],
+    eps: float,
+    settings: kernels.Settings,
+) -> Tensor:
+    """Return what :class:`_NormQuantize` has made of ``x``, from the statistics it found."""
+    n, c, h, w = x.shape
+    y = torch.empty_like(x)
+    kernels.call(
+        *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w),
+        *(weight, bias, eps, -2.0, None, None, *statistics),
+    )
+    return y
+
+
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -113,19 +203,14 @@ class _FakeQuantize(torch.autograd.Function):
         offset: Tensor | None,
         settings: kernels.Settings,
     ) -> Tensor:
-        if parameter.numel() > 1:
-            x = x.contiguous()  # a row has to be one piece
-        x, y = _dense(x)
         ctx.save_for_backward(x, parameter, offset)
         ctx.settings = settings
-        kernels.call(
-            "fake_quantize_forward", settings, parameter, offset, x, y, *_rows(x, parameter)
-        )
-        return y
+        return _quantized(x, parameter, offset, settings)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, parameter, offset = ctx.saved_tensors
+        x = x.contiguous() if parameter.numel() > 1 else _dense(x)[0]
         grad = _as_laid_out(grads[0], x)
         grad_x, grad_parameter = torch.empty_like(x), torch.empty_like(parameter)
         grad_offset = None if offset is None else torch.empty_like(offset)
@@ -141,13 +226,7 @@ class _SatWeight(torch.autograd.Function):
     def forward(
         ctx: Any, weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: bool
     ) -> Tensor:
-        weight, q = _dense(weight)
-        slope = weight.new_empty(())
-        fan_out = weight.shape[0] * weight[0, 0].numel() if scaling else 0
-        kernels.call(
-            *("sat_weight_forward", weight, q, slope, weight.numel()),
-            *(n_steps, GRIDS.index(grid), quantized, float(fan_out)),
-        )
+        weight, q, slope = _sat_quantized(weight, n_steps, grid, quantized, scaling)
         ctx.save_for_backward(weight, slope)
         return q
 
@@ -171,20 +250,20 @@ class _NormQuantize(torch.autograd.Function):
         bias: Tensor,
         parameter: Tensor,
         offset: Tensor | None,
+        statistics: tuple[Tensor, Tensor],
         norm: nn.BatchNorm2d,
         moves: bool,
         settings: kernels.Settings,
     ) -> Tensor:
         n, c, h, w = x.shape
         y = torch.empty_like(x)
-        mean, inverse = torch.empty_like(weight), torch.empty_like(weight)
         momentum = float(norm.momentum or 0.0) if moves else -1.0
         kernels.call(
             *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w),
             *(weight, bias, float(norm.eps), momentum, norm.running_mean, norm.running_var),
-            *(mean, inverse),
+            *statistics,
         )
-        ctx.save_for_backward(x, weight, bias, parameter, offset, mean, inverse)
+        ctx.save_for_backward(x, weight, bias, parameter, offset, *statistics)
         ctx.settings = settings
         return y
 
@@ -201,4 +280,4 @@ class _NormQuantize(torch.autograd.Function):
             *(n, c, h * w, weight, bias, mean, inverse),
             *(grad_weight, grad_bias, grad_parameter, grad_offset),
         )
-        return grad_x, grad_weight, grad_bias, grad_parameter, grad_offset, None, None, None
+        return grad_x, grad_weight, grad_bias, grad_parameter, grad_offset, None, None, None, None

@@ -285,8 +285,9 @@ void sat_weight_backward(const float* w, const float* g, float* gw, const float*
   }
 }
 
-// Batch norm and quantizer, x of (N, C, S); means and inverse deviations are computed from the
-// batch and the running statistics moved, or, without a momentum (negative), given.
+// Batch norm and quantizer, x of (N, C, S). Means and inverse deviations are computed from the
+// batch, and the running statistics moved; with a momentum of -1 they are the running ones, with -2
+// those that are given.
 void norm_quantize_forward(const Settings* settings, const float* parameter, const float* offset,
                            const float* x, float* y, index_t n, index_t c, index_t s,
                            const float* gamma, const float* beta, float eps, float momentum,
@@ -310,7 +311,7 @@ void norm_quantize_forward(const Settings* settings, const float* parameter, con
           static_cast<float>(momentum * mean + keeps * running_mean[channel]);
       running_variance[channel] =
           static_cast<float>(momentum * unbiased + keeps * running_variance[channel]);
-    } else {
+    } else if (momentum > -1.5f) {
       means[channel] = running_mean[channel];
       inverses[channel] = 1.0f / std::sqrt(running_variance[channel] + eps);
     }
@@ -390,5 +391,38 @@ void norm_quantize_backward(const Settings* settings, const float* parameter, co
   }
   *g_parameter = static_cast<float>(step_sum * step.factor);
   if (g_offset) *g_offset = static_cast<float>(offset_sum * settings->gradient_scale);
+}
+
+// Indices of values on a grid, from q_min on, `width` bits each: 1, 2, 4 or 8.
+void encode(const Settings* settings, const float* parameter, const float* offset, const float* y,
+            std::uint8_t* codes, index_t n, std::int32_t width, int threads) {
+  const Step s(*settings, *parameter, offset ? *offset : 0.0f);
+  const float lowest = settings->q_min;
+  const index_t each = 8 / width, bytes = (n + each - 1) / each;
+#pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
+  for (index_t i = 0; i < bytes; ++i) {
+    std::uint32_t byte = 0;
+    for (index_t j = 0; j < each; ++j) {
+      const index_t at = i * each + j < n ? i * each + j : n - 1;
+      const float index = std::rint((y[at] - s.offset) * s.inverse) - lowest;
+      byte |= static_cast<std::uint32_t>(static_cast<std::int32_t>(index)) << (j * width);
+    }
+    codes[i] = static_cast<std::uint8_t>(byte);
+  }
+}
+
+void decode(const Settings* settings, const float* parameter, const float* offset,
+            const std::uint8_t* codes, float* y, index_t n, std::int32_t width, int threads) {
+  const Step s(*settings, *parameter, offset ? *offset : 0.0f);
+  const float lowest = settings->q_min;
+  const std::int32_t mask = (1 << width) - 1, each = 8 / width, shift = width == 8   ? 0
+                                                                        : width == 4 ? 1
+                                                                        : width == 2 ? 2
+                                                                                     : 3;
+#pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
+  for (index_t i = 0; i < n; ++i) {
+    const std::int32_t code = (codes[i >> shift] >> ((i & (each - 1)) * width)) & mask;
+    y[i] = (static_cast<float>(code) + lowest) * s.size + s.offset;
+  }
 }
 }

@@ -253,6 +253,11 @@ class ActivationQuantizer(LearnedQuantizer):
         """Return the facts of this quantizer for ``layers.json``."""
         return {**super().describe(), "signed": self.signed}
 
+    @property
+    def only_quantizes(self) -> bool:
+        """Whether it stands behind a batch norm and in place of no activation function."""
+        return bool(self._norm) and isinstance(self.activation, nn.Identity)
+
     def absorb(self, norm: nn.BatchNorm2d) -> bool:
         """Compute ``norm`` in front of this site from now on; False if something is in between.
 
@@ -295,6 +300,13 @@ class ActivationQuantizer(LearnedQuantizer):
         observed, self._observed = self._observed, None
         if self.needs_start:
             self.begin(torch.stack(observed).mean(0) if observed else torch.tensor(0.0))
+
+    def float_values(self, x: Tensor) -> Tensor:
+        """Return what is put on the grid when :meth:`forward` gets ``x``, still in float."""
+        if self._norm:
+            x = self._norm[0](x)
+        # Of an activation function whose place it takes only the cut at 0 is left to the grid's.
+        return x.relu() if self.clips else self.activation(x)
 
 
 def given_start(name: str, value: float | str) -> float | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,18 @@ from qatlab.quant import Phase, quantizers
 from qatlab.training.solver import Solver
 
 Batch = tuple[Tensor, Tensor]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Set a module and all inside to evaluation for a while, then each back to its own mode."""
+    training = {inner: inner.training for inner in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for inner, mode in training.items():
+            inner.training = mode
 
 
 class Classifier(LightningModule):

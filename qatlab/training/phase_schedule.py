@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qatlab.errors import ConfigError
 from qatlab.quant import Phase, quantizers, set_phase, start_quantizers
+from qatlab.training.classifier import evaluating
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,7 @@ class PhaseSchedule(Callback):
         batches = iter(data.val_dataloader())
         if data.validation == 0:
             batches = itertools.islice(data.train_dataloader(), max(1, 5000 // data.batch_size))
-        training = {module: module.training for module in pl_module.modules()}
-        pl_module.eval()
-        sums = [pl_module.evaluate_batch(images, labels) for images, labels in batches]  # type: ignore[operator]
-        for module, mode in training.items():
-            module.training = mode
+        with evaluating(pl_module):
+            sums = [pl_module.evaluate_batch(images, labels) for images, labels in batches]  # type: ignore[operator]
         loss, correct, count = (float(sum(column)) for column in zip(*sums, strict=True))
         return {"loss": loss / count, "acc": correct / count}

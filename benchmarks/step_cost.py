@@ -1,0 +1,204 @@
+"""What a training step of fake quantization costs, as a multiple of the same float network's.
+
+    python benchmarks/step_cost.py [--models resnet20 mobilenet_v2 resnet18] [--methods lsq sat]
+        [--modes keep recompute compact] [--pairs 15] [--peers]
+
+One step is forward, cross entropy, backward and SGD with momentum. The float network and a
+candidate step in turn, A B B A, in one process; a figure is the median over pairs of the ratio of
+the process's CPU time, so that other work on the machine counts as little as possible. All layers
+have 4-bit weights, all sites 4-bit activations, the signed ones too. ``compiled`` is compared with
+the compiled float network, and with the eager one.
+
+Kept is the memory that is alive between forward and backward and was not before it; peak is the
+highest during a step; both are counted by the tensors' storages, as multiples of float.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import itertools
+import platform
+import statistics
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torchvision.models import mobilenet_v2, resnet18
+from torchvision.models.resnet import BasicBlock
+
+from qatlab import quant
+
+METHODS: dict[str, tuple[Any, Any]] = {
+    "lsq": (quant.LsqWeight, quant.LsqActivation),
+    "sat": (quant.SatWeight, quant.SatActivation),
+}
+
+
+def resnet20(num_classes: int) -> nn.Module:
+    """Return ResNet-20 of He et al. 2015, section 4.2, with projections in its shortcuts."""
+
+    def stage(channels: int, width: int, stride: int) -> nn.Sequential:
+        shortcut = None
+        if stride > 1:
+            shortcut = nn.Sequential(
+                nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
+        first = BasicBlock(channels, width, stride, shortcut)
+        return nn.Sequential(first, BasicBlock(width, width), BasicBlock(width, width))
+
+    stem = (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+    stages = (stage(16, 16, 1), stage(16, 32, 2), stage(32, 64, 2))
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
+    return nn.Sequential(*stem, *stages, *head)
+
+
+# Network, batch, side of the images.
+MODELS: dict[str, tuple[Callable[..., nn.Module], int, int]] = {
+    "resnet20": (resnet20, 64, 32),
+    "mobilenet_v2": (mobilenet_v2, 16, 96),
+    "resnet18": (resnet18, 16, 96),
+}
+
+
+class Candidate:
+    """A network with its optimizer, a batch, and how to compute it."""
+
+    def __init__(self, model: nn.Module, images: Tensor, memory: str | None = None) -> None:
+        self.model = model.train()
+        self.images = images
+        self.labels = torch.randint(0, 10, (len(images),))
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        self.memory = nullcontext() if memory is None else quant.Memory(memory)
+
+    def loss(self) -> Tensor:
+        """Return the loss of the batch."""
+        with self.memory:
+            return F.cross_entropy(self.model(self.images), self.labels)
+
+    def step(self) -> float:
+        """Take one step and return its CPU seconds."""
+        begin = time.process_time()
+        self.loss().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return time.process_time() - begin
+
+
+class Memory(TorchDispatchMode):
+    """Counts the bytes of the storages that operations make, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count what it returned."""
+        result = func(*args, **(kwargs or {}))
+        old = {
+            id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)
+        }
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor, old)
+        return result
+
+    def _count(self, tensor: Tensor, old: set[int]) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.known or tensor.device.type == "meta" or id(storage) in old:
+            return
+        self.known.add(key)
+        size = storage.nbytes()
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+def memory(candidate: Candidate) -> tuple[int, int]:
+    """Return the bytes kept for backward, and the most alive during a step."""
+    candidate.step()
+    gc.collect()
+    with Memory() as counted:
+        loss = candidate.loss()
+        gc.collect()
+        kept = counted.live
+        loss.backward()
+        candidate.optimizer.step()
+    candidate.optimizer.zero_grad()
+    return kept, counted.peak
+
+
+def quantized(model: nn.Module, method: str, images: Tensor) -> nn.Module:
+    """Return the network with quantizers that have started."""
+    weight, activation = METHODS[method]
+    factories = partial(weight, bits=4), partial(activation, bits=4)
+    converted, _ = quant.quantize(model, *factories, (), images[:1])
+    quant.start_quantizers(converted, [images])
+    return converted
+
+
+def ratios(floor: Candidate, other: Candidate, pairs: int) -> list[float]:
+    """Return other / floor of each pair."""
+    for candidate in (floor, other, floor, other):
+        candidate.step()
+    found = []
+    for number in range(pairs):
+        order = (floor, other) if number % 2 else (other, floor)
+        times = {candidate: candidate.step() for candidate in order}
+        found.append(times[other] / times[floor])
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--modes", nargs="+", choices=quant.MODES, default=list(quant.MODES))
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(
+        f"torch {torch.__version__}, {arguments.threads} threads, {platform.machine()}, "
+        f"{arguments.pairs} pairs\n\n"
+        "| model | method | mode | CPU ratio to float | quartiles | kept | peak |\n"
+        "|---|---|---|---|---|---|---|"
+    )
+    for name in arguments.models:
+        make, batch, side = MODELS[name]
+        torch.manual_seed(0)
+        images = torch.randn(batch, 3, side, side)
+        network = make(num_classes=10)
+        floor = Candidate(copy.deepcopy(network), images)
+        floor_memory = memory(floor)
+        for method, mode in itertools.product(arguments.methods, arguments.modes):
+            other = Candidate(quantized(copy.deepcopy(network), method, images), images, mode)
+            kept, peak = (a / b for a, b in zip(memory(other), floor_memory, strict=True))
+            low, middle, high = statistics.quantiles(ratios(floor, other, arguments.pairs), n=4)
+            print(
+                f"| {name} | {method} | {mode} | {middle:.2f} | {low:.2f} to {high:.2f} "
+                f"| {kept:.2f} | {peak:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What a training step keeps for its backward pass, and what it makes once more instead.
+
+Autograd keeps the inputs of every convolution. Behind a quantizer they need not be kept: they can
+be made again from what its own backward pass needs anyway, or from their integer codes. Inside of
+:class:`Memory` whatever an operation wants to save is looked up here; it applies to what the
+kernels of :mod:`qatlab.quant.eager` have made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+
+Rebuild = Callable[[], Tensor]
+MODES = {
+    "keep": "quantized activations are kept, as autograd does; quantized weights are made again",
+    "recompute": "quantized activations are made again from what was quantized",
+    "compact": "the same, and sums of activations are made again from codes of 1 to 8 bits",
+}
+
+
+@dataclass
+class _Entry:
+    """How the tensor in a storage can be made again, as long as it is unchanged."""
+
+    storage: StorageWeakRef  # as long as it lives, no other storage gets its address
+    layout: tuple[Any, ...]
+    rebuild: Rebuild
+    encode: Callable[[Tensor], Rebuild | None] | None  # values on the same grid into codes
+
+
+class Memory:
+    """Context of a forward pass whose saved tensors are made again in the backward pass.
+
+    Args:
+        mode: one of :data:`MODES`.
+    """
+
+    active: Memory | None = None
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self._entries: dict[int, _Entry] = {}
+        self._hooks: saved_tensors_hooks | None = None
+        self._outer: Memory | None = None
+
+    def __enter__(self) -> Memory:
+        self._outer, Memory.active = Memory.active, self
+        self._hooks = saved_tensors_hooks(self._pack, _unpack)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        assert self._hooks is not None
+        self._hooks.__exit__(*error)
+        Memory.active = self._outer
+        self._entries.clear()
+
+    def quantized(
+        self,
+        y: Tensor,
+        x: Tensor,
+        rebuild: Rebuild,
+        encode: Callable[[Tensor], Rebuild | None],
+    ) -> None:
+        """Note what a quantizer has made of ``x``.
+
+        Args:
+            y: its output.
+            x: its input, or that of the batch norm before it.
+            rebuild: makes ``y`` again; it holds ``x``, but not ``y``.
+            encode: turns values on the same grid into codes, and returns what decodes them; None
+                for more levels than codes have.
+        """
+        if self.mode == "keep" and not x.is_leaf:
+            return
+        again: Rebuild | None = rebuild
+        if self.mode == "compact" and self._find(x) is not None:
+            again = encode(y)  # x is not kept itself
+        if again is not None:
+            self._add(y, again, encode)
+
+    def copied(self, y: Tensor, x: Tensor) -> None:
+        """Note that all values of ``y`` are values of ``x``, as a pooling layer's are."""
+        entry = self._find(x) if self.mode == "compact" else None
+        if entry is not None and entry.encode is not None:
+            again = entry.encode(y)
+            if again is not None:
+                self._add(y, again, entry.encode)
+
+    def _add(self, y: Tensor, rebuild: Rebuild, encode: Any) -> None:
+        storage = y.untyped_storage()
+        self._entries[storage._cdata] = _Entry(StorageWeakRef(storage), _layout(y), rebuild, encode)
+
+    def _find(self, x: Tensor) -> _Entry | None:
+        entry = self._entries.get(x.untyped_storage()._cdata)
+        if entry is None or entry.storage.expired() or entry.layout != _layout(x):
+            return None
+        return entry
+
+    def _pack(self, x: Tensor) -> Tensor | Rebuild:
+        entry = self._find(x)
+        return x if entry is None else entry.rebuild
+
+    def sum(self, a: Tensor, b: Tensor, in_place: bool) -> Tensor:
+        """Return ``a + b``, and note how to make it again."""
+        parts = [self._find(a), self._find(b)] if self.mode == "compact" else [None]
+        result = a.add_(b) if in_place else a + b
+        rebuilds = [part.rebuild for part in parts if part is not None]
+        if len(rebuilds) == 2:
+            first, second = rebuilds
+            self._add(result, lambda: first().add_(second()), None)
+        return result
+
+
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a + b``, written over ``a``, the output of a quantizer that nobody else reads."""
+    in_place = a.dtype == b.dtype and a.shape == torch.broadcast_shapes(a.shape, b.shape)
+    if Memory.active is not None:
+        return Memory.active.sum(a, b, in_place)
+    return a.add_(b) if in_place else a + b
+
+
+def add_apart(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a + b``."""
+    return a + b if Memory.active is None else Memory.active.sum(a, b, in_place=False)
+
+
+def note_copies(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Note, as a forward hook, that a module hands on values of its input."""
+    if Memory.active is not None:
+        Memory.active.copied(output, inputs[0])
+
+
+def _layout(x: Tensor) -> tuple[Any, ...]:
+    return x._version, x.dtype, x.storage_offset(), tuple(x.shape), x.stride()
+
+
+def _unpack(saved: Tensor | Rebuild) -> Tensor:
+    return saved if isinstance(saved, Tensor) else saved()
