@@ -269,7 +269,8 @@ def fake_quantize(
     sign = 1.0 if closed else parameter.detach().sign()
     y = y + slope * ((parameter - parameter.detach()) * (factor * sign)).to(dtype)
     if offset is not None:
-        y = y + torch.where(inside, 0.0, gradient_scale) * (offset - offset.detach()).to(dtype)
+        shift = (offset - offset.detach()) * gradient_scale
+        y = y + (~inside).to(dtype) * shift.to(dtype)
     return y.to(x.dtype)
 
 
