@@ -12,20 +12,6 @@ from qatlab import figures
 from qatlab.figures import confusion_matrix, learning_curves, weight_histograms
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
-    """Return a function that calls a drawing function and hands out the figure it would save."""
-
-    def draw(function: Callable[..., None], *args: object) -> Figure:
-        saved: list[Figure] = []
-        monkeypatch.setattr(figures, "_save", lambda figure, path: saved.append(figure))
-        function(*args, "unused.png")
-        saved[0].draw_without_rendering()
-        return saved[0]
-
-    return draw
-
-
 def rows(*accuracies: float, clamp: int = 0) -> list[dict[str, Any]]:
     return [
         {
@@ -36,6 +22,7 @@ def rows(*accuracies: float, clamp: int = 0) -> list[dict[str, Any]]:
             "val/loss": 0.2,
             "val/acc": accuracy,
             "switch/val/acc": "",
+            "quant/relu1/clipped": 0.5,
         }
         for epoch, accuracy in enumerate(accuracies)
     ]
