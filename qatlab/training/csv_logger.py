@@ -103,7 +103,9 @@ class CsvLogger(Logger):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{FILE_NAME}.tmp")
         with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+            # A site's or a layer's own, such as quant/relu1/clipped, come behind those of the run.
+            columns = sorted(self._columns, key=lambda name: name.count("/") > 1)
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows.values())
         os.replace(temporary, self._path)

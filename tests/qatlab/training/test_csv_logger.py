@@ -69,6 +69,20 @@ def test_resumed_run_drops_the_rows_after_its_checkpoint_and_keeps_the_others(
     assert path.read_text() == "epoch,step,phase,val/acc\n0,9,clamp,0.375\n1,19,clamp,0.125\n"
 
 
+def test_columns_of_single_sites_stand_behind_those_of_the_run(tmp_path: Path) -> None:
+    for folder in (tmp_path / "whole", tmp_path / "parts"):
+        logger = CsvLogger(str(folder))
+        for step in (9, 19):
+            if folder.name == "parts":
+                logger = CsvLogger(str(folder))  # as in a run resumed for each row
+            logger.log_metrics({"quant/act/alpha": 2.0, "quant/act/clipped": 0.5}, step)
+            logger.log_metrics({"train/loss": 2.0, f"new_at_{step}": 1}, step)
+            logger.save()
+        assert (folder / "metrics.csv").read_text().splitlines()[0] == (
+            "epoch,step,phase,train/loss,new_at_9,new_at_19,quant/act/alpha,quant/act/clipped"
+        )
+
+
 def test_values_of_a_test_are_not_part_of_the_training(tmp_path: Path) -> None:
     path = write(tmp_path, THREE_EPOCHS)
     logger = CsvLogger(str(tmp_path))
