@@ -41,4 +41,5 @@ def unknown(key: str, accepted: Iterable[str]) -> str:
     names = [name for name in accepted if not name.startswith("_")]
     parent, _, name = key.rpartition(".")
     where = f" in {parent}" if parent else ""
-    return f"{key} is unknown.{did_you_mean(name, names)} Accepted{where}: {', '.join(names)}."
+    accepted_names = ", ".join(names) or "nothing"
+    return f"{key} is unknown.{did_you_mean(name, names)} Accepted{where}: {accepted_names}."

@@ -302,11 +302,12 @@ class ActivationQuantizer(LearnedQuantizer):
             self.begin(torch.stack(observed).mean(0) if observed else torch.tensor(0.0))
 
     def float_values(self, x: Tensor) -> Tensor:
-        """Return what is put on the grid when :meth:`forward` gets ``x``, still in float."""
+        """Return, in float, what is put on the grid when :meth:`forward` gets ``x``."""
         if self._norm:
             x = self._norm[0](x)
-        # Of an activation function whose place it takes only the cut at 0 is left to the grid's.
-        return x.relu() if self.clips else self.activation(x)
+        # Not always self.activation: in the place of a ReLU6 the grid may end above 6.
+        values: Tensor = x.relu() if self.clips else self.activation(x)
+        return values
 
 
 def given_start(name: str, value: float | str) -> float | None:

@@ -1,0 +1,108 @@
+"""Watches what the quantizers learn: steps, clip values, and how much they clip."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from qatlab.quant import LsqWeight, Phase
+from qatlab.quant.functional import SMALLEST, Grid
+from qatlab.quant.layers import WEIGHT_QUANTIZER
+from qatlab.quant.quantizer import ActivationQuantizer
+from qatlab.training.classifier import evaluating
+
+IMAGES = 256
+
+
+class QuantMonitor(Callback):
+    """Logs the state of the quantizers after each epoch of the quantize phase.
+
+    ======================================  =====================================================
+    ``quant/<site or layer>/alpha``         clip value, if the method learns that
+    ``quant/<site or layer>/step_size``     step, if it learns that; mean if it is per channel
+    ``quant/<site>/offset``                 learned offset, of LSQ+
+    ``quant/<site or layer>/clipped``       share of the values that lie beyond the grid's ends
+    ======================================  =====================================================
+
+    Alpha and steps are given without their sign, which quantizers ignore. Sites are measured in
+    evaluation, on up to 256 images of the epoch's last batch; weight layers are those whose step is
+    learned. What a ReLU cuts off is not counted, but its zeros are where LSQ+ puts its lowest level
+    above 0.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure after the last batch of an epoch."""
+        # Here the epoch's checkpoint is still to come, and a resumed run has the batch, too.
+        if not trainer.is_last_batch:
+            return
+        values = measure(pl_module.model, batch[0][:IMAGES])  # type: ignore[arg-type]
+        if not values:
+            return
+        for logger in trainer.loggers:  # not by self.log: the progress bar would fetch all of them
+            logger.log_metrics({**values, "epoch": trainer.current_epoch}, trainer.global_step - 1)
+
+
+@torch.no_grad()
+def measure(model: nn.Module, images: Tensor) -> dict[str, float]:
+    """Return the values of :class:`QuantMonitor` in the order of computation.
+
+    Args:
+        model: converted network; empty is returned unless it is in the quantize phase.
+        images: ``(N, C, H, W)``, on the device of the model.
+    """
+    found: dict[str, Tensor] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        is_site = isinstance(module, ActivationQuantizer)
+        quantizer: Any = module if is_site else getattr(module, WEIGHT_QUANTIZER, None)
+        learns = isinstance(quantizer, (ActivationQuantizer, LsqWeight))
+        if learns and quantizer.phase is Phase.QUANTIZE:
+            hooks.append(module.register_forward_pre_hook(partial(_note, found, f"quant/{name}")))
+    if not hooks:
+        return {}
+    try:
+        with evaluating(model):
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+
+
+def clipped_share(
+    values: Tensor, parameter: Tensor, grid: Grid, offset: Tensor | None = None
+) -> Tensor:
+    """Return the share of ``values`` beyond the ends of a grid, a scalar.
+
+    Args:
+        values: any shape.
+        parameter: step or clip value, as all others that of
+            :func:`~qatlab.quant.functional.fake_quantize`.
+        grid: the levels.
+        offset: the value of index 0.
+    """
+    size = parameter.abs().clamp(min=SMALLEST)
+    z = values if offset is None else values - offset
+    low, high = size * (grid.q_min / grid.divisor), size * (grid.q_max / grid.divisor)
+    beyond = (z < low) | (z > high)
+    return beyond.count_nonzero() / beyond.numel()
+
+
+def _note(found: dict[str, Tensor], key: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Add what is measured at a site or a weight layer; the forward pre-hook of both."""
+    if isinstance(module, ActivationQuantizer):
+        quantizer, values = module, module.float_values(inputs[0])
+        parameter, offset = module.parameter, module.learned_offset
+    else:
+        quantizer, values = getattr(module, WEIGHT_QUANTIZER), module.get_parameter("weight")
+        parameter, offset = quantizer.step_size, None
+    found[f"{key}/{quantizer.learned}"] = parameter.abs().mean()
+    if offset is not None:
+        found[f"{key}/offset"] = offset
+    found[f"{key}/clipped"] = clipped_share(values, parameter, quantizer.grid, offset)
