@@ -12,6 +12,7 @@ from rich.table import Table
 from qatlab import figures
 from qatlab.evaluation import Evaluation, lines
 from qatlab.quant import ModelTable, Quantizer
+from qatlab.quantizer_curves import monitored, quantizer_curves
 from qatlab.training.classifier import Classifier
 from qatlab.training.csv_logger import FILE_NAME, read_rows
 
@@ -69,11 +70,14 @@ def print_result(result: dict[str, Any], evaluation: Evaluation, folder: Path) -
 def write_figures(
     folder: Path, module: Classifier, evaluation: Evaluation, class_names: tuple[str, ...]
 ) -> None:
-    """Draw learning curves, the confusion matrix and the weights of each quantized layer."""
+    """Draw learning curves, quantizers, the confusion matrix and the quantized weights."""
     pictures = folder / "figures"
     pictures.mkdir(parents=True, exist_ok=True)
     if (folder / FILE_NAME).exists():
-        figures.learning_curves(read_rows(folder / FILE_NAME), pictures / "learning_curves.png")
+        rows = read_rows(folder / FILE_NAME)
+        figures.learning_curves(rows, pictures / "learning_curves.png")
+        if monitored(rows):
+            quantizer_curves(rows, pictures / "quantizers.png")
     figures.confusion_matrix(evaluation.confusion, class_names, pictures / "confusion_matrix.png")
     layers = []
     for name, layer in module.model.named_modules():

@@ -142,7 +142,9 @@ def test_a_run_killed_in_each_phase_equals_an_uninterrupted_one(
     assert resumed.code == 0, resumed.output
     assert_identical(tmp_path, whole())
     assert result_of(tmp_path)["resumed"]
+    assert "quant/relu1/clipped" in (tmp_path / "metrics.csv").read_text()
     assert (tmp_path / "figures" / "learning_curves.png").exists()
+    assert (tmp_path / "figures" / "quantizers.png").exists()
 
 
 def test_a_run_killed_after_its_training_is_only_tested(
