@@ -1,109 +1,142 @@
-"""What holds for all inputs, bit widths and clip values."""
+"""What holds for all inputs, bit widths, steps and clip values."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from methods import cg_pact, cg_pact_eager
 from torch import Tensor
 
-from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.quant.eager import fake_quantize_eager
+from qatlab.quant.functional import (
+    GRIDS,
+    Grid,
+    cg_pact_grid,
+    fake_quantize,
+    lsq_grid,
+    pact_grid,
+    sat_grid,
+    sat_weight,
+)
 
 HUGE = 2.0**100  # about 1e30
 ANY = st.floats(width=32, allow_nan=False, allow_infinity=False)  # zeros and denormals too
 NEAR = st.floats(-10, 10, width=32)
 ACTIVATIONS = st.lists(ANY | NEAR, min_size=1, max_size=12).map(torch.tensor)
-ALPHAS = (
-    st.floats(2.0**-100, HUGE, width=32) | st.floats(0.5, 8, width=32) | st.sampled_from([-6.0])
-)
+SIZES = st.floats(2.0**-100, HUGE, width=32) | st.floats(0.5, 8, width=32) | st.sampled_from([-6.0])
 BITS = st.integers(1, 8)
-FUNCTIONS = st.sampled_from([cg_pact, cg_pact_eager])
 checked = settings(deadline=None, max_examples=60, derandomize=True)
 
 
-def level_count(bits: int, signed: bool) -> int:
-    """n_steps + 1; a signed grid has floor(n_steps / 2) steps on each side of zero."""
-    n_steps = (1 << bits) - 1
-    return 2 * (n_steps // 2) + 1 if signed else n_steps + 1
+class Method(NamedTuple):
+    """A learned quantizer with its parameters."""
+
+    function: Any
+    grid: Grid
+    parameter: float  # step or clip value
+    offset: float | None = None
+    ewgs: float = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.run(x, *self.learned())
+
+    def learned(self) -> list[Tensor]:
+        numbers = [self.parameter, *([] if self.offset is None else [self.offset])]
+        return [torch.tensor(number) for number in numbers]
+
+    def run(self, x: Tensor, parameter: Tensor, offset: Tensor | None = None) -> Tensor:
+        y: Tensor = self.function(x, parameter, self.grid, 1.0, offset, self.ewgs)
+        return y
+
+    @property
+    def step(self) -> float:
+        return abs(self.parameter) / self.grid.divisor
+
+    @property
+    def start(self) -> float:
+        return self.offset or 0.0
+
+
+@st.composite
+def methods(draw: Any) -> Method:
+    """CG-PACT, PACT, LSQ and LSQ+ at 1 to 8 bits; signed from 2 bits on."""
+    bits, make = draw(BITS), draw(st.sampled_from([cg_pact_grid, pact_grid, lsq_grid, lsq_grid]))
+    grid = make((1 << bits) - 1, draw(st.booleans()) and bits > 1)
+    function = draw(st.sampled_from([fake_quantize, fake_quantize_eager]))
+    method = Method(function, grid, draw(SIZES), ewgs=draw(st.sampled_from([0.0, 0.3])))
+    if make is lsq_grid and draw(st.booleans()):
+        # not so far from zero that float32 cannot tell the levels
+        return method._replace(offset=method.step * draw(st.floats(-50, 50, width=32)))
+    return method
+
+
+METHODS = methods()
 
 
 @checked
-@given(FUNCTIONS, ACTIVATIONS, ALPHAS, BITS, st.booleans())
-def test_activations_lie_on_the_grid(
-    function: Any, x: Tensor, alpha: float, bits: int, signed: bool
-) -> None:
-    signed = signed and bits > 1
-    y = function(x, torch.tensor(alpha), (1 << bits) - 1, signed)
-    step = abs(alpha) / (((1 << bits) - 1) // (2 if signed else 1))
-    index = y.double() / step
+@given(METHODS, ACTIVATIONS)
+def test_values_lie_on_the_grid(method: Method, x: Tensor) -> None:
+    index = (method(x).double() - method.start) / method.step
     assert (index - index.round()).abs().max() < 1e-4  # float32, up to 255 steps
-    assert index.round().max() <= level_count(bits, False) - 1
-    assert index.round().min() >= (-(level_count(bits, True) // 2) if signed else 0)
+    assert index.round().max() <= method.grid.q_max
+    assert index.round().min() >= method.grid.q_min
 
 
 @checked
-@given(FUNCTIONS, ALPHAS, BITS, st.booleans())
-def test_activations_take_at_most_as_many_values_as_the_grid_has_levels(
-    function: Any, alpha: float, bits: int, signed: bool
-) -> None:
-    signed = signed and bits > 1
-    x = torch.linspace(-1.5, 1.5, 4001) * abs(alpha)
-    y = function(x, torch.tensor(alpha), (1 << bits) - 1, signed)
-    assert len(y.unique()) == level_count(bits, signed)
+@given(METHODS)
+def test_values_take_each_level_of_the_grid(method: Method) -> None:
+    low, high = method.grid.q_min, method.grid.q_max
+    x = torch.linspace(1.5 * low - 1, 1.5 * high + 1, 4001) * method.step + method.start
+    assert len(method(x).unique()) == high - low + 1
 
 
 @checked
-@given(FUNCTIONS, ACTIVATIONS, ALPHAS, BITS, st.booleans())
-def test_quantizing_activations_twice_changes_nothing(
-    function: Any, x: Tensor, alpha: float, bits: int, signed: bool
-) -> None:
-    signed = signed and bits > 1
-    once = function(x, torch.tensor(alpha), (1 << bits) - 1, signed)
-    assert torch.equal(function(once, torch.tensor(alpha), (1 << bits) - 1, signed), once)
+@given(METHODS, ACTIVATIONS)
+def test_quantizing_twice_changes_nothing(method: Method, x: Tensor) -> None:
+    once = method(x)
+    assert torch.equal(method(once), once)
 
 
 @checked
-@given(FUNCTIONS, ACTIVATIONS, ALPHAS, BITS, st.booleans())
-def test_activations_keep_their_order(
-    function: Any, x: Tensor, alpha: float, bits: int, signed: bool
-) -> None:
-    y = function(x.sort().values, torch.tensor(alpha), (1 << bits) - 1, signed and bits > 1)
-    assert (y.diff() >= 0).all()
+@given(METHODS, ACTIVATIONS)
+def test_values_keep_their_order(method: Method, x: Tensor) -> None:
+    assert (method(x.sort().values).diff() >= 0).all()
 
 
 @checked
-@given(FUNCTIONS, ACTIVATIONS, ALPHAS, BITS, st.booleans())
-def test_gradients_of_activations_and_alpha_are_finite(
-    function: Any, x: Tensor, alpha: float, bits: int, signed: bool
-) -> None:
-    x.requires_grad_()
-    clip = torch.tensor(alpha, requires_grad=True)
-    y = function(x, clip, (1 << bits) - 1, signed and bits > 1)
-    y.sum().backward()
+@given(METHODS, ACTIVATIONS)
+def test_gradients_are_finite(method: Method, x: Tensor) -> None:
+    learned = [x, *method.learned()]
+    y = method.run(*(leaf.requires_grad_() for leaf in learned))
+    of_x, of_parameter, *of_offset = torch.autograd.grad(y.sum(), learned)
     assert y.isfinite().all()
-    assert x.grad is not None
-    assert clip.grad is not None
-    assert set(x.grad.tolist()) <= {0, 1}
-    assert clip.grad.abs() <= 1.001 * x.numel()  # each element gives at most 1
+    # each element gives at most the index of an end, in steps of the parameter
+    largest = max(method.grid.q_max, -method.grid.q_min) / method.grid.divisor
+    assert of_parameter.abs() <= 1.001 * largest * x.numel()
+    if method.ewgs:  # a rounding error is at most half a step of the range
+        half = 0.5 * method.ewgs / (method.grid.q_max - method.grid.q_min)
+        assert ((of_x == 0) | ((of_x - 1).abs() <= half + 1e-6)).all()
+    else:
+        assert set(of_x.tolist()) <= {0, 1}
+    for gradient in of_offset:  # what is outside
+        assert gradient == (of_x == 0).sum()
 
 
 @checked
-@given(ACTIVATIONS, ALPHAS, BITS, st.booleans())
-def test_fast_and_readable_function_agree_for_all_inputs(
-    x: Tensor, alpha: float, bits: int, signed: bool
-) -> None:
+@given(METHODS, ACTIVATIONS)
+def test_fast_and_readable_function_agree(method: Method, x: Tensor) -> None:
     results = []
-    for function in (cg_pact_eager, cg_pact):
-        leaf, clip = x.clone().requires_grad_(), torch.tensor(alpha, requires_grad=True)
-        y = function(leaf, clip, (1 << bits) - 1, signed and bits > 1)
-        y.sum().backward()
-        results.append((y.detach(), leaf.grad, clip.grad))
-    for fast, slow in zip(*results, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
+    for function in (fake_quantize_eager, fake_quantize):
+        learned = [leaf.clone().requires_grad_() for leaf in (x, *method.learned())]
+        y = method._replace(function=function).run(*learned)
+        results.append((y.detach(), *torch.autograd.grad(y.sum(), learned)))
+    (y, *fast), (y2, *slow) = results
+    assert torch.equal(y, y2)
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)  # sums in another order
 
 
 WEIGHTS = st.lists(ANY | NEAR, min_size=2, max_size=12).map(lambda w: torch.tensor([w]))
@@ -161,3 +194,25 @@ def test_no_bit_width_gives_nan(bits: int, grid: str) -> None:
             (gradient,) = torch.autograd.grad(q.pow(3).sum(), w)
             assert q.isfinite().all()
             assert gradient.isfinite().all()
+
+
+@checked
+@given(BITS)
+def test_the_centered_grid_uses_all_levels_alike_around_zero(bits: int) -> None:
+    count = 1 << bits
+    unit = (torch.arange(20 * count) + 0.5) / (10 * count) - 1  # evenly spread, none at an edge
+    levels, uses = sat_grid(unit, count - 1, "centered").unique(return_counts=True)
+    assert uses.tolist() == [20] * count  # default: 10 at both ends
+    torch.testing.assert_close(levels, -levels.flip(0), rtol=0, atol=1e-6)
+
+
+@checked
+@given(st.lists(st.floats(0.125, 8, width=32), min_size=1, max_size=12), st.integers(1, 3))
+def test_weights_around_zero_stay_around_zero_on_the_centered_grid(
+    sizes: list[float], bits: int
+) -> None:
+    half = torch.tensor(sizes)
+    w = torch.cat([half, -half])[None]
+    edge = sat_weight(w, (1 << bits) - 1, quantized=False) * (1 << (bits - 1))
+    q = sat_weight(w, (1 << bits) - 1, "centered")[(edge - edge.round()).abs() > 1e-6]
+    assert q.sum().item() == pytest.approx(0, abs=1e-5)
