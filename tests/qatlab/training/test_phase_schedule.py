@@ -1,0 +1,181 @@
+"""The phases of a run, and what happens where they meet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from qatlab.errors import ConfigError
+from qatlab.quant import (
+    DorefaWeight,
+    LsqActivation,
+    LsqWeight,
+    PactActivation,
+    Phase,
+    SatActivation,
+    SatWeight,
+)
+from qatlab.quant.layers import QuantLinear
+from qatlab.training.phase_schedule import PhaseSchedule, Schedule
+
+
+def epochs(float_: int = 0, clamp: int = 0, quantize: int = 0) -> dict[Phase, int]:
+    return {Phase.FLOAT: float_, Phase.CLAMP: clamp, Phase.QUANTIZE: quantize}
+
+
+SAT = nn.Sequential(SatWeight(bits=4), SatActivation(nn.ReLU(), bits=4))
+LSQ = nn.Sequential(LsqWeight(bits=4), LsqActivation(nn.ReLU(), bits=4))
+
+
+# ---- the schedule
+
+
+def test_phases_follow_each_other_and_those_of_no_epochs_are_left_out() -> None:
+    both = ((Phase.FLOAT, 2), (Phase.QUANTIZE, 3))
+    assert Schedule.of(epochs(2, 0, 3), LSQ).phases == both
+    all_three = ((Phase.FLOAT, 1), (Phase.CLAMP, 2), (Phase.QUANTIZE, 3))
+    assert Schedule.of(epochs(1, 2, 3), SAT).phases == all_three
+    assert Schedule.of(epochs(quantize=3), LSQ).phases == ((Phase.QUANTIZE, 3),)
+
+
+def test_each_epoch_has_its_phase_and_its_position_in_it() -> None:
+    schedule = Schedule.of(epochs(2, 1, 3), SAT)
+    assert schedule.epochs == 6
+    phases = [schedule.phase_at(epoch) for epoch in range(6)]
+    assert phases == [Phase.FLOAT] * 2 + [Phase.CLAMP] + [Phase.QUANTIZE] * 3
+    assert [epoch for epoch in range(6) if schedule.starts_at(epoch)] == [0, 2, 3]
+    assert [schedule.position(e) for e in (0.0, 1.5, 2.25, 3.0, 5.75)] == [
+        *((0.0, 2), (1.5, 2), (0.25, 1), (0.0, 3), (2.75, 3))
+    ]
+
+
+def test_a_network_without_quantizers_trains_the_sum_in_float() -> None:
+    assert Schedule.of(epochs(1, 2, 3), nn.Linear(2, 2)).phases == ((Phase.FLOAT, 6),)
+
+
+@pytest.mark.parametrize(
+    ("quantizers", "method"),
+    [
+        ([LsqWeight(bits=4)], "LSQ"),
+        ([SatWeight(bits=4), LsqActivation(nn.ReLU(), bits=4)], "LSQ"),
+        ([DorefaWeight(bits=4), PactActivation(nn.ReLU(), bits=4)], "DoReFa and PACT"),
+    ],
+)
+def test_a_clamp_phase_is_refused_where_a_method_has_none(
+    quantizers: list[nn.Module], method: str
+) -> None:
+    model = nn.Sequential(*quantizers)
+    told = f"^schedule.clamp_epochs=2 is wrong: {method} ha.* no clamp phase.*float_then_quantize"
+    with pytest.raises(ConfigError, match=told):
+        Schedule.of(epochs(clamp=2, quantize=3), model)
+    assert Schedule.of(epochs(2, 0, 3), model).epochs == 5
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_epochs_below_0_are_refused_by_their_name(phase: Phase) -> None:
+    with pytest.raises(ConfigError, match=rf"^schedule\.{phase.value}_epochs=-1 is below 0"):
+        Schedule.of({**epochs(1, 1, 1), phase: -1}, SAT)
+
+
+def test_a_schedule_without_epochs_is_refused() -> None:
+    told = "^schedule has no epochs: float_epochs and clamp_epochs and quantize_epochs are all 0"
+    with pytest.raises(ConfigError, match=told):
+        Schedule.of(epochs(), SAT)
+
+
+def test_calibration_needs_a_batch() -> None:
+    with pytest.raises(ConfigError, match=r"^schedule\.calibration_batches=0 is below 1"):
+        PhaseSchedule(Schedule.of(epochs(quantize=1), SAT), 0)
+
+
+# ---- the change from float to quantized
+
+
+class Numbers(LightningDataModule):
+    """Four batches of the same numbers, larger from batch to batch."""
+
+    validation = 0
+    batch_size = 8
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        x = torch.linspace(-1, 1, 32).repeat_interleave(3).reshape(32, 3)
+        x = x * torch.arange(1.0, 5.0).repeat_interleave(8)[:, None]
+        return DataLoader(TensorDataset(x, x.sum(1)), batch_size=8)
+
+    def val_dataloader(self) -> list[Any]:
+        return []
+
+
+class Learner(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [QuantLinear.of(nn.Linear(3, 4), LsqWeight(bits=4))]
+        layers.append(LsqActivation(nn.ReLU(), bits=4, start="min_max"))
+        self.model = nn.Sequential(*layers, QuantLinear.of(nn.Linear(4, 1), LsqWeight(bits=4)))
+
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        return (self.model(batch[0]).squeeze(1) - batch[1]).square().mean()
+
+    def evaluate_batch(self, x: Tensor, targets: Tensor) -> tuple[Tensor, int, int]:
+        return (self.model(x).squeeze(1) - targets).square().sum(), 0, len(x)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-3, momentum=0.9)
+
+
+class Watch(Callback):
+    """Notes the phases, the steps and the optimizer's state before each training step."""
+
+    def __init__(self) -> None:
+        self.phases: list[set[Phase]] = []
+        self.steps: list[list[float] | None] = []
+        self.states: list[int] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *batch: Any) -> None:
+        found = [m for m in pl_module.modules() if isinstance(m, (LsqWeight, LsqActivation))]
+        self.phases.append({q.phase for q in found})
+        started = all(q.initialized for q in found)
+        self.steps.append([q.step_size.item() for q in found] if started else None)
+        self.states.append(len(trainer.optimizers[0].state))
+        self.weight = pl_module.model[0].weight.detach().clone()
+
+
+@pytest.fixture
+def run() -> tuple[Watch, Learner]:
+    watch, learner = Watch(), Learner()
+    schedule = Schedule.of(epochs(float_=1, quantize=2), learner.model)
+    trainer = Trainer(
+        max_epochs=3,
+        limit_val_batches=0,
+        accelerator="cpu",
+        callbacks=[PhaseSchedule(schedule, calibration_batches=2), watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(learner, datamodule=Numbers())
+    return watch, learner
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*no `validation_step`")
+def test_float_epochs_come_before_quantized_ones(run: tuple[Watch, Learner]) -> None:
+    watch, learner = run
+    assert watch.phases == [{Phase.FLOAT}] * 4 + [{Phase.QUANTIZE}] * 8
+    # Nothing starts before: at the change all steps do, and then they are learned.
+    assert watch.steps[:4] == [None] * 4
+    assert all(watch.steps[4:])
+    for before, after in zip(watch.steps[4] or [], watch.steps[-1] or [], strict=True):
+        assert before != after
+    # The momentum of the float phase is dropped, and that of the quantize phase is kept.
+    assert [count > 0 for count in watch.states] == [
+        *(False, True, True, True),
+        *(False, True, True, True, True, True, True, True),
+    ]
+    assert all(q.initialized for q in learner.modules() if isinstance(q, LsqWeight))
