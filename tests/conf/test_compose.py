@@ -15,6 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from qatlab import config, experiment
+from qatlab.errors import ConfigError
+from qatlab.quant import Phase
 from qatlab.targets import TARGET, check_node
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -110,6 +112,40 @@ def test_every_preset_builds_on_every_model(preset: str, model: str) -> None:
         assert [weights[0].bits, weights[-1].bits] == [8, 8]
         sites = [layer for layer in built.table.layers if layer.part == "activation"]
         assert {layer.bits for layer in sites} == {bits}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_methods_without_a_clamp_phase_choose_a_schedule_without_one(preset: str) -> None:
+    clamps = preset.startswith("sat") or preset == "none"
+    chosen = "clamp_then_quantize" if clamps else "float_then_quantize"
+    cfg = composed(f"quant={preset}")
+    assert HydraConfig.get().runtime.choices.schedule == chosen
+    assert cfg.schedule == OmegaConf.load(CONF / f"schedule/{chosen}.yaml")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("quant=lsq_4bit", "schedule=quantize_only"), ("schedule=clamp_only", "quant=pact_2bit")],
+)
+def test_the_command_line_wins_over_the_schedule_of_a_preset(words: tuple[str, str]) -> None:
+    cfg = composed(*words)
+    (chosen,) = (word.removeprefix("schedule=") for word in words if "schedule" in word)
+    assert HydraConfig.get().runtime.choices.schedule == chosen
+    assert cfg.schedule == OmegaConf.load(CONF / f"schedule/{chosen}.yaml")
+
+
+@pytest.mark.parametrize("preset", [name for name in QUANTIZED if name.endswith("_4bit")])
+def test_a_preset_has_the_phases_of_its_schedule(preset: str) -> None:
+    cfg = composed("data=synthetic", f"quant={preset}")
+    phases = [phase for phase, _ in experiment.build(cfg).schedule.phases]
+    if preset.startswith("sat"):
+        assert phases == [Phase.CLAMP, Phase.QUANTIZE]
+        return
+    assert phases == [Phase.FLOAT, Phase.QUANTIZE]
+    cfg.schedule.clamp_epochs = 8
+    told = r"^schedule\.clamp_epochs=8 is wrong: .* no clamp phase\. Accepted: 0, as in schedule="
+    with pytest.raises(ConfigError, match=told):
+        experiment.build(cfg)
 
 
 @pytest.mark.parametrize("preset", QUANTIZED)
