@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
-import itertools
 import platform
 import statistics
 import time
@@ -63,6 +62,8 @@ def resnet20(num_classes: int) -> nn.Module:
     return nn.Sequential(*stem, *stages, *head)
 
 
+COMPILED = "compiled"
+MODES = [*quant.MODES, COMPILED]
 # Network, batch, side of the images.
 MODELS: dict[str, tuple[Callable[..., nn.Module], int, int]] = {
     "resnet20": (resnet20, 64, 32),
@@ -74,12 +75,12 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], int, int]] = {
 class Candidate:
     """A network with its optimizer, a batch, and how to compute it."""
 
-    def __init__(self, model: nn.Module, images: Tensor, memory: str | None = None) -> None:
-        self.model = model.train()
+    def __init__(self, model: nn.Module, images: Tensor, mode: str | None = None) -> None:
+        self.model = torch.compile(model.train(), dynamic=False) if mode == COMPILED else model
         self.images = images
         self.labels = torch.randint(0, 10, (len(images),))
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-        self.memory = nullcontext() if memory is None else quant.Memory(memory)
+        self.optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-3, momentum=0.9)
+        self.memory = quant.Memory(mode) if mode in quant.MODES else nullcontext()
 
     def loss(self) -> Tensor:
         """Return the loss of the batch."""
@@ -171,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--modes", nargs="+", choices=quant.MODES, default=list(quant.MODES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -179,8 +180,8 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {arguments.threads} threads, {platform.machine()}, "
         f"{arguments.pairs} pairs\n\n"
-        "| model | method | mode | CPU ratio to float | quartiles | kept | peak |\n"
-        "|---|---|---|---|---|---|---|"
+        "| model | method | mode | kept | peak | CPU ratio to float | quartiles "
+        "| to compiled float | quartiles |\n|---|---|---|---|---|---|---|---|---|"
     )
     for name in arguments.models:
         make, batch, side = MODELS[name]
@@ -189,15 +190,24 @@ def main() -> None:
         network = make(num_classes=10)
         floor = Candidate(copy.deepcopy(network), images)
         floor_memory = memory(floor)
-        for method, mode in itertools.product(arguments.methods, arguments.modes):
-            other = Candidate(quantized(copy.deepcopy(network), method, images), images, mode)
-            kept, peak = (a / b for a, b in zip(memory(other), floor_memory, strict=True))
-            low, middle, high = statistics.quantiles(ratios(floor, other, arguments.pairs), n=4)
-            print(
-                f"| {name} | {method} | {mode} | {middle:.2f} | {low:.2f} to {high:.2f} "
-                f"| {kept:.2f} | {peak:.2f} |",
-                flush=True,
-            )
+        for mode in arguments.modes:
+            compiled = None
+            if mode == COMPILED:
+                compiled = Candidate(copy.deepcopy(network), images, mode)
+                compiled.step()
+            for method in arguments.methods:
+                other = Candidate(quantized(copy.deepcopy(network), method, images), images, mode)
+                kept, peak = (a / b for a, b in zip(memory(other), floor_memory, strict=True))
+                figures = [f"{kept:.2f}", f"{peak:.2f}"]
+                for other_floor in (floor, compiled):
+                    found = ["", ""]
+                    if other_floor is not None:
+                        low, middle, high = statistics.quantiles(
+                            ratios(other_floor, other, arguments.pairs), n=4
+                        )
+                        found = [f"**{middle:.2f}**", f"{low:.2f} to {high:.2f}"]
+                    figures += found
+                print(f"| {name} | {method} | {mode} | {' | '.join(figures)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ class TrainConfig:
     name: str = MISSING
     seed: int = MISSING
     mode: str = MISSING
+    compile: bool = MISSING
+    memory: str = MISSING
     init_weights: str | None = None
     resume: str | None = None
     folder: str = MISSING

@@ -23,6 +23,7 @@ from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.targets import check_node, make
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
+from qatlab.training.forward import TrainingForward
 from qatlab.training.limits import INSTEAD, check_trainer
 from qatlab.training.phase_schedule import PhaseSchedule, Schedule
 from qatlab.training.progress import PhaseProgressBar
@@ -125,7 +126,9 @@ def build(cfg: DictConfig) -> Built:
     solver.build(model)  # so are arguments that the optimizer refuses
     check_trainer(cfg.trainer, schedule)
     check_node("trainer", cfg.trainer)
-    module = Classifier(model, solver, schedule.position, data.num_classes)
+    step = TrainingForward(cfg.compile, cfg.memory)
+    step.check_model(model)
+    module = Classifier(model, solver, schedule.position, data.num_classes, step)
     return Built(data, model, table, schedule, module)
 
 

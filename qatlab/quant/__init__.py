@@ -2,6 +2,8 @@
 
 from qatlab.quant.calibration import start_quantizers
 from qatlab.quant.convert import float_table, quantize
+from qatlab.quant.kernels import available as kernels_available
+from qatlab.quant.layers import hold_weights, release_weights
 from qatlab.quant.lsq import LsqActivation, LsqPlusActivation, LsqWeight
 from qatlab.quant.memory import MODES, Memory
 from qatlab.quant.pact import DorefaActivation, DorefaWeight, PactActivation
@@ -28,8 +30,11 @@ __all__ = [
     "SatActivation",
     "SatWeight",
     "float_table",
+    "hold_weights",
+    "kernels_available",
     "quantize",
     "quantizers",
+    "release_weights",
     "set_phase",
     "start_quantizers",
 ]

@@ -36,9 +36,9 @@ def fake_quantize_eager(
     settings = kernels.settings(grid, gradient_scale, ewgs)
     result: Tensor = _FakeQuantize.apply(x, parameter, offset, settings)
     if Memory.active is not None and result.requires_grad:
-        held = _held(x, parameter, offset)
-        again = partial(_quantized, *held, settings)
-        Memory.active.quantized(result, x, again, partial(_encoded, *held[1:], settings, grid))
+        made_of, size, shift = _held(x, parameter, offset)
+        again = partial(_quantized, made_of, size, shift, settings)
+        Memory.active.quantized(result, x, again, partial(_encoded, size, shift, settings, grid))
     return result
 
 
@@ -91,9 +91,13 @@ def norm_and_quantize(
         x, norm.weight, norm.bias, parameter, offset, statistics, norm, moves, settings
     )
     if Memory.active is not None and result.requires_grad:
-        held = _held(x, norm.weight, norm.bias, parameter, offset)
-        again = partial(_normed_again, *held, statistics, float(norm.eps), settings)
-        Memory.active.quantized(result, x, again, partial(_encoded, *held[3:], settings, grid))
+        made_of, weight, bias, size, shift = _held(x, norm.weight, norm.bias, parameter, offset)
+        eps = float(norm.eps)
+
+        def again() -> Tensor:
+            return _normed_again(made_of, weight, bias, size, shift, statistics, eps, settings)
+
+        Memory.active.quantized(result, x, again, partial(_encoded, size, shift, settings, grid))
     return result
 
 
@@ -121,7 +125,7 @@ def _rows(x: Tensor, parameter: Tensor) -> tuple[int, int]:
     return rows, x.numel() // rows
 
 
-def _held(*tensors: Tensor | None) -> list[Any]:
+def _held(*tensors: Tensor | None) -> Any:
     return [None if tensor is None else tensor.detach() for tensor in tensors]
 
 

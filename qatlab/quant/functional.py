@@ -245,47 +245,91 @@ def fake_quantize(
     Returns:
         Fake-quantized values: shape, dtype and units of ``x``.
     """
-    q_min, q_max, divisor, closed, residual = grid
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    size = parameter.detach().abs().clamp(min=SMALLEST).to(dtype)
-    wide = x.to(dtype)
-    z = wide.detach() if offset is None else wide.detach() - offset.detach().to(dtype)
-    # As numbers, the ratios are exact where the end is the parameter itself.
-    low, high = size * (q_min / divisor), size * (q_max / divisor)
-    # Not divisor / size, which torch makes of two roundings.
-    v = z.clamp(low, high) * (torch.full_like(size, divisor) / size)
-    index = v.round()
-    y = index * (size / divisor)
-    if offset is not None:
-        y = y + offset.detach().to(dtype)
-    inside = (z > low) & (z < high)
-    passes = inside | (z == high) | ((z == low) if q_min else False) if closed else inside
-    flowing = wide - wide.detach()
-    if ewgs:
-        flowing = _ElementWiseScaling.apply(flowing, (v - index) * (ewgs / (q_max - q_min)))
-    y = y + torch.where(passes, flowing, 0.0)
-    slope = torch.where(inside, index - v if residual else 0.0, index)
-    factor = gradient_scale / divisor
-    sign = 1.0 if closed else parameter.detach().sign()
-    y = y + slope * ((parameter - parameter.detach()) * (factor * sign)).to(dtype)
-    if offset is not None:
-        shift = (offset - offset.detach()) * gradient_scale
-        y = y + (~inside).to(dtype) * shift.to(dtype)
-    return y.to(x.dtype)
+    result: Tensor = _FakeQuantize.apply(x, parameter, offset, grid, gradient_scale, ewgs)
+    return result
 
 
-class _ElementWiseScaling(torch.autograd.Function):
-    """Identity, whose gradient is ``g * (1 + sign(g) * difference)``."""
+class _Range(NamedTuple):
+    """Values above their offset, the ends of the range, and how many steps a unit is."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, difference: Tensor) -> Tensor:
-        ctx.save_for_backward(difference)
-        return x.view_as(x)
+    z: Tensor
+    low: Tensor
+    high: Tensor
+    inverse: Tensor
+    step: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, parameter: Tensor, offset: Tensor | None, grid: Grid) -> _Range:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        size = parameter.abs().clamp(min=SMALLEST).to(dtype)
+        z = x.to(dtype) if offset is None else x.to(dtype) - offset.to(dtype)
+        # As numbers, the ratios are exact where the end is the parameter itself; and
+        # divisor / size is not written so, as torch would make two roundings of it.
+        low, high = size * (grid.q_min / grid.divisor), size * (grid.q_max / grid.divisor)
+        inverse = torch.full_like(size, grid.divisor) / size
+        return cls(z, low, high, inverse, size / grid.divisor)
+
+    def in_steps(self) -> Tensor:
+        """Return ``v``, clipped."""
+        return self.z.clamp(self.low, self.high) * self.inverse
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Autograd through the rounding would need tricks, and keep more than ``x``."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (difference,) = ctx.saved_tensors
-        return grads[0] + grads[0].abs() * difference, None
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        parameter: Tensor,
+        offset: Tensor | None,
+        grid: Grid,
+        gradient_scale: float,
+        ewgs: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, parameter, offset)
+        ctx.grid, ctx.gradient_scale, ctx.ewgs = grid, gradient_scale, ewgs
+        within = _Range.of(x, parameter, offset, grid)
+        y = within.in_steps().round() * within.step
+        if offset is not None:
+            y = y + offset.to(y.dtype)
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, parameter, offset = ctx.saved_tensors
+        q_min, q_max, divisor, closed, residual = ctx.grid
+        within = _Range.of(x, parameter, offset, ctx.grid)
+        z, low, high = within.z, within.low, within.high
+        v = within.in_steps()
+        index = v.round()
+        grad = grads[0].to(z.dtype)
+        inside = (z > low) & (z < high)
+        passes = inside
+        if closed:
+            passes = (z <= high) & ((z >= low) if q_min < 0 else (z > low))
+        grad_x = grad
+        if ctx.ewgs:
+            grad_x = grad + grad.abs() * ((v - index) * (ctx.ewgs / (q_max - q_min)))
+        grad_x = torch.where(passes, grad_x, 0.0).to(x.dtype)
+        slope = torch.where(inside, index - v if residual else 0.0, index)
+        factor = ctx.gradient_scale / divisor
+        grad_parameter = _sum_to(grad * slope, parameter) * factor
+        if not closed:
+            grad_parameter = grad_parameter * parameter.sign()
+        grad_offset = None
+        if offset is not None:
+            grad_offset = _sum_to(torch.where(inside, 0.0, grad), offset) * ctx.gradient_scale
+            grad_offset = grad_offset.to(offset.dtype)
+        return grad_x, grad_parameter.to(parameter.dtype), grad_offset, None, None, None
+
+
+def _sum_to(x: Tensor, like: Tensor) -> Tensor:
+    """Sum ``x`` to the shape of ``like``, from which it was broadcast."""
+    if x.ndim == 4 and like.numel() == 1:
+        # By channels first, as a batch norm sums: a compiler makes one loop of the two.
+        x = x.sum((0, 2, 3))
+    return x.sum_to_size(like.shape)
 
 
 def lsq_gradient_scale(count: int, q_max: int) -> float:

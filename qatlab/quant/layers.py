@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +15,7 @@ class QuantConv2d(nn.Conv2d):
     """``nn.Conv2d`` that computes with ``weight_quantizer(weight)``."""
 
     weight_quantizer: Quantizer
+    held: Tensor | None = None
 
     @classmethod
     def of(cls, conv: nn.Conv2d, weight_quantizer: Quantizer) -> QuantConv2d:
@@ -37,7 +39,7 @@ class QuantConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` ``(N, C, H, W)`` with the quantized weights."""
-        result: Tensor = self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
+        result: Tensor = self._conv_forward(x, quantized_weight(self), self.bias)
         return result
 
 
@@ -45,6 +47,7 @@ class QuantLinear(nn.Linear):
     """``nn.Linear`` that computes with ``weight_quantizer(weight)``."""
 
     weight_quantizer: Quantizer
+    held: Tensor | None = None
 
     @classmethod
     def of(cls, linear: nn.Linear, weight_quantizer: Quantizer) -> QuantLinear:
@@ -57,4 +60,27 @@ class QuantLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x`` ``(N, ..., in_features)`` with the quantized weights."""
-        return F.linear(x, self.weight_quantizer(self.weight), self.bias)
+        return F.linear(x, quantized_weight(self), self.bias)
+
+
+def quantized_weight(layer: QuantConv2d | QuantLinear) -> Tensor:
+    """Return what the layer computes with."""
+    if layer.held is not None and not torch.is_grad_enabled():
+        return layer.held
+    quantized: Tensor = layer.weight_quantizer(layer.weight)
+    return quantized
+
+
+@torch.no_grad()
+def hold_weights(model: nn.Module) -> None:
+    """Quantize all weights now, for every pass without gradients until they are released."""
+    for layer in model.modules():
+        if isinstance(layer, (QuantConv2d, QuantLinear)):
+            layer.held = layer.weight_quantizer(layer.weight).detach()
+
+
+def release_weights(model: nn.Module) -> None:
+    """Let the layers quantize their weights at each pass again."""
+    for layer in model.modules():
+        if isinstance(layer, (QuantConv2d, QuantLinear)):
+            layer.held = None

@@ -96,13 +96,19 @@ class Memory:
 
     def _add(self, y: Tensor, rebuild: Rebuild, encode: Any) -> None:
         storage = y.untyped_storage()
-        self._entries[storage._cdata] = _Entry(StorageWeakRef(storage), _layout(y), rebuild, encode)
+        self._entries[storage._cdata] = _Entry(
+            StorageWeakRef(storage),  # type: ignore[no-untyped-call]
+            _layout(y),
+            rebuild,
+            encode,
+        )
 
     def _find(self, x: Tensor) -> _Entry | None:
         entry = self._entries.get(x.untyped_storage()._cdata)
-        if entry is None or entry.storage.expired() or entry.layout != _layout(x):
+        if entry is None or entry.layout != _layout(x):
             return None
-        return entry
+        gone: bool = entry.storage.expired()  # type: ignore[no-untyped-call]
+        return None if gone else entry
 
     def _pack(self, x: Tensor) -> Tensor | Rebuild:
         entry = self._find(x)
@@ -121,7 +127,7 @@ class Memory:
 
 def add(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a + b``, written over ``a``, the output of a quantizer that nobody else reads."""
-    in_place = a.dtype == b.dtype and a.shape == torch.broadcast_shapes(a.shape, b.shape)
+    in_place = a.dtype == b.dtype and a.shape == b.shape
     if Memory.active is not None:
         return Memory.active.sum(a, b, in_place)
     return a.add_(b) if in_place else a + b

@@ -15,7 +15,8 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from qatlab.errors import TrainingError
-from qatlab.quant import Phase, quantizers
+from qatlab.quant import Phase, hold_weights, quantizers, release_weights
+from qatlab.training.forward import TrainingForward
 from qatlab.training.solver import Solver
 
 Batch = tuple[Tensor, Tensor]
@@ -42,6 +43,7 @@ class Classifier(LightningModule):
         position: epochs done -> (epochs done in the phase, epochs of the phase), for the learning
             rate.
         num_classes: outputs of the network.
+        step: computes the network in training.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Classifier(LightningModule):
         solver: Solver,
         position: Callable[[float], tuple[float, int]],
         num_classes: int,
+        step: TrainingForward,
     ) -> None:
         super().__init__()
+        self.step = step
         self.model = model
         self.solver = solver
         self.position = position
@@ -87,12 +91,13 @@ class Classifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Move the running sums, which a checkpoint may have brought, to the model's device."""
+        self.step.check(self.device, self.trainer.precision)
         self._train_sums = self._train_sums.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross entropy of a batch."""
         images, labels = batch
-        outputs = self.model(images).float()
+        outputs = self.step(self.model, images).float()
         loss = F.cross_entropy(outputs, labels)
         with torch.no_grad():
             correct = (outputs.argmax(1) == labels).sum()
@@ -119,12 +124,21 @@ class Classifier(LightningModule):
             logger.log_metrics({**metrics, "epoch": self.current_epoch}, step)
             logger.save()
 
+    def on_validation_epoch_start(self) -> None:
+        """Quantize the weights, once for all batches."""
+        hold_weights(self.model)
+
+    def on_test_epoch_start(self) -> None:
+        """Quantize the weights, once for all batches."""
+        hold_weights(self.model)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to loss and accuracy."""
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/loss`` and ``val/acc``."""
+        release_weights(self.model)
         self._log_evaluation("val", ("loss", "acc"))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -141,6 +155,7 @@ class Classifier(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/loss``, ``test/acc`` and ``test/top5``."""
+        release_weights(self.model)
         self._log_evaluation("test", ("loss", "acc", "top5"))
 
     def evaluate_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
