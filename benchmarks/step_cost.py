@@ -1,7 +1,7 @@
 """What a training step of fake quantization costs, as a multiple of the same float network's.
 
-    python benchmarks/step_cost.py [--models resnet20 mobilenet_v2 resnet18] [--methods lsq sat]
-        [--modes keep recompute compact] [--pairs 15] [--peers]
+    python -m benchmarks.step_cost [--models resnet20 mobilenet_v2 resnet18] [--methods lsq sat]
+    [--modes keep recompute compact compiled] [--pairs 15] [--peers]
 
 One step is forward, cross entropy, backward and SGD with momentum. The float network and a
 candidate step in turn, A B B A, in one process; a figure is the median over pairs of the ratio of
@@ -36,6 +36,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.models import mobilenet_v2, resnet18
 from torchvision.models.resnet import BasicBlock
 
+from benchmarks.peers import PEERS
 from qatlab import quant
 
 METHODS: dict[str, tuple[Any, Any]] = {
@@ -77,6 +78,7 @@ class Candidate:
 
     def __init__(self, model: nn.Module, images: Tensor, mode: str | None = None) -> None:
         self.model = torch.compile(model.train(), dynamic=False) if mode == COMPILED else model
+        self.compiled = mode == COMPILED
         self.images = images
         self.labels = torch.randint(0, 10, (len(images),))
         self.optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-3, momentum=0.9)
@@ -168,12 +170,32 @@ def ratios(floor: Candidate, other: Candidate, pairs: int) -> list[float]:
 
 def main() -> None:
     """Print the table."""
+
+    def row(
+        words: tuple[str, ...],
+        candidate: Candidate,
+        floor_memory: tuple[int, int],
+        floors: tuple[Candidate, ...],
+    ) -> None:
+        cells = [*words]
+        if candidate.compiled:  # its buffers are not made by single operations
+            cells += ["", ""]
+        else:
+            cells += [f"{a / b:.2f}" for a, b in zip(memory(candidate), floor_memory, strict=True)]
+        for floor in floors:
+            found = ratios(floor, candidate, arguments.pairs)
+            low, middle, high = statistics.quantiles(found, n=4)
+            cells += [f"**{middle:.2f}**", f"{low:.2f} to {high:.2f}"]
+        cells += ["", ""] * (2 - len(floors))
+        print(f"| {' | '.join(cells)} |", flush=True)
+
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--peers", action="store_true", help="those installed, too")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -190,24 +212,17 @@ def main() -> None:
         network = make(num_classes=10)
         floor = Candidate(copy.deepcopy(network), images)
         floor_memory = memory(floor)
+        for peer, convert in PEERS.items() if arguments.peers else ():
+            converted = convert(copy.deepcopy(network))
+            if converted is not None:
+                row((name, peer, "eager"), Candidate(converted, images), floor_memory, (floor,))
         for mode in arguments.modes:
-            compiled = None
+            floors = (floor,)
             if mode == COMPILED:
-                compiled = Candidate(copy.deepcopy(network), images, mode)
-                compiled.step()
+                floors = (floor, Candidate(copy.deepcopy(network), images, mode))
             for method in arguments.methods:
                 other = Candidate(quantized(copy.deepcopy(network), method, images), images, mode)
-                kept, peak = (a / b for a, b in zip(memory(other), floor_memory, strict=True))
-                figures = [f"{kept:.2f}", f"{peak:.2f}"]
-                for other_floor in (floor, compiled):
-                    found = ["", ""]
-                    if other_floor is not None:
-                        low, middle, high = statistics.quantiles(
-                            ratios(other_floor, other, arguments.pairs), n=4
-                        )
-                        found = [f"**{middle:.2f}**", f"{low:.2f} to {high:.2f}"]
-                    figures += found
-                print(f"| {name} | {method} | {mode} | {' | '.join(figures)} |", flush=True)
+                row((name, method, mode), other, floor_memory, floors)
 
 
 if __name__ == "__main__":
