@@ -171,6 +171,18 @@ def test_steps_of_weights_are_those_of_their_checkpoint() -> None:
         assert torch.equal(a, b), name
 
 
+def test_steps_of_weights_start_also_where_no_image_is_needed() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    activation = partial(LsqActivation, bits=4, step_size=0.5)
+    model, _ = quantize(layers, partial(LsqWeight, bits=4), activation, (), randn(1, 6))
+    start_quantizers(model, [])
+    for name in ("0", "2"):
+        step = model.get_submodule(name).weight_quantizer.step_size
+        expected = started_step(layers.get_parameter(f"{name}.weight"))
+        assert step.item() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_weights_without_a_start_are_told_by_the_name_of_their_layer(value: float) -> None:
     _, model = converted()

@@ -244,6 +244,15 @@ def test_steps_per_channel_have_one_element_for_each_output(start: dict[str, Any
         assert index.unique().numel() <= 8
 
 
+def test_each_channel_starts_from_its_own_weights() -> None:
+    weight = randn(4, 15) * torch.tensor([[0.1], [1.0], [3.0], [9.0]])
+    quantizer = LsqWeight(bits=4, per_channel=True)
+    quantizer.fit(weight)
+    quantizer(weight)
+    expected = 2 * weight.abs().mean(1, keepdim=True) / math.sqrt(7)
+    torch.testing.assert_close(quantizer.step_size.detach(), expected)
+
+
 def test_the_step_of_a_channel_counts_the_weights_of_that_channel() -> None:
     quantizer = LsqWeight(bits=4, per_channel=True, step_size=1.0)
     weight = torch.full((4, 15), 100.0)
