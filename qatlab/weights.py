@@ -19,8 +19,9 @@ EXTRA_STATE = "_extra_state"  # every quantizer has one, and nothing else here
 def init_weights(model: nn.Module, source: str) -> str:
     """Copy weights into a converted network, by name.
 
-    A float file fits a quantized network: its quantizers then keep their own starting values. A
-    quantized file fits a float network: what its quantizers learned is left out, and told.
+    A float file fits a quantized network, and a quantized one a float network. What quantizers have
+    learned is taken where it means the same: by those of the same method and number of steps (a
+    clip value serves any number). What is left out is told, and those start anew.
 
     Args:
         model: the network, float or converted.
@@ -41,10 +42,12 @@ def init_weights(model: nn.Module, source: str) -> str:
         where = "" if told != str(error) else ": "
         raise CheckpointError(f"init_weights={source}{where}{told}") from error
     own = model.state_dict()
-    prefixes = {name + "." for name, m in model.named_modules() if isinstance(m, Quantizer)}
+    quantizers = {name + "." for name, m in model.named_modules() if isinstance(m, Quantizer)}
     foreign = {key.removesuffix(EXTRA_STATE) for key in state if key.endswith("." + EXTRA_STATE)}
-    missing = [k for k in own if k not in state and not _within(k, prefixes)]
-    surplus = [k for k in state if k not in own and not _within(k, foreign | prefixes)]
+    left_out = [k for k in state if _within(k, foreign - _understood(model, state))]
+    state = {key: value for key, value in state.items() if key not in left_out}
+    missing = [k for k in own if k not in state and not _within(k, quantizers)]
+    surplus = [k for k in state if k not in own]
     unlike = [
         f"{k} is {tuple(state[k].shape)} in the file and {tuple(own[k].shape)} in the model"
         for k in own
@@ -57,12 +60,26 @@ def init_weights(model: nn.Module, source: str) -> str:
         if surplus:
             parts.append(f"the model lacks {len(surplus)} values of it, first {surplus[0]}")
         raise CheckpointError(f"init_weights={source} is of another model: {'; '.join(parts)}")
-    left_out = sorted(k for k in state if k not in own)
-    model.load_state_dict({**own, **{k: v for k, v in state.items() if k in own}})
+    model.load_state_dict({**own, **state})
     text = f"weights from {path}"
     if left_out:
-        text += f"; {len(left_out)} values of quantizers left out, first {left_out[0]}"
+        text += f"; {len(left_out)} values of quantizers left out, first {min(left_out)}"
     return text
+
+
+def _understood(model: nn.Module, state: dict[str, Any]) -> set[str]:
+    """Return the prefixes of the quantizers for which the file holds all they have learned."""
+    found = set()
+    for name, module in model.named_modules():
+        theirs = state.get(f"{name}.{EXTRA_STATE}")
+        if isinstance(module, Quantizer) and isinstance(theirs, str) and module.understands(theirs):
+            own = module.state_dict(prefix=f"{name}.")
+            if all(
+                k in state and (not isinstance(v, Tensor) or v.shape == state[k].shape)
+                for k, v in own.items()
+            ):
+                found.add(f"{name}.")
+    return found
 
 
 def _within(key: str, prefixes: set[str]) -> bool:

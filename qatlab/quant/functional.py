@@ -143,9 +143,39 @@ def sat_weight(
     Returns:
         Weights for the layer to compute with: shape and dtype of ``weight``.
     """
+    if not statistics_gradient:
+        result: Tensor = _SatWeight.apply(weight, n_steps, grid, quantized, scaling)
+        return result
     unit = sat_unit_weight(weight, statistics_gradient)
     clamped = (sat_grid if quantized else sat_clamp)(unit, n_steps, grid)
     return clamped / sat_scaling(clamped, statistics_gradient) if scaling else clamped
+
+
+class _SatWeight(torch.autograd.Function):
+    """With constant statistics the derivative is that of tanh times a number; ``w`` is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: bool
+    ) -> Tensor:
+        clamped = (sat_grid if quantized else sat_clamp)(sat_unit_weight(weight), n_steps, grid)
+        scale = sat_scaling(clamped) if scaling else torch.ones_like(clamped[(0,) * clamped.ndim])
+        slope = sat_slope(n_steps, grid) / (weight.abs().amax().tanh() * scale)
+        ctx.save_for_backward(weight, slope)
+        return clamped / scale if scaling else clamped
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        weight, slope = ctx.saved_tensors
+        tanh = weight.tanh()
+        return grads[0] * (1 - tanh * tanh) * slope, None, None, None, None
+
+
+def sat_slope(n_steps: int, grid: str) -> float:
+    """Return N2D2's factor on the gradient of SAT's weights, in the clamp phase too."""
+    if grid == "asymmetric":
+        return 1 + 1 / (2 * (n_steps // 2))
+    return 1 + 0.9998 / n_steps if grid == "full_range" else 1.0
 
 
 class Grid(NamedTuple):
@@ -316,7 +346,7 @@ class _FakeQuantize(torch.autograd.Function):
         factor = ctx.gradient_scale / divisor
         grad_parameter = _sum_to(grad * slope, parameter) * factor
         if not closed:
-            grad_parameter = grad_parameter * parameter.sign()
+            grad_parameter = torch.where(parameter < 0, -grad_parameter, grad_parameter)
         grad_offset = None
         if offset is not None:
             grad_offset = _sum_to(torch.where(inside, 0.0, grad), offset) * ctx.gradient_scale

@@ -39,7 +39,7 @@ struct Step {
     offset = shift;
     ewgs = s.ewgs / (s.q_max - s.q_min);
     residual = s.residual ? 1.0f : 0.0f;
-    const float sign = s.closed ? 1.0f : parameter > 0 ? 1.0f : parameter < 0 ? -1.0f : 0.0f;
+    const float sign = !s.closed && parameter < 0 ? -1.0f : 1.0f;
     factor = static_cast<float>(static_cast<double>(s.gradient_scale) / s.divisor) * sign;
   }
 

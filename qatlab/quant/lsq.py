@@ -19,7 +19,7 @@ from qatlab.quant.quantizer import (
     check_switch,
     given_start,
 )
-from qatlab.quant.starts import start_parameter, start_range
+from qatlab.quant.starts import affine, start_parameter, start_range
 
 GRADIENT_SCALES = ("paper", "n2d2", "none")
 
@@ -55,9 +55,11 @@ class LsqWeight(LearnedQuantizer):
     ) -> None:
         super().__init__(bits, n_steps, start, percentile)
         if self.n_steps == 1:
+            given = "bits" if n_steps is None else "n_steps"
             raise QuantRuleError(
-                "bits=1 gives LSQ weights the levels -s and 0 and no gradient scale; use 2 bits, "
-                "or SAT, whose 1-bit weights are -1 and 1: {_target_: qatlab.quant.SatWeight}"
+                f"{given}=1 gives LSQ weights the levels -s and 0 and no gradient scale; use 2 "
+                "bits, or SAT, whose 1-bit weights are -1 and 1: "
+                "{_target_: qatlab.quant.SatWeight}"
             )
         check_switch("per_channel", per_channel)
         check_choice("gradient_scale", gradient_scale, GRADIENT_SCALES)
@@ -172,7 +174,7 @@ class LsqPlusActivation(LsqActivation):
     """
 
     method = "LSQ+"
-    starts = ("mean_std", "min_max", "percentile")
+    starts = ("mean_std", "min_max", "percentile", "mse")
 
     def __init__(
         self,
@@ -204,9 +206,8 @@ class LsqPlusActivation(LsqActivation):
         """Return step and offset for these activations, ``(2,)``."""
         if self.given is not None:
             return self.step_size.new_tensor([self.given, 0.0])
-        low, high = start_range(values, self.start, self.percentile)
-        step = (high - low) / (self.grid.q_max - self.grid.q_min)
-        return torch.stack([step, low - self.grid.q_min * step])
+        low, high = start_range(values, self.grid, self.start, self.percentile)
+        return torch.stack(affine(low, high, self.grid))
 
     def set_start(self, start: Tensor) -> None:
         """Set step and offset."""

@@ -94,12 +94,16 @@ class Quantizer(nn.Module):
         return {"method": type(self).__name__, "bits": self.bits, "n_steps": self.n_steps}
 
     def get_extra_state(self) -> str:
-        """Return the phase as plain text."""
-        return self.phase.value
+        """Return phase, class and steps as plain text, such as ``quantize SatWeight 15``."""
+        return f"{self.phase.value} {type(self).__name__} {self.n_steps}"
 
     def set_extra_state(self, state: str) -> None:
         """Take the phase that :meth:`get_extra_state` saved."""
-        self.phase = Phase(state)
+        self.phase = Phase(state.split()[0])
+
+    def understands(self, state: str) -> bool:
+        """Tell whether what a quantizer of that extra state has learned means the same here."""
+        return state.split()[1:] == self.get_extra_state().split()[1:]
 
     def extra_repr(self) -> str:
         """Name the facts when the model is printed."""

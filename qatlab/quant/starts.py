@@ -77,24 +77,37 @@ def _least_error(rows: Tensor, grid: Grid, largest: Tensor) -> Tensor:
     return best
 
 
-def start_range(values: Tensor, start: str, percentile: float = 99.9) -> tuple[Tensor, Tensor]:
+def start_range(
+    values: Tensor, grid: Grid, start: str, percentile: float = 99.9
+) -> tuple[Tensor, Tensor]:
     """Return lowest and highest value of the range that a step with an offset starts with.
 
     ``mean_std`` is mean - 3 and + 3 standard deviations, but within the values' own range;
-    ``min_max`` is that range, ``percentile`` the one that leaves out its rest on each side.
+    ``min_max`` is that range, ``percentile`` the one that leaves out its rest on each side, and
+    ``mse`` of 80 parts of ``min_max`` that of the smallest squared error.
 
-    Source: Bhalgat et al. 2020 (LSQ+), section 3.3.
+    Source: Bhalgat et al. 2020 (LSQ+), section 3.3, which minimizes the squared error.
     """
     flat = values.flatten().float()
     low, high = flat.amin(), flat.amax()
     if start == "mean_std":
-        mean, deviation = flat.mean(), flat.std(correction=0)
-        low, high = (
-            torch.maximum(low, mean - 3 * deviation),
-            torch.minimum(high, mean + 3 * deviation),
-        )
-    elif start == "percentile":
+        mean, reach = flat.mean(), 3 * flat.std(correction=0)
+        return torch.maximum(low, mean - reach), torch.minimum(high, mean + reach)
+    if start == "percentile":
         rank = max(1, math.ceil(percentile * flat.numel() / 100))
-        high = flat.kthvalue(rank).values
-        low = flat.kthvalue(flat.numel() + 1 - rank).values
+        return flat.kthvalue(flat.numel() + 1 - rank).values, flat.kthvalue(rank).values
+    if start == "mse":
+        errors = []
+        for part in range(80, 0, -1):
+            step, offset = affine(low * (part / 80), high * (part / 80), grid)
+            quantized = fake_quantize(flat, step, grid, offset=offset)
+            errors.append((quantized - flat).square().sum())
+        best = (80 - torch.stack(errors).argmin()) / 80
+        return low * best, high * best
     return low, high
+
+
+def affine(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Return step and offset of the grid whose ends are ``low`` and ``high``."""
+    step = (high - low) / (grid.q_max - grid.q_min)
+    return step, low - grid.q_min * step

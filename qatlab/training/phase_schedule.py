@@ -45,10 +45,11 @@ class Schedule:
             return cls(((Phase.FLOAT, sum(epochs.values())),))
         without = dict.fromkeys(q.method for q in found if not q.clamps)
         if epochs[Phase.CLAMP] and without:
+            names = " and ".join(without)
             raise ConfigError(
-                f"schedule.clamp_epochs={epochs[Phase.CLAMP]} is wrong: {' and '.join(without)} "
-                "has no clamp phase. Accepted: 0, as in schedule=float_then_quantize and "
-                "schedule=quantize_only."
+                f"schedule.clamp_epochs={epochs[Phase.CLAMP]} is wrong: {names} "
+                f"{'has' if len(without) == 1 else 'have'} no clamp phase. Accepted: 0, as in "
+                "schedule=float_then_quantize and schedule=quantize_only."
             )
         return cls(tuple((phase, count) for phase, count in epochs.items() if count))
 

@@ -192,7 +192,7 @@ def test_a_checkpoint_holds_step_and_offset() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"start": "mse"}, "start='mse' is none of mean_std, min_max, percentile"),
+        ({"start": "mean"}, "start='mean' is none of mean_std, min_max, percentile, mse"),
         ({"start": "mean"}, "start='mean' is none of mean_std, min_max, percentile.*'mean_std'"),
         ({"gradient_scale": "papers"}, "none of paper, n2d2, none.*'paper'"),
         ({"step_size": -1.0}, "step_size=-1.0 is neither a number above 0 nor 'auto'"),

@@ -122,7 +122,8 @@ def test_a_checkpoint_brings_the_phase_as_plain_text(make: Any, phase: Phase) ->
     quantizer = make()
     quantizer.phase = phase
     state = saved_and_loaded(quantizer)
-    assert state["_extra_state"] == phase.value
+    name, steps = type(quantizer).__name__, quantizer.n_steps
+    assert state["_extra_state"] == f"{phase.value} {name} {steps}"
     other = make()
     other.load_state_dict(state)
     x = randn(4, 3, 3, 3)

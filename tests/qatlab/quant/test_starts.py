@@ -142,6 +142,8 @@ def test_one_channel_of_nan_is_not_hidden_by_the_others() -> None:
 
 # ---- the range of a step with an offset
 
+GRID = lsq_grid(15, False)
+
 
 @pytest.mark.parametrize(
     ("start", "percentile", "low", "high"),
@@ -155,12 +157,30 @@ def test_one_channel_of_nan_is_not_hidden_by_the_others() -> None:
 )
 def test_the_range_of_an_outlier(start: str, percentile: float, low: float, high: float) -> None:
     values = torch.tensor([0.0] * 99 + [100.0])
-    found = [end.item() for end in start_range(values, start, percentile)]
+    found = [end.item() for end in start_range(values, GRID, start, percentile)]
     assert found == pytest.approx([low, high], rel=1e-6)
-    mirrored = [end.item() for end in start_range(-values, start, percentile)]
+    mirrored = [end.item() for end in start_range(-values, GRID, start, percentile)]
     assert mirrored == pytest.approx([-high, -low], rel=1e-6)
 
 
 def test_percentile_leaves_out_its_rest_on_each_side() -> None:
-    low, high = start_range(torch.arange(1.0, 101.0)[torch.randperm(100)], "percentile", 95.0)
+    low, high = start_range(torch.arange(1.0, 101.0)[torch.randperm(100)], GRID, "percentile", 95.0)
     assert (low.item(), high.item()) == (6, 95)
+
+
+def test_mse_takes_the_part_of_the_range_that_quantizes_best() -> None:
+    values = torch.cat(
+        [torch.rand(2000, generator=torch.Generator().manual_seed(0)), torch.tensor([9.0])]
+    )
+    low, high = start_range(values, lsq_grid(3, False), "mse")
+    # by hand: 80 parts of the range, values rounded to the nearest of four levels in each
+    errors = {}
+    for part in range(1, 81):
+        a, b = values.min() * part / 80, values.max() * part / 80
+        levels = a + (b - a) * torch.arange(4) / 3
+        nearest = (values[:, None] - levels).abs().min(1).values
+        errors[part] = nearest.square().sum().item()
+    best = min(errors, key=lambda part: errors[part])
+    assert high.item() == pytest.approx(values.max().item() * best / 80, rel=1e-5)
+    assert low.item() == pytest.approx(values.min().item() * best / 80, rel=1e-5)
+    assert best < 80
