@@ -18,7 +18,7 @@ FOR_ALL = {"qatlab.errors", "qatlab.arguments"}  # these two import nothing but 
 ROOMS = {
     "qatlab.errors": set(),
     "qatlab.arguments": set(),
-    "qatlab.quant": {"torch"},
+    "qatlab.quant": {"torch", "triton"},
     "qatlab.models": {"torch"},
     "qatlab.data": {"torch", "torchvision", "pytorch_lightning", "numpy"},
     # numpy for the state of its generator, rich for the progress bar

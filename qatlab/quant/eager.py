@@ -1,16 +1,17 @@
-"""The fast way to train eagerly on a CPU: one kernel each way, which keeps its input only.
+"""The fast way to train eagerly: one kernel each way, which keeps its input only.
 
-Autograd over :mod:`qatlab.quant.functional` makes some thirty passes over memory for a site or a
-weight. The functions here give the same results from the kernels of ``kernels.cpp``. Where these
-do not fit - on a GPU, inside of a compiled model, in other types than float32 - the definition is
-used.
+The operations of :mod:`qatlab.quant.functional` make some twenty passes over memory for a site or a
+weight. The functions here give the same results from the kernels of ``kernels.cpp`` for float32 on
+a CPU, and from those of ``gpu.py``. Where these do not fit, and inside of a compiled model, the
+definition is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +34,12 @@ def fake_quantize_eager(
     rows_fit = parameter.numel() == 1 or parameter.shape == (x.shape[0], *(1,) * (x.ndim - 1))
     if not (fits(x) and rows_fit):
         return fake_quantize(x, parameter, grid, gradient_scale, offset, ewgs)
-    settings = kernels.settings(grid, gradient_scale, ewgs)
-    result: Tensor = _FakeQuantize.apply(x, parameter, offset, settings)
+    call = _Call(grid, gradient_scale, ewgs)
+    result: Tensor = _FakeQuantize.apply(x, parameter, offset, call)
     if Memory.active is not None and result.requires_grad:
         made_of, size, shift = _held(x, parameter, offset)
-        again = partial(_quantized, made_of, size, shift, settings)
-        Memory.active.quantized(result, x, again, partial(_encoded, size, shift, settings, grid))
+        again = partial(_quantized, made_of, size, shift, call)
+        Memory.active.quantized(result, x, again, partial(_encoded, size, shift, grid))
     return result
 
 
@@ -80,31 +81,56 @@ def norm_and_quantize(
     tracks = norm.track_running_stats and norm.momentum is not None and norm.affine
     moves = norm.training and tracks
     constant = not norm.training and tracks and not torch.is_grad_enabled()
-    enough = x.ndim == 4 and x.is_contiguous() and x.numel() > x.shape[1]
+    enough = not _on_gpu(x) and x.ndim == 4 and x.is_contiguous() and x.numel() > x.shape[1]
     if not (fits(x) and enough and (moves or constant)):
         return fake_quantize_eager(norm(x), parameter, grid, gradient_scale, offset, ewgs)
-    settings = kernels.settings(grid, gradient_scale, ewgs)
+    call = _Call(grid, gradient_scale, ewgs)
     if moves and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     statistics = (torch.empty_like(norm.weight), torch.empty_like(norm.weight))
     result: Tensor = _NormQuantize.apply(
-        x, norm.weight, norm.bias, parameter, offset, statistics, norm, moves, settings
+        x, norm.weight, norm.bias, parameter, offset, statistics, norm, moves, call
     )
     if Memory.active is not None and result.requires_grad:
         made_of, weight, bias, size, shift = _held(x, norm.weight, norm.bias, parameter, offset)
         eps = float(norm.eps)
 
         def again() -> Tensor:
-            return _normed_again(made_of, weight, bias, size, shift, statistics, eps, settings)
+            return _normed_again(made_of, weight, bias, size, shift, statistics, eps, call)
 
-        Memory.active.quantized(result, x, again, partial(_encoded, size, shift, settings, grid))
+        Memory.active.quantized(result, x, again, partial(_encoded, size, shift, grid))
     return result
 
 
 def fits(x: Tensor) -> bool:
-    """Tell whether the kernels take ``x``."""
-    plain = x.dtype is torch.float32 and x.device.type == "cpu"
-    return plain and not torch.compiler.is_compiling() and kernels.available()
+    """Tell whether there are kernels for ``x``."""
+    if torch.compiler.is_compiling():
+        return False
+    if _on_gpu(x):
+        floating = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        return floating and _gpu() is not None and bool(_gpu().available(x.device))
+    return x.dtype is torch.float32 and x.device.type == "cpu" and kernels.available()
+
+
+class _Call(NamedTuple):
+    """What a quantizer is told beside tensors."""
+
+    grid: Grid
+    gradient_scale: float
+    ewgs: float
+
+
+def _on_gpu(x: Tensor) -> bool:
+    return x.is_cuda
+
+
+@cache
+def _gpu() -> Any:
+    """Return the kernels of a GPU, None without Triton."""
+    try:
+        return import_module("qatlab.quant.gpu")
+    except ImportError:
+        return None
 
 
 def _dense(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,18 +155,21 @@ def _held(*tensors: Tensor | None) -> Any:
     return [None if tensor is None else tensor.detach() for tensor in tensors]
 
 
-def _quantized(
-    x: Tensor, parameter: Tensor, offset: Tensor | None, settings: kernels.Settings
-) -> Tensor:
+def _quantized(x: Tensor, parameter: Tensor, offset: Tensor | None, call: _Call) -> Tensor:
     if parameter.numel() > 1:
         x = x.contiguous()  # a row has to be one piece
     x, y = _dense(x)
-    kernels.call("fake_quantize_forward", settings, parameter, offset, x, y, *_rows(x, parameter))
+    if _on_gpu(x):
+        _gpu().fake_quantize_forward(x, parameter, offset, call.grid, y)
+    else:
+        settings = kernels.settings(*call)
+        rows = _rows(x, parameter)
+        kernels.call("fake_quantize_forward", settings, parameter, offset, x, y, *rows)
     return y
 
 
 def _encoded(
-    parameter: Tensor, offset: Tensor | None, settings: kernels.Settings, grid: Grid, y: Tensor
+    parameter: Tensor, offset: Tensor | None, grid: Grid, y: Tensor
 ) -> Callable[[], Tensor] | None:
     """Turn values on a grid into codes, and return what decodes them."""
     bits = (grid.q_max - grid.q_min).bit_length()
@@ -148,7 +177,7 @@ def _encoded(
     like = torch.empty_like(y, device="meta")
     if width is None or like.stride() != y.stride():
         return None
-    count = y.numel()
+    count, settings = y.numel(), kernels.settings(grid, 1.0, 0.0)
     codes = torch.empty(-(-count * width // 8), dtype=torch.uint8)
     kernels.call("encode", settings, parameter, offset, y, codes, count, width)
 
@@ -169,8 +198,11 @@ def _sat_quantized(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weight, laid out densely, what SAT makes of it, and the slope."""
     weight, q = _dense(weight)
-    slope = weight.new_empty(())
     fan_out = weight.shape[0] * weight[0, 0].numel() if scaling else 0
+    if _on_gpu(weight):
+        slope: Tensor = _gpu().sat_weight_forward(weight, n_steps, grid, quantized, fan_out, q)
+        return weight, q, slope
+    slope = weight.new_empty(())
     kernels.call(
         *("sat_weight_forward", weight, q, slope, weight.numel()),
         *(n_steps, GRIDS.index(grid), quantized, float(fan_out)),
@@ -186,11 +218,11 @@ def _normed_again(
     offset: Tensor | None,
     statistics: tuple[Tensor, Tensor],
     eps: float,
-    settings: kernels.Settings,
+    call: _Call,
 ) -> Tensor:
     """Return what :class:`_NormQuantize` has made of ``x``, from the statistics it found."""
     n, c, h, w = x.shape
-    y = torch.empty_like(x)
+    y, settings = torch.empty_like(x), kernels.settings(*call)
     kernels.call(
         *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w),
         *(weight, bias, eps, -2.0, None, None, *statistics),
@@ -205,21 +237,29 @@ class _FakeQuantize(torch.autograd.Function):
         x: Tensor,
         parameter: Tensor,
         offset: Tensor | None,
-        settings: kernels.Settings,
+        call: _Call,
     ) -> Tensor:
         ctx.save_for_backward(x, parameter, offset)
-        ctx.settings = settings
-        return _quantized(x, parameter, offset, settings)
+        ctx.call = call
+        return _quantized(x, parameter, offset, call)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, parameter, offset = ctx.saved_tensors
         x = x.contiguous() if parameter.numel() > 1 else _dense(x)[0]
         grad = _as_laid_out(grads[0], x)
-        grad_x, grad_parameter = torch.empty_like(x), torch.empty_like(parameter)
+        grad_x = torch.empty_like(x)
+        if _on_gpu(x):
+            backward = _gpu().fake_quantize_backward
+            return (
+                grad_x,
+                *backward(x, grad, parameter, offset, *ctx.call, grad_x),
+                None,
+            )
+        grad_parameter = torch.empty_like(parameter)
         grad_offset = None if offset is None else torch.empty_like(offset)
         kernels.call(
-            *("fake_quantize_backward", ctx.settings, parameter, offset, x, grad),
+            *("fake_quantize_backward", kernels.settings(*ctx.call), parameter, offset, x, grad),
             *(grad_x, grad_parameter, grad_offset, *_rows(x, parameter)),
         )
         return grad_x, grad_parameter, grad_offset, None
@@ -239,6 +279,9 @@ class _SatWeight(torch.autograd.Function):
         weight, slope = ctx.saved_tensors
         grad = _as_laid_out(grads[0], weight)
         grad_weight = torch.empty_like(weight)
+        if _on_gpu(weight):
+            _gpu().sat_weight_backward(weight, grad, slope, grad_weight)
+            return grad_weight, None, None, None, None
         kernels.call("sat_weight_backward", weight, grad, grad_weight, slope, weight.numel())
         return grad_weight, None, None, None, None
 
@@ -257,10 +300,11 @@ class _NormQuantize(torch.autograd.Function):
         statistics: tuple[Tensor, Tensor],
         norm: nn.BatchNorm2d,
         moves: bool,
-        settings: kernels.Settings,
+        call: _Call,
     ) -> Tensor:
         n, c, h, w = x.shape
         y = torch.empty_like(x)
+        ctx.settings = settings = kernels.settings(*call)
         momentum = float(norm.momentum or 0.0) if moves else -1.0
         kernels.call(
             *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w),
@@ -268,7 +312,6 @@ class _NormQuantize(torch.autograd.Function):
             *statistics,
         )
         ctx.save_for_backward(x, weight, bias, parameter, offset, *statistics)
-        ctx.settings = settings
         return y
 
     @staticmethod

@@ -165,9 +165,8 @@ def test_codes_hold_the_values(make: Any, bits: int, signed: bool, count: int) -
         pytest.skip("a signed site has no levels at 1 bit")
     grid: Grid = make((1 << bits) - 1, signed)
     size, offset = torch.tensor(0.3), torch.tensor(-0.2)
-    settings = kernels.settings(grid, 1.0, 0.0)
     y = fake_quantize_eager(2 * randn(count), size, grid, 1.0, offset)
-    decode = _encoded(size, offset, settings, grid, y)
+    decode = _encoded(size, offset, grid, y)
     assert decode is not None
     assert torch.equal(decode(), y)
     codes = next(c.cell_contents for c in decode.__closure__ if _is_bytes(c.cell_contents))
@@ -181,9 +180,7 @@ def _is_bytes(content: Any) -> bool:
 
 def test_more_levels_than_a_byte_holds_have_no_codes() -> None:
     grid = lsq_grid(511, True)
-    assert (
-        _encoded(torch.tensor(0.1), None, kernels.settings(grid, 1.0, 0.0), grid, randn(9)) is None
-    )
+    assert _encoded(torch.tensor(0.1), None, grid, randn(9)) is None
 
 
 @pytest.mark.parametrize("mode", MODES)
