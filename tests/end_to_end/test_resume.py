@@ -32,6 +32,10 @@ SETTINGS = (
 ACCUMULATED = ("trainer.accumulate_grad_batches=2", "callbacks.checkpoint.every_n_steps=2")
 UNVALIDATED = ("data.validation=0", "data.source.training_images=320")
 RARELY_VALIDATED = ("+trainer.check_val_every_n_epoch=2",)
+LEARNED = (  # quantizers that start from data; and tensors that are made again
+    *("quant=lsq_plus_4bit", "memory=compact"),
+    *("schedule.clamp_epochs=0", "schedule.float_epochs=2"),
+)
 START = "start.ckpt"  # of the quantize phase
 
 Run = Callable[..., Ended]
@@ -105,9 +109,12 @@ def assert_identical(folder: Path, other: Path) -> None:
     """Compare all that two runs have left, but for how long they took."""
     assert (folder / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
     assert differences(result_of(folder), result_of(other), "result.json") == []
-    for name in ("last", "previous", "best_clamp", "best_quantize"):
-        file = f"checkpoints/{name}.ckpt"  # weights, optimizer, random states, best epochs, ...
-        assert differences(load(folder / file), load(other / file), name) == []
+    names = sorted(path.name for path in (folder / "checkpoints").glob("*.ckpt"))
+    assert names == sorted(path.name for path in (other / "checkpoints").glob("*.ckpt"))
+    assert {"last.ckpt", "previous.ckpt", "best_quantize.ckpt"} < set(names)
+    for name in names:  # weights, optimizer, random states, best epochs, ...
+        one, two = (load(run / "checkpoints" / name) for run in (folder, other))
+        assert differences(one, two, name) == []
 
 
 @pytest.mark.parametrize(
@@ -118,6 +125,8 @@ def assert_identical(folder: Path, other: Path) -> None:
         ("2 end", ()),  # between the phases: the first is saved, of the second nothing is done
         ("3 1", ()),  # the switch was made and logged, and is in no checkpoint
         ("3 7", ()),  # in the quantize phase, two batches after a checkpoint
+        ("2 end", LEARNED),
+        ("3 7", LEARNED),
         ("3 5", ACCUMULATED),  # a step takes two batches: one has been added to the gradient
         ("3 7", UNVALIDATED),
         ("2 end", RARELY_VALIDATED),
