@@ -23,7 +23,11 @@ from qatlab.errors import QatlabError, did_you_mean, unknown
 # What a disk or its owner can refuse at any time; no mistake of the program looks like these.
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.ENAMETOOLONG}
 CANNOT_USE = "cannot use"
-TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+TYPES = {
+    "Integer": "a whole number",
+    "Float": "a number",
+    **dict.fromkeys(("Boolean", "bool"), "true or false"),  # OmegaConf has two words for it
+}
 
 
 def sentence(error: BaseException, composing: bool = False) -> str | None:
@@ -102,7 +106,7 @@ def _about_key(error: OmegaConfBaseException, outer: str) -> str:
         return _unknown_key(key, error.parent_node)
     if isinstance(error, MissingMandatoryValue):
         return f"{key} has no value; give {key}=<value>."
-    if match := re.search(r"could not be converted to (\w+)", first):
+    if match := re.search(r"(?:could not be converted to|is not a valid) (\w+)", first):
         wanted = TYPES.get(match[1], match[1])
         return f"{key}={text(error.value)} is wrong. Accepted: {wanted}."
     if re.match(r"Cannot assign .* to Dict", first):

@@ -2,98 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import re
-import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from mistakes import TINY, Told, check
+from omegaconf import DictConfig, OmegaConf
 
 from qatlab import cli, config, experiment
 from qatlab.models import LeNet
-
-TINY = (
-    *("data=synthetic", "trainer=smoke", "schedule.clamp_epochs=1", "schedule.quantize_epochs=1"),
-    *("data.source.training_images=600", "data.source.test_images=50"),
-)
-Told = Callable[..., str]
-
-
-@pytest.fixture(autouse=True)
-def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)  # runs write to outputs/
-    for name in (cli.FULL_ERROR, "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "0")  # set by a run; put back as it was
-    monkeypatch.setattr(cli, "WANTS_TRACE", False)
-    yield
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def command(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Told:
-    """Runs a command in this process up to its error, and returns what is on stderr."""
-
-    def run(*words: str, script: str = "train.py") -> str:
-        monkeypatch.setattr(sys, "argv", [script, *words])
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(root / script), run_name="__main__")
-        assert caught.value.code == 1
-        return capsys.readouterr().err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def composed(root: Path) -> DictConfig:
-    config.register()
-    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        return compose("config", [*TINY, "folder=run"], return_hydra_config=True)
-
-
-@pytest.fixture
-def told(
-    composed: DictConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Told:
-    """Does as `command`, but takes the configuration of `composed`: composing costs most time."""
-
-    def run(*overrides: str) -> str:
-        def main() -> None:
-            cfg = copy.deepcopy(composed)
-            parsed = OverridesParser.create().parse_overrides(list(overrides))
-            ConfigLoaderImpl._apply_overrides_to_config(parsed, cfg)
-            HydraConfig.instance().set_config(cfg)
-            with open_dict(cfg):
-                del cfg["hydra"]
-            cli.checked("train", cfg)
-
-        monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
-        with pytest.raises(SystemExit) as caught:
-            cli.start(main)
-        assert caught.value.code == 1
-        return capsys.readouterr().err
-
-    return run
-
-
-def check(message: str, words: tuple[str, ...]) -> None:
-    assert re.fullmatch(r"Error: [^\n]+\n", message), message
-    for word in words:
-        assert word in message, message
 
 
 @pytest.mark.parametrize(
@@ -217,43 +138,6 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
 def test_what_cannot_be_built(told: Told, overrides: str, words: str) -> None:
     parts = [overrides] if "{" in overrides else overrides.split()
     check(told(*parts), tuple(words.split("|")))
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        *[
-            (f"quant.weight.bits={bits}", f"quant.weight (conv2): bits={bits}|from 1 to 16")
-            for bits in (0, 33, 2.5)
-        ],
-        ("quant.weight.bits=null", "quant.weight (conv2)|bits=null and n_steps=null"),
-        ("quant.weight.n_steps=3", "quant.weight (conv2)|bits=4 and n_steps=3|either"),
-        ("quant.activation.bits=abc", "quant.activation (relu1): bits='abc'|from 1 to 16"),
-        ("+quant.weight.bitts=3", "quant.weight.bitts is unknown|'bits'|bits, n_steps, grid"),
-        ("+quant.activation.signed=true", "quant.activation.signed is set by qatlab itself"),
-        ("quant.weight.grid=symetric", "quant.weight (conv1): grid='symetric'|'symmetric'|full_"),
-        ("quant.weight={bits: 1, grid: symmetric}", "quant.weight (conv2): grid=symmetric|1 bit"),
-        ("quant.weight.scaling=maybe", "quant.weight.scaling=maybe|true or false"),
-        ("quant.weight=null", "quant.rules.first.weight|quant.weight is null|quant/weight=sat"),
-        ("quant.activation.alpha=-1", "quant.activation (relu1): alpha=-1|above 0|'auto'"),
-        ("quant.activation.alpha=abc", "quant.activation (relu1): alpha='abc'|above 0|'auto'"),
-        ("quant.activation.percentile=0", "quant.activation (relu1): percentile=0|at most 100"),
-        ("quant.activation.percentile=abc", "quant.activation.percentile=abc|a number"),
-        ("quant.rules.first.weight.bits=33", "quant.rules.first.weight (conv1): bits=33|1 to 16"),
-        ("+quant.rules.first.weight.bitts=3", "quant.rules.first.weight.bitts|'bits'|grid"),
-        ("+quant.rules.first.weight.scaling=1", "quant.rules.first.weight.scaling=1|true or false"),
-        ("quant.rules.first.index=9", "quant.rules.first (weight)|index=9|conv1 (Conv2d), conv2"),
-        ("+quant.rules.x={name: cov1, weight: {bits: 3}}", "quant.rules.x|'cov1'|'conv1'|fc2"),
-        ("+quant.rules.x={type: Conv3d, weight: {bits: 3}}", "quant.rules.x|'Conv3d'|'Conv2d'"),
-        ("+quant.rules.x={nmae: conv1, weight: {bits: 3}}", "quant.rules.x|'nmae'|'name'|index"),
-        ("+quant.rules.x={name: conv1, wieght: {bits: 3}}", "quant.rules.x|'wieght'|'weight'"),
-        ("+quant.rules.x={name: conv1, weight: 3}", "quant.rules.x.weight=3|mapping|null"),
-        ("+quant.rules.x={name: conv1}", "quant.rules.x changes nothing|weight|activation"),
-        ("quant.rules.first=", "quant.rules.first|mapping|name, type, index"),
-    ],
-)
-def test_a_wrong_quantizer_or_rule(told: Told, override: str, words: str) -> None:
-    check(told(override), tuple(words.split("|")))
 
 
 @pytest.fixture(scope="module")

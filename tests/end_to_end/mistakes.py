@@ -1,0 +1,18 @@
+"""What the tests of mistakes share: small settings, and what a good message is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+TINY = (
+    *("data=synthetic", "trainer=smoke", "schedule.clamp_epochs=1", "schedule.quantize_epochs=1"),
+    *("data.source.training_images=600", "data.source.test_images=50"),
+)
+Told = Callable[..., str]
+
+
+def check(message: str, words: tuple[str, ...]) -> None:
+    assert re.fullmatch(r"Error: [^\n]+\n", message), message
+    for word in words:
+        assert word in message, message
