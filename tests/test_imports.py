@@ -66,7 +66,7 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
 
 
 def test_the_mathematics_imports_torch_only() -> None:
-    assert IMPORTS["qatlab.quant.functional"] == {"torch"}
+    assert IMPORTS["qatlab.quant.functional"] == IMPORTS["qatlab.quant.grid"] == {"torch"}
 
 
 def test_configuration_stops_at_the_experiment() -> None:

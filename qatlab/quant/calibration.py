@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.quant.layers import WEIGHT_QUANTIZER
+from qatlab.quant.learned import ActivationQuantizer, LearnedQuantizer
 from qatlab.quant.phase import Phase
-from qatlab.quant.quantizer import ActivationQuantizer, LearnedQuantizer, quantizers, set_phase
+from qatlab.quant.quantizer import quantizers, set_phase
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from torch import Tensor, fx, nn
 from qatlab.arguments import check_arguments
 from qatlab.errors import ConfigError, QuantRuleError
 from qatlab.quant.layers import QuantConv2d, QuantLinear
+from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.memory import add, add_apart, note_copies
-from qatlab.quant.quantizer import ActivationQuantizer, Quantizer
+from qatlab.quant.quantizer import Quantizer
 from qatlab.quant.rules import Decision, Rule, Target, resolve
 from qatlab.quant.sites import ADDITIONS, Site, find_sites, weight_layer_names
 from qatlab.quant.table import LayerRecord, ModelTable

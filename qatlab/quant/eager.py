@@ -14,10 +14,11 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qatlab.quant import kernels
-from qatlab.quant.functional import GRIDS, Grid, fake_quantize, sat_weight
+from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.quant.grid import Grid, fake_quantize
 from qatlab.quant.memory import Memory
 
 
@@ -29,17 +30,17 @@ def fake_quantize_eager(
     offset: Tensor | None = None,
     ewgs: float = 0.0,
 ) -> Tensor:
-    """Same as :func:`~qatlab.quant.functional.fake_quantize`, in the cheapest way that fits."""
+    """Same as :func:`~qatlab.quant.grid.fake_quantize`, in the cheapest way that fits."""
     # A parameter for each row of x, or one for all.
     rows_fit = parameter.numel() == 1 or parameter.shape == (x.shape[0], *(1,) * (x.ndim - 1))
     if not (fits(x) and rows_fit):
         return fake_quantize(x, parameter, grid, gradient_scale, offset, ewgs)
-    call = _Call(grid, gradient_scale, ewgs)
+    call = Call(grid, gradient_scale, ewgs)
     result: Tensor = _FakeQuantize.apply(x, parameter, offset, call)
     if Memory.active is not None and result.requires_grad:
-        made_of, size, shift = _held(x, parameter, offset)
+        made_of, size, shift = held_by(x, parameter, offset)
         again = partial(_quantized, made_of, size, shift, call)
-        Memory.active.quantized(result, x, again, partial(_encoded, size, shift, grid))
+        Memory.active.quantized(result, x, again, partial(encoded, size, shift, grid))
     return result
 
 
@@ -62,57 +63,17 @@ def sat_weight_eager(
     return result
 
 
-def norm_and_quantize(
-    x: Tensor,
-    norm: nn.BatchNorm2d,
-    parameter: Tensor,
-    grid: Grid,
-    gradient_scale: float,
-    offset: Tensor | None,
-    ewgs: float,
-) -> Tensor:
-    """Return ``fake_quantize(norm(x), ...)``; where it fits, without keeping ``norm(x)``.
-
-    Args:
-        x: ``(N, C, H, W)``.
-        norm: in training its running statistics move, as by a call.
-        parameter: see :func:`~qatlab.quant.functional.fake_quantize`, as all others.
-    """
-    tracks = norm.track_running_stats and norm.momentum is not None and norm.affine
-    moves = norm.training and tracks
-    constant = not norm.training and tracks and not torch.is_grad_enabled()
-    enough = not _on_gpu(x) and x.ndim == 4 and x.is_contiguous() and x.numel() > x.shape[1]
-    if not (fits(x) and enough and (moves or constant)):
-        return fake_quantize_eager(norm(x), parameter, grid, gradient_scale, offset, ewgs)
-    call = _Call(grid, gradient_scale, ewgs)
-    if moves and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    statistics = (torch.empty_like(norm.weight), torch.empty_like(norm.weight))
-    result: Tensor = _NormQuantize.apply(
-        x, norm.weight, norm.bias, parameter, offset, statistics, norm, moves, call
-    )
-    if Memory.active is not None and result.requires_grad:
-        made_of, weight, bias, size, shift = _held(x, norm.weight, norm.bias, parameter, offset)
-        eps = float(norm.eps)
-
-        def again() -> Tensor:
-            return _normed_again(made_of, weight, bias, size, shift, statistics, eps, call)
-
-        Memory.active.quantized(result, x, again, partial(_encoded, size, shift, grid))
-    return result
-
-
 def fits(x: Tensor) -> bool:
     """Tell whether there are kernels for ``x``."""
     if torch.compiler.is_compiling():
         return False
-    if _on_gpu(x):
+    if on_gpu(x):
         floating = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
         return floating and _gpu() is not None and bool(_gpu().available(x.device))
     return x.dtype is torch.float32 and x.device.type == "cpu" and kernels.available()
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """What a quantizer is told beside tensors."""
 
     grid: Grid
@@ -120,7 +81,8 @@ class _Call(NamedTuple):
     ewgs: float
 
 
-def _on_gpu(x: Tensor) -> bool:
+def on_gpu(x: Tensor) -> bool:
+    """Tell whether ``x`` is one for the kernels of a GPU."""
     return x.is_cuda
 
 
@@ -142,7 +104,8 @@ def _dense(x: Tensor) -> tuple[Tensor, Tensor]:
     return x, like
 
 
-def _as_laid_out(grad: Tensor, x: Tensor) -> Tensor:
+def as_laid_out(grad: Tensor, x: Tensor) -> Tensor:
+    """Return ``grad`` in the memory layout of ``x``."""
     return grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
 
 
@@ -151,15 +114,16 @@ def _rows(x: Tensor, parameter: Tensor) -> tuple[int, int]:
     return rows, x.numel() // rows
 
 
-def _held(*tensors: Tensor | None) -> Any:
+def held_by(*tensors: Tensor | None) -> Any:
+    """Return the tensors as what is made again holds them: without their history."""
     return [None if tensor is None else tensor.detach() for tensor in tensors]
 
 
-def _quantized(x: Tensor, parameter: Tensor, offset: Tensor | None, call: _Call) -> Tensor:
+def _quantized(x: Tensor, parameter: Tensor, offset: Tensor | None, call: Call) -> Tensor:
     if parameter.numel() > 1:
         x = x.contiguous()  # a row has to be one piece
     x, y = _dense(x)
-    if _on_gpu(x):
+    if on_gpu(x):
         _gpu().fake_quantize_forward(x, parameter, offset, call.grid, y)
     else:
         settings = kernels.settings(*call)
@@ -168,7 +132,7 @@ def _quantized(x: Tensor, parameter: Tensor, offset: Tensor | None, call: _Call)
     return y
 
 
-def _encoded(
+def encoded(
     parameter: Tensor, offset: Tensor | None, grid: Grid, y: Tensor
 ) -> Callable[[], Tensor] | None:
     """Turn values on a grid into codes, and return what decodes them."""
@@ -199,7 +163,7 @@ def _sat_quantized(
     """Return the weight, laid out densely, what SAT makes of it, and the slope."""
     weight, q = _dense(weight)
     fan_out = weight.shape[0] * weight[0, 0].numel() if scaling else 0
-    if _on_gpu(weight):
+    if on_gpu(weight):
         slope: Tensor = _gpu().sat_weight_forward(weight, n_steps, grid, quantized, fan_out, q)
         return weight, q, slope
     slope = weight.new_empty(())
@@ -210,26 +174,6 @@ def _sat_quantized(
     return weight, q, slope
 
 
-def _normed_again(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    parameter: Tensor,
-    offset: Tensor | None,
-    statistics: tuple[Tensor, Tensor],
-    eps: float,
-    call: _Call,
-) -> Tensor:
-    """Return what :class:`_NormQuantize` has made of ``x``, from the statistics it found."""
-    n, c, h, w = x.shape
-    y, settings = torch.empty_like(x), kernels.settings(*call)
-    kernels.call(
-        *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w),
-        *(weight, bias, eps, -2.0, None, None, *statistics),
-    )
-    return y
-
-
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -237,7 +181,7 @@ class _FakeQuantize(torch.autograd.Function):
         x: Tensor,
         parameter: Tensor,
         offset: Tensor | None,
-        call: _Call,
+        call: Call,
     ) -> Tensor:
         ctx.save_for_backward(x, parameter, offset)
         ctx.call = call
@@ -247,9 +191,9 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, parameter, offset = ctx.saved_tensors
         x = x.contiguous() if parameter.numel() > 1 else _dense(x)[0]
-        grad = _as_laid_out(grads[0], x)
+        grad = as_laid_out(grads[0], x)
         grad_x = torch.empty_like(x)
-        if _on_gpu(x):
+        if on_gpu(x):
             backward = _gpu().fake_quantize_backward
             return (
                 grad_x,
@@ -277,54 +221,10 @@ class _SatWeight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         weight, slope = ctx.saved_tensors
-        grad = _as_laid_out(grads[0], weight)
+        grad = as_laid_out(grads[0], weight)
         grad_weight = torch.empty_like(weight)
-        if _on_gpu(weight):
+        if on_gpu(weight):
             _gpu().sat_weight_backward(weight, grad, slope, grad_weight)
             return grad_weight, None, None, None, None
         kernels.call("sat_weight_backward", weight, grad, grad_weight, slope, weight.numel())
         return grad_weight, None, None, None, None
-
-
-class _NormQuantize(torch.autograd.Function):
-    """Batch norm and quantizer; ``x`` is all that is kept, and the statistics of its channels."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        parameter: Tensor,
-        offset: Tensor | None,
-        statistics: tuple[Tensor, Tensor],
-        norm: nn.BatchNorm2d,
-        moves: bool,
-        call: _Call,
-    ) -> Tensor:
-        n, c, h, w = x.shape
-        y = torch.empty_like(x)
-        ctx.settings = settings = kernels.settings(*call)
-        momentum = float(norm.momentum or 0.0) if moves else -1.0
-        kernels.call(
-            *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w),
-            *(weight, bias, float(norm.eps), momentum, norm.running_mean, norm.running_var),
-            *statistics,
-        )
-        ctx.save_for_backward(x, weight, bias, parameter, offset, *statistics)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        x, weight, bias, parameter, offset, mean, inverse = ctx.saved_tensors
-        n, c, h, w = x.shape
-        grad = _as_laid_out(grads[0], x)
-        grad_x, grad_weight, grad_bias = (torch.empty_like(t) for t in (x, weight, bias))
-        grad_parameter = torch.empty_like(parameter)
-        grad_offset = None if offset is None else torch.empty_like(offset)
-        kernels.call(
-            *("norm_quantize_backward", ctx.settings, parameter, offset, x, grad, grad_x),
-            *(n, c, h * w, weight, bias, mean, inverse),
-            *(grad_weight, grad_bias, grad_parameter, grad_offset),
-        )
-        return grad_x, grad_weight, grad_bias, grad_parameter, grad_offset, None, None, None, None

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qatlab.quant.functional import SMALLEST, Grid, fake_quantize, lsq_grid
+from qatlab.quant.grid import SMALLEST, Grid, fake_quantize, lsq_grid
 
 log = logging.getLogger(__name__)
 BLOCK = 1024

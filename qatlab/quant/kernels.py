@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qatlab.quant.functional import Grid
+from qatlab.quant.grid import Grid
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = (
@@ -44,7 +44,7 @@ class Settings(ctypes.Structure):
 
 @cache
 def settings(grid: Grid, gradient_scale: float, ewgs: float) -> Settings:
-    """Return the settings of :func:`~qatlab.quant.functional.fake_quantize`."""
+    """Return the settings of :func:`~qatlab.quant.grid.fake_quantize`."""
     ends = (grid.q_min, grid.q_max, grid.divisor)
     return Settings(*ends, gradient_scale, ewgs, grid.closed, grid.residual)
 

@@ -9,16 +9,10 @@ from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError
 from qatlab.quant.eager import fake_quantize_eager
-from qatlab.quant.functional import Grid, lsq_gradient_scale, lsq_grid
+from qatlab.quant.grid import Grid, lsq_gradient_scale, lsq_grid
+from qatlab.quant.learned import ActivationQuantizer, LearnedQuantizer, check_ewgs, given_start
 from qatlab.quant.phase import Phase
-from qatlab.quant.quantizer import (
-    ActivationQuantizer,
-    LearnedQuantizer,
-    check_choice,
-    check_ewgs,
-    check_switch,
-    given_start,
-)
+from qatlab.quant.quantizer import check_choice, check_switch
 from qatlab.quant.starts import affine, start_parameter, start_range
 
 GRADIENT_SCALES = ("paper", "n2d2", "none")
@@ -36,7 +30,7 @@ class LsqWeight(LearnedQuantizer):
         percentile: for ``start: percentile``.
         gradient_scale: on the gradient of the step: ``paper`` and ``n2d2`` are
             ``1 / sqrt(N * q_max)`` for N weights, ``none`` is 1.
-        ewgs: see :func:`~qatlab.quant.functional.fake_quantize`.
+        ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
     """
 
     method = "LSQ"
@@ -114,7 +108,7 @@ class LsqActivation(ActivationQuantizer):
         percentile: for ``start: percentile``.
         gradient_scale: on the gradient of the step: ``paper`` is ``1 / sqrt(N * q_max)`` with N
             the activations of one image, ``n2d2`` counts those of the whole batch, ``none`` is 1.
-        ewgs: see :func:`~qatlab.quant.functional.fake_quantize`.
+        ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
         signed: with levels below zero; set by ``quantize`` where values can be negative.
     """
 

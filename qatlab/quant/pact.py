@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from qatlab.quant.functional import Grid, dorefa_weight, pact_grid
+from qatlab.quant.functional import dorefa_weight
+from qatlab.quant.grid import Grid, pact_grid
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer, checked_weight
 from qatlab.quant.sat import ClipActivation
@@ -32,7 +33,7 @@ class DorefaActivation(PactActivation):
         activation: the float activation function that stands at this site.
         bits: bit width, 1 to 16; or give ``n_steps``.
         n_steps: steps of the grid instead of ``bits``.
-        ewgs: see :func:`~qatlab.quant.functional.fake_quantize`.
+        ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
         signed: clip to [-1, 1]; set by ``quantize`` where values can be negative.
     """
 

@@ -9,16 +9,11 @@ from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError
 from qatlab.quant.eager import sat_weight_eager
-from qatlab.quant.functional import GRIDS, Grid, cg_pact_grid, sat_weight
+from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.quant.grid import Grid, cg_pact_grid
+from qatlab.quant.learned import ActivationQuantizer, given_start
 from qatlab.quant.phase import Phase
-from qatlab.quant.quantizer import (
-    ActivationQuantizer,
-    Quantizer,
-    check_choice,
-    check_switch,
-    checked_weight,
-    given_start,
-)
+from qatlab.quant.quantizer import Quantizer, check_choice, check_switch, checked_weight
 from qatlab.quant.starts import start_parameter
 
 
@@ -96,7 +91,7 @@ class ClipActivation(ActivationQuantizer):
             first batches when activations start to be quantized.
         start: for ``auto``, see :func:`~qatlab.quant.starts.start_parameter`.
         percentile: for ``start: percentile``, the share of values, in percent, left unclipped.
-        ewgs: see :func:`~qatlab.quant.functional.fake_quantize`.
+        ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
         signed: clip to [-alpha, alpha]; set by ``quantize`` where values can be negative.
     """
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from qatlab.quant.functional import Grid, fake_quantize
+from qatlab.quant.grid import Grid, fake_quantize
 
 STARTS = ("mean", "mean_std", "min_max", "percentile", "mse")
 

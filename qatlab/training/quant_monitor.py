@@ -10,9 +10,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from qatlab.quant import LsqWeight, Phase
-from qatlab.quant.functional import SMALLEST, Grid
+from qatlab.quant.grid import SMALLEST, Grid
 from qatlab.quant.layers import WEIGHT_QUANTIZER
-from qatlab.quant.quantizer import ActivationQuantizer
+from qatlab.quant.learned import ActivationQuantizer
 from qatlab.training.classifier import evaluating
 
 IMAGES = 256
@@ -83,7 +83,7 @@ def clipped_share(
     Args:
         values: any shape.
         parameter: step or clip value, as all others that of
-            :func:`~qatlab.quant.functional.fake_quantize`.
+            :func:`~qatlab.quant.grid.fake_quantize`.
         grid: the levels.
         offset: the value of index 0.
     """

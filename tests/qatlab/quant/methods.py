@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.quant.eager import fake_quantize_eager
-from qatlab.quant.functional import cg_pact_grid, fake_quantize
+from qatlab.quant.grid import cg_pact_grid, fake_quantize
 
 BOTH = pytest.mark.parametrize("function", [fake_quantize, fake_quantize_eager])
 

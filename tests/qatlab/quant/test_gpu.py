@@ -19,14 +19,8 @@ from torch import Tensor
 
 from qatlab.quant import Memory, eager
 from qatlab.quant.eager import fake_quantize_eager, fits, sat_weight_eager
-from qatlab.quant.functional import (
-    GRIDS,
-    cg_pact_grid,
-    fake_quantize,
-    lsq_grid,
-    pact_grid,
-    sat_weight,
-)
+from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.quant.grid import cg_pact_grid, fake_quantize, lsq_grid, pact_grid
 
 METHODS = {"cg_pact": (cg_pact_grid, 1.3), "pact": (pact_grid, 1.3), "lsq": (lsq_grid, -0.2)}
 
@@ -50,7 +44,7 @@ def test_all_kernels_in_a_process_with_the_interpreter() -> None:
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """All tensors are sent to the kernels of a GPU."""
     module = importlib.import_module("qatlab.quant.gpu")
-    monkeypatch.setattr(eager, "_on_gpu", lambda x: True)
+    monkeypatch.setattr(eager, "on_gpu", lambda x: True)
     module.available.cache_clear()
     assert fits(torch.zeros(1))
     return module
@@ -175,7 +169,7 @@ def test_kernels_are_tried_before_they_are_used(
 
 def test_without_triton_the_definition_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eager, "_gpu", lambda: None)
-    monkeypatch.setattr(eager, "_on_gpu", lambda x: True)
+    monkeypatch.setattr(eager, "on_gpu", lambda x: True)
     x, step = randn(5, 7), torch.tensor(0.3)
     assert not fits(x)
     y = fake_quantize_eager(x, step, lsq_grid(15, True))

@@ -14,16 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.quant import kernels
-from qatlab.quant.eager import fake_quantize_eager, fits, norm_and_quantize, sat_weight_eager
-from qatlab.quant.functional import (
-    GRIDS,
-    Grid,
-    cg_pact_grid,
-    fake_quantize,
-    lsq_grid,
-    pact_grid,
-    sat_weight,
-)
+from qatlab.quant.eager import fake_quantize_eager, fits, sat_weight_eager
+from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.quant.grid import Grid, cg_pact_grid, fake_quantize, lsq_grid, pact_grid
+from qatlab.quant.normed import norm_and_quantize
 
 METHODS = {
     "cg_pact": (cg_pact_grid, 1.3),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError
 from qatlab.quant import LsqActivation, LsqWeight, Phase, Quantizer, Rule, quantize
-from qatlab.quant.functional import fake_quantize, lsq_grid
+from qatlab.quant.grid import fake_quantize, lsq_grid
 
 
 def relu_site(**options: Any) -> LsqActivation:

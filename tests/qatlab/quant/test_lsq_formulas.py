@@ -12,7 +12,7 @@ from methods import BOTH, randn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qatlab.quant.functional import Grid, cg_pact_grid, lsq_gradient_scale, lsq_grid
+from qatlab.quant.grid import Grid, cg_pact_grid, lsq_gradient_scale, lsq_grid
 
 Array = NDArray[np.float64]
 # bits, signed: all that LSQ has, as one bit has no signed grid of use

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vectors import cases, close, descend, drawn, small_network
 
 from qatlab.quant import LsqActivation, LsqWeight
-from qatlab.quant.functional import lsq_gradient_scale, lsq_grid
+from qatlab.quant.grid import lsq_gradient_scale, lsq_grid
 
 
 @BOTH

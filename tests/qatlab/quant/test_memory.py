@@ -27,8 +27,8 @@ from qatlab.quant import (
     set_phase,
     start_quantizers,
 )
-from qatlab.quant.eager import _encoded, fake_quantize_eager
-from qatlab.quant.functional import Grid, cg_pact_grid, lsq_grid
+from qatlab.quant.eager import encoded, fake_quantize_eager
+from qatlab.quant.grid import Grid, cg_pact_grid, lsq_grid
 from qatlab.quant.memory import add, add_apart
 
 METHODS = {
@@ -166,7 +166,7 @@ def test_codes_hold_the_values(make: Any, bits: int, signed: bool, count: int) -
     grid: Grid = make((1 << bits) - 1, signed)
     size, offset = torch.tensor(0.3), torch.tensor(-0.2)
     y = fake_quantize_eager(2 * randn(count), size, grid, 1.0, offset)
-    decode = _encoded(size, offset, grid, y)
+    decode = encoded(size, offset, grid, y)
     assert decode is not None
     assert torch.equal(decode(), y)
     codes = next(c.cell_contents for c in decode.__closure__ if _is_bytes(c.cell_contents))
@@ -180,7 +180,7 @@ def _is_bytes(content: Any) -> bool:
 
 def test_more_levels_than_a_byte_holds_have_no_codes() -> None:
     grid = lsq_grid(511, True)
-    assert _encoded(torch.tensor(0.1), None, grid, randn(9)) is None
+    assert encoded(torch.tensor(0.1), None, grid, randn(9)) is None
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -23,13 +23,8 @@ from qatlab.quant import (
     quantize,
     start_quantizers,
 )
-from qatlab.quant.functional import (
-    cg_pact_grid,
-    dorefa_weight,
-    fake_quantize,
-    pact_grid,
-    sat_unit_weight,
-)
+from qatlab.quant.functional import dorefa_weight, sat_unit_weight
+from qatlab.quant.grid import cg_pact_grid, fake_quantize, pact_grid
 
 Array = NDArray[np.float64]
 

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qatlab.quant.eager import fake_quantize_eager
-from qatlab.quant.functional import (
-    GRIDS,
-    Grid,
-    cg_pact_grid,
-    fake_quantize,
-    lsq_grid,
-    pact_grid,
-    sat_grid,
-    sat_weight,
-)
+from qatlab.quant.functional import GRIDS, sat_grid, sat_weight
+from qatlab.quant.grid import Grid, cg_pact_grid, fake_quantize, lsq_grid, pact_grid
 
 HUGE = 2.0**100  # about 1e30
 ANY = st.floats(width=32, allow_nan=False, allow_infinity=False)  # zeros and denormals too

@@ -11,7 +11,7 @@ from methods import randn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qatlab.quant.functional import Grid, cg_pact_grid, lsq_grid
+from qatlab.quant.grid import Grid, cg_pact_grid, lsq_grid
 from qatlab.quant.starts import STARTS, start_parameter, start_range
 
 GRIDS = {

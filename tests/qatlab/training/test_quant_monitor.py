@@ -28,7 +28,7 @@ from qatlab.quant import (
     set_phase,
     start_quantizers,
 )
-from qatlab.quant.functional import Grid, cg_pact_grid, lsq_grid
+from qatlab.quant.grid import Grid, cg_pact_grid, lsq_grid
 from qatlab.training import quant_monitor
 from qatlab.training.classifier import Classifier
 from qatlab.training.csv_logger import CsvLogger, read_rows

@@ -1,0 +1,237 @@
+"""Quantizers that learn a step or a clip value, and those of them that stand at a site."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qatlab.errors import QuantRuleError, TrainingError
+from qatlab.quant.eager import fake_quantize_eager
+from qatlab.quant.grid import Grid
+from qatlab.quant.normed import norm_and_quantize
+from qatlab.quant.phase import Phase
+from qatlab.quant.quantizer import Quantizer, check_choice, is_number
+from qatlab.quant.starts import STARTS
+
+
+def given_start(name: str, value: float | str) -> float | None:
+    """Return a starting value that was given as a number, or None for ``auto``.
+
+    Raises:
+        QuantRuleError: for anything else.
+    """
+    if value == "auto":
+        return None
+    if not (is_number(value) and 0 < float(value) < math.inf):
+        raise QuantRuleError(f"{name}={value!r} is neither a number above 0 nor 'auto'")
+    return float(value)
+
+
+def check_ewgs(ewgs: float) -> float:
+    """Return ``ewgs``, or raise a QuantRuleError unless it is a number from 0 on."""
+    if not (is_number(ewgs) and 0 <= ewgs < math.inf):
+        raise QuantRuleError(f"ewgs={ewgs!r} is not a number from 0 on")
+    return float(ewgs)
+
+
+class LearnedQuantizer(Quantizer):
+    """A quantizer whose learned parameters can start from the values that it quantizes.
+
+    They start at ``qatlab.quant.start_quantizers`` or, without it, at the first tensor that is
+    quantized after weights were loaded; a checkpoint of a started one brings its values.
+
+    Args:
+        bits: see :func:`steps_of`.
+        n_steps: likewise.
+        start: how, see :func:`~qatlab.quant.starts.start_parameter`.
+        percentile: of ``start: percentile``.
+
+    Attributes:
+        learned: name of the learned step or clip value, for messages.
+        starts: the values of ``start`` that it knows.
+        initialized: whether they have started; kept in checkpoints.
+        given: the starting value that the user gave, None to take it from the values.
+    """
+
+    learned: ClassVar[str]
+    starts: ClassVar[tuple[str, ...]] = STARTS
+    initialized: Tensor
+    given: float | None = None
+
+    def __init__(
+        self, bits: int | None, n_steps: int | None, start: str, percentile: float
+    ) -> None:
+        super().__init__(bits, n_steps)
+        check_choice("start", start, self.starts)
+        if not (is_number(percentile) and 0 < percentile <= 100):
+            raise QuantRuleError(f"percentile={percentile!r} is not above 0 and at most 100")
+        self.start = start
+        self.percentile = percentile
+        self.register_buffer("initialized", torch.tensor(False))
+        self._started = False  # what the buffer says: on a GPU, reading it would make a step wait
+
+    def starting_values(self, values: Tensor) -> Tensor:
+        """Return what the parameters would start with if ``values`` were all they quantize."""
+        raise NotImplementedError
+
+    def set_start(self, start: Tensor) -> None:
+        """Set the parameters to what :meth:`starting_values` returned."""
+        raise NotImplementedError
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether neither a checkpoint nor an earlier start has brought values."""
+        if not self._started:
+            self._started = bool(self.initialized)
+        return not self._started
+
+    @torch.no_grad()
+    def begin(self, start: Tensor) -> None:
+        """Start with ``start``, or a mean of several.
+
+        Raises:
+            TrainingError: for values that are not finite, or a step of 0.
+        """
+        if not (start.isfinite().all() and start.ravel()[0] > 0):
+            raise TrainingError(
+                f"{self.layer}: no starting {self.learned} can be taken from the values it "
+                f"quantizes ({start.ravel()[0].item()}); set {self.learned} to a number"
+            )
+        self.set_start(start)
+        self.initialized.fill_(True)
+        self._started = True
+
+    def begin_with(self, values: Tensor) -> None:
+        """Start from ``values`` if nothing has started it yet."""
+        if self.needs_start:
+            with torch.no_grad():
+                self.begin(self.starting_values(values.detach()))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._started = False
+
+
+class ActivationQuantizer(LearnedQuantizer):
+    """Quantizer at a site: it replaces or follows the activation function there.
+
+    Args:
+        activation: the float activation function that stands at this site.
+        bits: bit width, 1 to 16; or give ``n_steps``.
+        n_steps: steps of the grid instead of ``bits``.
+        start: see :class:`LearnedQuantizer`.
+        percentile: likewise.
+        signed: whether values can be negative.
+        ewgs: delta of :func:`~qatlab.quant.grid.fake_quantize`.
+
+    Attributes:
+        grid: its levels.
+    """
+
+    def __init__(
+        self,
+        activation: nn.Module,
+        bits: int | None,
+        n_steps: int | None,
+        start: str,
+        percentile: float,
+        signed: bool,
+        ewgs: float,
+    ) -> None:
+        super().__init__(bits, n_steps, start, percentile)
+        if signed and self.n_steps == 1:
+            raise QuantRuleError(
+                "a signed site has no levels at 1 bit: give it 2 bits or more, or n_steps=2"
+            )
+        self.activation = activation
+        self.signed = signed
+        self.grid = self.levels()
+        self.ewgs = check_ewgs(ewgs)
+        self._norm: tuple[()] | tuple[nn.BatchNorm2d] = ()
+        self._observed: list[Tensor] | None = None
+
+    def levels(self) -> Grid:
+        """Return the grid of the method for ``n_steps`` and ``signed``."""
+        raise NotImplementedError
+
+    @property
+    def parameter(self) -> Tensor:
+        """The learned step or clip value."""
+        raise NotImplementedError
+
+    @property
+    def learned_offset(self) -> Tensor | None:
+        """The learned offset of a method that has one."""
+        return None
+
+    @property
+    def clips(self) -> bool:
+        """Whether the quantizer takes the place of the activation function, not only follows it."""
+        return self.grid.q_min == 0 and isinstance(self.activation, (nn.ReLU, nn.ReLU6))
+
+    def gradient_scale(self, x: Tensor) -> float:
+        """Return the factor on the gradient of the parameter for activations ``(N, ...)``."""
+        return 1.0
+
+    def describe(self) -> dict[str, Any]:
+        """Return the facts of this quantizer for ``layers.json``."""
+        return {**super().describe(), "signed": self.signed}
+
+    @property
+    def only_quantizes(self) -> bool:
+        """Whether it stands behind a batch norm and in place of no activation function."""
+        return bool(self._norm) and isinstance(self.activation, nn.Identity)
+
+    def absorb(self, norm: nn.BatchNorm2d) -> bool:
+        """Compute ``norm`` in front of this site from now on; False if something is in between.
+
+        The norm stays registered where it is in the network.
+        """
+        if self.clips or isinstance(self.activation, nn.Identity):
+            self._norm = (norm,)  # in a tuple: not a submodule of this one, too
+        return bool(self._norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return activations, quantized in the quantize phase; any shape ``(N, ...)``."""
+        settings = (self.gradient_scale(x), self.learned_offset, self.ewgs)
+        if self._norm:
+            (norm,) = self._norm
+            if self.phase is Phase.QUANTIZE and self._observed is None and not self.needs_start:
+                return norm_and_quantize(x, norm, self.parameter, self.grid, *settings)
+            x = norm(x)
+        if self._observed is not None:
+            x = self.activation(x)
+            self._observed.append(self.starting_values(x.detach()))
+            return x
+        if self.phase is not Phase.QUANTIZE:
+            result: Tensor = self.activation(x)  # the clamp phase shapes weights only
+            return result
+        if self.needs_start:
+            self.begin_with(self.activation(x))
+        if not self.clips:
+            x = self.activation(x)
+        return fake_quantize_eager(x, self.parameter, self.grid, *settings)
+
+    def observe(self) -> bool:
+        """Start to watch the float activations; False if no starting value is needed from them."""
+        if self.given is not None:
+            self.begin_with(self.parameter)  # which does not look at them
+        self._observed = [] if self.needs_start else None
+        return self._observed is not None
+
+    def begin_observed(self) -> None:
+        """Start with the mean over all that was observed."""
+        observed, self._observed = self._observed, None
+        if self.needs_start:
+            self.begin(torch.stack(observed).mean(0) if observed else torch.tensor(0.0))
+
+    def float_values(self, x: Tensor) -> Tensor:
+        """Return, in float, what is put on the grid when :meth:`forward` gets ``x``."""
+        if self._norm:
+            x = self._norm[0](x)
+        # Not always self.activation: in the place of a ReLU6 the grid may end above 6.
+        values: Tensor = x.relu() if self.clips else self.activation(x)
+        return values
