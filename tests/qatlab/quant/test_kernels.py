@@ -208,6 +208,19 @@ def test_other_types_use_the_definition(dtype: torch.dtype) -> None:
     assert torch.equal(y, fake_quantize(x, torch.tensor(0.5), lsq_grid(15, True)))
 
 
+def test_under_autocast_both_compute_in_float32_and_return_what_they_got() -> None:
+    layer = nn.Linear(30, 20)
+    found = []
+    for core in (fake_quantize_eager, fake_quantize):
+        x, p = randn(8, 30).requires_grad_(), torch.tensor(0.1, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = core(layer(x), p, lsq_grid(15, False))
+        found.append((y, *torch.autograd.grad(y.float().square().sum(), (x, p))))
+    assert found[0][0].dtype is torch.bfloat16
+    for fast, slow in zip(*found, strict=True):
+        assert torch.equal(fast, slow)
+
+
 def test_the_result_can_be_changed_in_place() -> None:
     x, alpha = randn(50_000).requires_grad_(), torch.tensor(1.0, requires_grad=True)
     y = fake_quantize_eager(x, alpha, cg_pact_grid(15, False)).add_(1.0).mul_(2.0)

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qatlab.quant import Phase, SatWeight
-from qatlab.quant.layers import QuantConv2d, QuantLinear
+from qatlab.quant.layers import QuantConv2d, QuantLinear, hold_weights, release_weights
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,31 @@ def test_parameters_are_shared_and_none_is_drawn(
     assert layer.weight is floats.weight
     assert layer.bias is floats.bias
     assert set(layer.state_dict()) == {"weight", "bias", "weight_quantizer._extra_state"}
+
+
+def test_held_weights_are_quantized_once_until_they_are_released() -> None:
+    calls = []
+
+    class Counting(SatWeight):
+        def forward(self, weight: Tensor) -> Tensor:
+            calls.append(weight)
+            return super().forward(weight)
+
+    layer = QuantConv2d.of(nn.Conv2d(3, 4, 3), Counting(bits=2))
+    images = torch.randn(2, 3, 5, 5)
+    expected = layer(images)
+    calls.clear()
+    hold_weights(layer)
+    with torch.no_grad():
+        assert torch.equal(layer(images), expected)
+        layer(images)
+    assert len(calls) == 1
+    layer(images).sum().backward()  # a step in between trains the float weights
+    assert len(calls) == 2
+    assert layer.weight.grad is not None
+    release_weights(layer)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(4, 3, 3, 3))
+        assert not torch.equal(layer(images), expected)
+    assert len(calls) == 3
+    assert "held" not in layer.state_dict()

@@ -38,6 +38,10 @@ METHODS = {
 }
 
 
+# Said by the switch of oneDNN.
+pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
+
+
 @pytest.fixture(autouse=True)
 def _needs_kernels() -> Iterator[None]:
     if not kernels.available():
