@@ -110,9 +110,9 @@ class Memory:
         gone: bool = entry.storage.expired()  # type: ignore[no-untyped-call]
         return None if gone else entry
 
-    def _pack(self, x: Tensor) -> Tensor | Rebuild:
+    def _pack(self, x: Tensor) -> tuple[Tensor, int] | Rebuild:
         entry = self._find(x)
-        return x if entry is None else entry.rebuild
+        return (x, x._version) if entry is None else entry.rebuild
 
     def sum(self, a: Tensor, b: Tensor, in_place: bool) -> Tensor:
         """Return ``a + b``, and note how to make it again."""
@@ -148,5 +148,13 @@ def _layout(x: Tensor) -> tuple[Any, ...]:
     return x._version, x.dtype, x.storage_offset(), tuple(x.shape), x.stride()
 
 
-def _unpack(saved: Tensor | Rebuild) -> Tensor:
-    return saved if isinstance(saved, Tensor) else saved()
+def _unpack(saved: tuple[Tensor, int] | Rebuild) -> Tensor:
+    if callable(saved):
+        return saved()
+    x, version = saved
+    if x._version != version:  # autograd itself does not look where there are hooks
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace "
+            f"operation: a tensor of shape {tuple(x.shape)} that is kept for the backward pass"
+        )
+    return x

@@ -144,8 +144,8 @@ class Noting(Memory):
 
     def _pack(self, x: Tensor) -> Any:
         packed = super()._pack(x)
-        if isinstance(packed, Tensor):
-            self.kept.append(tuple(packed.shape))
+        if isinstance(packed, tuple):
+            self.kept.append(tuple(x.shape))
         return packed
 
 
@@ -200,6 +200,17 @@ def test_what_was_changed_in_place_is_kept_as_it_is(mode: str) -> None:
         found.append(torch.autograd.grad(loss, (x, size, weight)))
     for kept, again in zip(*found, strict=True):
         assert torch.equal(kept, again)
+
+
+def test_what_is_kept_must_not_be_changed_as_without_a_memory() -> None:
+    for context in (nullcontext(), Memory("keep")):
+        x = randn(3).requires_grad_()
+        with context:
+            y = 2 * x
+            z = y * y
+            y.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            z.sum().backward()
 
 
 def test_memory_that_was_freed_is_not_mistaken_for_what_was_in_it() -> None:
