@@ -264,7 +264,8 @@ def _insert(traced: fx.GraphModule, site: Site, quantizer: ActivationQuantizer) 
 def _prepare_memory(traced: fx.GraphModule) -> None:
     """Let additions and poolings tell :class:`~qatlab.quant.memory.Memory` what they make."""
     for module in traced.modules():
-        if isinstance(module, nn.MaxPool2d) and not module.return_indices:
+        copies = isinstance(module, nn.MaxPool2d) and not module.return_indices
+        if copies and note_copies not in module._forward_hooks.values():  # the float network's own
             module.register_forward_hook(note_copies)
     for node in traced.graph.nodes:
         two = len(node.args) == 2 and all(isinstance(n, fx.Node) for n in node.args)

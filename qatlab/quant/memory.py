@@ -114,7 +114,7 @@ class Memory:
         entry = self._find(x)
         return (x, x._version) if entry is None else entry.rebuild
 
-    def sum(self, a: Tensor, b: Tensor, in_place: bool) -> Tensor:
+    def added(self, a: Tensor, b: Tensor, in_place: bool) -> Tensor:
         """Return ``a + b``, and note how to make it again."""
         parts = [self._find(a), self._find(b)] if self.mode == "compact" else [None]
         result = a.add_(b) if in_place else a + b
@@ -129,13 +129,15 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a + b``, written over ``a``, the output of a quantizer that nobody else reads."""
     in_place = a.dtype == b.dtype and a.shape == b.shape
     if Memory.active is not None:
-        return Memory.active.sum(a, b, in_place)
+        return Memory.active.added(a, b, in_place)
     return a.add_(b) if in_place else a + b
 
 
-def add_apart(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a + b``."""
-    return a + b if Memory.active is None else Memory.active.sum(a, b, in_place=False)
+def add_apart(a: Any, b: Any) -> Any:
+    """Return ``a + b``, tensors or numbers."""
+    if Memory.active is not None and isinstance(a, Tensor) and isinstance(b, Tensor):
+        return Memory.active.added(a, b, in_place=False)
+    return a + b
 
 
 def note_copies(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -261,6 +261,28 @@ def test_sums_of_what_nobody_owns_are_made_apart() -> None:
     model(randn(1, 3, 4, 4)).sum().backward()  # ReLU needs its output
 
 
+def test_sums_of_sizes_are_left_alone() -> None:
+    with Memory("compact"):
+        assert add_apart(3, 4) == 7
+        assert add_apart(torch.ones(2), 1).tolist() == [2, 2]
+
+
+def test_a_network_that_is_converted_twice_gets_its_hook_once() -> None:
+    network = residual_network()
+    weight, activation = (partial(part, bits=4) for part in METHODS["lsq"])
+    for _ in range(2):
+        quantize(network, weight, activation, (), IMAGES[:1])
+    assert len(network[3]._forward_hooks) == 1
+
+
+def test_hooks_on_a_norm_are_called() -> None:
+    model, seen = quantized("lsq", 4), []
+    expected = model(IMAGES)
+    model.get_submodule("1").register_forward_hook(lambda *_: seen.append(True))
+    torch.testing.assert_close(model(IMAGES), expected, rtol=0.05, atol=0.05)
+    assert seen == [True]
+
+
 def test_adding_over_another_type_or_shape_makes_a_new_tensor() -> None:
     a = torch.ones(2, 3)
     assert add(a, torch.ones(2, 3)) is a
