@@ -1,7 +1,8 @@
 """What a training step of fake quantization costs, as a multiple of the same float network's.
 
     python -m benchmarks.step_cost [--models resnet20 mobilenet_v2 resnet18] [--methods lsq sat]
-    [--modes keep recompute compact compiled] [--pairs 15] [--peers]
+    [--modes keep recompute compact compiled] [--bits 4] [--pairs 15]
+    [--peers]
 
 One step is forward, cross entropy, backward and SGD with momentum. The float network and a
 candidate step in turn, A B B A, in one process; a figure is the median over pairs of the ratio of
@@ -147,10 +148,10 @@ def memory(candidate: Candidate) -> tuple[int, int]:
     return kept, counted.peak
 
 
-def quantized(model: nn.Module, method: str, images: Tensor) -> nn.Module:
+def quantized(model: nn.Module, method: str, images: Tensor, bits: int = 4) -> nn.Module:
     """Return the network with quantizers that have started."""
     weight, activation = METHODS[method]
-    factories = partial(weight, bits=4), partial(activation, bits=4)
+    factories = partial(weight, bits=bits), partial(activation, bits=bits)
     converted, _ = quant.quantize(model, *factories, (), images[:1])
     quant.start_quantizers(converted, [images])
     return converted
@@ -194,6 +195,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--bits", type=int, default=4, help="of weights and activations")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--peers", action="store_true", help="those installed, too")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -201,7 +203,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(
         f"torch {torch.__version__}, {arguments.threads} threads, {platform.machine()}, "
-        f"{arguments.pairs} pairs\n\n"
+        f"{arguments.pairs} pairs, {arguments.bits} bits\n\n"
         "| model | method | mode | kept | peak | CPU ratio to float | quartiles "
         "| to compiled float | quartiles |\n|---|---|---|---|---|---|---|---|---|"
     )
@@ -221,7 +223,8 @@ def main() -> None:
             if mode == COMPILED:
                 floors = (floor, Candidate(copy.deepcopy(network), images, mode))
             for method in arguments.methods:
-                other = Candidate(quantized(copy.deepcopy(network), method, images), images, mode)
+                converted = quantized(copy.deepcopy(network), method, images, arguments.bits)
+                other = Candidate(converted, images, mode)
                 row((name, method, mode), other, floor_memory, floors)
 
 
