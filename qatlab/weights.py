@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from qatlab.errors import CheckpointError
-from qatlab.quant import Quantizer
+from qatlab.quant import Phase, Quantizer, set_phase
 from qatlab.record import read_json
 from qatlab.training.checkpoint import LAST, load
 
 EXTRA_STATE = "_extra_state"  # every quantizer has one, and nothing else here
+SAFETENSORS = ".safetensors"
 
 
 def init_weights(model: nn.Module, source: str) -> str:
@@ -21,12 +22,14 @@ def init_weights(model: nn.Module, source: str) -> str:
 
     A float file fits a quantized network, and a quantized one a float network. What quantizers have
     learned is taken where it means the same: by those of the same method and number of steps (a
-    clip value serves any number). What is left out is told, and those start anew.
+    clip value serves any number). What is left out is told, and those start anew. All quantizers
+    are then in the phase of those for which the file has values, if these are in the same one.
 
     Args:
         model: the network, float or converted.
-        source: a run's folder (its best checkpoint is taken), a checkpoint, or a file of
-            ``torch.save(model.state_dict())``.
+        source: a run's folder (its best checkpoint is taken), a checkpoint, a file of
+            ``torch.save(model.state_dict())``, or a ``.safetensors`` file, whose metadata holds
+            what is no tensor: ``relu1._extra_state`` is a text as ``quantize SatActivation 15``.
 
     Returns:
         One sentence that says what was loaded and what was left out.
@@ -36,22 +39,29 @@ def init_weights(model: nn.Module, source: str) -> str:
     """
     path = _file_of(Path(source))
     try:
-        state = _model_state(load(path))
+        state = _read(path)
     except CheckpointError as error:
         told = str(error).removeprefix(source)
         where = "" if told != str(error) else ": "
         raise CheckpointError(f"init_weights={source}{where}{told}") from error
     own = model.state_dict()
     quantizers = {name + "." for name, m in model.named_modules() if isinstance(m, Quantizer)}
-    foreign = {key.removesuffix(EXTRA_STATE) for key in state if key.endswith("." + EXTRA_STATE)}
-    left_out = [k for k in state if _within(k, foreign - _understood(model, state))]
+    foreign = {key.removesuffix(EXTRA_STATE) for key in _extra_states(state)}
+    not_understood = (foreign | quantizers) - _understood(model, state)
+    left_out = [k for k in state if _within(k, not_understood)]
     state = {key: value for key, value in state.items() if key not in left_out}
     missing = [k for k in own if k not in state and not _within(k, quantizers)]
     surplus = [k for k in state if k not in own]
+    tensors = [k for k in own if isinstance(own[k], Tensor) and k in state]
     unlike = [
         f"{k} is {tuple(state[k].shape)} in the file and {tuple(own[k].shape)} in the model"
-        for k in own
-        if isinstance(own[k], Tensor) and k in state and own[k].shape != state[k].shape
+        for k in tensors
+        if own[k].shape != state[k].shape
+    ]
+    unlike += [
+        f"{k} is {str(state[k].dtype).removeprefix('torch.')} in the file"
+        for k in tensors
+        if own[k].is_floating_point() and not state[k].is_floating_point()
     ]
     if missing or surplus or unlike:
         parts = [*unlike[:3]]
@@ -61,6 +71,9 @@ def init_weights(model: nn.Module, source: str) -> str:
             parts.append(f"the model lacks {len(surplus)} values of it, first {surplus[0]}")
         raise CheckpointError(f"init_weights={source} is of another model: {'; '.join(parts)}")
     model.load_state_dict({**own, **state})
+    phases = {_phase_of(state[key]) for key in _extra_states(state)}
+    if len(phases) == 1:
+        set_phase(model, *phases)
     text = f"weights from {path}"
     if left_out:
         text += f"; {len(left_out)} values of quantizers left out, first {min(left_out)}"
@@ -82,6 +95,14 @@ def _understood(model: nn.Module, state: dict[str, Any]) -> set[str]:
     return found
 
 
+def _extra_states(state: dict[str, Any]) -> list[str]:
+    return [key for key in state if key.endswith("." + EXTRA_STATE)]
+
+
+def _phase_of(extra_state: str) -> Phase:
+    return Phase(extra_state.split()[0])
+
+
 def _within(key: str, prefixes: set[str]) -> bool:
     return any(key.startswith(prefix) for prefix in prefixes)
 
@@ -99,15 +120,44 @@ def _file_of(path: Path) -> Path:
     return path / "checkpoints" / LAST
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """Return the state dictionary of a network that a file holds.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged, or holds none.
+    """
+    state = _safetensors(path) if path.suffix == SAFETENSORS else _model_state(load(path))
+    if not any(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError("the file holds no weights")
+    phases = [phase.value for phase in Phase]
+    for key in _extra_states(state):
+        value = state[key]
+        if isinstance(value, str) and value.partition(" ")[0] not in phases:
+            raise CheckpointError(
+                f"{key} is {value!r} in it, which begins with none of {', '.join(phases)}"
+            )
+    return state
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            keys, texts = file.keys(), file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in keys}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except Exception as error:  # a file of another kind can stop the reader in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {reason}") from error
+    return {**state, **{key: texts[key] for key in _extra_states(texts)}}
+
+
 def _model_state(content: dict[str, Any]) -> dict[str, Any]:
     if "state_dict" not in content:
-        state = content
-    else:  # a Lightning checkpoint of Classifier, whose network is `model`
-        state = {
-            key.removeprefix("model."): value
-            for key, value in content["state_dict"].items()
-            if key.startswith("model.")
-        }
-    if not any(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError("the file holds no weights")
-    return state
+        return content
+    # A Lightning checkpoint of Classifier, whose network is `model`.
+    return {
+        key.removeprefix("model."): value
+        for key, value in content["state_dict"].items()
+        if key.startswith("model.")
+    }

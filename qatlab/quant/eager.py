@@ -44,6 +44,20 @@ def fake_quantize_eager(
     return result
 
 
+def without_dead_zeros(x: Tensor, parameter: Tensor, grid: Grid) -> Tensor:
+    """Return ``x``, but no gradient reaches it where its quantized value is 0.
+
+    In front of a quantizer it leaves the gradients of that one's parameters as they are. So N2D2
+    computes a ``Rectifier`` with a quantizer: the derivative of the rectifier is taken at the
+    quantized value, and is 0 for what was rounded to 0. The backward pass rounds once more.
+
+    Args:
+        x: see :func:`~qatlab.quant.grid.fake_quantize`, as all others.
+    """
+    result: Tensor = _WithoutDeadZeros.apply(x, parameter, grid)
+    return result
+
+
 def sat_weight_eager(
     weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: bool
 ) -> Tensor:
@@ -207,6 +221,22 @@ class _FakeQuantize(torch.autograd.Function):
             *(grad_x, grad_parameter, grad_offset, *_rows(x, parameter)),
         )
         return grad_x, grad_parameter, grad_offset, None
+
+
+class _WithoutDeadZeros(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parameter: Tensor, grid: Grid) -> Tensor:
+        ctx.save_for_backward(x, parameter)
+        ctx.grid = grid
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        x, parameter = ctx.saved_tensors
+        y = fake_quantize_eager(x, parameter, ctx.grid)
+        # The derivative of a ReLU, in one pass: grad where |y| > 0 or not a number.
+        grad_x: Tensor = torch.ops.aten.threshold_backward(grads[0], y.abs(), 0)
+        return grad_x, None, None
 
 
 class _SatWeight(torch.autograd.Function):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError, TrainingError
-from qatlab.quant.eager import fake_quantize_eager
+from qatlab.quant.eager import fake_quantize_eager, without_dead_zeros
 from qatlab.quant.grid import Grid
 from qatlab.quant.normed import norm_and_quantize
 from qatlab.quant.phase import Phase
-from qatlab.quant.quantizer import Quantizer, check_choice, is_number
+from qatlab.quant.quantizer import Quantizer, check_choice, check_switch, is_number
 from qatlab.quant.starts import STARTS
 
 
@@ -41,7 +41,8 @@ class LearnedQuantizer(Quantizer):
     """A quantizer whose learned parameters can start from the values that it quantizes.
 
     They start at ``qatlab.quant.start_quantizers`` or, without it, at the first tensor that is
-    quantized after weights were loaded; a checkpoint of a started one brings its values.
+    quantized after weights were loaded; a checkpoint of a started one brings its values. Those of
+    activations never start from the values of an evaluation.
 
     Args:
         bits: see :func:`steps_of`.
@@ -126,6 +127,7 @@ class ActivationQuantizer(LearnedQuantizer):
         percentile: likewise.
         signed: whether values can be negative.
         ewgs: delta of :func:`~qatlab.quant.grid.fake_quantize`.
+        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
 
     Attributes:
         grid: its levels.
@@ -140,6 +142,7 @@ class ActivationQuantizer(LearnedQuantizer):
         percentile: float,
         signed: bool,
         ewgs: float,
+        dead_zeros: bool,
     ) -> None:
         super().__init__(bits, n_steps, start, percentile)
         if signed and self.n_steps == 1:
@@ -150,6 +153,8 @@ class ActivationQuantizer(LearnedQuantizer):
         self.signed = signed
         self.grid = self.levels()
         self.ewgs = check_ewgs(ewgs)
+        check_switch("dead_zeros", dead_zeros)
+        self.dead_zeros = dead_zeros
         self._norm: tuple[()] | tuple[nn.BatchNorm2d] = ()
         self._observed: list[Tensor] | None = None
 
@@ -197,9 +202,11 @@ class ActivationQuantizer(LearnedQuantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Return activations, quantized in the quantize phase; any shape ``(N, ...)``."""
         settings = (self.gradient_scale(x), self.learned_offset, self.ewgs)
+        dead_zeros = self.dead_zeros and torch.is_grad_enabled()
         if self._norm:
             (norm,) = self._norm
-            if self.phase is Phase.QUANTIZE and self._observed is None and not self.needs_start:
+            quantizes = self.phase is Phase.QUANTIZE and self._observed is None
+            if quantizes and not dead_zeros and not self.needs_start:
                 return norm_and_quantize(x, norm, self.parameter, self.grid, *settings)
             x = norm(x)
         if self._observed is not None:
@@ -210,10 +217,22 @@ class ActivationQuantizer(LearnedQuantizer):
             result: Tensor = self.activation(x)  # the clamp phase shapes weights only
             return result
         if self.needs_start:
-            self.begin_with(self.activation(x))
+            self._begin_unobserved(x)
         if not self.clips:
             x = self.activation(x)
+        if dead_zeros:
+            x = without_dead_zeros(x, self.parameter, self.grid)
         return fake_quantize_eager(x, self.parameter, self.grid, *settings)
+
+    def _begin_unobserved(self, x: Tensor) -> None:
+        """Start from the first tensor that is quantized, which has to be one of a training."""
+        if self.given is None and not self.training:
+            raise TrainingError(
+                f"{self.layer}: {self.learned} has no value to evaluate with: no training has "
+                f"started it and no loaded weights have brought one; load weights that have, or "
+                f"set {self.learned} to a number"
+            )
+        self.begin_with(self.activation(x))
 
     def observe(self) -> bool:
         """Start to watch the float activations; False if no starting value is needed from them."""

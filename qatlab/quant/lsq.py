@@ -109,6 +109,7 @@ class LsqActivation(ActivationQuantizer):
         gradient_scale: on the gradient of the step: ``paper`` is ``1 / sqrt(N * q_max)`` with N
             the activations of one image, ``n2d2`` counts those of the whole batch, ``none`` is 1.
         ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
+        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
         signed: with levels below zero; set by ``quantize`` where values can be negative.
     """
 
@@ -125,9 +126,10 @@ class LsqActivation(ActivationQuantizer):
         percentile: float = 99.9,
         gradient_scale: str = "paper",
         ewgs: float = 0.0,
+        dead_zeros: bool = False,
         signed: bool = False,
     ) -> None:
-        super().__init__(activation, bits, n_steps, start, percentile, signed, ewgs)
+        super().__init__(activation, bits, n_steps, start, percentile, signed, ewgs, dead_zeros)
         check_choice("gradient_scale", gradient_scale, GRADIENT_SCALES)
         self.gradient_scaling = gradient_scale
         self.given = given_start("step_size", step_size)
@@ -164,7 +166,8 @@ class LsqPlusActivation(LsqActivation):
     """Activation quantizer of LSQ+: step and offset are learned, so that no level is wasted.
 
     Unlike the others it follows an activation function and never takes its place. Arguments: see
-    :class:`LsqActivation`; a starting step that is given starts with an offset of 0.
+    :class:`LsqActivation`, but no ``dead_zeros``: with an offset 0 is rarely a level. A starting
+    step that is given starts with an offset of 0.
     """
 
     method = "LSQ+"
@@ -182,8 +185,8 @@ class LsqPlusActivation(LsqActivation):
         ewgs: float = 0.0,
         signed: bool = False,
     ) -> None:
-        given = (step_size, start, percentile, gradient_scale, ewgs, signed)
-        super().__init__(activation, bits, n_steps, *given)
+        given = (step_size, start, percentile, gradient_scale, ewgs)
+        super().__init__(activation, bits, n_steps, *given, signed=signed)
         self.offset = nn.Parameter(torch.tensor(0.0))
 
     @property

@@ -34,6 +34,7 @@ class DorefaActivation(PactActivation):
         bits: bit width, 1 to 16; or give ``n_steps``.
         n_steps: steps of the grid instead of ``bits``.
         ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
+        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
         signed: clip to [-1, 1]; set by ``quantize`` where values can be negative.
     """
 
@@ -45,9 +46,12 @@ class DorefaActivation(PactActivation):
         bits: int | None = None,
         n_steps: int | None = None,
         ewgs: float = 0.0,
+        dead_zeros: bool = False,
         signed: bool = False,
     ) -> None:
-        super().__init__(activation, bits, n_steps, alpha=1.0, ewgs=ewgs, signed=signed)
+        super().__init__(
+            activation, bits, n_steps, 1.0, ewgs=ewgs, dead_zeros=dead_zeros, signed=signed
+        )
         self.alpha.requires_grad_(False)
 
 

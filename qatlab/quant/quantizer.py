@@ -63,6 +63,7 @@ class Quantizer(nn.Module):
     Attributes:
         method: what messages call it.
         clamps: whether it has a clamp phase of its own.
+        on_grid: whether the quantize phase puts values on a grid; if not, they are stored in float.
         phase: what :meth:`forward` does now; kept in checkpoints as plain text, so that a loaded
             model computes as it did when it was saved.
         n_steps: steps of the grid.
@@ -71,6 +72,7 @@ class Quantizer(nn.Module):
 
     method: ClassVar[str]
     clamps: ClassVar[bool] = False
+    on_grid: bool = True
 
     def __init__(self, bits: int | None, n_steps: int | None) -> None:
         super().__init__()
@@ -88,6 +90,8 @@ class Quantizer(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return the facts of this quantizer for ``layers.json``."""
+        if not self.on_grid:
+            return {"method": type(self).__name__}
         return {"method": type(self).__name__, "bits": self.bits, "n_steps": self.n_steps}
 
     def get_extra_state(self) -> str:

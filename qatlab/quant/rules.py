@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
 from qatlab.errors import QuantRuleError, did_you_mean
 
-SELECTORS = ("name", "type", "index")
+WANTED = {
+    "name": "a text, or a list of texts",
+    "type": "a text",
+    "index": "a whole number",
+}
+SELECTORS = tuple(WANTED)
 PARTS = ("weight", "activation")
 
 
@@ -28,8 +33,9 @@ class Rule:
 
     Attributes:
         key: name of the rule; error messages say ``quant.rules.<key>``.
-        selectors: some of ``name`` (glob on the path), ``type`` (class name), ``index`` (position
-            among the weight layers, or among the sites, negative from the end).
+        selectors: some of ``name`` (glob on the path, or a list of which any matches), ``type``
+            (class name), ``index`` (position among the weight layers, or among the sites, negative
+            from the end).
         changes: ``weight`` and ``activation`` to the quantizer arguments they change, or to None,
             which leaves the tensor in float.
     """
@@ -56,9 +62,8 @@ class Rule:
                 )
         selectors = {name: node[name] for name in SELECTORS if node.get(name) is not None}
         for name, value in selectors.items():
-            if isinstance(value, bool) or not isinstance(value, int if name == "index" else str):
-                wanted = "a whole number" if name == "index" else "a text"
-                raise QuantRuleError(f"{where}.{name}={value!r} is not {wanted}")
+            if not _fits(name, value):
+                raise QuantRuleError(f"{where}.{name}={value!r} is not {WANTED[name]}")
         changes = {part: node[part] for part in PARTS if part in node}
         if not changes:
             raise QuantRuleError(f"{where} changes nothing: give it weight: or activation:")
@@ -74,10 +79,21 @@ class Rule:
         """Tell whether the ``index``-th of ``count`` targets is selected."""
         wanted = self.selectors
         return (
-            ("name" not in wanted or fnmatchcase(target.name, wanted["name"]))
+            ("name" not in wanted or any(fnmatchcase(target.name, g) for g in self._globs))
             and ("type" not in wanted or target.type == wanted["type"])
             and ("index" not in wanted or wanted["index"] in (index, index - count))
         )
+
+    def apart(self) -> list[Rule]:
+        """Return a rule for each glob of a list of names: each of them has to match something."""
+        if "name" not in self.selectors:
+            return [self]
+        return [replace(self, selectors={**self.selectors, "name": g}) for g in self._globs]
+
+    @property
+    def _globs(self) -> list[str]:
+        name: str | list[str] = self.selectors["name"]
+        return [name] if isinstance(name, str) else name
 
 
 @dataclass(frozen=True)
@@ -100,21 +116,33 @@ def resolve(part: str, targets: Sequence[Target], rules: Iterable[Rule]) -> list
         One decision for each target.
 
     Raises:
-        QuantRuleError: for a rule that matches no target.
+        QuantRuleError: for a rule, or one glob of its list of names, that matches no target.
     """
     decisions = [Decision({}, ()) for _ in targets]
     for rule in rules:
         if part not in rule.changes:
             continue
-        matched = [i for i, t in enumerate(targets) if rule.matches(t, i, len(targets))]
-        if not matched:
-            raise QuantRuleError(_matches_nothing(rule, part, targets))
+        matched: set[int] = set()
+        for one in rule.apart():
+            found = [i for i, t in enumerate(targets) if one.matches(t, i, len(targets))]
+            if not found:
+                raise QuantRuleError(_matches_nothing(one, part, targets))
+            matched.update(found)
         change = rule.changes[part]
         for i in matched:
             before = decisions[i]
             arguments = None if change is None else _merge(before.arguments or {}, change)
             decisions[i] = Decision(arguments, (*before.rules, rule.key))
     return decisions
+
+
+def _fits(selector: str, value: Any) -> bool:
+    """Tell whether a selector has a value that :data:`WANTED` speaks of."""
+    if selector == "index":
+        return isinstance(value, int) and not isinstance(value, bool)
+    if selector == "name" and isinstance(value, list):
+        return bool(value) and all(isinstance(glob, str) for glob in value)
+    return isinstance(value, str)
 
 
 def _merge(arguments: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

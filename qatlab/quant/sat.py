@@ -26,6 +26,7 @@ class SatWeight(Quantizer):
         grid: ``default`` (DoReFa), ``symmetric``, ``asymmetric``, ``full_range`` or ``centered``.
         scaling: rescale to variance 1 / fan-out; for layers that no batch norm follows.
         statistics_gradient: let gradient flow through the maximum and the scale.
+        clamp_only: do in the quantize phase what the clamp phase does: no rounding.
     """
 
     method = "SAT"
@@ -38,6 +39,7 @@ class SatWeight(Quantizer):
         grid: str = "default",
         scaling: bool = False,
         statistics_gradient: bool = False,
+        clamp_only: bool = False,
     ) -> None:
         super().__init__(bits, n_steps)
         check_choice("grid", grid, GRIDS)
@@ -45,15 +47,18 @@ class SatWeight(Quantizer):
             raise QuantRuleError(
                 f"grid={grid} has no levels at 1 bit; use grid=default, or n_steps=2 for ternary"
             )
-        for name, switch in (("scaling", scaling), ("statistics_gradient", statistics_gradient)):
-            check_switch(name, switch)
+        check_switch("scaling", scaling)
+        check_switch("statistics_gradient", statistics_gradient)
+        check_switch("clamp_only", clamp_only)
         self.grid = grid
         self.scaling = scaling
         self.statistics_gradient = statistics_gradient
+        self.on_grid = not clamp_only
 
     def describe(self) -> dict[str, Any]:
         """Return the facts of this quantizer for ``layers.json``."""
-        return {**super().describe(), "grid": self.grid, "scaling": self.scaling}
+        facts = {**super().describe(), "grid": self.grid, "scaling": self.scaling}
+        return facts if self.on_grid else {**facts, "clamp_only": True}
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights that the layer computes with in the present phase.
@@ -66,7 +71,8 @@ class SatWeight(Quantizer):
         """
         if self.phase is Phase.FLOAT:
             return weight
-        settings = (self.n_steps, self.grid, self.phase is Phase.QUANTIZE, self.scaling)
+        rounded = self.on_grid and self.phase is Phase.QUANTIZE
+        settings = (self.n_steps, self.grid, rounded, self.scaling)
         if self.statistics_gradient:
             result = sat_weight(weight, *settings, statistics_gradient=True)
         else:
@@ -92,6 +98,7 @@ class ClipActivation(ActivationQuantizer):
         start: for ``auto``, see :func:`~qatlab.quant.starts.start_parameter`.
         percentile: for ``start: percentile``, the share of values, in percent, left unclipped.
         ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
+        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
         signed: clip to [-alpha, alpha]; set by ``quantize`` where values can be negative.
     """
 
@@ -107,9 +114,10 @@ class ClipActivation(ActivationQuantizer):
         start: str = "percentile",
         percentile: float = 99.9,
         ewgs: float = 0.0,
+        dead_zeros: bool = False,
         signed: bool = False,
     ) -> None:
-        super().__init__(activation, bits, n_steps, start, percentile, signed, ewgs)
+        super().__init__(activation, bits, n_steps, start, percentile, signed, ewgs, dead_zeros)
         self.given = given_start("alpha", alpha)
         self.alpha = nn.Parameter(torch.tensor(1.0 if self.given is None else self.given))
 

@@ -117,7 +117,7 @@ def test_starting_activations_leaves_everything_else_as_it_was(
     model = network(momentum).train(training)
     model[4].eval()  # a mode of its own
     images = randn(8, 2, 7, 7) + 3
-    model(images)  # so that statistics are no longer those of a new norm
+    model[1](model[0](images))  # so that statistics are no longer those of a new norm
     before = {
         key: value.clone() for key, value in model.state_dict().items() if "_extra" not in key
     }

@@ -59,6 +59,11 @@ def test_without_rules_no_argument_changes() -> None:
         ({"name": "blocks.*", "index": 4}, [4]),
         ({"name": "*", "type": "Linear", "index": -1}, [5]),
         ({"name": None, "index": None, "type": "Linear"}, [5]),  # null is no selector
+        ({"name": ["fc", "blocks.0.*"]}, [1, 2, 5]),
+        ({"name": ["blocks.1.*", "*wise"]}, [1, 2, 3, 4]),  # matched by both, and once
+        ({"name": ["stem"]}, [0]),
+        ({"name": ["s*", "*.pointwise"], "type": "Conv2d"}, [0, 2, 4]),
+        ({"name": ["nothing", "none"]}, []),
     ],
 )
 def test_selectors_combine_with_and(selectors: dict[str, Any], matched: list[int]) -> None:
@@ -149,6 +154,21 @@ def test_a_rule_that_matches_nothing_is_told_with_the_nearest_name_and_all_names
     assert message.endswith("fc (Linear)")
 
 
+def test_each_glob_of_a_list_has_to_match_something() -> None:
+    message = message_of({"r": {"name": ["fc", "steem"], "weight": {"bits": 2}}})
+    told = "quant.rules.r (weight) matches no layer: name='steem'. Did you mean name='stem'?"
+    assert message.startswith(told)
+    # Together with the other selectors, as if each had a rule of its own.
+    message = message_of({"r": {"name": ["stem", "fc"], "type": "Conv2d", "weight": {"bits": 2}}})
+    assert message.startswith("quant.rules.r (weight) matches no layer: name='fc', type='Conv2d'.")
+
+
+def test_a_list_of_globs_decides_once_for_each_layer() -> None:
+    nodes = {"r": {"name": ["stem", "s*"], "weight": {"bits": 2}}}
+    assert bits_of(nodes) == [2, "-", "-", "-", "-", "-"]
+    assert decide(nodes)[0].rules == ("r",)
+
+
 def test_a_type_that_matches_nothing_is_told_with_the_nearest_type() -> None:
     message = message_of({"r": {"type": "linear", "activation": {"bits": 2}}}, "activation")
     assert message.startswith(
@@ -195,7 +215,11 @@ def test_a_network_without_layers_is_told_so() -> None:
         ({"index": True, "weight": {}}, "quant.rules.r.index=True is not a whole number"),
         ({"index": [0, -1], "weight": {}}, "is not a whole number"),
         ({"name": 3, "weight": {}}, "quant.rules.r.name=3 is not a text"),
-        ({"name": ["a", "b"], "weight": {}}, "is not a text"),
+        ({"name": [], "weight": {}}, r"quant.rules.r.name=\[\] is not a text, or a list of texts"),
+        ({"name": ["fc", 3], "weight": {}}, "name=.* is not a text, or a list of texts"),
+        ({"name": [["fc"]], "weight": {}}, "name=.* is not a text, or a list of texts"),
+        ({"name": {"a": 1}, "weight": {}}, "name=.* is not a text, or a list of texts"),
+        ({"type": ["Linear"], "weight": {}}, r"type=\['Linear'\] is not a text$"),
         ({"type": False, "weight": {}}, "quant.rules.r.type=False is not a text"),
         ({"weight": 4}, "quant.rules.r.weight=4 is neither a mapping .* nor null"),
         ({"weight": "null"}, "quant.rules.r.weight='null' is neither"),
