@@ -1,4 +1,9 @@
-"""Layers whose weights pass a quantizer; the float parameters keep their names."""
+"""Layers whose weights pass a quantizer; the float parameters keep their names.
+
+A float layer may carry a buffer ``weight_mask`` of 0 and 1, by which its weights are multiplied
+(no level of a grid need be 0), and a number ``weight_dropout``, the probability that a weight is
+dropped in training. The quantized layer does the same to its quantized weights.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ class QuantConv2d(nn.Conv2d):
     """``nn.Conv2d`` that computes with ``weight_quantizer(weight)``."""
 
     weight_quantizer: Quantizer
+    weight_mask: Tensor | None
     held: Tensor | None = None
 
     @classmethod
@@ -32,9 +38,7 @@ class QuantConv2d(nn.Conv2d):
             conv.padding_mode,
             device="meta",  # nothing is allocated, and no random number is drawn
         )
-        layer.weight, layer.bias = conv.weight, conv.bias
-        layer.weight_quantizer = weight_quantizer
-        layer.train(conv.training)
+        _take_over(layer, conv, weight_quantizer)
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,28 +51,32 @@ class QuantLinear(nn.Linear):
     """``nn.Linear`` that computes with ``weight_quantizer(weight)``."""
 
     weight_quantizer: Quantizer
+    weight_mask: Tensor | None
+    weight_dropout: float
     held: Tensor | None = None
 
     @classmethod
     def of(cls, linear: nn.Linear, weight_quantizer: Quantizer) -> QuantLinear:
         """Return a layer that shares the parameters of ``linear``."""
         layer = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-        layer.weight, layer.bias = linear.weight, linear.bias
-        layer.weight_quantizer = weight_quantizer
-        layer.train(linear.training)
+        _take_over(layer, linear, weight_quantizer)
+        layer.weight_dropout = getattr(linear, "weight_dropout", 0.0)
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x`` ``(N, ..., in_features)`` with the quantized weights."""
-        return F.linear(x, quantized_weight(self), self.bias)
+        weight = quantized_weight(self)
+        if self.weight_dropout:
+            weight = F.dropout(weight, self.weight_dropout, self.training)
+        return F.linear(x, weight, self.bias)
 
 
 def quantized_weight(layer: QuantConv2d | QuantLinear) -> Tensor:
-    """Return what the layer computes with."""
+    """Return what the layer computes with, before any of it is dropped."""
     if layer.held is not None and not torch.is_grad_enabled():
         return layer.held
     quantized: Tensor = layer.weight_quantizer(layer.weight)
-    return quantized
+    return quantized if layer.weight_mask is None else quantized * layer.weight_mask
 
 
 @torch.no_grad()
@@ -76,7 +84,8 @@ def hold_weights(model: nn.Module) -> None:
     """Quantize all weights now, for every pass without gradients until they are released."""
     for layer in model.modules():
         if isinstance(layer, (QuantConv2d, QuantLinear)):
-            layer.held = layer.weight_quantizer(layer.weight).detach()
+            layer.held = None
+            layer.held = quantized_weight(layer).detach()
 
 
 def release_weights(model: nn.Module) -> None:
@@ -84,3 +93,14 @@ def release_weights(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, (QuantConv2d, QuantLinear)):
             layer.held = None
+
+
+def _take_over(
+    layer: QuantConv2d | QuantLinear, float_layer: nn.Conv2d | nn.Linear, quantizer: Quantizer
+) -> None:
+    """Let ``layer`` share what the float layer has."""
+    layer.weight, layer.bias = float_layer.weight, float_layer.bias
+    layer.weight_quantizer = quantizer
+    mask = getattr(float_layer, "weight_mask", None)
+    layer.register_buffer("weight_mask", mask, persistent=False)
+    layer.train(float_layer.training)

@@ -51,6 +51,7 @@ SAME_VALUES = (
     *(nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.ZeroPad2d),
     *(torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.cat),
     *(F.max_pool2d, F.adaptive_max_pool2d, F.dropout, F.pad, operator.getitem),
+    *(torch.amax, "amax"),
     *("flatten", "reshape", "view", "permute", "transpose", "squeeze", "contiguous", "size"),
     *("chunk", "split", torch.chunk, torch.split),
 )
@@ -60,6 +61,7 @@ AVERAGES = (
     *(torch.mean, "mean"),
 )
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,10 @@ def find_sites(traced: fx.GraphModule, tensors: Container[fx.Node]) -> list[Site
                 type_name = _type_name(source, modules)
                 sites[source] = Site(source, name, type_name, nn.Identity(), signed[source], False)
                 taken.add(name)
-        hands_on = kind in SAME_VALUES
+        factor = _factor(node) if node in tensors else None
+        hands_on = kind in SAME_VALUES or factor is not None
+        if kind is operator.getitem:
+            inputs = inputs[:1]  # the others say which values
         sources[node] = tuple(dict.fromkeys(s for n in inputs for s in sources[n]))
         if node.op in ("placeholder", "get_attr"):
             sources[node] = ()
@@ -115,10 +120,11 @@ def find_sites(traced: fx.GraphModule, tensors: Container[fx.Node]) -> list[Site
             sources[node] = (node,) if node in tensors else ()
         signed[node] = True
         if inputs and (hands_on or kind in AVERAGES or kind in ADDITIONS):
-            signed[node] = any(signed[n] for n in inputs)
+            negated = factor is not None and factor < 0
+            signed[node] = negated or any(signed[n] for n in inputs)
         activation = _activation(node, modules)
         if activation is not None:
-            signed[node] = not ACTIVATION_MODULES[type(activation)]
+            signed[node] = not _never_negative(activation)
             replaces = not list(activation.parameters())  # those keep their names
             path = _path(node) if replaces else f"{_path(node)}_site"
             name = _unique(path, taken | (modules.keys() - {str(node.target)}))
@@ -158,6 +164,20 @@ def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | Non
     if node.op in ("call_function", "call_method") and kind in ACTIVATION_CALLS:
         return ACTIVATION_CALLS[kind]()
     return None
+
+
+def _never_negative(activation: nn.Module) -> bool:
+    if isinstance(activation, nn.Hardtanh):
+        return activation.min_val >= 0
+    return ACTIVATION_MODULES[type(activation)]
+
+
+def _factor(node: fx.Node) -> float | None:
+    """Return the number by which the node multiplies a tensor: a grid times it is a grid."""
+    if node.target not in PRODUCTS or node.kwargs or len(node.args) != 2:
+        return None
+    factors = [x for x in node.args if isinstance(x, (int, float))]
+    return factors[0] if len(factors) == 1 else None
 
 
 def _path(node: fx.Node) -> str:

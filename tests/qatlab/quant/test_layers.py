@@ -94,3 +94,50 @@ def test_held_weights_are_quantized_once_until_they_are_released() -> None:
         assert not torch.equal(layer(images), expected)
     assert len(calls) == 3
     assert "held" not in layer.state_dict()
+
+
+def masked(layer: Any) -> Tensor:
+    """Give a float layer the mask that another program would, and return it."""
+    mask = (torch.rand_like(layer.weight) < 0.5).float()
+    layer.register_buffer("weight_mask", mask, persistent=False)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("make", "floats"),
+    [(QuantConv2d, nn.Conv2d(3, 4, 3)), (QuantLinear, nn.Linear(5, 30))],
+)
+def test_masked_weights_are_zero_behind_the_quantizer(make: Any, floats: nn.Module) -> None:
+    torch.manual_seed(0)
+    mask = masked(floats)
+    layer = make.of(floats, SatWeight(bits=2))
+    expected = layer.weight_quantizer(layer.weight) * mask
+    assert expected.unique().numel() == 5  # the four levels have no zero
+    x = torch.randn(2, 3, 5, 5)
+    function = F.conv2d if make is QuantConv2d else F.linear
+    result = layer(x)
+    assert torch.equal(result, function(x, expected, layer.bias))
+    result.square().sum().backward()
+    assert torch.equal(layer.weight.grad != 0, mask == 1)
+    layer.weight.grad = None
+    hold_weights(layer)
+    with torch.no_grad():
+        assert torch.equal(layer(x), result)
+    assert "weight_mask" not in layer.state_dict()
+    assert layer.to("meta").weight_mask.is_meta
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_weights_are_dropped_in_training_only(held: bool) -> None:
+    linear: Any = nn.Linear(100, 50, bias=False)
+    linear.weight_dropout = 0.2
+    layer = QuantLinear.of(linear, SatWeight(bits=2))
+    if held:
+        hold_weights(layer)
+    x = torch.eye(100)
+    with torch.no_grad():
+        whole, dropped = layer.eval()(x), layer.train()(x)
+    torch.testing.assert_close(whole, layer.weight_quantizer(linear.weight).T)
+    kept = dropped != 0
+    assert kept.float().mean().item() == pytest.approx(0.8, abs=0.03)  # of 5000: sigma 0.006
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.8)

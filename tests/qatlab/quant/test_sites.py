@@ -175,6 +175,33 @@ class Smooth(Net):
         return self.head(F.hardswish(x))
 
 
+class TimesANumber(Net):
+    """A grid times a number is a grid; times a negative one, it has levels below zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip = nn.Hardtanh(0.0, 0.5)  # never negative either
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(0.5 * self.clip(self.conv1(x)))
+        x = self.conv3(self.relu(x) * -2)
+        size = x.size(2) * -1 + 18  # no tensor
+        return self.head(F.avg_pool2d(F.relu(x) * -2.0, 2)[:, :, :size])
+
+
+class Gathered(Net):
+    """Channels in another order, some twice, and the greater of two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor([[0, 1], [1, 2], [3, 3], [2, 0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))[:, self.order].amax(2)
+        x = torch.amax(self.relu(self.conv2(x))[:, self.order], dim=2)
+        return self.head(F.relu(self.conv3(F.avg_pool2d(x, 2))))
+
+
 class Prelu(Net):
     """PReLU stays where it is, so that a checkpoint finds its slopes."""
 
@@ -286,6 +313,24 @@ KNOWN = [
             ("sigmoid", "Sigmoid", False),
             ("tanh", "Tanh", True),
             ("hardswish", "Hardswish", True),
+        ],
+    ),
+    (
+        TimesANumber,
+        [
+            ("clip", "Hardtanh", False),
+            ("relu", RELU, False),
+            ("relu_1", RELU, False),
+            ("avg_pool2d_site", "avg_pool2d", True),
+        ],
+    ),
+    (
+        Gathered,
+        [
+            ("relu", RELU, False),
+            ("relu_1", RELU, False),
+            ("avg_pool2d_site", "avg_pool2d", False),
+            ("relu_2", RELU, False),
         ],
     ),
     (Prelu, [("prelu_site", "PReLU", True), ("prelu_site_1", "PReLU", True)]),
