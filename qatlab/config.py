@@ -47,6 +47,7 @@ class TrainConfig:
     quant: QuantConfig = field(default_factory=QuantConfig)
     solver: dict[str, Any] = MISSING
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
     logger: Any = MISSING
     callbacks: Any = MISSING
@@ -66,6 +67,9 @@ class TestConfig(TrainConfig):
 
     __test__ = False  # pytest: this is no test
 
+    # It is merged over what an experiment says; what is missing here leaves that as it is.
+    init_weights: str | None = MISSING
+    resume: str | None = MISSING
     run: str | None = None
     checkpoint: str = MISSING
     save_outputs: str | None = None

@@ -12,9 +12,47 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, DataError
 from qatlab.scores import Scores, n2d2_lines
 from qatlab.training.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How often a model found the class of an image.
+
+    Attributes:
+        top1: share of images whose highest output is the label.
+        top5: share of images whose label is among the five highest outputs.
+        scores: N2D2's scores, macro averages from the confusion matrix.
+        confusion: counts ``[label][answer]``.
+    """
+
+    top1: float
+    top5: float
+    scores: Scores
+    confusion: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, module: Classifier) -> ClassScores:
+        """Read the scores off a module whose test has just ended."""
+        metrics = module.trainer.callback_metrics
+        confusion = module.confusion.compute().cpu().numpy().astype(np.int64)
+        return cls(
+            top1=metrics["test/acc"].item(),
+            top5=metrics["test/top5"].item(),
+            scores=Scores.from_confusion(confusion),
+            confusion=confusion,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``result.json`` holds; accuracies are fractions."""
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            **asdict(self.scores),
+            "confusion": self.confusion.tolist(),
+        }
 
 
 @dataclass(frozen=True)
@@ -23,63 +61,54 @@ class Evaluation:
 
     Attributes:
         phase: phase that its quantizers were in.
-        loss: mean cross entropy.
-        top1: share of images whose highest output is the label.
-        top5: share of images whose label is among the five highest outputs.
-        images: number of images.
-        scores: N2D2's scores, macro averages from the confusion matrix.
-        confusion: counts ``[label][answer]``.
+        loss: mean loss.
+        images: number of images that counted.
+        classes: None for a model that does not classify.
     """
 
     phase: str
     loss: float
-    top1: float
-    top5: float
     images: int
-    scores: Scores
-    confusion: NDArray[np.int64]
+    classes: ClassScores | None
 
     @classmethod
     def of(cls, module: Classifier) -> Evaluation:
-        """Read the scores off a module whose test has just ended."""
-        metrics = module.trainer.callback_metrics
-        confusion = module.confusion.compute().cpu().numpy().astype(np.int64)
+        """Read the scores off a module whose test has just ended.
+
+        Raises:
+            DataError: if no image counted.
+        """
+        if module.tested == 0:
+            raise DataError("there is nothing to test: no image of the test set has a label")
         return cls(
             phase=module.phase_name,
-            loss=metrics["test/loss"].item(),
-            top1=metrics["test/acc"].item(),
-            top5=metrics["test/top5"].item(),
-            images=int(confusion.sum()),
-            scores=Scores.from_confusion(confusion),
-            confusion=confusion,
+            loss=module.trainer.callback_metrics["test/loss"].item(),
+            images=module.tested,
+            classes=ClassScores.of(module) if module.classifies else None,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``result.json`` holds; accuracies are fractions."""
-        test = {
-            "phase": self.phase,
-            "images": self.images,
-            "loss": self.loss,
-            "top1": self.top1,
-            "top5": self.top5,
-            **asdict(self.scores),
-            "confusion": self.confusion.tolist(),
-        }
-        return {"test": test}
+        """Return what ``result.json`` holds."""
+        test = {"phase": self.phase, "images": self.images, "loss": self.loss}
+        return {"test": test | ({} if self.classes is None else self.classes.to_json())}
 
 
 def lines(evaluation: Evaluation, digits: int) -> list[str]:
-    """Return N2D2's three lines, and one with top-1, top-5 and loss."""
-    return [
-        *n2d2_lines(evaluation.scores, digits),
-        f"    Top-1: {evaluation.top1:.2%} / Top-5: {evaluation.top5:.2%} / "
-        f"Loss: {evaluation.loss:.4f}    ({evaluation.images} test images, "
-        f"{evaluation.phase} phase)",
-    ]
+    """Return N2D2's three lines, and one with top-1, top-5 and loss; without classes the loss."""
+    of_what = f"({evaluation.images} test images, {evaluation.phase} phase)"
+    loss = f"Loss: {evaluation.loss:.4f}    {of_what}"
+    classes = evaluation.classes
+    if classes is None:
+        return [f"    {loss}"]
+    top = f"    Top-1: {classes.top1:.2%} / Top-5: {classes.top5:.2%}"
+    return [*n2d2_lines(classes.scores, digits), f"{top} / {loss}"]
 
 
 def save_outputs(path: Path, module: Classifier) -> None:
     """Write ``outputs (N, classes)`` and ``labels (N,)`` in the order of the data set.
+
+    Of a model that does not classify, outputs have their own shape; of a single output that decides
+    between two classes, column 0 is the threshold.
 
     Raises:
         ConfigError: if the file cannot be written.

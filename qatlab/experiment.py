@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.loggers import Logger
@@ -20,15 +20,16 @@ from qatlab.config import CONFIG, apply_given, portable_yaml, stored_config
 from qatlab.data import ImageData
 from qatlab.errors import CheckpointError, ConfigError, did_you_mean
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
-from qatlab.targets import check_node, make
+from qatlab.targets import PASSED_LATER, TARGET, check_node, make
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
 from qatlab.training.forward import TrainingForward
 from qatlab.training.limits import INSTEAD, check_trainer
+from qatlab.training.loss import Loss, losses_of
 from qatlab.training.phase_schedule import PhaseSchedule, Schedule
 from qatlab.training.progress import PhaseProgressBar
 from qatlab.training.random_state import RandomState
-from qatlab.training.solver import Solver
+from qatlab.training.solver import AnySolver
 from qatlab.weights import init_weights
 
 RESULT = "result.json"
@@ -120,16 +121,44 @@ def build(cfg: DictConfig) -> Built:
         print(init_weights(model, cfg.init_weights))
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
     schedule = Schedule.of(epochs, model)
-    solver: Solver = make("solver", cfg.solver, Solver)
+    solver = _solver(cfg.solver)
     for _, count in schedule.phases:
-        solver.lr_factor(0.0, count)  # a warm-up that is too long is told now
+        solver.check_phase(count)  # a warm-up that is too long is told now
     solver.build(model)  # so are arguments that the optimizer refuses
     check_trainer(cfg.trainer, schedule)
     check_node("trainer", cfg.trainer)
     step = TrainingForward(cfg.compile, cfg.memory)
     step.check_model(model)
-    module = Classifier(model, solver, schedule.position, data.num_classes, step)
+    losses = _losses(cfg.loss)
+    module = Classifier(model, solver, losses, schedule.position, data.num_classes, step)
+    module.check_outputs(example, data.num_classes)
     return Built(data, model, table, schedule, module)
+
+
+def _solver(node: DictConfig) -> AnySolver:
+    _check_inside("solver", node)
+    try:
+        solver: AnySolver = make("solver", node, AnySolver)
+    except TypeError as error:  # of a policy that is called too early
+        raise ConfigError(f"solver: {error}; each lr_policy needs _partial_: true.") from error
+    return solver
+
+
+def _losses(node: DictConfig) -> tuple[Loss, ...]:
+    _check_inside("loss", node)
+    return losses_of(make("loss", node))
+
+
+def _check_inside(key: str, node: Any) -> None:
+    """Check nodes in mappings and lists; `make` looks at what stands directly in its own."""
+    children = node.items() if isinstance(node, DictConfig) else enumerate(node)
+    for name, child in children:
+        path = f"{key}[{name}]" if isinstance(name, int) else f"{key}.{name!s}"
+        if isinstance(child, DictConfig) and TARGET in child:
+            later = PASSED_LATER["solver.lr_policy"] if name == "lr_policy" else ()
+            check_node(path, child, taken=later)
+        elif isinstance(child, (DictConfig, ListConfig)):
+            _check_inside(path, child)
 
 
 def evaluate(cfg: DictConfig) -> evaluation.Evaluation:

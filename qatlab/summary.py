@@ -15,6 +15,7 @@ from qatlab.quant import ModelTable, Quantizer
 from qatlab.quantizer_curves import monitored, quantizer_curves
 from qatlab.training.classifier import Classifier
 from qatlab.training.csv_logger import FILE_NAME, read_rows
+from qatlab.training.progress import format_metric
 
 
 def print_table(table: ModelTable) -> None:
@@ -60,7 +61,7 @@ def print_result(result: dict[str, Any], evaluation: Evaluation, folder: Path) -
     epochs = " + ".join(f"{count} {phase}" for phase, count in result["epochs"].items())
     best = ", ".join(
         f"epoch {facts['epoch']} of {phase}"
-        + (f" (val/acc {facts['val/acc']:.2%})" if "val/acc" in facts else "")
+        + "".join(f" ({k} {format_metric(k, v)})" for k, v in facts.items() if k != "epoch")
         for phase, facts in result["best"].items()
     )
     print(f"    Size: {result['size_bytes']:,} bytes / Epochs: {epochs} / Kept: {best}")
@@ -78,7 +79,9 @@ def write_figures(
         figures.learning_curves(rows, pictures / "learning_curves.png")
         if monitored(rows):
             quantizer_curves(rows, pictures / "quantizers.png")
-    figures.confusion_matrix(evaluation.confusion, class_names, pictures / "confusion_matrix.png")
+    if evaluation.classes is not None:
+        confusion = evaluation.classes.confusion
+        figures.confusion_matrix(confusion, class_names, pictures / "confusion_matrix.png")
     layers = []
     for name, layer in module.model.named_modules():
         quantizer = getattr(layer, "weight_quantizer", None)

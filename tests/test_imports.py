@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted((ROOT / "qatlab").rglob("*.py"))
+    for package in ("qatlab", "ini_compat")
+    for path in sorted((ROOT / package).rglob("*.py"))
 }
 FOR_ALL = {"qatlab.errors", "qatlab.arguments"}  # these two import nothing but each other
 # What each room may import beside the standard library, itself and FOR_ALL.
@@ -20,12 +21,14 @@ ROOMS = {
     "qatlab.arguments": set(),
     "qatlab.quant": {"torch", "triton"},
     "qatlab.models": {"torch"},
-    "qatlab.data": {"torch", "torchvision", "pytorch_lightning", "numpy"},
+    "qatlab.data": {"torch", "torchvision", "pytorch_lightning", "numpy", "PIL"},
     # numpy for the state of its generator, rich for the progress bar
     "qatlab.training": {
         *("qatlab.quant", "torch", "pytorch_lightning", "torchmetrics"),
         *("numpy", "rich"),
     },
+    # Its contract with qatlab is files: YAML and safetensors. So it starts in a moment.
+    "ini_compat": {"numpy", "safetensors", "onnx", "google.protobuf"},
 }
 # Where configuration is composed and becomes objects; elsewhere there are plain values.
 KNOW_HYDRA = {
@@ -57,7 +60,7 @@ def lies_in(name: str, room: str) -> bool:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_what_it_may(room: str) -> None:
-    allowed = {room, *ROOMS[room], *FOR_ALL}
+    allowed = {room, *ROOMS[room], *(() if room == "ini_compat" else FOR_ALL)}
     members = [module for module in MODULES if lies_in(module, room)]
     assert members
     for module in members:
@@ -67,6 +70,21 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
 
 def test_the_mathematics_imports_torch_only() -> None:
     assert IMPORTS["qatlab.quant.functional"] == IMPORTS["qatlab.quant.grid"] == {"torch"}
+
+
+def test_nothing_imports_the_importer() -> None:
+    for module, names in IMPORTS.items():
+        if not lies_in(module, "ini_compat"):
+            assert not any(lies_in(name, "ini_compat") for name in names), module
+
+
+def test_only_weights_and_graphs_need_more_than_the_standard_library() -> None:
+    for module, names in IMPORTS.items():
+        if lies_in(module, "ini_compat"):
+            foreign = {name for name in names if not lies_in(name, "ini_compat")}
+            of_graphs = module.startswith("ini_compat.onnx_")
+            if not (of_graphs or module in ("ini_compat.weights", "ini_compat.statistics")):
+                assert not foreign, module
 
 
 def test_configuration_stops_at_the_experiment() -> None:

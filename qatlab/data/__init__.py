@@ -1,16 +1,37 @@
-"""Small image data sets that live in memory, and the batches a network is trained on."""
+"""Image data sets, what is done to their images, and the batches a network is trained on."""
 
 from qatlab.data.batches import BatchLoader
+from qatlab.data.cifar import Cifar10, Cifar100
+from qatlab.data.file_batches import FileLoader
+from qatlab.data.file_data_sets import Caltech101, Caltech256, Gtsrb, ImageNet
+from qatlab.data.file_sources import FileSource, LabelledFiles
+from qatlab.data.folders import ImageFolder
+from qatlab.data.image_files import ImageFiles
 from qatlab.data.images import ImageData
+from qatlab.data.module import ImageModule
 from qatlab.data.opencv_resize import resize_bilinear
 from qatlab.data.sources import FashionMnist, ImageSource, LabelledImages, Mnist
 from qatlab.data.synthetic import Synthetic
+from qatlab.data.tables import CsvImages
 
 __all__ = [
     "BatchLoader",
+    "Caltech101",
+    "Caltech256",
+    "Cifar10",
+    "Cifar100",
+    "CsvImages",
     "FashionMnist",
+    "FileLoader",
+    "FileSource",
+    "Gtsrb",
     "ImageData",
+    "ImageFiles",
+    "ImageFolder",
+    "ImageModule",
+    "ImageNet",
     "ImageSource",
+    "LabelledFiles",
     "LabelledImages",
     "Mnist",
     "Synthetic",

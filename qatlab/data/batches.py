@@ -1,8 +1,9 @@
-"""Batches from images that lie in memory, in an order that a resumed run finds again."""
+"""Batches of images in an order that a resumed run finds again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from qatlab.data import augment
+from qatlab.data.transforms.pipeline import apply, to_unit
+from qatlab.data.transforms.transform import Transform
 from qatlab.errors import ConfigError
 
 
@@ -28,7 +31,7 @@ class EpochSampler:
     Lightning finds it as ``loader.sampler`` and calls ``set_epoch`` before each epoch.
     """
 
-    def __init__(self, n_images: int, seed: int, shuffle: bool, random_shift: int) -> None:
+    def __init__(self, n_images: int, seed: int, shuffle: bool, random_shift: int = 0) -> None:
         self.n_images = n_images
         self.seed = seed
         self.shuffle = shuffle
@@ -54,61 +57,49 @@ class EpochSampler:
         return EpochDraw(*numbers)
 
 
-class BatchLoader:
-    """Iterates over labelled images in batches: one ``index_select`` each, no work per image.
+def transform_rng(seed: int, epoch: int, number: int) -> np.random.Generator:
+    """Return what the transforms of one batch, or image, of an epoch draw from."""
+    return np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(number,)))
+
+
+class ResumableLoader(ABC):
+    """Hands out the batches of an epoch, and knows how many of them it has handed out.
 
     Everything random is a pure function of (seed, epoch, batch), and ``state_dict`` holds the
     number of batches handed out: a run resumed in the middle of an epoch sees the batches that the
     uninterrupted run would have seen.
 
     Args:
-        images: uint8, (N, C, H, W).
-        labels: int64, (N,), on the device of ``images``.
+        n_images: number of images of an epoch.
         batch_size: images per batch; the last batch of an epoch holds the rest.
-        shuffle: whether each epoch has its own random order.
-        seed: of the order and of the augmentation, >= 0.
-        random_shift: largest random shift in pixels, each way; 0 for none.
-        random_flip: whether every second image, on average, is mirrored left to right.
+        sampler: draws the order.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        random_shift: int = 0,
-        random_flip: bool = False,
-    ) -> None:
-        self.images = images
-        self.labels = labels
+    def __init__(self, n_images: int, batch_size: int, sampler: EpochSampler) -> None:
+        self.n_images = n_images
         self.batch_size = batch_size
-        self.random_shift = random_shift
-        self.random_flip = random_flip
         self.batch_sampler = None  # Lightning asks for it wherever there is a sampler
-        self.sampler = EpochSampler(len(images), seed, shuffle, random_shift)
+        self.sampler = sampler
         self._position = (0, 0)  # epoch, batches of it that were handed out
         self._resuming = False
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        return -(-len(self.images) // self.batch_size)
+        return -(-self.n_images // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (x, y) for the rest of a resumed epoch, or else for a whole one.
 
-        x: float32 in [0, 1], (B, C, H, W). y: int64, (B,).
+        x: float32, (B, C, H, W). y: int64, (B,).
         """
         # A generator: nothing here runs before the first batch is asked for. Lightning makes
         # iterators which it never uses, and makes them before it calls `set_epoch`.
         epoch = self.sampler.epoch
         start = self._position[1] if self._resuming and self._position[0] == epoch else 0
         self._resuming = False
-        draw = self.sampler.draw(self.images.device)
-        for batch in range(start, len(self)):
-            self._position = (epoch, batch + 1)
-            yield self._batch(draw, batch)
+        for number, batch in enumerate(self._batches(epoch, start), start + 1):
+            self._position = (epoch, number)
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position and what gives it its meaning, as plain integers."""
@@ -127,15 +118,65 @@ class BatchLoader:
         self._resuming = True
         self.sampler.set_epoch(state_dict["epoch"])
 
+    @abstractmethod
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch from number ``start`` on."""
+
     def _identity(self) -> dict[str, int]:
         """Return the numbers without which a position says nothing about images."""
         return {
-            "training_images": len(self.images),
+            "training_images": self.n_images,
             "batch_size": self.batch_size,
             "shuffle_seed": self.sampler.seed,
         }
 
-    def _batch(self, draw: EpochDraw, batch: int) -> tuple[Tensor, Tensor]:
+
+class BatchLoader(ResumableLoader):
+    """Batches of labelled images in memory: one ``index_select`` each, no work per image.
+
+    Args:
+        images: uint8, or float32 if a transform has made them so, (N, C, H, W).
+        labels: int64, (N,), on the device of ``images``.
+        batch_size: images per batch; the last batch of an epoch holds the rest.
+        shuffle: whether each epoch has its own random order.
+        seed: of the order and of the augmentation, >= 0.
+        random_shift: largest random shift in pixels, each way; 0 for none.
+        random_flip: whether every second image, on average, is mirrored left to right.
+        transforms: what remains to be done to each batch. Bytes that come out are multiplied by
+            1/255.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        random_shift: int = 0,
+        random_flip: bool = False,
+        transforms: Sequence[Transform] = (),
+    ) -> None:
+        sampler = EpochSampler(len(images), seed, shuffle, random_shift)
+        super().__init__(len(images), batch_size, sampler)
+        self.images = images
+        self.labels = labels
+        self.random_shift = random_shift
+        self.random_flip = random_flip
+        self.transforms = transforms
+        self._draws = any(transform.random for transform in transforms)
+
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        draw = self.sampler.draw(self.images.device)
+        rng = transform_rng(0, 0, 0)  # for transforms that do not draw
+        for batch in range(start, len(self)):
+            if self._draws:
+                rng = transform_rng(self.sampler.seed, epoch, batch)
+            yield self._batch(draw, batch, rng)
+
+    def _batch(
+        self, draw: EpochDraw, batch: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
         index = draw.order[part]
         x = self.images.index_select(0, index)
@@ -143,5 +184,5 @@ class BatchLoader:
             x = augment.shift(x, draw.down[part], draw.right[part], self.random_shift)
         if self.random_flip:
             x = augment.flip(x, draw.mirrored[part])
-        # A product, as in N2D2: a division differs from it in the last bit for half of the levels.
-        return x.float().mul_(1 / 255), self.labels.index_select(0, index)
+        x = apply(self.transforms, x, rng)
+        return to_unit(x), self.labels.index_select(0, index)

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
-from torch import Tensor
 
 from qatlab.data.batches import BatchLoader
-from qatlab.data.limits import height_and_width, whole_number
+from qatlab.data.limits import choice, whole_number
+from qatlab.data.module import ImageModule
 from qatlab.data.opencv_resize import resize_bilinear
 from qatlab.data.sources import ImageSource, LabelledImages
+from qatlab.data.splits import Split, counts
+from qatlab.data.transforms.pipeline import apply, apply_once, check_shape, split
+from qatlab.data.transforms.transform import Part, Transform
 from qatlab.errors import ConfigError, DataError
 
 
-class ImageData(LightningDataModule):
-    """Training, validation and test batches of one source, resized once and kept in memory.
+class Prepared(NamedTuple):
+    """One part of the data set as it is kept, and what remains to be done for each batch."""
 
-    Batches are (x, y): x float32 in [0, 1], (B, C, H, W); y int64, (B,). On a GPU the images are
-    moved there once, and batches are formed there.
+    images: LabelledImages
+    transforms: Sequence[Transform]
+
+    def to(self, device: torch.device) -> Prepared:
+        """Return the same on ``device``; nothing is copied if it is there already."""
+        return Prepared(self.images.to(device), self.transforms)
+
+
+class ImageData(ImageModule):
+    """Training, validation and test batches of one source, prepared once and kept in memory.
+
+    Batches are (x, y): x float32, (B, C, H, W); y int64, (B,). On a GPU the images are moved there
+    once, and batches are formed there.
+
+    Without ``transforms``, images are resized as OpenCV does, and multiplied by 1/255. With
+    them, each part of the data set goes through those that apply to it, in order; images that are
+    still bytes behind the last one are multiplied by 1/255, floats are left as they are. What is
+    not random is done once, and the rest for each batch.
 
     Args:
         source: gives the images; not read before ``setup``.
-        image_size: height and width the network sees; other sizes are resized as OpenCV does.
+        image_size: height and width the network sees; transforms must make images of that size.
         batch_size: images per training batch; the last batch of an epoch may be smaller.
         eval_batch_size: images per validation and test batch.
-        validation: number of training images held out for validation; 0 trains on all of them.
+        validation: number of training images held out for validation, or a share of them below 1;
+            0 trains on all of them; ``test`` trains on all and validates on the test set.
         split_seed: decides which images these are; not the seed of the run, so that runs with
             different seeds can be compared.
         shuffle_seed: of the order of the training images and of their random changes.
         random_shift: largest random shift of a training image in pixels, each way; 0 for none.
         random_flip: whether training images are mirrored left to right at random.
+        split: ``random``, or ``in_order``: the last training images are held out.
+        transforms: what is done to the images, by name.
     """
 
     def __init__(
@@ -41,20 +63,20 @@ class ImageData(LightningDataModule):
         image_size: Sequence[int],
         batch_size: int,
         eval_batch_size: int,
-        validation: int,
+        validation: int | float | Literal["test"],
         split_seed: int,
         shuffle_seed: int,
         random_shift: int,
         random_flip: bool,
+        split: Split = "random",
+        transforms: Mapping[str, Transform] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            source, image_size, batch_size, eval_batch_size, split_seed, shuffle_seed, transforms
+        )
         self.source = source
-        self.image_size = height_and_width("data.image_size", image_size)
-        self.batch_size = whole_number("data.batch_size", batch_size, 1)
-        self.eval_batch_size = whole_number("data.eval_batch_size", eval_batch_size, 1)
-        self.validation = whole_number("data.validation", validation, 0)
-        self.split_seed = whole_number("data.split_seed", split_seed, 0)
-        self.shuffle_seed = whole_number("data.shuffle_seed", shuffle_seed, 0)
+        self.validation = _held_out(validation)
+        self.split = choice("data.split", split, ("random", "in_order"))
         self.random_shift = whole_number("data.random_shift", random_shift, 0)
         if self.random_shift >= min(self.image_size):
             raise ConfigError(
@@ -62,94 +84,121 @@ class ImageData(LightningDataModule):
                 "the shorter side of data.image_size, or images would be shifted out of view."
             )
         self.random_flip = random_flip
-        self._training: LabelledImages | None = None
-        self._validation: LabelledImages | None = None
-        self._test: LabelledImages | None = None
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One name per class, in label order."""
-        return self.source.class_names
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, known without reading the data set."""
-        return len(self.source.class_names)
-
-    @property
-    def in_channels(self) -> int:
-        """C of the images, known without reading the data set."""
-        return self.source.channels
-
-    def example_input(self) -> Tensor:
-        """Return one black image, (1, C, H, W), to trace a model; reads no data set."""
-        return torch.zeros(1, self.in_channels, *self.image_size)
+        self.resizes = transforms is None
+        if not self.resizes and (random_shift or random_flip):
+            key = "random_shift" if random_shift else "random_flip"
+            raise ConfigError(
+                f"data.{key} has no place among data.transforms; set data.random_shift=0 and "
+                "data.random_flip=false, and use SliceExtraction or Flip there."
+            )
+        self._parts: dict[Part, Prepared] = {}
 
     def setup(self, stage: str) -> None:
         """Read what ``stage`` needs, unless it was read before, and move it to the device."""
-        device = self._device()
+        device = self.device()
+        needed: tuple[Part, ...] = ()
         if stage in ("fit", "validate"):
-            if self._training is None or self._validation is None:
-                self._training, self._validation = self._read_training()
-            self._training = self._training.to(device)
-            self._validation = self._validation.to(device)
+            needed = ("training", "validation")
+            if "training" not in self._parts:
+                training, validation = self._read_training()
+                self._parts["training"] = self._prepare("training", training)
+                self._parts["validation"] = self._prepare("validation", validation)
         if stage == "test":
-            if self._test is None:
-                self._test = self._fit_to_network(self.source.test_set())
-            self._test = self._test.to(device)
+            needed = ("test",)
+            if "test" not in self._parts:
+                self._parts["test"] = self._prepare("test", self._checked(self.source.test_set()))
+        for part in needed:
+            self._parts[part] = self._parts[part].to(device)
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches: in a new random order each epoch, randomly changed."""
         return BatchLoader(
-            *_loaded(self._training, "fit"),
+            *self._loaded("training", "fit").images,
             self.batch_size,
             shuffle=True,
             seed=self.shuffle_seed,
             random_shift=self.random_shift,
             random_flip=self.random_flip,
+            transforms=self._loaded("training", "fit").transforms,
         )
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Return the validation batches, or ``[]`` if no images were held out."""
         if self.validation == 0:
             return []
-        return BatchLoader(*_loaded(self._validation, "validate"), self.eval_batch_size)
+        return self._eval_loader("validation", "validate")
 
     def test_dataloader(self) -> BatchLoader:
         """Return the test batches, in the order of the test set."""
-        return BatchLoader(*_loaded(self._test, "test"), self.eval_batch_size)
+        return self._eval_loader("test", "test")
 
-    def _device(self) -> torch.device:
-        if self.trainer is None:
-            return torch.device("cpu")
-        if self.trainer.world_size > 1:
-            # Lightning can only share out the batches of torch's own DataLoader.
-            raise ConfigError(
-                f"trainer.devices asks for {self.trainer.world_size} processes, but each would see "
-                "all images; data in memory is for a single device: set trainer.devices=1."
-            )
-        return self.trainer.strategy.root_device
+    def _eval_loader(self, part: Part, stage: str) -> BatchLoader:
+        images, transforms = self._loaded(part, stage)
+        size, seed = self.eval_batch_size, self.shuffle_seed
+        return BatchLoader(*images, size, seed=seed, transforms=transforms)
+
+    def _loaded(self, part: Part, stage: str) -> Prepared:
+        """Return a part, which ``setup(stage)`` reads."""
+        if part not in self._parts:
+            raise RuntimeError(f"ImageData: call setup('{stage}') before asking for its batches.")
+        return self._parts[part]
 
     def _read_training(self) -> tuple[LabelledImages, LabelledImages]:
-        """Read the training images and hold out ``validation`` of them."""
-        everything = self._fit_to_network(self.source.training_set())
+        """Read the training images and hold out those for validation."""
+        everything = self._checked(self.source.training_set())
+        if self.validation == "test":
+            return everything, self._checked(self.source.test_set())
         n_images = len(everything.images)
-        if self.validation >= n_images:
+        n_held_out = self._count(n_images)
+        if n_held_out == 0 and self.validation != 0:
+            raise ConfigError(
+                f"data.validation is {self.validation}, which is none of {n_images} training "
+                "images; raise it, or set 0."
+            )
+        if n_held_out >= n_images:
             raise ConfigError(
                 f"data.validation is {self.validation}; it must be below {n_images}, the number of "
                 "training images, or none would be left to train on."
             )
-        order = torch.from_numpy(np.random.default_rng(self.split_seed).permutation(n_images))
-        held_out, kept = order[: self.validation], order[self.validation :]
-        return everything.select(kept.sort().values), everything.select(held_out.sort().values)
+        if self.split == "in_order":
+            places = np.arange(n_images)[::-1].copy()  # the last ones are held out
+        else:
+            places = np.random.default_rng(self.split_seed).permutation(n_images)
+        taken, kept = (
+            torch.from_numpy(part).sort().values
+            for part in (places[:n_held_out], places[n_held_out:])
+        )
+        return everything.select(kept), everything.select(taken)
 
-    def _fit_to_network(self, given: LabelledImages) -> LabelledImages:
-        """Check what the source gave, and resize it if it has another size."""
+    def _count(self, n_images: int) -> int:
+        """Return how many training images are held out."""
+        if isinstance(self.validation, float):
+            return counts(n_images, 1 - self.validation, self.validation, 0.0).validation
+        assert isinstance(self.validation, int)
+        return self.validation
+
+    def _prepare(self, part: Part, given: LabelledImages) -> Prepared:
+        """Do what is done once."""
         images, labels = given
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.in_channels:
+        if self.resizes:
+            if tuple(images.shape[2:]) != self.image_size:
+                images = resize_bilinear(images, self.image_size)
+            return Prepared(LabelledImages(images, labels), ())
+        if len(images) == 0:
+            return Prepared(given, ())  # no validation
+        one = apply(self.pipelines[part], images[:1], np.random.default_rng(0))
+        check_shape(one, self.in_channels, self.image_size, f"{part} images of")
+        once, each_time = split(self.pipelines[part])
+        return Prepared(LabelledImages(apply_once(once, images), labels), each_time)
+
+    def _checked(self, given: LabelledImages) -> LabelledImages:
+        """Check what the source gave."""
+        images, labels = given
+        channels = self.source.channels
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels:
             raise DataError(
                 f"data.source gave {images.dtype} images of shape {tuple(images.shape)}; they must "
-                f"be torch.uint8, (N, {self.in_channels}, H, W)."
+                f"be torch.uint8, (N, {channels}, H, W)."
             )
         if len(labels) != len(images) or len(images) == 0:
             raise DataError(
@@ -161,13 +210,16 @@ class ImageData(LightningDataModule):
                 f"data.source gave labels from {int(labels.min())} to {int(labels.max())}; they "
                 f"must be from 0 to {self.num_classes - 1}, one per class name."
             )
-        if tuple(images.shape[2:]) != self.image_size:
-            images = resize_bilinear(images, self.image_size)
-        return LabelledImages(images, labels)
+        return given
 
 
-def _loaded(part: LabelledImages | None, stage: str) -> LabelledImages:
-    """Return ``part``, which ``setup(stage)`` reads."""
-    if part is None:
-        raise RuntimeError(f"ImageData: call setup('{stage}') before asking for its batches.")
-    return part
+def _held_out(value: object) -> int | float | str:
+    """Check ``data.validation``."""
+    if value == "test" or (isinstance(value, float) and 0 <= value < 1):
+        return value or 0
+    if type(value) is not int or value < 0:
+        raise ConfigError(
+            f"data.validation is {value!r}; it must be a number of images, a share below 1, or "
+            "'test' for the test set."
+        )
+    return value

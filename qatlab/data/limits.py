@@ -1,10 +1,12 @@
-"""Checks of the numbers in the data part of a configuration."""
+"""Checks of the values in the data part of a configuration."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from qatlab.errors import ConfigError
+from qatlab.arguments import text
+from qatlab.errors import ConfigError, did_you_mean
 
 
 def whole_number(key: str, value: object, lowest: int) -> int:
@@ -20,3 +22,45 @@ def height_and_width(key: str, value: Sequence[int]) -> tuple[int, int]:
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ConfigError(f"{key} is {value}; it must be two positive integers, [height, width].")
     return sides[0], sides[1]
+
+
+def number(key: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return ``value``, a finite number in [low, high]; all else is an error naming ``key``."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    result = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    if not math.isfinite(result) or not low <= result <= high:
+        limits = [f"at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (
+            high < math.inf
+        )
+        wanted = " ".join(["a number", "of" * bool(limits), " and ".join(limits)]).strip()
+        raise ConfigError(f"{key} is {value!r}; it must be {wanted}.")
+    return result
+
+
+def interval(
+    key: str, value: Sequence[float], above: float = -math.inf, high: float = math.inf
+) -> tuple[float, float]:
+    """Return ``value``, two ascending numbers in (above, high]; else an error naming ``key``."""
+    ends = numbers(key, value)
+    if len(ends) != 2 or not above < ends[0] <= ends[1] <= high:
+        limits = [f"above {above:g}"] * (above > -math.inf) + [f"at most {high:g}"] * (
+            high < math.inf
+        )
+        wanted = " ".join(["two numbers", " and ".join(limits)]).strip()
+        raise ConfigError(f"{key} is {list(ends)}; it must be {wanted}, [lowest, highest].")
+    return ends[0], ends[1]
+
+
+def numbers(key: str, value: float | Sequence[float]) -> tuple[float, ...]:
+    """Return ``value``, a number or one for each channel, as a tuple."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0:
+        return tuple(number(key, one) for one in value)
+    return (number(key, value),)
+
+
+def choice(key: str, value: str, accepted: Sequence[str]) -> str:
+    """Return ``value`` if it is accepted; the error for all else names the nearest."""
+    if value not in accepted:
+        hint = did_you_mean(str(value), accepted)
+        raise ConfigError(f"{key}={text(value)} is wrong.{hint} Accepted: {', '.join(accepted)}.")
+    return value

@@ -1,6 +1,8 @@
-"""OpenCV's bilinear resize of 8-bit images, in integers and without OpenCV."""
+"""OpenCV's bilinear resize without OpenCV: of 8-bit images in integers, and of floats."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ _ELEMENTS_PER_PIECE = 32767
 
 
 def resize_bilinear(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize 8-bit images as ``cv2.resize(..., interpolation=cv2.INTER_LINEAR)`` does, bit for bit.
+    """Resize as ``cv2.resize(..., interpolation=cv2.INTER_LINEAR)`` does; bytes bit for bit.
 
     Along one axis, output pixel i lies at p = (i + 1/2) * source / target - 1/2 (in float32),
     between the input pixels k = floor(p) and k + 1. With f = p - k, their integer weights are
@@ -27,19 +29,21 @@ def resize_bilinear(images: Tensor, size: tuple[int, int]) -> Tensor:
 
     Indices outside the image mean its border pixel. Along the rows such a position takes the border
     pixel with full weight; along the columns it keeps both weights, and the two are cut separately.
+    Floats are weighted with 1 - f and f, and nothing is rounded but to float32.
 
     Args:
-        images: uint8, (N, C, H, W).
+        images: uint8 or float32, (N, C, H, W).
         size: height and width of the result.
 
     Returns:
-        uint8, (N, C, *size), on the device of ``images``.
+        Dtype of ``images``, (N, C, *size), on their device.
     """
+    if images.is_floating_point():
+        return _resize_floats(images, size)
     height, width = size
-    left, right, left_weight, right_weight = _neighbours(images.shape[3], width, images.device)
-    outside = left == right
-    left_weight[outside], right_weight[outside] = 1 << _WEIGHT_BITS, 0
-    top, bottom, top_weight, bottom_weight = _neighbours(images.shape[2], height, images.device)
+    device = images.device
+    left, right, left_weight, right_weight = _neighbours(images.shape[3], width, device, True)
+    top, bottom, top_weight, bottom_weight = _neighbours(images.shape[2], height, device, False)
     top_weight, bottom_weight = top_weight[:, None], bottom_weight[:, None]
 
     resized = images.new_empty((*images.shape[:2], height, width))
@@ -60,16 +64,35 @@ def resize_bilinear(images: Tensor, size: tuple[int, int]) -> Tensor:
     return resized
 
 
+def _resize_floats(images: Tensor, size: tuple[int, int]) -> Tensor:
+    for axis, target in ((3, size[1]), (2, size[0])):
+        lower, upper, fraction = _places(images.shape[axis], target, images.device)
+        weight = fraction.view(-1, *[1] * (3 - axis))
+        lesser = images.index_select(axis, lower).mul_(1 - weight)
+        images = images.index_select(axis, upper).mul_(weight).add_(lesser)
+    return images
+
+
+@lru_cache(maxsize=64)
 def _neighbours(
-    source: int, target: int, device: torch.device
+    source: int, target: int, device: torch.device, along_rows: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return both neighbours of each output pixel along one axis, and their int32 weights."""
+    lower, upper, fraction = _places(source, target, device)
+    parts = 1 << _WEIGHT_BITS
+    weights = ((1 - fraction) * parts).round().int(), (fraction * parts).round().int()
+    if along_rows:
+        outside = lower == upper
+        weights[0][outside], weights[1][outside] = parts, 0
+    return lower, upper, *weights
+
+
+@lru_cache(maxsize=64)
+def _places(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both neighbours of each output pixel, and how far it lies beyond the first one."""
     scale = 1.0 / (target / source)  # in this order: source / target can differ in the last bit
     position = ((torch.arange(target, dtype=torch.float64) + 0.5) * scale - 0.5).float()
     first = position.floor()
-    fraction = position - first
-    parts = 1 << _WEIGHT_BITS
     lower = first.long().clamp(0, source - 1)
     upper = (first.long() + 1).clamp(0, source - 1)
-    weights = ((1 - fraction) * parts).round().int(), (fraction * parts).round().int()
-    return lower.to(device), upper.to(device), weights[0].to(device), weights[1].to(device)
+    return lower.to(device), upper.to(device), (position - first).to(device)

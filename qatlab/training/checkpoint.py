@@ -25,8 +25,9 @@ PREVIOUS = "previous.ckpt"
 class RunCheckpoint(Checkpoint):
     """Saves ``last.ckpt`` and ``best_<phase>.ckpt``; ``previous.ckpt`` is the last one's elder.
 
-    Best is the epoch of highest validation accuracy, the earlier of equals. Epochs without a
-    validation count only as long as the phase has seen none: the last of them is taken.
+    Best is the epoch of highest validation accuracy or, where there is none, of lowest validation
+    loss; the earlier of equals. Epochs without a validation count only as long as the phase has
+    seen none: the last of them is taken.
 
     Args:
         folder: where the files go.
@@ -34,7 +35,7 @@ class RunCheckpoint(Checkpoint):
             optimizer steps is done; 0 saves at the end of epochs only.
 
     Attributes:
-        best: for each phase the number of its best epoch, and ``val/acc`` there.
+        best: for each phase the number of its best epoch, and ``val/acc`` or ``val/loss`` there.
     """
 
     def __init__(self, folder: str, every_n_steps: int = 0) -> None:
@@ -47,7 +48,7 @@ class RunCheckpoint(Checkpoint):
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
         self.best: dict[str, dict[str, float]] = {}
-        self._accuracy: float | None = None  # of the validation at the end of this epoch
+        self._score: dict[str, float] = {}  # of the validation at the end of this epoch
         self._seconds = 0.0  # of training, before the interruption
         self._began: float | None = None
 
@@ -78,11 +79,12 @@ class RunCheckpoint(Checkpoint):
         self._seconds, self._began = self.seconds, None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the accuracy."""
+        """Note the accuracy or, where there is none, the loss."""
         # Not read at the end of the epoch: there, one of an earlier epoch may still stand.
-        accuracy = trainer.callback_metrics.get("val/acc")
-        if accuracy is not None and not trainer.sanity_checking:
-            self._accuracy = accuracy.item()
+        metrics = trainer.callback_metrics
+        found = [key for key in ("val/acc", "val/loss") if key in metrics]
+        if found and not trainer.sanity_checking:
+            self._score = {found[0]: metrics[found[0]].item()}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -99,12 +101,9 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the best epoch of the phase and the last one."""
         phase: str = pl_module.phase_name  # type: ignore[assignment]
-        accuracy, self._accuracy = self._accuracy, None
-        highest = self.best.get(phase, {}).get("val/acc")
-        if highest is None or (accuracy is not None and accuracy > highest):
-            self.best[phase] = {"epoch": trainer.current_epoch + 1}
-            if accuracy is not None:
-                self.best[phase]["val/acc"] = accuracy
+        score, self._score = self._score, {}
+        if _is_better(score, self.best.get(phase, {})):
+            self.best[phase] = {"epoch": trainer.current_epoch + 1, **score}
             self._save(trainer, self.best_path(phase))
         self._save_last(trainer)
 
@@ -119,6 +118,15 @@ class RunCheckpoint(Checkpoint):
             if elder is not None and path.exists():
                 os.replace(path, elder)
             os.replace(new, path)
+
+
+def _is_better(score: dict[str, float], best: dict[str, float]) -> bool:
+    """Compare the score of an epoch, empty without a validation, with that of the best so far."""
+    if "val/acc" in best:
+        return "val/acc" in score and score["val/acc"] > best["val/acc"]
+    if "val/loss" in best:
+        return "val/loss" in score and score["val/loss"] < best["val/loss"]
+    return True
 
 
 def load(path: Path) -> dict[str, Any]:

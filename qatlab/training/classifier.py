@@ -1,23 +1,23 @@
-"""The LightningModule of image classification; it does not know one quantizer from another."""
+"""The LightningModule of image networks; it does not know one quantizer from another."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from qatlab.errors import TrainingError
-from qatlab.quant import Phase, hold_weights, quantizers, release_weights
+from qatlab.quant import Phase, hold_weights, quantizers, release_weights, set_phase
 from qatlab.training.forward import TrainingForward
-from qatlab.training.solver import Solver
+from qatlab.training.loss import IGNORED, Loss, as_tuple, check_outputs
+from qatlab.training.solver import AnySolver
 
 Batch = tuple[Tensor, Tensor]
 
@@ -35,21 +35,28 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class Classifier(LightningModule):
-    """Cross entropy, accuracy and optimizer around a network ``(N, C, H, W) -> (N, classes)``.
+    """Losses, accuracy and optimizer around a network of images ``(N, C, H, W)``.
 
     Args:
-        model: the network, already converted; its structure is final.
+        model: the network, already converted; its structure is final. It returns one output, or a
+            tuple of several, of which the first is scored.
         solver: builds the optimizer.
+        losses: one for each output.
         position: epochs done -> (epochs done in the phase, epochs of the phase), for the learning
             rate.
-        num_classes: outputs of the network.
+        num_classes: of the data.
         step: computes the network in training.
+
+    Attributes:
+        classifies: whether the first output stands for a class; if not, there is no accuracy.
+        tested: number of images that counted in the last test.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        solver: Solver,
+        solver: AnySolver,
+        losses: Sequence[Loss],
         position: Callable[[float], tuple[float, int]],
         num_classes: int,
         step: TrainingForward,
@@ -58,25 +65,40 @@ class Classifier(LightningModule):
         self.step = step
         self.model = model
         self.solver = solver
+        self.losses = losses
         self.position = position
+        self.classifies = losses[0].classifies
         # Plain sums: a metric object costs several times as much in each training step.
-        self._train_sums = torch.zeros(3)  # loss, correct, images
-        self.evaluation_loss = MeanMetric()
-        self.top1 = MulticlassAccuracy(num_classes, average="micro")
-        self.top5 = MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes))
-        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self._train_sums = torch.zeros(3)  # see _sums
+        self._evaluation_sums = torch.zeros(3)
+        if self.classifies:
+            most = min(5, num_classes)
+            self.top5 = MulticlassAccuracy(
+                num_classes, average="micro", top_k=most, ignore_index=IGNORED
+            )
+            self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED)
         self.outputs: list[Tensor] = []  # of the last test, batch by batch
         self.labels: list[Tensor] = []
+        self.tested = 0
 
     @property
     def phase_name(self) -> str:
         """The phase that the quantizers are in: ``clamp``, ``quantize``, or ``float``."""
         return next((q.phase.value for q in quantizers(self.model)), Phase.FLOAT.value)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the outputs ``(N, classes)`` of images ``(N, C, H, W)``."""
-        outputs: Tensor = self.model(images)
-        return outputs
+    def forward(self, images: Tensor) -> Any:
+        """Return what the network gives for images ``(N, C, H, W)``."""
+        return self.model(images)
+
+    def check_outputs(self, images: Tensor, num_classes: int) -> None:
+        """Raise a ConfigError unless the network gives the losses what they need."""
+        phases = [(quantizer, quantizer.phase) for quantizer in quantizers(self.model)]
+        set_phase(self.model, Phase.FLOAT)  # quantizers may have no values to start with yet
+        with evaluating(self.model), torch.no_grad():
+            outputs = as_tuple(self.model(images))
+        for quantizer, phase in phases:
+            quantizer.phase = phase
+        check_outputs(self.losses, outputs, images, num_classes)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its learning rate schedule, which moves with every step."""
@@ -95,25 +117,24 @@ class Classifier(LightningModule):
         self._train_sums = self._train_sums.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean cross entropy of a batch."""
+        """Return the mean loss of a batch."""
         images, labels = batch
-        outputs = self.step(self.model, images).float()
-        loss = F.cross_entropy(outputs, labels)
+        outputs = as_tuple(self.step(self.model, images))
+        losses = self._losses(outputs, images, labels)
+        loss = losses.mean()
         with torch.no_grad():
-            correct = (outputs.argmax(1) == labels).sum()
-            count = len(labels)
-            self._train_sums += torch.stack([loss * count, correct, loss.new_tensor(count)])
+            self._train_sums += self._sums(losses, outputs, labels)
         if self.device.type == "cpu":  # on a GPU, looking at it would make the step wait
             self._check_finite(loss, batch_idx)
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Log loss, accuracy and learning rate of the epoch."""
-        loss, correct, count = self._train_sums.tolist()
         self._check_finite(self._train_sums[0], None)
+        means = self.means(self._train_sums)
         self._train_sums = torch.zeros_like(self._train_sums)
-        rate = self._epoch_rate()
-        metrics = {"train/loss": loss / count, "train/acc": correct / count, "lr": rate}
+        metrics = {f"train/{key}": value for key, value in means.items()}
+        metrics["lr"] = self._epoch_rate()
         self.log_dict(metrics, logger=False)
         # Lightning would write them after the checkpoint of the epoch has been saved, and a run
         # killed between the two would never have them.
@@ -126,44 +147,51 @@ class Classifier(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Quantize the weights, once for all batches."""
-        hold_weights(self.model)
+        self._begin_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        """Quantize the weights, once for all batches."""
-        hold_weights(self.model)
+        """Quantize the weights, once for all batches, and forget an earlier test."""
+        self._begin_evaluation()
+        if self.classifies:
+            self.top5.reset()
+            self.confusion.reset()
+        self.outputs, self.labels = [], []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to loss and accuracy."""
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/loss`` and ``val/acc``."""
-        release_weights(self.model)
-        self._log_evaluation("val", ("loss", "acc"))
+        """Log ``val/loss`` and, of a classifier, ``val/acc``."""
+        self._end_evaluation("val", {})
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to all scores, and keep its outputs."""
-        outputs = self._evaluate(batch)
-        self.confusion.update(outputs, batch[1])
-        self.outputs.append(outputs.cpu())
+        """Add a batch to all scores, and keep what the first output answers."""
+        answers = self._evaluate(batch)
+        if self.classifies:
+            self.top5.update(answers, batch[1])
+            self.confusion.update(answers, batch[1])
+        self.outputs.append(answers.cpu())
         self.labels.append(batch[1].cpu())
 
-    def on_test_start(self) -> None:
-        """Forget an earlier test."""
-        self.confusion.reset()
-        self.outputs, self.labels = [], []
-
     def on_test_epoch_end(self) -> None:
-        """Log ``test/loss``, ``test/acc`` and ``test/top5``."""
-        release_weights(self.model)
-        self._log_evaluation("test", ("loss", "acc", "top5"))
+        """Log ``test/loss`` and, of a classifier, ``test/acc`` and ``test/top5``."""
+        self.tested = int(self._evaluation_sums[2])
+        self._end_evaluation(
+            "test", {"top5": self.top5.compute().item()} if self.classifies else {}
+        )
 
-    def evaluate_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Return summed loss, correct answers and number of images of one batch."""
-        outputs = self.model(images.to(self.device)).float()
-        labels = labels.to(self.device)
-        loss = F.cross_entropy(outputs, labels, reduction="sum")
-        return loss, (outputs.argmax(1) == labels).sum(), len(labels)
+    def evaluate_batch(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the sums of one batch, which :meth:`means` divides."""
+        images, labels = images.to(self.device), labels.to(self.device)
+        outputs = as_tuple(self.model(images))
+        return self._sums(self._losses(outputs, images, labels), outputs, labels)
+
+    def means(self, sums: Tensor) -> dict[str, float]:
+        """Return mean ``loss`` and, of a classifier, ``acc`` from sums over batches."""
+        loss, correct, count = sums.tolist()
+        count = max(count, 1)
+        return {"loss": loss / count} | ({"acc": correct / count} if self.classifies else {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of an epoch that is not over."""
@@ -184,24 +212,44 @@ class Classifier(LightningModule):
         return steps / math.ceil(batches / self.trainer.accumulate_grad_batches)
 
     def _epoch_rate(self) -> float:
-        """Return the learning rate at the epoch's start; its scheduler is already at the end."""
+        """Return the learning rate of the first group at the epoch's start.
+
+        Its scheduler is already at the end.
+        """
         group = self.trainer.optimizers[0].param_groups[0]
-        factor = self.solver.lr_factor(*self.position(self.current_epoch))
+        factor = self.solver.lr_factor(*self.position(self.current_epoch), group["name"])
         return float(group["initial_lr"]) * factor
 
-    def _evaluate(self, batch: Batch) -> Tensor:
-        images, labels = batch
-        outputs: Tensor = self.model(images).float()
-        self.evaluation_loss.update(F.cross_entropy(outputs, labels, reduction="none"))
-        self.top1.update(outputs, labels)
-        self.top5.update(outputs, labels)
-        return outputs
+    def _losses(self, outputs: Sequence[Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each image, ``(N,)``, summed over the outputs."""
+        parts = [
+            loss(output, images, labels) for loss, output in zip(self.losses, outputs, strict=True)
+        ]
+        return reduce(torch.add, parts)
 
-    def _log_evaluation(self, stage: str, keys: tuple[str, ...]) -> None:
-        metrics = {"loss": self.evaluation_loss, "acc": self.top1, "top5": self.top5}
-        self.log_dict({f"{stage}/{key}": metrics[key].compute() for key in keys}, prog_bar=True)
-        for metric in metrics.values():
-            metric.reset()
+    def _sums(self, losses: Tensor, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Return summed loss, correct answers and number of the images that count."""
+        first = self.losses[0]
+        correct = first.correct(outputs[0], labels)
+        return torch.stack([losses.sum(), correct, first.counts(labels).sum()])
+
+    def _evaluate(self, batch: Batch) -> Tensor:
+        """Add a batch to the sums, and return the answers of the first output."""
+        images, labels = batch
+        outputs = as_tuple(self.model(images))
+        losses = self._losses(outputs, images, labels)
+        self._evaluation_sums += self._sums(losses, outputs, labels)
+        return self.losses[0].answers(outputs[0])
+
+    def _begin_evaluation(self) -> None:
+        hold_weights(self.model)
+        self._evaluation_sums = torch.zeros(3, device=self.device)
+
+    def _end_evaluation(self, stage: str, more: dict[str, float]) -> None:
+        release_weights(self.model)
+        metrics = {**self.means(self._evaluation_sums), **more}
+        for key, value in metrics.items():
+            self.log(f"{stage}/{key}", value, prog_bar=True)
 
     def _check_finite(self, loss: Tensor, batch_idx: int | None) -> None:
         if math.isfinite(loss.item()):
@@ -210,8 +258,9 @@ class Classifier(LightningModule):
         where += "" if batch_idx is None else f", batch {batch_idx + 1}"
         bad = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
         layer = f" and {bad[0]} holds values that are not finite" if bad else ""
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        group = self.trainer.optimizers[0].param_groups[0]
         raise TrainingError(
             f"the loss is {loss.item()} in {where} of the {self.phase_name} phase{layer}; "
-            f"lower solver.optimizer.lr (now at {rate:g}) or set trainer.gradient_clip_val"
+            f"lower {self.solver.lr_key(group['name'])} (now at {group['lr']:g}) or set "
+            "trainer.gradient_clip_val"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class TrainingForward:
             )
         self.compiled = compiled
         self.memory = memory
-        self._function: Callable[[Tensor], Tensor] | None = None
+        self._function: Callable[[Tensor], Any] | None = None
         self._shape: torch.Size | None = None
 
     def check(self, device: torch.device, precision: str) -> None:
@@ -57,8 +58,8 @@ class TrainingForward:
                 f"memory={self.memory} has no effect on a float network; use memory={KEEP}."
             )
 
-    def __call__(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Return the outputs ``(N, classes)`` of images ``(N, C, H, W)``."""
+    def __call__(self, model: nn.Module, images: Tensor) -> Any:
+        """Return what the network gives for images ``(N, C, H, W)``."""
         if self.compiled:
             if self._function is None:
                 # A function: a compiled module would be a second module of the same parameters.
@@ -66,12 +67,10 @@ class TrainingForward:
                 self._shape = images.shape
             if images.shape == self._shape:
                 return self._compute(images)
-        outputs: Tensor
         with Memory(self.memory):
-            outputs = model(images)
-        return outputs
+            return model(images)
 
-    def _compute(self, images: Tensor) -> Tensor:
+    def _compute(self, images: Tensor) -> Any:
         assert self._function is not None
         try:
             return self._function(images)

@@ -2,8 +2,9 @@
 
 Each policy is a pure function of the position, so a resumed run needs no scheduler state. The
 position is counted in epochs, the option values are those of ``solver.lr_policy``. N2D2 counts
-samples or updates instead; for a training set of N images and U updates per epoch
-(U = N / (batch size * IterationSize)) each docstring gives the conversion.
+updates or the samples of these instead; each docstring gives the conversion. In it U is the number
+of updates in an epoch, and N = U * batch size * IterationSize that of samples: a last batch that is
+smaller counts as a whole one.
 """
 
 from __future__ import annotations
@@ -22,16 +23,44 @@ def constant(epoch: float, epochs: float) -> float:
     return 1.0
 
 
-def cosine(epoch: float, epochs: float, *, final: float = 0.0) -> float:
-    """Fall from 1 to ``final`` along half a cosine over the phase.
+def cosine(
+    epoch: float,
+    epochs: float,
+    *,
+    final: float = 0.0,
+    over: float | None = None,
+    every: float | None = None,
+    warmup_epochs: float = 0.0,
+    warmup_start: float = 0.25,
+) -> float:
+    """Fall from 1 to ``final`` along half a cosine over the phase, or over ``over`` epochs.
 
-        final + (1 - final) * (1 + cos(pi * epoch / epochs)) / 2
+        final + (1 - final) * (1 + cos(pi * (epoch - warmup) / (epochs - warmup))) / 2
 
-    N2D2: ``CosineDecay`` with MinDecay = final and
-    MaxIterations * LearningRateStepSize = epochs * N. Its WarmUpDuration is `with_warmup`.
+    Before, a linear rise from ``warmup_start`` to 1 takes ``warmup_epochs``. With ``every`` the
+    position moves in steps of so many epochs. Beyond ``over`` the cosine rises again, as in N2D2.
+
+    N2D2: ``CosineDecay`` with LearningRateStepSize = every * N (None: 1 sample), MinDecay = final,
+    MaxIterations * LearningRateStepSize = over * N, WarmUpLRFrac = warmup_start and
+    WarmUpDuration * LearningRateStepSize = warmup_epochs * N.
     """
     final = check_number("solver.lr_policy.final", final, highest=1.0)
-    return final + (1 - final) * (1 + math.cos(math.pi * _progress(epoch, epochs))) / 2
+    check_number("solver.lr_policy.warmup_epochs", warmup_epochs)
+    check_number("solver.lr_policy.warmup_start", warmup_start, highest=1.0)
+    length = _length(epochs, over)
+    if warmup_epochs >= length:
+        what = f"the epochs of each phase; one has {epochs}" if over is None else f"over={over}"
+        raise ConfigError(
+            f"solver.lr_policy.warmup_epochs={warmup_epochs} must be less than {what}."
+        )
+    if every is not None:
+        epoch = every * _steps(epoch, every)
+    if epoch < warmup_epochs:
+        return _rise(epoch, warmup_epochs, warmup_start)
+    progress = (epoch - warmup_epochs) / (length - warmup_epochs)
+    if over is None:
+        progress = min(progress, 1.0)  # a rounded position may pass the end
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def step(epoch: float, epochs: float, *, every: float, factor: float = 0.1) -> float:
@@ -68,15 +97,19 @@ def inverse_time(epoch: float, epochs: float, *, every: float, decay: float) -> 
     return 1 / (1 + decay * _steps(epoch, every))
 
 
-def polynomial(epoch: float, epochs: float, *, power: float) -> float:
-    """Fall from 1 to 0 over the phase, linearly for ``power`` 1.
+def polynomial(epoch: float, epochs: float, *, power: float, over: float | None = None) -> float:
+    """Fall from 1 to 0 over the phase or over ``over`` epochs, linearly for ``power`` 1.
 
         (1 - epoch / epochs) ** power
 
-    N2D2: ``PolyDecay`` with MaxIterations = epochs * U and Power = power.
+    Beyond ``over`` it stays where it is, as in N2D2.
+
+    N2D2: ``PolyDecay`` with MaxIterations = over * U and Power = power.
     """
     power = check_number("solver.lr_policy.power", power)
-    return math.pow(1 - _progress(epoch, epochs), power)
+    left = 1 - epoch / _length(epochs, over)
+    # Exactly 0 at the end, where a quotient may be rounded: at a rate of 0 momentum stops, too.
+    return math.pow(left if left > 1e-12 else 0.0, power)
 
 
 def inverse(epoch: float, epochs: float, *, decay: float, power: float) -> float:
@@ -94,8 +127,7 @@ def inverse(epoch: float, epochs: float, *, decay: float, power: float) -> float
 def with_warmup(policy: LrPolicy, warmup_epochs: float, warmup_start: float) -> LrPolicy:
     """Return ``policy`` preceded by a linear rise from ``warmup_start`` to 1.
 
-    The policy runs over the epochs that are left, as in N2D2's ``CosineDecay``, where
-    WarmUpDuration * LearningRateStepSize = warmup_epochs * N and WarmUpLRFrac = warmup_start.
+    The policy runs over the epochs that are left, and counts from the end of the rise.
     """
     check_number("solver.warmup_epochs", warmup_epochs)
     check_number("solver.warmup_start", warmup_start, highest=1.0)
@@ -107,7 +139,7 @@ def with_warmup(policy: LrPolicy, warmup_epochs: float, warmup_start: float) -> 
                 f"one has {epochs}."
             )
         if epoch < warmup_epochs:
-            return warmup_start + (1 - warmup_start) * epoch / warmup_epochs
+            return _rise(epoch, warmup_epochs, warmup_start)
         return policy(epoch - warmup_epochs, epochs - warmup_epochs)
 
     return warmed_up
@@ -126,9 +158,16 @@ def check_number(
     return value
 
 
-def _progress(epoch: float, epochs: float) -> float:
-    """Share of the phase that is over; at most 1, as a rounded position may pass the end."""
-    return min(epoch / epochs, 1.0)
+def _length(epochs: float, over: float | None) -> float:
+    """Return over how many epochs a policy falls."""
+    if over is None:
+        return epochs
+    return check_number("solver.lr_policy.over", over, positive=True)
+
+
+def _rise(epoch: float, warmup_epochs: float, warmup_start: float) -> float:
+    """Return the factor at ``epoch`` of a warm-up."""
+    return warmup_start + (1 - warmup_start) * epoch / warmup_epochs
 
 
 def _steps(epoch: float, every: float) -> int:

@@ -133,7 +133,7 @@ class PhaseSchedule(Callback):
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """Return loss and accuracy on the validation images, or on as many training images."""
+        """Return the means on the validation images, or on as many training images."""
         # Not the trainer's loaders: which of them exist depends on whether the run was resumed.
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         batches = iter(data.val_dataloader())
@@ -141,5 +141,5 @@ class PhaseSchedule(Callback):
             batches = itertools.islice(data.train_dataloader(), max(1, 5000 // data.batch_size))
         with evaluating(pl_module):
             sums = [pl_module.evaluate_batch(images, labels) for images, labels in batches]  # type: ignore[operator]
-        loss, correct, count = (float(sum(column)) for column in zip(*sums, strict=True))
-        return {"loss": loss / count, "acc": correct / count}
+        means: dict[str, float] = pl_module.means(torch.stack(sums).sum(0))  # type: ignore[operator]
+        return means

@@ -1,9 +1,15 @@
-"""The solver: optimizer, parameter groups and learning rate schedule of a run."""
+"""The solver: optimizer, parameter groups and learning rate schedule of a run.
+
+`Solver` sorts parameters by their role and takes any optimizer of torch;
+`qatlab.training.parameter_solver.ParameterSolver` sorts them by name.
+"""
 
 from __future__ import annotations
 
 import inspect
+import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,8 +25,58 @@ GROUPS = ("weights", "norms_and_biases", "quantizers")
 GROUP_SETTINGS = ("lr", "weight_decay")
 
 
-class Solver:
-    """Builds the optimizer of a model and tells its learning rate at each position of a phase."""
+class AnySolver(ABC):
+    """Builds the optimizer of a model and tells its learning rates at each position of a phase.
+
+    Attributes:
+        groups: settings of each parameter group, by its name.
+    """
+
+    groups: Mapping[str, Any]
+
+    @abstractmethod
+    def build(self, model: nn.Module) -> Optimizer:
+        """Return the optimizer of all trainable parameters of ``model``, in named groups."""
+
+    @abstractmethod
+    def lr_factor(self, epoch: float, epochs: int, group: str | None = None) -> float:
+        """Return the factor on the learning rate at ``epoch`` of a phase of ``epochs`` epochs.
+
+        Args:
+            epoch: epochs done in the phase.
+            epochs: length of the phase.
+            group: name of the parameter group; None: the first one.
+        """
+
+    @abstractmethod
+    def lr_key(self, group: str) -> str:
+        """Return the configuration key of the base learning rate of a parameter group."""
+
+    def check_phase(self, epochs: int) -> None:
+        """Raise a ConfigError for a policy that a phase of so many epochs is too short for."""
+        for group in self.groups:
+            self.lr_factor(0.0, epochs, group)
+
+    def lr_scheduler(
+        self, optimizer: Optimizer, position: Callable[[int], tuple[float, int]]
+    ) -> LambdaLR:
+        """Return the schedule of ``optimizer``, to be stepped after each of its steps.
+
+        Args:
+            optimizer: what `build` returned.
+            position: optimizer steps done -> (epoch in the phase, epochs of the phase). It is
+                also asked at the end of the last phase, where both are equal.
+        """
+
+        def factor(name: str) -> Callable[[int], float]:
+            # A function: of other callables, torch would put the attributes into the checkpoint.
+            return lambda step: self.lr_factor(*position(step), name)
+
+        return LambdaLR(optimizer, [factor(group["name"]) for group in optimizer.param_groups])
+
+
+class Solver(AnySolver):
+    """A solver of weights, norms and biases, and quantizers: one optimizer, one policy."""
 
     def __init__(
         self,
@@ -39,13 +95,16 @@ class Solver:
             warmup_start: factor on the learning rate at the start of the warm-up.
             groups: for each of `GROUPS` its ``lr`` and ``weight_decay``; None: the optimizer's.
         """
-        try:
-            lr_policy(0.0, 1.0)  # a wrong option is told now, not after the data is loaded
-        except TypeError as error:
-            raise _argument_error("solver.lr_policy", lr_policy, error) from error
+        # A wrong option is told now, not after the data is loaded.
+        starts_with = policy_factor("solver.lr_policy", lr_policy, 0.0, math.inf)
         self.optimizer = optimizer
         self.groups = _checked_groups(groups)
         self._lr_factor = with_warmup(lr_policy, warmup_epochs, warmup_start)
+        if warmup_epochs > 0 and starts_with != 1:
+            raise ConfigError(
+                "solver.warmup_epochs and solver.lr_policy.warmup_epochs are both above 0; set one "
+                "of them to 0."
+            )
 
     def build(self, model: nn.Module) -> Optimizer:
         """Return the optimizer of all trainable parameters of ``model``, in named groups."""
@@ -68,22 +127,13 @@ class Solver:
                 )
         return optimizer
 
-    def lr_factor(self, epoch: float, epochs: int) -> float:
-        """Return the factor on the learning rates at ``epoch`` of a phase of ``epochs`` epochs."""
+    def lr_factor(self, epoch: float, epochs: int, group: str | None = None) -> float:
+        """See the base class; all groups share one policy."""
         return self._lr_factor(epoch, epochs)
 
-    def lr_scheduler(
-        self, optimizer: Optimizer, position: Callable[[int], tuple[float, int]]
-    ) -> LambdaLR:
-        """Return the schedule of ``optimizer``, to be stepped after each of its steps.
-
-        Args:
-            optimizer: what `build` returned.
-            position: optimizer steps done -> (epoch in the phase, epochs of the phase). It is
-                also asked at the end of the last phase, where both are equal.
-        """
-        # A lambda: of other callables, torch would put the attributes into the checkpoint.
-        return LambdaLR(optimizer, lambda step: self.lr_factor(*position(step)))
+    def lr_key(self, group: str) -> str:
+        """See the base class; a group without a learning rate of its own has the optimizer's."""
+        return f"solver.groups.{group}.lr" if "lr" in self.groups[group] else "solver.optimizer.lr"
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -141,6 +191,26 @@ def _check_keys(path: str, mapping: Mapping[str, Any], accepted: tuple[str, ...]
             raise ConfigError(f"{path}.{key} is missing.")
 
 
+def policy_factor(path: str, policy: LrPolicy, epoch: float, epochs: float) -> float:
+    """Return what a policy says of a position in a phase.
+
+    Args:
+        path: where the policy stands in the configuration.
+        policy: a function of `qatlab.training.lr_policy`, its options bound.
+        epoch: epochs done in the phase.
+        epochs: length of the phase.
+
+    Raises:
+        ConfigError: for a wrong option, naming it.
+    """
+    try:
+        return policy(epoch, epochs)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("solver.lr_policy", path)) from error
+    except TypeError as error:
+        raise _argument_error(path, policy, error) from error
+
+
 def _argument_error(path: str, factory: Callable[..., Any], error: Exception) -> ConfigError:
     """Turn what ``factory`` said about its arguments into an error that names the config path."""
     target = getattr(factory, "func", factory)  # a partial with a wrong argument has no signature
@@ -153,4 +223,4 @@ def _argument_error(path: str, factory: Callable[..., Any], error: Exception) ->
         name = getattr(target, "__name__", repr(target))
         hint = did_you_mean(unknown[1], accepted)
         reason = f"{name} has no argument '{unknown[1]}'.{hint}"
-    return ConfigError(f"{path}: {reason} Accepted: {', '.join(accepted)}.")
+    return ConfigError(f"{path}: {reason} Accepted: {', '.join(accepted) or 'no options'}.")

@@ -25,7 +25,8 @@ OPTIONS = [f for f in FILES if f.parent != Path() and not f.name.startswith("_")
 PARTS = [f for f in FILES if f.name.startswith("_")]
 PRESETS = [f.name for f in OPTIONS if str(f.parent) == "quant"]
 QUANTIZED = [name for name in PRESETS if name != "none"]
-MODELS = [f.name for f in OPTIONS if str(f.parent) == "model"]
+# A layer graph has no layers of its own: an experiment gives them.
+MODELS = [f.name for f in OPTIONS if str(f.parent) == "model" and f.name != "layer_graph"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,6 +113,16 @@ def test_every_preset_builds_on_every_model(preset: str, model: str) -> None:
         assert [weights[0].bits, weights[-1].bits] == [8, 8]
         sites = [layer for layer in built.table.layers if layer.part == "activation"]
         assert {layer.bits for layer in sites} == {bits}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_solver_by_parameter_serves_every_preset(preset: str) -> None:
+    learned = "+solver.groups.learned={parameters: ['*.alpha', '*.step_size', '*.offset'], lr: 0.1}"
+    cfg = composed("data=synthetic", f"quant={preset}", "solver=by_parameter", learned)
+    built = experiment.build(cfg)
+    groups = built.module.solver.build(built.model).param_groups
+    learns = preset != "none" and not preset.startswith("dorefa")  # whose clip value is fixed
+    assert [group["lr"] for group in groups] == [0.01, 0.1][: 1 + learns]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

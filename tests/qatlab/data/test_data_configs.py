@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from qatlab.data import ImageData, Mnist
+from qatlab.data import ImageData, ImageFiles, Mnist
+from qatlab.data.transforms import RandomResizeCrop
 
-DATA_SETS = ("mnist", "fashion_mnist", "synthetic")
+IN_MEMORY = {"mnist": (10, 1), "fashion_mnist": (10, 1), "synthetic": (10, 1)}
+IN_MEMORY |= {"cifar10": (10, 3), "cifar100": (100, 3)}
+FILES = ("image_folder", "image_table", "gtsrb", "caltech101", "imagenet")
 
 
 def composed(repository: Path, name: str, *overrides: str) -> DictConfig:
@@ -17,17 +21,61 @@ def composed(repository: Path, name: str, *overrides: str) -> DictConfig:
         return compose(f"data/{name}", overrides=["+seed=5", *overrides]).data
 
 
-@pytest.mark.parametrize("name", DATA_SETS)
+def test_all_configs_are_tested_here(repository: Path) -> None:
+    options = {path.stem for path in (repository / "conf" / "data").glob("[!_]*.yaml")}
+    assert options == {*IN_MEMORY, *FILES}
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
 def test_every_data_set_config_builds_without_its_files(repository: Path, name: str) -> None:
     data = instantiate(composed(repository, name))
     assert isinstance(data, ImageData)
-    assert (data.num_classes, data.in_channels, data.image_size) == (10, 1, (32, 32))
+    assert (data.num_classes, data.in_channels) == IN_MEMORY[name]
+    assert data.image_size == (32, 32)
     assert data.shuffle_seed == 5  # the seed of the run
 
 
-def test_all_data_sets_have_the_same_keys(repository: Path) -> None:
-    keys = [set(composed(repository, name)) for name in DATA_SETS]
-    assert keys[0] == keys[1] == keys[2]
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_of_image_files_builds_without_its_files(repository: Path, name: str) -> None:
+    data = instantiate(composed(repository, name))
+    assert isinstance(data, ImageFiles)
+    assert data.in_channels == 3
+    assert data.shuffle_seed == 5
+
+
+@pytest.mark.parametrize("names", [tuple(IN_MEMORY), FILES])
+def test_all_data_sets_of_a_kind_have_the_same_keys(
+    repository: Path, names: tuple[str, ...]
+) -> None:
+    keys = [set(composed(repository, name)) for name in names]
+    assert all(other == keys[0] for other in keys)
+
+
+@pytest.mark.parametrize("name", [*IN_MEMORY, *FILES])
+def test_a_config_shows_all_arguments_of_its_source(repository: Path, name: str) -> None:
+    node = composed(repository, name).source
+    source = type(instantiate(node))
+    assert set(node) - {"_target_"} == set(inspect.signature(source).parameters)
+
+
+def test_transforms_are_written_into_a_config(repository: Path) -> None:
+    transforms = (
+        "data.transforms={"
+        "rescale: {_target_: qatlab.data.transforms.Rescale, width: 12, height: 9},"
+        "range: {_target_: qatlab.data.transforms.RangeAffine, first_operator: divides,"
+        "first_value: [255]}}"
+    )
+    overrides = (transforms, "data.image_size=[9,12]", "data.source.size=[5,5]")
+    data = instantiate(composed(repository, "synthetic", *overrides))
+    data.setup("test")
+    assert next(iter(data.test_dataloader()))[0].shape == (1000, 1, 9, 12)
+
+
+def test_imagenet_is_transformed_as_is_usual(repository: Path) -> None:
+    data = instantiate(composed(repository, "imagenet"))
+    for part, length in (("training", 3), ("validation", 3), ("test", 3)):
+        assert len(data.pipelines[part]) == length
+    assert isinstance(data.pipelines["training"][0], RandomResizeCrop)
 
 
 def test_the_mnist_config_reads_the_archives_of_the_repository(

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from qatlab.data import ImageData, Synthetic
+from qatlab.data import ImageData, ImageFiles, ImageFolder, Synthetic
+from qatlab.data.transforms import Flip, SliceExtraction, Transform
 from qatlab.errors import ConfigError
 
 BATCHES_PER_EPOCH = 4  # 3 of 8 images, 1 of 6
 EPOCHS = 3
+Kind = Literal["shifted", "transformed"]
 
 
 class Killed(Exception):
@@ -65,18 +69,52 @@ class KillAt(Callback):
             raise Killed
 
 
-def data(validation: int, shuffle_seed: int) -> ImageData:
-    source = Synthetic(30 + validation, 1, 3, 1, (6, 6), noise=50.0, seed=1)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 35 images of two classes, 7x7."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(35):
+        file = folder / f"class {number % 2}" / f"{number:02}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (7, 7), dtype=np.uint8)).save(file)
+    return folder
+
+
+def data(validation: int, shuffle_seed: int, kind: Kind = "shifted") -> ImageData:
+    shifted, source = kind == "shifted", Synthetic(30 + validation, 1, 3, 1, (6, 6), 50.0, seed=1)
     return ImageData(
         source,
-        image_size=(6, 6),
+        image_size=(6, 6) if shifted else (5, 5),
         batch_size=8,
         eval_batch_size=8,
         validation=validation,
         split_seed=0,
         shuffle_seed=shuffle_seed,
-        random_shift=1,
-        random_flip=True,
+        random_shift=int(shifted),
+        random_flip=shifted,
+        transforms=None if shifted else random_ones(),
+    )
+
+
+def random_ones() -> dict[str, Transform]:
+    return {
+        "crop": SliceExtraction(5, 5, random_offset_x=True, random_offset_y=True),
+        "flip": Flip(random_horizontal=True, apply_to=["training"]),
+    }
+
+
+def files(validation: int, shuffle_seed: int, folder: Path, workers: int) -> ImageFiles:
+    return ImageFiles(
+        ImageFolder(str(folder), 30, validation, per_label=False, channels=1),
+        image_size=(5, 5),
+        batch_size=8,
+        eval_batch_size=8,
+        split="random",
+        split_seed=0,
+        shuffle_seed=shuffle_seed,
+        workers=workers,
+        transforms=random_ones(),
     )
 
 
@@ -85,9 +123,10 @@ def train(
     *callbacks: Callback,
     resume: Path | None = None,
     shuffle_seed: int = 7,
+    images: ImageData | ImageFiles | None = None,
     **options: Any,
 ) -> Recorder:
-    module, images = Recorder(), data(validation, shuffle_seed)
+    module, images = Recorder(), images or data(validation, shuffle_seed)
     trainer = Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
@@ -133,6 +172,34 @@ def test_a_killed_and_resumed_run_sees_the_batches_of_an_uninterrupted_one(
     resumed = train(validation, resume=path).seen
 
     assert killed + resumed == whole  # the content, and the epoch and batch numbers with it
+
+
+MOMENTS = [("on_train_batch_end", 1, 1), ("on_validation_end", 1, 0), ("on_train_epoch_end", 1, 0)]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_random_transforms_go_on_where_they_were(
+    tmp_path: Path, moment: tuple[str, int, int]
+) -> None:
+    path = tmp_path / "killed.ckpt"
+    whole = train(5, images=data(5, 7, "transformed")).seen
+    killed = train(5, KillAt(path, *moment), images=data(5, 7, "transformed")).seen
+    resumed = train(5, resume=path, images=data(5, 7, "transformed")).seen
+    assert len(whole) == EPOCHS * BATCHES_PER_EPOCH
+    assert killed + resumed == whole
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_image_files_go_on_where_they_were_with_any_number_of_workers(
+    tmp_path: Path, folder: Path, moment: tuple[str, int, int]
+) -> None:
+    path = tmp_path / "killed.ckpt"
+    whole = train(5, images=files(5, 7, folder, workers=0)).seen
+    killed = train(5, KillAt(path, *moment), images=files(5, 7, folder, workers=1)).seen
+    resumed = train(5, resume=path, images=files(5, 7, folder, workers=0)).seen
+    assert len(whole) == EPOCHS * BATCHES_PER_EPOCH
+    assert len({content for _, _, content in whole}) == len(whole)
+    assert killed + resumed == whole
 
 
 def test_the_next_epoch_starts_from_its_beginning_when_epochs_are_cut_short(

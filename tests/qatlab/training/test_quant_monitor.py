@@ -33,6 +33,7 @@ from qatlab.training import quant_monitor
 from qatlab.training.classifier import Classifier
 from qatlab.training.csv_logger import CsvLogger, read_rows
 from qatlab.training.forward import TrainingForward
+from qatlab.training.loss import CrossEntropy
 from qatlab.training.lr_policy import cosine
 from qatlab.training.phase_schedule import PhaseSchedule, Schedule
 from qatlab.training.quant_monitor import QuantMonitor, clipped_share, measure
@@ -213,7 +214,9 @@ def train(folder: Path, *monitors: Callback) -> tuple[Trainer, list[dict[str, st
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    module = Classifier(model, solver, schedule.position, 2, TrainingForward(False, "keep"))
+    module = Classifier(
+        model, solver, [CrossEntropy()], schedule.position, 2, TrainingForward(False, "keep")
+    )
     data = ImageData(source, (8, 8), 7, 2, 2, 0, 0, 0, random_flip=True)
     trainer.fit(module, datamodule=data)
     return trainer, at_save.rows

@@ -64,3 +64,48 @@ def test_nothing_is_touched_if_no_checkpoint_can_be_read(
 def test_a_negative_number_of_steps_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"every_n_steps=-1 is below 0"):
         RunCheckpoint("checkpoints", every_n_steps=-1)
+
+
+class Scored:
+    """What a trainer and a module are to the checkpoints of an epoch."""
+
+    sanity_checking = False
+    is_global_zero = True
+    phase_name = "float"
+
+    def __init__(self) -> None:
+        self.callback_metrics: dict[str, torch.Tensor] = {}
+        self.current_epoch = -1
+
+    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
+        torch.save({"epoch": self.current_epoch + 1}, path)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "kept"),
+    [
+        # Validation scores of the epochs; None: no validation.
+        ([{"val/loss": 3.0}, {"val/loss": 1.0}, {"val/loss": 1.0}, {"val/loss": 2.0}], 2),
+        ([{"val/loss": 3.0, "val/acc": 0.1}, {"val/loss": 4.0, "val/acc": 0.2}], 2),
+        ([{"val/loss": 3.0, "val/acc": 0.1}, {"val/loss": 1.0, "val/acc": 0.1}], 1),
+        ([{"val/loss": 3.0}, None], 1),
+        ([None, {"val/loss": 3.0}, None], 2),
+        ([None, None], 2),
+    ],
+)
+def test_the_epoch_of_highest_accuracy_is_kept_or_else_of_lowest_loss(
+    tmp_path: Path, epochs: list[dict[str, float] | None], kept: int
+) -> None:
+    checkpoint, scored = RunCheckpoint(str(tmp_path)), Scored()
+    for scores in epochs:
+        scored.current_epoch += 1
+        if scores is not None:
+            scored.callback_metrics = {k: torch.tensor(v) for k, v in scores.items()}
+            checkpoint.on_validation_end(scored, scored)  # type: ignore[arg-type]
+        checkpoint.on_train_epoch_end(scored, scored)  # type: ignore[arg-type]
+    assert load(tmp_path / "best_float.ckpt")["epoch"] == kept
+    best = checkpoint.best["float"]
+    assert best["epoch"] == kept
+    scores = epochs[kept - 1] or {}
+    key = "val/acc" if "val/acc" in scores else "val/loss"
+    assert best.get(key) == (pytest.approx(scores[key]) if scores else None)

@@ -235,6 +235,18 @@ def test_bad_policy_option_is_told_before_training(
         make_solver(lr_policy=policy)
 
 
+def test_two_warm_ups_are_one_too_many() -> None:
+    with pytest.raises(ConfigError, match=r"^solver\.warmup_epochs and .* are both above 0; set"):
+        make_solver(lr_policy=partial(cosine, warmup_epochs=1), warmup_epochs=1)
+    assert make_solver(lr_policy=partial(cosine, warmup_epochs=1)).lr_factor(0.5, 4) == 0.625
+
+
+def test_the_learning_rate_that_a_message_names_is_the_one_to_change() -> None:
+    solver = make_solver(quantizers={"lr": 0.01, "weight_decay": None})
+    assert solver.lr_key("weights") == "solver.optimizer.lr"
+    assert solver.lr_key("quantizers") == "solver.groups.quantizers.lr"
+
+
 @pytest.mark.parametrize(
     ("preset", "optimizer", "half_way"),
     [("sgd_cosine", SGD, 0.5), ("sgd_step", SGD, 0.1), ("adam", Adam, 0.5), ("adamw", AdamW, 0.5)],
@@ -255,7 +267,7 @@ def test_preset_builds_its_optimizer_and_policy(
 
 def test_every_preset_is_tested() -> None:
     presets = {file.stem for file in (CONF / "solver").glob("[!_]*.yaml")}
-    assert presets == {"sgd_cosine", "sgd_step", "adam", "adamw"}
+    assert presets == {"sgd_cosine", "sgd_step", "adam", "adamw", "by_parameter"}
 
 
 @pytest.mark.parametrize(

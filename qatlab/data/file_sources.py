@@ -1,0 +1,86 @@
+"""Where image files come from: the interface of a source of files, and what sources share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qatlab.data.decode import SUFFIXES
+from qatlab.data.splits import Indices
+from qatlab.data.transforms.transform import Part
+from qatlab.errors import ConfigError, DataError
+
+
+class LabelledFiles(NamedTuple):
+    """Image files and their classes; names are bytes, or millions of them would fill the memory."""
+
+    folder: Path
+    names: NDArray[np.bytes_]  # (N,), relative to the folder, in the encoding of the file system
+    labels: Indices  # int64, (N,), index into the class names
+
+    @classmethod
+    def of(cls, folder: Path, files: Iterable[tuple[str, int]]) -> LabelledFiles:
+        """Return files from their names and labels."""
+        pairs = list(files)
+        names = np.array([os.fsencode(name) for name, _ in pairs], dtype=np.bytes_)
+        return cls(folder, names, np.array([label for _, label in pairs], dtype=np.int64))
+
+    def select(self, index: Indices) -> LabelledFiles:
+        """Return the files at ``index``, in that order."""
+        return LabelledFiles(self.folder, self.names[index], self.labels[index])
+
+    def file(self, index: int) -> Path:
+        """Return one of the files."""
+        return self.folder / os.fsdecode(bytes(self.names[index]))
+
+
+class FileSource(Protocol):
+    """A data set of image files; making the object reads nothing."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class, in label order."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """C of the images: 3 for RGB, 1 for grey."""
+        ...
+
+    def files(self, part: Part, split: str, seed: int) -> LabelledFiles:
+        """Return the files of a part, which may be none.
+
+        Args:
+            part: training, validation or test.
+            split: ``random`` or ``in_order``, where the source divides files itself.
+            seed: of the random choice.
+        """
+        ...
+
+
+def existing(folder: Path, expected: str) -> Path:
+    """Return a folder, or raise a DataError naming the key it comes from."""
+    if not folder.is_dir():
+        raise DataError(
+            f"data.source.folder: '{folder}' ({folder.resolve()}) is no folder; {expected}."
+        )
+    return folder
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file is one by its name."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def channels_of_files(channels: int) -> int:
+    """Check ``data.source.channels``."""
+    if channels not in (1, 3) or isinstance(channels, bool):
+        raise ConfigError(
+            f"data.source.channels is {channels!r}; it must be 3 for RGB or 1 for grey."
+        )
+    return channels

@@ -1,0 +1,95 @@
+"""What the data modules of images in memory and of image files have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from qatlab.data.limits import height_and_width, whole_number
+from qatlab.data.transforms.pipeline import channels_after, named, of_part
+from qatlab.data.transforms.transform import PARTS, Transform
+from qatlab.errors import ConfigError
+
+
+class Described(Protocol):
+    """What is known of a data set before it is read."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class, in label order."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """C of the images."""
+        ...
+
+
+class ImageModule(LightningDataModule):
+    """Batches (x, y) of images: x float32, (B, C, H, W); y int64, (B,).
+
+    Args:
+        source: the data set.
+        image_size: height and width the network sees.
+        batch_size: images per training batch; the last batch of an epoch may be smaller.
+        eval_batch_size: images per validation and test batch.
+        split_seed: decides which images are held out.
+        shuffle_seed: of the order of the training images and of their random changes.
+        transforms: by name, in order; see the data modules.
+    """
+
+    def __init__(
+        self,
+        source: Described,
+        image_size: Sequence[int],
+        batch_size: int,
+        eval_batch_size: int,
+        split_seed: int,
+        shuffle_seed: int,
+        transforms: Mapping[str, Transform] | None,
+    ) -> None:
+        super().__init__()
+        self.image_size = height_and_width("data.image_size", image_size)
+        self.batch_size = whole_number("data.batch_size", batch_size, 1)
+        self.eval_batch_size = whole_number("data.eval_batch_size", eval_batch_size, 1)
+        self.split_seed = whole_number("data.split_seed", split_seed, 0)
+        self.shuffle_seed = whole_number("data.shuffle_seed", shuffle_seed, 0)
+        given = [] if transforms is None else named(transforms)
+        self.pipelines = {part: of_part(given, part) for part in PARTS}
+        self._described = source
+        self._in_channels = channels_after(given, source.channels)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class, in label order."""
+        return self._described.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, known without reading images."""
+        return len(self.class_names)
+
+    @property
+    def in_channels(self) -> int:
+        """C of the images after the transforms, known without reading any."""
+        return self._in_channels
+
+    def example_input(self) -> Tensor:
+        """Return one black image, (1, C, H, W), to trace a model; reads no data set."""
+        return torch.zeros(1, self.in_channels, *self.image_size)
+
+    def device(self) -> torch.device:
+        """Return where the trainer wants the batches; raise for more than one process."""
+        if self.trainer is None:
+            return torch.device("cpu")
+        if self.trainer.world_size > 1:
+            # Lightning can only share out the batches of torch's own DataLoader.
+            raise ConfigError(
+                f"trainer.devices asks for {self.trainer.world_size} processes, but each would see "
+                "all images; data in memory is for a single device: set trainer.devices=1."
+            )
+        return self.trainer.strategy.root_device

@@ -1,0 +1,124 @@
+"""How images are shared out to training, validation and test, with N2D2's rounding."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qatlab.data.limits import number
+from qatlab.errors import ConfigError
+
+Split = Literal["random", "in_order"]
+Indices = NDArray[np.int64]
+
+
+class Counts(NamedTuple):
+    """Number of images of each part; what is left over belongs to none."""
+
+    training: int
+    validation: int
+    test: int
+
+
+def counts(n_images: int, training: float, validation: float, test: float) -> Counts:
+    """Return how many images make up these shares.
+
+        training = round_half_up(n * training)
+        rest = round_half_down(n * (validation + test))
+        validation = round_half_up(rest * validation / (validation + test)),  test: the others
+
+    Args:
+        n_images: the number of all images, n.
+        training: share of it, in [0, 1]; the three add up to 1 at most.
+        validation: likewise.
+        test: likewise.
+    """
+    n_training = min(n_images, _half_up(n_images * training))
+    held_out = validation + test
+    n_held_out = min(n_images - n_training, _half_down(n_images * held_out))
+    n_validation = _half_up(n_held_out * validation / held_out) if held_out > 0 else 0
+    return Counts(n_training, n_validation, n_held_out - n_validation)
+
+
+class Shares:
+    """How the images of one collection are divided.
+
+    Args:
+        training: share of the images, up to 1; a number above 1 is one of images.
+        validation: likewise.
+        test: likewise; None for all that is left.
+        per_label: divide the images of each class for itself, else all together.
+        equal: with ``per_label``, divide as many images of each class as the smallest class has;
+            the surplus goes to the test set.
+    """
+
+    def __init__(
+        self,
+        training: float,
+        validation: float = 0.0,
+        test: float | None = None,
+        per_label: bool = True,
+        equal: bool = True,
+    ) -> None:
+        key = "data.source"
+        self.training = number(f"{key}.training", training, low=0)
+        self.validation = number(f"{key}.validation", validation, low=0)
+        self.test = None if test is None else number(f"{key}.test", test, low=0)
+        self.per_label = per_label
+        self.equal = equal and per_label
+        given = [self.training, self.validation, self.test or 0.0]
+        if max(given) <= 1 and sum(given) > 1 + 1e-9:
+            raise ConfigError(
+                f"data.source: training={training:g} and validation={validation:g} are shares"
+                f"{'' if test is None else f', and test={test:g}'}; together they exceed 1."
+            )
+
+    def divide(self, labels: Indices, split: str, seed: int) -> dict[str, Indices]:
+        """Return which images belong to which part, in ascending order.
+
+        Args:
+            labels: of all images, (N,).
+            split: ``random``, or ``in_order``: first training, then validation, then test.
+            seed: of the random choice.
+        """
+        rng = np.random.default_rng(seed)
+        groups = [np.arange(len(labels))]
+        if self.per_label:
+            groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        smallest = min(map(len, groups), default=0)
+        parts: dict[str, list[Indices]] = {"training": [], "validation": [], "test": []}
+        for group in groups:
+            members = rng.permutation(group) if split == "random" else group
+            divided = self._counts(smallest if self.equal else len(group))
+            start = 0
+            for part, count in zip(parts, divided, strict=True):
+                parts[part].append(members[start : start + count])
+                start += count
+            if self.equal:
+                parts["test"].append(members[max(start, smallest) :])
+        return {part: np.sort(np.concatenate(pieces)) for part, pieces in parts.items()}
+
+    def _counts(self, n_images: int) -> Counts:
+        given = (self.training, self.validation, self.test)
+        if max(x or 0.0 for x in given) <= 1:
+            test = 1 - self.training - self.validation if self.test is None else self.test
+            return counts(n_images, self.training, self.validation, max(0.0, test))
+        whole = [_half_up(x * n_images) if x <= 1 else int(x) for x in given if x is not None]
+        training, validation, *others = whole
+        if sum(whole) > n_images:
+            raise ConfigError(
+                f"data.source: training, validation and test want {sum(whole)} images, but there "
+                f"are only {n_images}{' of a class' if self.per_label else ''}."
+            )
+        return Counts(training, validation, *(others or [n_images - sum(whole)]))
+
+
+def _half_up(x: float) -> int:
+    return math.floor(x + 0.5)
+
+
+def _half_down(x: float) -> int:
+    return math.ceil(x - 0.5)

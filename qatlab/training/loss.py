@@ -1,0 +1,228 @@
+"""What a training makes small, and which class of an image an output stands for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qatlab.errors import ConfigError
+from qatlab.training.lr_policy import check_number
+
+IGNORED = -1  # label of an image that has none
+
+
+class Loss(ABC):
+    """The loss of one output of a network, image by image; a training descends their mean.
+
+    Attributes:
+        classifies: whether the output stands for a class. If not, there is no accuracy.
+    """
+
+    classifies: ClassVar[bool] = True
+
+    @abstractmethod
+    def check(self, output: Tensor, images: Tensor, classes: int) -> None:
+        """Raise a ConfigError for a network that does not fit.
+
+        Args:
+            output: of the network for ``images``.
+            images: ``(N, C, H, W)``, as given to the network.
+            classes: of the data.
+        """
+
+    @abstractmethod
+    def __call__(self, output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each image, ``(N,)``; 0 for those that do not count.
+
+        Args:
+            output: of the network, in float32.
+            images: ``(N, C, H, W)``, as given to the network.
+            labels: ``(N,)``; -1 for an image that has none.
+        """
+
+    def answers(self, output: Tensor) -> Tensor:
+        """Return ``(N, classes)``, the highest at the class that the output stands for.
+
+        Of a loss that does not classify: the output as it is.
+        """
+        return output.flatten(1)
+
+    def counts(self, labels: Tensor) -> Tensor:
+        """Tell which images count in means, ``(N,)``."""
+        return labels != IGNORED
+
+    def correct(self, output: Tensor, labels: Tensor) -> Tensor:
+        """Return the number of images whose output stands for their label."""
+        return (self.answers(output).argmax(1) == labels).sum()
+
+
+class CrossEntropy(Loss):
+    """Cross entropy of the softmax of the outputs.
+
+    Args:
+        label_smoothing: share of the target that is spread over all classes.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        check_number("loss.label_smoothing", label_smoothing, highest=1.0)
+        self.label_smoothing = label_smoothing
+
+    def check(self, output: Tensor, images: Tensor, classes: int) -> None:
+        """See the base class."""
+        _check_width(output, classes, fits=(classes,))
+
+    def __call__(self, output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """See the base class."""
+        return F.cross_entropy(
+            output.flatten(1),
+            labels,
+            reduction="none",
+            ignore_index=IGNORED,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+class SquaredError(Loss):
+    """Half the squared distance of the outputs to one value at the label and another elsewhere.
+
+        1/2 * sum_c (target_c - y_c)^2
+
+    Two classes may share one output: its target is the first value for label 1, the second for 0.
+
+    Source: the targets of N2D2; behind anything but a softmax with loss, its error signal
+    ``target - y`` is the descent of this.
+
+    Args:
+        target_value: at the label.
+        default_value: elsewhere.
+        binary_threshold: a single output above it stands for class 1.
+    """
+
+    def __init__(
+        self, target_value: float = 1.0, default_value: float = 0.0, binary_threshold: float = 0.5
+    ) -> None:
+        if not target_value > default_value:
+            raise ConfigError(
+                f"loss.target_value={target_value} must be above loss.default_value="
+                f"{default_value}, as the highest output is the answer."
+            )
+        self.target_value = target_value
+        self.default_value = default_value
+        self.binary_threshold = binary_threshold
+
+    def check(self, output: Tensor, images: Tensor, classes: int) -> None:
+        """See the base class."""
+        _check_width(output, classes, fits=(1, 2) if classes == 2 else (classes,))
+
+    def __call__(self, output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """See the base class."""
+        values = output.flatten(1)
+        width = values.shape[1]
+        of_class = torch.arange(width, device=labels.device) + (width == 1)
+        is_target = labels[:, None] == of_class
+        errors = torch.where(is_target, self.target_value, self.default_value) - values
+        return 0.5 * errors.square().sum(1) * self.counts(labels)
+
+    def answers(self, output: Tensor) -> Tensor:
+        """See the base class; a single output competes with the threshold."""
+        values = output.flatten(1)
+        if values.shape[1] > 1:
+            return values
+        return torch.cat([torch.full_like(values, self.binary_threshold), values], 1)
+
+
+class Reconstruction(Loss):
+    """Half the squared distance of the output to the images that the network was given."""
+
+    classifies = False
+
+    def check(self, output: Tensor, images: Tensor, classes: int) -> None:
+        """See the base class."""
+        if output.shape != images.shape:
+            raise ConfigError(
+                f"loss: an output of shape {_shape(output)} cannot be compared with images of "
+                f"shape {_shape(images)}; reconstruction needs a network that returns images."
+            )
+
+    def __call__(self, output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """See the base class."""
+        return 0.5 * (images - output).square().flatten(1).sum(1)
+
+    def answers(self, output: Tensor) -> Tensor:
+        """See the base class."""
+        return output
+
+    def counts(self, labels: Tensor) -> Tensor:
+        """All: no label is needed."""
+        return torch.ones_like(labels, dtype=torch.bool)
+
+    def correct(self, output: Tensor, labels: Tensor) -> Tensor:
+        """None is."""
+        return torch.zeros_like(labels).sum()
+
+
+class Several:
+    """A loss for each output of a network; their sum is descended, the first one is scored.
+
+    Args:
+        losses: in the order of the outputs.
+    """
+
+    def __init__(self, losses: Sequence[Loss]) -> None:
+        if not losses or not all(isinstance(loss, Loss) for loss in losses):
+            raise ConfigError(
+                "loss.losses is wrong. Accepted: a list of losses, each a mapping with a _target_ "
+                "as in conf/loss, in the order of the network's outputs."
+            )
+        self.losses = tuple(losses)
+
+
+def losses_of(loss: object) -> tuple[Loss, ...]:
+    """Return the loss of each output; raise a ConfigError for what is none."""
+    if isinstance(loss, Several):
+        return loss.losses
+    if isinstance(loss, Loss):
+        return (loss,)
+    raise ConfigError(f"loss._target_ makes a {type(loss).__name__}, which is no Loss.")
+
+
+def check_outputs(
+    losses: Sequence[Loss], outputs: Sequence[Tensor], images: Tensor, classes: int
+) -> None:
+    """Raise a ConfigError unless the outputs of a network for ``images`` suit their losses."""
+    if len(losses) != len(outputs):
+        raise ConfigError(
+            f"loss is for {_count(len(losses), 'output')}, and the network has {len(outputs)}; "
+            "loss=several takes a list with a loss for each output."
+        )
+    for loss, output in zip(losses, outputs, strict=True):
+        loss.check(output, images, classes)
+
+
+def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return what a network gives, one output or several, as a tuple in float32."""
+    if isinstance(outputs, Tensor):
+        return (outputs.float(),)
+    return tuple(output.float() for output in outputs)
+
+
+def _check_width(output: Tensor, classes: int, fits: tuple[int, ...]) -> None:
+    width = output.flatten(1).shape[1]
+    if width not in fits:
+        raise ConfigError(
+            f"loss: the network has {_count(width, 'output')} and the data {classes} classes; give "
+            "it one output for each class."
+        )
+
+
+def _shape(images: Tensor) -> str:
+    return "x".join(map(str, images.shape[1:]))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
