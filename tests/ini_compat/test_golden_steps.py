@@ -1,0 +1,256 @@
+"""SGD steps that N2D2 itself computed, repeated by what is imported from its ``.ini`` files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+
+from ini_compat.__main__ import main
+from ini_compat.build import understand
+from qatlab import config, experiment
+from qatlab.quant import set_phase
+
+CLOSE = 1e-5  # of a tensor's norm. N2D2's own variances are 1e-4 off, its files have six digits
+START = {1: "before", 2: "after1"}  # both steps begin with N2D2's values, lest deviations add up
+
+
+class Tie(NamedTuple):
+    """An activation next to a border of the quantizer, which N2D2 has on the other side of it.
+
+    Attributes:
+        layer: whose output it is.
+        at: image, channel, row and column; of a fully-connected layer image and channel.
+        border: in steps, the middle of two levels, or 0, up to which no gradient passes.
+        distance: from the border, in steps, as computed here.
+        side: 1 if N2D2 has it above the border, -1 below.
+    """
+
+    layer: str
+    at: tuple[int, ...]
+    border: float
+    distance: float
+    side: int
+
+
+# N2D2 adds the 25,088 squares of a channel up in single precision. So its variance is up to 1e-4
+# off, and what lies as near as this to the middle of two levels may be rounded to the other one.
+NEAR = 2e-4
+MIDDLES = {
+    1: [Tie("bn1", (11, 3, 21, 19), 2.5, -9.5e-5, 1)],
+    2: [
+        Tie("bn1", (4, 3, 22, 15), 2.5, -3.0e-5, 1),
+        Tie("bn1", (5, 3, 4, 19), 5.5, -1.58e-4, 1),
+        Tie("bn1", (11, 1, 7, 7), 3.5, 1.01e-4, -1),
+        Tie("bn1", (18, 3, 10, 10), 4.5, -1.83e-4, 1),
+        Tie("bn1", (21, 1, 3, 22), 6.5, 1.8e-4, -1),
+        Tie("bn1", (24, 1, 20, 17), 5.5, 1.01e-4, -1),
+    ],
+}
+# Sums of products of levels that cancel: exactly 0, but for the rounding of each partial sum. With
+# N2D2's order of summation all of them end above 0, by 2e-7 to 1.1e-5 steps, and gradient passes.
+ZEROS = {
+    1: [
+        *[(1, 3), (2, 26), (5, 56), (6, 32), (8, 14), (9, 64), (12, 5), (12, 35), (12, 39)],
+        *[(14, 39), (14, 51), (14, 56), (17, 50), (19, 11), (19, 42), (21, 53), (23, 15)],
+        *[(23, 16), (23, 42), (26, 25), (26, 71), (27, 2)],
+    ],
+    2: [
+        *[(2, 82), (3, 41), (3, 69), (4, 29), (6, 41), (6, 47), (6, 53), (6, 74), (7, 24)],
+        *[(10, 39), (10, 40), (10, 82), (18, 4), (18, 17), (18, 80), (19, 58), (19, 81)],
+        *[(20, 82), (23, 51), (29, 2)],
+    ],
+}
+TIES = {n: MIDDLES[n] + [Tie("fc1", at, 0.0, 0.0, 1) for at in ZEROS[n]] for n in (1, 2)}
+MOVED = 1e-5  # steps from its border to where a tie is put
+
+
+@dataclass
+class Imported:
+    """A network, built from an experiment that an ``.ini`` became, and what N2D2 computed.
+
+    Attributes:
+        built: the experiment.
+        golden: N2D2's tensors.
+        names: parts of their names by key of the state dict.
+    """
+
+    built: experiment.Built
+    golden: Any
+    names: dict[str, str]
+
+    @property
+    def model(self) -> nn.Module:
+        return self.built.model
+
+    def begin(self, number: int) -> None:
+        """Load what N2D2 had before a step."""
+        state = self.model.state_dict()
+        for key, value in self.expected(START[number]).items():
+            state[key] = value.reshape(state[key].shape)
+            if key.endswith(".alpha"):
+                state[key.replace("alpha", "initialized")] = torch.tensor(True)
+        self.model.load_state_dict(state)
+        set_phase(self.model.train(), self.built.schedule.phase_at(0))
+
+    def expected(self, moment: str) -> dict[str, Tensor]:
+        return {k: torch.from_numpy(self.golden[f"{n}.{moment}"]) for k, n in self.names.items()}
+
+    def images(self, number: int) -> Tensor:
+        return torch.from_numpy(self.golden[f"env.step{number}"])
+
+    def step(self, number: int) -> None:
+        """Train with one batch."""
+        optimizer = self.built.module.configure_optimizers()["optimizer"]
+        optimizer.zero_grad()
+        labels = torch.from_numpy(self.golden[f"labels.step{number}"]).long()
+        self.built.module.training_step((self.images(number), labels), 0).backward()
+        optimizer.step()
+
+    def deviations(self, number: int) -> dict[str, float]:
+        """Return for each parameter and statistic ``|ours - N2D2's| / |N2D2's|`` after a step."""
+        state = self.model.state_dict()
+        return {
+            key: ((state[key].flatten() - value.flatten()).norm() / value.norm()).item()
+            for key, value in self.expected(f"after{number}").items()
+        }
+
+    def off(self, outputs: Tensor, number: int) -> list[int]:
+        """Return the images with an output that is not N2D2's, by 0.01 or more of its step."""
+        expected = torch.from_numpy(self.golden[f"fc2.out.step{number}"])
+        return ((outputs.detach() - expected).abs().amax(1) > 4e-4).nonzero().flatten().tolist()
+
+
+def imported(root: Path, shared: Path, ini: Path, folder: Path, golden: str) -> Imported:
+    """Import an ``.ini`` and build the experiment, without dropout."""
+    assert main(["convert", str(ini), "-o", str(folder / "experiment/imported.yaml")]) == 0
+    config.register()
+    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        words = ["experiment=imported", "model.layers.fc1_drop.p=0"]
+        words += [f"hydra.searchpath=[file://{folder}]", "hydra.runtime.output_dir=run"]
+        cfg = compose("config", [*words, f"data.source.folder={shared / 'data'}"])
+    names = {
+        file.key: file.stem.replace("weights", "weight").replace("QAct_SAT_Alpha", "alpha")
+        for cell in understand(str(ini)).cells.values()
+        for file in cell.files
+    }
+    values = np.load(shared / f"data/n2d2/golden/golden_train_{golden}.npz")
+    assert {f"{name}.before" for name in names.values()} == {
+        name for name in values.files if name.endswith(".before")
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+            patch.setenv(name, "0")  # set while building; put back as it was
+        return Imported(experiment.build(cfg), values, names)
+
+
+@pytest.fixture(scope="module")
+def clamp(root: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Imported:
+    """LeNet in the clamp phase; N2D2's has no activation function behind fc1."""
+    folder = tmp_path_factory.mktemp("clamp")
+    text = (root / "tests/data/ini/LeNet_bn_SAT_clamp.ini").read_text()
+    fc1 = "NbOutputs=84\nActivationFunction="
+    assert f"{fc1}Rectifier" in text
+    (folder / "clamp.ini").write_text(text.replace(f"{fc1}Rectifier", f"{fc1}Linear"))
+    return imported(root, shared, folder / "clamp.ini", folder, "clamp")
+
+
+@pytest.fixture(scope="module")
+def quantized(root: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Imported:
+    """LeNet at 4 bits, the first and the last layer at 8."""
+    ini = shared / "data/n2d2/tests_data/mnist_model/LeNet-bn-SAT.ini"
+    folder = tmp_path_factory.mktemp("quantized")
+    return imported(root, shared, ini, folder, "w4a4_default")
+
+
+class Seen(NamedTuple):
+    """What enters a layer, and what leaves it, in steps of the quantizer behind it."""
+
+    entering: Tensor
+    leaving: Tensor
+
+
+@contextmanager
+def settled(model: nn.Module, ties: Sequence[Tie]) -> Iterator[dict[str, Seen]]:
+    """Move ties to N2D2's side; yields what their layers see, as it is without that."""
+    seen: dict[str, Seen] = {}
+
+    def settle(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        site: Any = model.get_submodule(f"{name}_qact")
+        step = site.alpha.detach() / site.n_steps
+        seen[name] = Seen(inputs[0].detach(), output.detach() / step)
+        goal = seen[name].leaving.clone()
+        for tie in ties:
+            if tie.layer == name:
+                goal[tie.at] = tie.border + tie.side * MOVED
+        return output + (goal - seen[name].leaving) * step
+
+    handles = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _, inputs, output, name=name: settle(name, inputs, output)
+        )
+        for name in {tie.layer for tie in ties}
+    ]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_step_with_clamped_weights_ends_at_the_parameters_of_n2d2(
+    clamp: Imported, number: int
+) -> None:
+    clamp.begin(number)
+    clamp.step(number)
+    deviations = clamp.deviations(number)
+    assert max(deviations.values()) < CLOSE, deviations
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_quantized_step_ends_at_the_parameters_of_n2d2_where_ties_fall_as_there(
+    quantized: Imported, number: int
+) -> None:
+    quantized.begin(number)
+    with settled(quantized.model, TIES[number]):
+        quantized.step(number)
+    deviations = quantized.deviations(number)
+    assert max(deviations.values()) < CLOSE, deviations
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_ties_are_ties(quantized: Imported, number: int) -> None:
+    quantized.begin(number)
+    with settled(quantized.model, TIES[number]) as seen:
+        outputs = quantized.model(quantized.images(number))
+    assert quantized.off(outputs, number) == []
+    for tie in MIDDLES[number]:
+        distance = seen[tie.layer].leaving[tie.at].item() - tie.border
+        assert distance == pytest.approx(tie.distance, abs=1e-5)
+        assert 0 < -tie.side * distance < NEAR
+    fc1: Any = quantized.model.get_submodule("fc1")
+    codes = [whole(seen["fc1"].entering), whole(fc1.weight_quantizer(fc1.weight.detach()))]
+    sums = codes[0] @ codes[1].T  # of whole numbers below 2^24: exact
+    assert (sums == 0).nonzero().tolist() == [list(at) for at in ZEROS[number]]
+
+
+def whole(values: Tensor) -> Tensor:
+    """Return levels, the largest of which is ``n_steps`` = 15, as whole numbers."""
+    codes = values * (15 / values.abs().max())
+    torch.testing.assert_close(codes, codes.round(), rtol=0, atol=1e-4)
+    return codes.round()
+
+
+@pytest.mark.parametrize(("number", "off"), [(1, [11, 14]), (2, [2, 21, 22, 27])])
+def test_ties_left_alone_change_the_outputs_of_a_few_images_only(
+    quantized: Imported, number: int, off: list[int]
+) -> None:
+    quantized.begin(number)
+    assert quantized.off(quantized.model(quantized.images(number)), number) == off
