@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -87,15 +88,10 @@ class CrossEntropy(Loss):
         )
 
 
-class SquaredError(Loss):
-    """Half the squared distance of the outputs to one value at the label and another elsewhere.
-
-        1/2 * sum_c (target_c - y_c)^2
+class TargetLoss(Loss):
+    """A loss that compares each output with one value at the label and another elsewhere.
 
     Two classes may share one output: its target is the first value for label 1, the second for 0.
-
-    Source: the targets of N2D2; behind anything but a softmax with loss, its error signal
-    ``target - y`` is the descent of this.
 
     Args:
         target_value: at the label.
@@ -115,6 +111,10 @@ class SquaredError(Loss):
         self.default_value = default_value
         self.binary_threshold = binary_threshold
 
+    @abstractmethod
+    def of_outputs(self, values: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each output; all ``(N, outputs)``."""
+
     def check(self, output: Tensor, images: Tensor, classes: int) -> None:
         """See the base class."""
         _check_width(output, classes, fits=(1, 2) if classes == 2 else (classes,))
@@ -125,8 +125,8 @@ class SquaredError(Loss):
         width = values.shape[1]
         of_class = torch.arange(width, device=labels.device) + (width == 1)
         is_target = labels[:, None] == of_class
-        errors = torch.where(is_target, self.target_value, self.default_value) - values
-        return 0.5 * errors.square().sum(1) * self.counts(labels)
+        targets = torch.where(is_target, self.target_value, self.default_value)
+        return self.of_outputs(values, targets).sum(1) * self.counts(labels)
 
     def answers(self, output: Tensor) -> Tensor:
         """See the base class; a single output competes with the threshold."""
@@ -134,6 +134,45 @@ class SquaredError(Loss):
         if values.shape[1] > 1:
             return values
         return torch.cat([torch.full_like(values, self.binary_threshold), values], 1)
+
+
+class SquaredError(TargetLoss):
+    """Half the squared distance of the outputs to their targets.
+
+        1/2 * sum_c (target_c - y_c)^2
+
+    Source: the targets of N2D2; behind anything but a function with loss, its error signal
+    ``target - y`` is the descent of this.
+    """
+
+    def of_outputs(self, values: Tensor, targets: Tensor) -> Tensor:
+        """See the base class."""
+        return 0.5 * (targets - values).square()
+
+
+class LogisticCrossEntropy(TargetLoss):
+    """Cross entropy of each output's own probability, its logistic function, with its target.
+
+        -sum_c (target_c * log(p_c) + (1 - target_c) * log(1 - p_c)),   p_c = 1 / (1 + exp(-y_c))
+
+    Source: the targets of N2D2; behind ``LogisticWithLoss`` its error signal ``target - p`` is the
+    descent of this. The threshold of a single output is one of p.
+    """
+
+    def __init__(
+        self, target_value: float = 1.0, default_value: float = 0.0, binary_threshold: float = 0.5
+    ) -> None:
+        super().__init__(target_value, default_value)
+        if not 0 < binary_threshold < 1:
+            raise ConfigError(
+                f"loss.binary_threshold={binary_threshold} is wrong. Accepted: a number between 0 "
+                "and 1, as it is compared with a probability."
+            )
+        self.binary_threshold = math.log(binary_threshold / (1 - binary_threshold))  # of y
+
+    def of_outputs(self, values: Tensor, targets: Tensor) -> Tensor:
+        """See the base class."""
+        return F.binary_cross_entropy_with_logits(values, targets, reduction="none")
 
 
 class Reconstruction(Loss):

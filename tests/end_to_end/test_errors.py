@@ -26,7 +26,7 @@ from qatlab.models import LeNet
             "quant=sat_5bit is unknown|Did you mean 'sat_|none, pact_2bit, pact_3bit",
         ),
         ("data=mnst", "data=mnst is unknown|'mnist'|fashion_mnist, mnist, synthetic"),
-        ("solver=sdg", "solver=sdg is unknown|adam, adamw, sgd_cosine, sgd_step"),
+        ("solver=sdg", "solver=sdg is unknown|adam, adamw, by_parameter, sgd_cosine"),
         ("solver/lr_policy=stepp", "solver/lr_policy=stepp is|'step'|constant, cosine"),
         ("experiment=lenet", "experiment=lenet is unknown|lenet_sat_8bit"),
         ("logger=tensorbord", "logger=tensorbord is|'tensorboard'|csv, tensorboard"),

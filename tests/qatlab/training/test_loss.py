@@ -9,6 +9,7 @@ from torch import Tensor
 from qatlab.errors import ConfigError
 from qatlab.training.loss import (
     CrossEntropy,
+    LogisticCrossEntropy,
     Loss,
     Reconstruction,
     Several,
@@ -73,6 +74,25 @@ def test_squared_error_of_a_single_output() -> None:
     assert loss.counts(labels).tolist() == [True, True, True, False]
 
 
+def test_logistic_cross_entropy_and_its_gradient() -> None:
+    y = outputs(4, 3)
+    losses = LogisticCrossEntropy(target_value=0.9, default_value=0.1)(y, IMAGES, LABELS)
+    counts = (LABELS.numpy() >= 0)[:, None]
+    t, p = np.where(onehot(LABELS, 3) == 1, 0.9, 0.1), 1 / (1 + np.exp(-numbers(y)))
+    assert_close(losses, -((t * np.log(p) + (1 - t) * np.log(1 - p)) * counts).sum(1))
+    losses.mean().backward()
+    assert y.grad is not None
+    assert_close(y.grad, -(t - p) * counts / 4)
+
+
+def test_the_threshold_of_a_single_logistic_output_is_one_of_its_probability() -> None:
+    loss = LogisticCrossEntropy(binary_threshold=0.8)
+    y = torch.tensor([0.79, 0.81]).logit()[:, None]
+    assert loss.answers(y).argmax(1).tolist() == [0, 1]
+    losses = loss(y, IMAGES, torch.tensor([1, 0]))
+    assert_close(losses, -np.log([0.79, 0.19]))
+
+
 def test_reconstruction_and_its_gradient() -> None:
     y, images = outputs(4, 1, 2, 2), torch.rand(4, 1, 2, 2)
     loss = Reconstruction()
@@ -87,7 +107,7 @@ def test_reconstruction_and_its_gradient() -> None:
     assert loss.answers(y) is y
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), SquaredError()])
+@pytest.mark.parametrize("loss", [CrossEntropy(), SquaredError(), LogisticCrossEntropy()])
 def test_the_highest_output_is_the_answer_and_images_without_a_label_are_left_out(
     loss: Loss,
 ) -> None:
@@ -99,7 +119,7 @@ def test_the_highest_output_is_the_answer_and_images_without_a_label_are_left_ou
     assert loss(y, IMAGES, LABELS)[2] == 0
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), SquaredError()])
+@pytest.mark.parametrize("loss", [CrossEntropy(), SquaredError(), LogisticCrossEntropy()])
 def test_outputs_of_one_pixel_are_as_good_as_a_vector(loss: Loss) -> None:
     y = outputs(4, 3)
     spatial = y[:, :, None, None]
@@ -115,7 +135,7 @@ def fails(told: str, loss: Any, *given: Tensor, classes: int = 3) -> None:
 
 def test_outputs_that_do_not_fit_are_told() -> None:
     y, image = outputs(4, 3), outputs(4, 1, 2, 2)
-    for loss in (CrossEntropy(), SquaredError()):
+    for loss in (CrossEntropy(), SquaredError(), LogisticCrossEntropy()):
         check_outputs(losses_of(loss), (y,), IMAGES, 3)
         fails(r"^loss: the network has 3 outputs and the data 4 classes; ", loss, y, classes=4)
         fails("has 1 output and the data 3 classes", loss, outputs(4, 1))
@@ -142,6 +162,8 @@ def test_several_needs_losses(losses: list[Any]) -> None:
 def test_bad_settings_are_told() -> None:
     with pytest.raises(ConfigError, match=r"^loss\.label_smoothing=1\.5 must be a number from 0"):
         CrossEntropy(1.5)
+    with pytest.raises(ConfigError, match=r"^loss\.binary_threshold=1 is wrong\. Accepted: a nu"):
+        LogisticCrossEntropy(binary_threshold=1)
     with pytest.raises(ConfigError, match=r"^loss\.target_value=0.0 must be above loss\.default"):
         SquaredError(target_value=0.0)
 

@@ -140,6 +140,11 @@ def test_a_single_channel_is_extracted(channel: Any, expected: int) -> None:
     assert ChannelExtraction(channel, "bgr")(pixel(50, 100, 200), RNG).item() == expected
 
 
+def test_grey_has_fifteen_bits_of_which_blue_gets_the_rest() -> None:
+    # 0.299 and 0.587 are rounded to 9798 and 19235 of 32768, which leaves 3735: less than 0.114.
+    assert ChannelExtraction("gray")(pixel(0, 0, 250), RNG).item() == 28  # 28.495 and not 28.5
+
+
 def test_grey_of_floats_is_not_rounded() -> None:
     grey = ChannelExtraction("gray")(pixel(1.0, 0.5, 0.25), RNG)
     assert grey.item() == pytest.approx(0.299 + 0.587 / 2 + 0.114 / 4)
