@@ -30,7 +30,7 @@ from qatlab.training.phase_schedule import PhaseSchedule, Schedule
 from qatlab.training.progress import PhaseProgressBar
 from qatlab.training.random_state import RandomState
 from qatlab.training.solver import AnySolver
-from qatlab.weights import init_weights
+from qatlab.weights import init_weights, save_weights
 
 RESULT = "result.json"
 MOVABLE = ("data.source.folder", "trainer.accelerator", "trainer.devices")  # changed by a resume
@@ -217,6 +217,7 @@ def _fit_and_report(
         "environment": record.environment(),
     }
     summary.write_figures(folder, built.module, scored, built.data.class_names)
+    save_weights(built.model, folder / "weights.safetensors")  # the tested ones
     record.write_json(folder / RESULT, result)
     summary.print_result(result, scored, folder)
     return result

@@ -1,11 +1,13 @@
-"""Starts a network from weights that another run, or another program, has left."""
+"""Starts a network from weights that another run, or another program, has left; and leaves them."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from qatlab.errors import CheckpointError
@@ -15,6 +17,17 @@ from qatlab.training.checkpoint import LAST, load
 
 EXTRA_STATE = "_extra_state"  # every quantizer has one, and nothing else here
 SAFETENSORS = ".safetensors"
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a network's state as a ``.safetensors`` file, which :func:`init_weights` reads."""
+    state = model.state_dict()
+    # Clones: the format has no tensors that share memory, as tied weights do.
+    tensors = {k: v.cpu().contiguous().clone() for k, v in state.items() if isinstance(v, Tensor)}
+    texts = {key: value for key, value in state.items() if isinstance(value, str)}
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(save(tensors, texts))
+    os.replace(temporary, path)
 
 
 def init_weights(model: nn.Module, source: str) -> str:

@@ -30,7 +30,7 @@ from qatlab.quant import (
     set_phase,
     start_quantizers,
 )
-from qatlab.weights import init_weights
+from qatlab.weights import init_weights, save_weights
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 METHODS = {
@@ -254,3 +254,22 @@ def test_a_test_of_float_weights_does_not_start_sites(cfg: DictConfig, path: Pat
     cfg.init_weights = str(path)
     with pytest.raises(TrainingError, match=r"^relu1: alpha has no value to evaluate with"):
         experiment.evaluate(cfg)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_network_is_read_back_whole(method: str, path: Path) -> None:
+    old, new = trained(method), network(method).eval()
+    save_weights(old, path)
+    assert init_weights(new, str(path)) == f"weights from {path}"
+    assert torch.equal(new(IMAGES), old(IMAGES))
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_tied_weights_can_be_saved(path: Path) -> None:
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    second.weight = first.weight
+    save_weights(nn.Sequential(first, second), path)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    init_weights(model, str(path))
+    assert torch.equal(model[0].weight, first.weight)
+    assert torch.equal(model[1].weight, first.weight)

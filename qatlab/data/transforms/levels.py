@@ -109,19 +109,18 @@ class Threshold(Transform):
         threshold = torch.full((1, 1, 1, 1), self.threshold, device=images.device)
         if self.otsu:
             threshold = otsu_threshold(bytes_only(self, images)).float().view(-1, 1, 1, 1)
-        top, zero = images.new_tensor(self.max_value), images.new_zeros(())
+        above, limit = images > threshold, threshold
+        top = torch.full_like(threshold, self.max_value)
         if not images.is_floating_point():
-            threshold = threshold.floor()
-            top = images.new_tensor(min(max(round(self.max_value), 0), 255))
-        above = images > threshold
-        chosen: dict[str, tuple[Tensor, Tensor]] = {
+            limit, top = (x.clamp(0, 255) for x in (threshold.floor(), top.round()))
+        limit, top = limit.to(images.dtype), top.to(images.dtype)
+        zero = images.new_zeros(())
+        chosen = {
             "binary": (top, zero),
             "binary_inverted": (zero, top),
+            "truncate": (limit, images),
             "to_zero": (images, zero),
             "to_zero_inverted": (zero, images),
-            "truncate": (threshold.clamp(min=0).to(images.dtype), images)
-            if not images.is_floating_point()
-            else (threshold, images),
         }
         return torch.where(above, *chosen[self.operation])
 

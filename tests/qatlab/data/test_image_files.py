@@ -99,10 +99,13 @@ def test_without_transforms_images_are_resized_as_opencv_does(folder: Path) -> N
 
 def test_labels_belong_to_their_images(folder: Path) -> None:
     data = image_files(folder)
+    orders = []
     for epoch in (0, 1):
         x, y = content(data.train_dataloader(), epoch)
         assert torch.equal(x.mean(dim=(1, 2, 3)) < 0.5, y == 1)
         assert y.bincount().tolist() == [10, 10]
+        orders.append(y.tolist())
+    assert len({str(order) for order in [*orders, sorted(orders[0])]}) == 3  # shuffled anew
 
 
 def test_each_image_goes_through_the_transforms_of_its_part(folder: Path) -> None:

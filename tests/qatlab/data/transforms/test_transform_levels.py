@@ -108,6 +108,14 @@ def test_clahe_shares_out_what_is_above_the_limit() -> None:
     assert result.unique().tolist() == [round(22 * 255 / 512)]
 
 
+def test_clahe_spreads_an_uneven_rest_over_all_levels() -> None:
+    # 320 pixels of level 200. The limit is 1, so 319 are shared out: 1 to each level, and 63 more
+    # to every 4th. Up to level 200: 201 + 51, and the one that was kept.
+    images = torch.full((1, 1, 16, 20), 200, dtype=torch.uint8)
+    result = Equalize("clahe", clip_limit=1, grid_size=1)(images, RNG)
+    assert result.unique().tolist() == [round(253 * 255 / 320)]
+
+
 def test_clahe_interpolates_between_cells() -> None:
     # Left black, right white, without a limit: black becomes 255 in the left cells and 0 in the
     # right ones, white becomes 255 in both.
