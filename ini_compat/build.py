@@ -250,9 +250,9 @@ class _Build:
                 f"[{section.name}] takes its cells from an ONNX file: give it with --onnx FILE",
                 section.place("Type"),
             )
-        from ini_compat import onnx_graph  # needs the package onnx, which is an extra
+        from ini_compat.onnx_graph import read_graph  # needs onnx, which is an extra
 
-        onnx_graph.read_graph(
+        read_graph(
             *(self.onnx, self.document, section, self.network, self.names, self.pace)
         )
         for cell in self.network.cells.values():

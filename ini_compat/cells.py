@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
-import keyword
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import prod
+from typing import Any
 
 from ini_compat.activations import KEY as FUNCTION
 from ini_compat.activations import read_activation_function
 from ini_compat.config import Config
-from ini_compat.errors import IniError, Kind, Loss, Place, did_you_mean
-from ini_compat.network import IMAGE, Cell, Node, ParameterFile, Quantizer, Shape
+from ini_compat.errors import IniError, Kind, Loss
+from ini_compat.geometry import text
+from ini_compat.layer_names import Names
+from ini_compat.network import IMAGE, Cell, Node, ParameterFile, Quantizer, Shape, file_name
 from ini_compat.quantizers import read_activation
 from ini_compat.resolve import Document, Section
 from ini_compat.solvers import Pace, group, solver_type
+from ini_compat.unused_keys import why_unused, writer
+
+__all__ = ["CellReader", "Names"]
 
 MOST_OUTPUTS = 1 << 20
-# Attributes of a torch module, which no layer can be called by.
-RESERVED = {
-    *("image", "train", "training", "eval", "forward", "half", "float", "double", "type", "to"),
-    *("cpu", "cuda", "ipu", "xpu", "mtia", "bfloat16", "modules", "parameters", "buffers", "apply"),
-    *("children", "share_memory", "state_dict", "load_state_dict", "zero_grad", "compile"),
-    *("named_modules", "named_children", "named_parameters", "named_buffers", "add_module"),
-    *("extra_repr", "dump_patches", "call_super_init", "requires_grad_", "T_destination"),
-    *("graph", "code", "layers", "shapes", "outputs", "add_submodule", "delete_submodule"),
+MOST_VALUES = 1 << 32  # of one image's tensor
+LEARNED = {  # by a quantizer of activations: parameter, class, and N2D2's file
+    "SAT": ("alpha", "SatActivation", "QAct_SAT_Alpha"),
+    "LSQ": ("step_size", "LsqActivation", "QAct_LSQ_StepSize"),
 }
-CONFIG_ONLY = {  # parameters, which N2D2 reads from a ConfigSection and never from the cell
-    *("NoBias", "BackPropagate", "WeightsExportFormat", "WeightsExportFlip", "OutputsRemap"),
-    *("Normalize", "DropConnect", "Epsilon", "MovingAverageMomentum", "Dropout", "AlignCorners"),
-    *("N", "Alpha", "Beta", "K"),
-}
-SOLVER_PREFIXES = ("Solvers.", "WeightsSolver.", "BiasSolver.", "ScaleSolver.")
-
-
-class Names:
-    """Gives each layer a name that is a Python identifier, and no two the same."""
-
-    def __init__(self) -> None:
-        self.taken: set[str] = set()
-
-    def unique(self, wanted: str) -> str:
-        """Return ``wanted``, or what of it can be a name, and remember it."""
-        name = re.sub(r"\W", "_", wanted, flags=re.ASCII) or "layer"
-        if name[0].isdigit() or name.startswith("_"):
-            name = f"layer_{name.lstrip('_')}"
-        if name in RESERVED or keyword.iskeyword(name):
-            name += "_"
-        number, unique = 2, name
-        while unique in self.taken:
-            unique, number = f"{name}_{number}", number + 1
-        self.taken.add(unique)
-        return unique
 
 
 class CellReader:
@@ -64,6 +40,8 @@ class CellReader:
         inputs: layers that the parents' outputs come from.
         shapes: of these.
         model: N2D2's Model, such as ``Frame_CUDA``.
+        accepted: names of the parameters that such a cell has in its config sections.
+        solvers: what begins the keys of its solvers there, such as ``Solvers.``.
     """
 
     def __init__(
@@ -86,7 +64,9 @@ class CellReader:
         key = "Model" if section.has("Model") else "DefaultModel"
         self.model: str = owner.text(key, "Transcode")
         self.config = Config.of(document, section, self.model)
-        self.inputs = [IMAGE if p == IMAGE else parents[p].output for p in cell.inputs]
+        self.accepted: tuple[str, ...] = ()
+        self.solvers: tuple[str, ...] = ()
+        self.inputs = [IMAGE if p == IMAGE else self._output_of(parents[p]) for p in cell.inputs]
         self.shapes = [image if p == IMAGE else _known(parents[p]) for p in cell.inputs]
         cell.input_shapes = self.shapes
         self._last: str | list[str] = self.inputs[0] if len(self.inputs) == 1 else self.inputs
@@ -109,13 +89,8 @@ class CellReader:
 
     def joined(self) -> Shape:
         """Return the shape of all inputs, one behind the other along the channels."""
-        sizes = {shape[1:] for shape in self.shapes}
-        if len(sizes) > 1:
-            texts = ", ".join(
-                f"{name} {'x'.join(map(str, shape))}"
-                for name, shape in zip(self.cell.inputs, self.shapes, strict=True)
-            )
-            raise self.error("Input", f"joins tensors of unlike sizes: {texts}")
+        if len({shape[1:] for shape in self.shapes}) > 1:
+            raise self.error("Input", f"joins tensors of unlike sizes: {self.sizes()}")
         return (sum(s[0] for s in self.shapes), *self.shapes[0][1:])
 
     def only_input(self) -> Shape:
@@ -123,6 +98,12 @@ class CellReader:
         if len(self.shapes) != 1:
             raise self.error("Input", f"has {len(self.shapes)} parents. Accepted: one")
         return self.shapes[0]
+
+    def sizes(self) -> str:
+        """Return the shapes of the inputs by name, of many the first ones."""
+        named = list(zip(self.cell.inputs, self.shapes, strict=True))
+        texts = [f"{name} {text(shape)}" for name, shape in named[:8]]
+        return ", ".join(texts + ["..."] * (len(named) > 8))
 
     def add(self, node: Node, suffix: str = "") -> str:
         """Append a layer that reads the one before it in this cell."""
@@ -140,53 +121,75 @@ class CellReader:
 
     def finish(self, shape: Shape, default: str = "Linear") -> None:
         """Add activation function and quantizer, and note the shape of the output."""
+        if prod(shape) > MOST_VALUES:
+            raise self.error("NbOutputs", f"makes {text(shape)} numbers of an image")
         self.cell.shape = shape
-        section, cell = self.section, self.cell
-        name, function = read_activation_function(section, default)
+        name, function = read_activation_function(self.section, default)
         quantizer: Quantizer | None = None
-        if section.has(FUNCTION):
-            quantizer = read_activation(section)
+        if self.section.has(FUNCTION):
+            quantizer = read_activation(self.section, self.pace.lose)
         plain = function == {"type": "relu"}
         if name == "LogisticWithLoss":
-            cell.with_loss = "logistic"
+            if quantizer:
+                raise self.error("QAct", "behind LogisticWithLoss is not supported here")
+            self.cell.with_loss = "logistic"
         elif function is not None and not (plain and quantizer):
             self.add(function, "_act")
         if quantizer is not None:
-            self._quantize(quantizer, name)
+            if name == "Rectifier":
+                arguments = {**quantizer.arguments, "dead_zeros": True}
+                quantizer = Quantizer(quantizer.method, arguments)
+            if function is not None and not plain:
+                self.lose(
+                    "QAct",
+                    f"N2D2 takes the derivative of {name} at its quantized output, here it is that "
+                    "of the function itself",
+                )
+            self._quantize(quantizer)
+        if self.cell.output == IMAGE:
+            self.add({"type": "identity"})
 
-    def _quantize(self, quantizer: Quantizer, function: str) -> None:
+    def _quantize(self, quantizer: Quantizer) -> None:
         cell = self.cell
-        if function not in ("Linear", "Rectifier"):
-            self.lose(
-                "QAct",
-                f"N2D2 takes the derivative of {function} at its quantized output, here it is that "
-                "of the function itself",
-            )
-        elif function == "Rectifier":
-            quantizer = Quantizer(quantizer.method, {**quantizer.arguments, "dead_zeros": True})
         cell.site = self.add({"type": "relu"}, "_qact")
         cell.activation = quantizer
-        learned, kind, stem = {
-            "SAT": ("alpha", "SatActivation", "QAct_SAT_Alpha"),
-            "LSQ": ("step_size", "LsqActivation", "QAct_LSQ_StepSize"),
-        }[quantizer.method]
+        learned, kind, stem = LEARNED[quantizer.method]
         key = f"{cell.site}.{learned}"
         cell.solvers[key] = self.own_solver("QActSolver")
         state = f"quantize {kind} {quantizer.n_steps}"
         self.file(stem, key, (), "scalar", optional=True, quantizer=state)
 
+    def _output_of(self, parent: Cell) -> str:
+        """Return the layer whose output a parent hands on."""
+        if not parent.with_loss:
+            return parent.output
+        reason = (
+            f"N2D2 hands the gradients of {self.cell.name} on without the derivative of the "
+            f"{parent.with_loss}, here with it"
+        )
+        self.pace.lose(Loss(parent.place, f"[{parent.name}]", "approximated", reason))
+        if parent.with_loss == "softmax":
+            return parent.output
+        name = self.names.unique(f"{parent.name}_act")  # the loss takes what comes before it
+        self.cell.layers[name] = {"type": "sigmoid", "input": parent.output}
+        return name
+
     # -- parameters ------------------------------------------------------------------------------
 
-    def file(self, stem: str, key: str, shape: tuple[int, ...], kind: str, **facts: object) -> None:
+    def file(self, stem: str, key: str, shape: tuple[int, ...], kind: str, **facts: Any) -> None:
         """Note a weight file of this cell."""
-        safe = re.sub(r'[\x00-\x1f<>:"|?*]', "_", self.cell.name)
-        self.cell.files.append(ParameterFile(f"{safe}_{stem}", key, shape, kind, **facts))  # type: ignore[arg-type]
+        stem = f"{file_name(self.cell.name)}_{stem}"
+        self.cell.files.append(ParameterFile(stem, key, shape, kind, **facts))
 
-    def solver(self, part: str) -> Node:
+    def solver(self, part: str, there: bool = True) -> Node:
         """Return the settings of ``WeightsSolver``, ``BiasSolver`` or ``ScaleSolver``.
 
         The cell's own ``Solvers=`` makes both, ``<part>=`` replaces one, and what the config
         sections say then changes their parameters.
+
+        Args:
+            part: ``WeightsSolver`` or the like.
+            there: whether the cell has parameters for it; else it is only checked.
         """
         section = self.section
         kind = "SGD"
@@ -197,7 +200,10 @@ class CellReader:
                 keys = {s: (section, k) for s, k in section.prefixed(f"{prefix}.").items()}
         for prefix in ("Solvers", part):
             keys |= self.config.prefixed(f"{prefix}.")
-        return group(kind, keys, self.pace)
+        pace = self.pace
+        if not there:
+            pace = replace(pace, lose=lambda loss: None, iteration_sizes=[], lengths=[])
+        return group(kind, keys, pace)
 
     def own_solver(self, part: str) -> Node:
         """Return the settings of ``QActSolver`` or ``QWeightSolver``, which no config changes."""
@@ -210,68 +216,39 @@ class CellReader:
     # -- what goes wrong -------------------------------------------------------------------------
 
     def check_config(self, *accepted: str, solvers: Iterable[str] = ()) -> None:
-        """Raise for the first parameter of the config sections that this cell does not have."""
-        unknown = self.config.unknown(accepted, solvers)
+        """Say which parameters such a cell has; raise for the first one it does not have."""
+        self.accepted, self.solvers = accepted, tuple(solvers)
+        unknown = self.config.unknown(accepted, self.solvers)
         if unknown:
             raise unknown[0]
 
     def error(self, key: str, message: str) -> IniError:
-        """Return an error at a key of this cell."""
-        place = self.section.place(key) if self.section.has(key) else self.section.header
-        return IniError(f"[{self.cell.name}] {key} {message}", place)
+        """Return an error at a key of this cell or a parameter of its config."""
+        owner = self._owner(key) or self.section
+        return IniError(f"[{owner.name}] {key} {message}", owner.place(key))
 
     def lose(self, key: str, reason: str, kind: Kind = "approximated") -> None:
         """Note a key that is not taken over as it is."""
-        owner = self.section if self.section.has(key) else self.config.owner(key)
+        owner = self._owner(key)
         if owner is not None:
             self.pace.lose(Loss(owner.place(key), f"[{owner.name}] {key}", kind, reason))
 
-    def lose_unused(self) -> None:
-        """Note every key of the section that nobody has read."""
-        for key in self.section.unused():
-            place = self.section.place(key)
-            reason = self._why_unused(key)
-            self.pace.lose(Loss(place, f"[{self.cell.name}] {key}", "ignored", reason))
+    def _owner(self, key: str) -> Section | None:
+        """Return the section whose value of a key counts."""
+        if key in self.accepted:
+            return self.config.owner(key)
+        return self.section if self.section.has(key) else None
 
-    def _why_unused(self, key: str) -> str:
-        if key in CONFIG_ONLY:
-            return "N2D2 reads it from a ConfigSection only, so it has no effect there either"
-        for prefix in ("Solvers", "WeightsSolver", "BiasSolver", "ScaleSolver"):
-            if key.startswith(f"{prefix}."):
-                return f"N2D2 reads it only beside {prefix}= or from a ConfigSection"
-        if key == "QAct" or key.startswith(("QAct.", "QActSolver")):
-            if not self.section.has(FUNCTION):
-                return "N2D2 reads QAct only beside ActivationFunction in the same section"
-            return "there is no QAct= line that it would belong to"
-        if key == "QWeight" or key.startswith(("QWeight.", "QWeightSolver")):
-            if self.cell.type not in ("Conv", "Fc"):
-                return f"N2D2 has no weight quantizer for {self.cell.type}, only for Conv and Fc"
-            return "there is no QWeight= line of a method that has it"
-        return f"{self.cell.type} has no such key"
+    def lose_unused(self) -> None:
+        """Note every key of the section that nobody has read, where it is written."""
+        for key in self.section.unused():
+            source = writer(self.document, self.section, key)
+            name = source.name if key in source.unused() else self.cell.name
+            reason = why_unused(self.section, key, self.cell.type, self.accepted, self.solvers)
+            place = self.section.place(key)
+            self.pace.lose(Loss(place, f"[{name}] {key}", "ignored", reason))
 
 
 def _known(cell: Cell) -> Shape:
     assert cell.shape is not None  # whoever reads a cell has asked for it
     return cell.shape
-
-
-def refuse(cell_type: str, reason: str) -> Callable[[CellReader], None]:
-    """Return a reader that says why such a cell cannot be taken over."""
-
-    def read(reader: CellReader) -> None:
-        raise IniError(
-            f"[{reader.cell.name}] Type={cell_type} is not supported here: {reason}",
-            reader.section.place("Type"),
-        )
-
-    return read
-
-
-def unknown_type(cell: Cell, accepted: Iterable[str], place: Place) -> IniError:
-    """Return the error for a Type that N2D2 does not have."""
-    names = sorted(accepted)
-    return IniError(
-        f"[{cell.name}] Type={cell.type} is no cell.{did_you_mean(cell.type, names)} Accepted: "
-        f"{', '.join(names)}",
-        place,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -91,7 +92,8 @@ class ParameterFile:
         optional: N2D2 itself starts from a default where the file is missing.
         quantizer: extra state of the quantizer the value belongs to, "" for others.
         swapped: whether the numbers stand in N2D2's other export format (HWCO, CO).
-        groups: of a deconvolution.
+        flipped: whether kernels stand from their last number to the first.
+        groups: of a convolution or a deconvolution.
     """
 
     stem: str
@@ -102,6 +104,7 @@ class ParameterFile:
     optional: bool = False
     quantizer: str = ""
     swapped: bool = False
+    flipped: bool = False
     groups: int = 1
 
     @property
@@ -113,6 +116,11 @@ class ParameterFile:
         return connected * prod(self.shape[2:])
 
 
+def file_name(cell: str) -> str:
+    """Return what the names of a cell's weight files begin with."""
+    return re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", cell)
+
+
 @dataclass
 class Target:
     """``[cell.Target]``: what the network is trained for."""
@@ -120,7 +128,6 @@ class Target:
     cell: str
     place: Place
     loss: Node
-    top_n: int = 1
 
 
 @dataclass

@@ -13,6 +13,8 @@ from ini_compat.onnx_constants import BATCH
 from ini_compat.onnx_step import Step, Tensor
 from ini_compat.onnx_window import HIGHEST, ceil_sides, read_window
 
+FLOATS = (1, 10, 11, 16)  # numbers of ONNX's types
+
 
 def max_pool(step: Step) -> Tensor:
     """Maximum over windows."""
@@ -93,6 +95,13 @@ def concat(step: Step) -> Tensor:
 
 def same(step: Step) -> Tensor:
     """What comes in."""
+    return step.tensor()
+
+
+def cast(step: Step) -> Tensor:
+    """What comes in, as other floating-point numbers."""
+    if step.integer("to", 1) not in FLOATS:
+        raise step.error("makes integers, which is not supported here")
     return step.tensor()
 
 

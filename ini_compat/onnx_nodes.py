@@ -38,7 +38,7 @@ OPERATORS: Mapping[str, Callable[[Step], Tensor]] = {
     "Pad": onnx_moving.pad,
     "Concat": onnx_moving.concat,
     "Identity": onnx_moving.same,
-    "Cast": onnx_moving.same,
+    "Cast": onnx_moving.cast,
     "Flatten": onnx_moving.flatten,
     "Reshape": onnx_moving.reshape,
     "Squeeze": onnx_moving.squeeze,

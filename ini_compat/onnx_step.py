@@ -12,6 +12,7 @@ import numpy as np
 from ini_compat.cells import CellReader, Names
 from ini_compat.errors import IniError, Loss, quoted
 from ini_compat.network import IMAGE, Cell, Network, Shape
+from ini_compat.onnx_constants import BATCH
 from ini_compat.onnx_file import Array, OnnxGraph, OnnxNode
 from ini_compat.onnx_section import NodeSection, section_of
 from ini_compat.resolve import Document, Section
@@ -121,11 +122,19 @@ class Step:
         """Tell if the input there is a constant."""
         return self.has(index) and self.node.inputs[index] in self.reading.graph.constants
 
-    def constant(self, index: int, what: str) -> Array:
-        """Return an input that has to be a constant; ``what`` names it in messages."""
-        if not self.is_constant(index):
-            raise self.error(f"has {what} that are computed. Accepted: constants of the file")
-        return self.reading.graph.constants[self.node.inputs[index]]
+    def constant(self, index: int, what: str, sizes: bool = False) -> Array:
+        """Return an input that has to be a constant.
+
+        Args:
+            index: of the input.
+            what: it is, for messages.
+            sizes: whether the number of images may be one of its numbers.
+        """
+        if self.is_constant(index):
+            array = self.reading.graph.constants[self.node.inputs[index]]
+            if sizes or not (array == BATCH).any():
+                return array
+        raise self.error(f"has {what} that are computed. Accepted: constants of the file")
 
     def integer(self, key: str, default: int) -> int:
         """Return an attribute."""
@@ -160,7 +169,7 @@ class Step:
     def listed(self, key: str, index: int) -> list[int] | None:
         """Return integers from an attribute, or as later opsets have them from an input."""
         if key not in self.node.attributes and self.has(index):
-            array = self.constant(index, key)
+            array = self.constant(index, key, sizes=True)
             if not np.issubdtype(array.dtype, np.integer):
                 raise self.error(f"has {key} that are no integers")
             return [int(n) for n in array.ravel()[:MOST_LISTED]]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ini_compat import weighted
 from ini_compat.network import Cell
+from ini_compat.onnx_constants import BATCH
 from ini_compat.onnx_file import Array
 from ini_compat.onnx_step import Step, Tensor
 from ini_compat.onnx_window import HIGHEST, read_window
@@ -153,7 +154,7 @@ def _bias(step: Step, outputs: int, rank: int) -> Array | None:
         return None
     found = reading.graph.constants.get(others[0])
     sizes = (outputs, 1, 1) if rank == 4 else (outputs,)
-    if found is None or found.shape not in (sizes, (1, *sizes)):
+    if found is None or found.shape not in (sizes, (1, *sizes)) or (found == BATCH).any():
         return None
     reading.merged[add.name] = step.name
     return found.reshape(outputs)

@@ -35,6 +35,13 @@ CONVERSIONS = {  # of N2D2 to the colour spaces given and made; N2D2's images ar
     **{f"{given}_to_{to}": (given, to) for given in SPACES[2:] for to in SPACES[:2]},
 }
 CHANNELS = ("Red", "Green", "Blue", "Gray", "Hue", "Saturation", "Value", "Y", "Cr", "Cb")
+
+
+def _only(name: str, word: str, *others: str) -> Key:
+    """Return a key whose first word, the default, is what the class does."""
+    return Key(name, (word, *others), word, None, {word: word})
+
+
 LABELS_STAY = Key("ApplyToLabels", "boolean", False, None)
 
 SIZE = (Key("Width", "positive"), Key("Height", "positive"))
@@ -164,14 +171,14 @@ TRANSFORMATIONS: dict[str, tuple[str, tuple[Key, ...]]] = {
                 ("Erode", "Dilate", "Opening", "Closing", "Gradient", "TopHat", "BlackHat"),
             ),
             *(Key("Size", "positive"), Key("NbIterations", "unsigned", 1, None), LABELS_STAY),
-            Key("Shape", ("Rectangular", "Elliptic", "Cross"), "rectangular", None),
+            _only("Shape", "Rectangular", "Elliptic", "Cross"),
         ),
     ),
     "GradientFilterTransformation": (
         "GradientFilter",
         (
             *(Key("Scale", "real", 1.0), Key("Delta", "real", 0.0), LABELS_STAY),
-            Key("GradientFilter", ("Sobel", "Scharr", "Laplacian"), "sobel", None),
+            _only("GradientFilter", "Sobel", "Scharr", "Laplacian"),
             Key("KernelSize", "unsigned", 3, None),
         ),
     ),

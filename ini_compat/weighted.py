@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from math import prod
 
-from ini_compat import geometry
 from ini_compat.cells import CellReader
 from ini_compat.errors import IniError
-from ini_compat.fillers import read_filler
-from ini_compat.geometry import Mapping, check_size, pair
-from ini_compat.network import Node, Shape
+from ini_compat.fillers import of_biases, read_filler
+from ini_compat.geometry import check_size, conv_size, deconv_size, pair
+from ini_compat.mapping import read_mapping
+from ini_compat.network import IMAGE, Node
 from ini_compat.quantizers import read_weight
 
 BOTH_SOLVERS = ("Solvers.", "WeightsSolver.", "BiasSolver.")
+MOST_WEIGHTS = 1 << 32
+BATCH_NORM_FILES = {
+    "scales": "weight",
+    "biases": "bias",
+    "means": "running_mean",
+    "variances": "running_var",
+}
 
 
 def conv(reader: CellReader) -> None:
@@ -39,18 +46,10 @@ def _conv(reader: CellReader, transposed: bool) -> None:
         *("NoBias", "BackPropagate", "WeightsExportFormat", "WeightsExportFlip", "OutputsRemap"),
         solvers=BOTH_SOLVERS,
     )
-    bias = not reader.config.boolean("NoBias", False)
-    mapping = geometry.read_mapping(
-        section, reader.cell.inputs, [s[0] for s in reader.shapes], outputs
-    )
-    sizes = zip((height, width), kernel, stride, padding, dilation, sub, strict=True)
-    size = (
-        [geometry.deconv_size(*numbers[:5]) for numbers in sizes]
-        if transposed
-        else [geometry.conv_size(*numbers) for numbers in sizes]
-    )
-    shape: Shape = check_size(section, (outputs, size[0], size[1]), before)
-    groups = mapping.groups
+    if channels * outputs * prod(kernel) > MOST_WEIGHTS * max(channels, outputs):
+        raise reader.error("NbOutputs", f"makes more than {MOST_WEIGHTS:,} weights")
+    counts = [shape[0] for shape in reader.shapes]
+    mapping = read_mapping(section, reader.cell.inputs, counts, outputs)
     node: Node = {"type": "deconv" if transposed else "conv", "channels": outputs}
     node["kernel"] = list(kernel)
     for key, value, plain in (
@@ -60,21 +59,17 @@ def _conv(reader: CellReader, transposed: bool) -> None:
         ("subsample", sub, (1, 1)),
     ):
         node |= {key: list(value)} if value != plain else {}
-    node |= {"groups": groups} if groups > 1 else {}
-    node |= {"mapping": list(mapping.rows)} if groups == 0 else {}
-    if transposed:
-        size_of_weights = (channels, outputs // max(groups, 1), *kernel)
-    else:
-        size_of_weights = (outputs, channels // max(groups, 1), *kernel)
-    if prod(size_of_weights) > 1 << 32:
-        raise reader.error("NbOutputs", f"makes {prod(size_of_weights):,} weights")
-    name = _weighted(reader, node, size_of_weights, bias, None if groups else mapping)
-    connected = prod(size_of_weights) if groups else sum(r.count("1") for r in mapping.rows)
-    connected *= 1 if groups else prod(kernel)
-    reader.cell.parameters = connected + (outputs if bias else 0)
+    node |= {"groups": mapping.groups} if mapping.groups > 1 else {}
+    node |= {"mapping": list(mapping.irregular)} if not mapping.groups else {}
+    groups = max(mapping.groups, 1)
+    size = (channels, outputs // groups) if transposed else (outputs, channels // groups)
+    name = _weighted(reader, node, (*size, *kernel), mapping.irregular or None)
+    reader.cell.parameters += mapping.connections * prod(kernel)
     if not transposed:
         _quantize(reader, name)
-    reader.finish(shape)
+    sizes = zip((height, width), kernel, stride, padding, dilation, sub, strict=True)
+    plane = [deconv_size(*s[:5]) if transposed else conv_size(*s) for s in sizes]
+    reader.finish(check_size(section, (outputs, plane[0], plane[1]), before))
 
 
 def fc(reader: CellReader) -> None:
@@ -87,15 +82,18 @@ def fc(reader: CellReader) -> None:
     )
     crop(reader)
     inputs = sum(prod(shape) for shape in reader.shapes)
-    bias = not reader.config.boolean("NoBias", False)
     node: Node = {"type": "linear", "channels": outputs}
+    if reader.config.boolean("Normalize", False):
+        raise reader.error("Normalize", "normalises the weights, which is not supported here")
     keep = reader.config.real("DropConnect", 1.0)
-    node |= {"drop_connect": keep} if keep != 1.0 else {}
-    node |= {"normalize": True} if reader.config.boolean("Normalize", False) else {}
-    if inputs * outputs > 1 << 32:
-        raise reader.error("NbOutputs", f"makes {inputs * outputs:,} weights")
-    name = _weighted(reader, node, (outputs, inputs), bias, None)
-    reader.cell.parameters = inputs * outputs + (outputs if bias else 0)
+    if not 0 < keep <= 1:
+        raise reader.error("DropConnect", f"is {keep:g}. Accepted: above 0, up to 1")
+    if keep < 1 and reader.on_gpu:
+        reader.lose("DropConnect", "N2D2's GPU code does not use it", "ignored")
+    elif keep < 1:
+        node["drop_connect"] = keep
+    name = _weighted(reader, node, (outputs, inputs), None)
+    reader.cell.parameters += inputs * outputs
     _quantize(reader, name)
     reader.finish((outputs, 1, 1))
 
@@ -105,14 +103,15 @@ def batch_norm(reader: CellReader) -> None:
     config = reader.config
     shape = reader.joined()
     reader.number_of_outputs(shape[0])
-    for key in ("ScalesSharing", "BiasesSharing", "MeansSharing", "VariancesSharing"):
-        _refuse_sharing(reader, key)
+    _refuse_sharing(reader, "ScalesSharing", "BiasesSharing", "MeansSharing", "VariancesSharing")
     reader.check_config(
         *("Epsilon", "MovingAverageMomentum", "BackPropagate"),
         solvers=("Solvers.", "ScaleSolver.", "BiasSolver."),
     )
     node: Node = {"type": "batch_norm"}
     epsilon = config.real("Epsilon", 1e-5)
+    if epsilon < 0:
+        raise reader.error("Epsilon", f"is {epsilon:g}. Accepted: 0 or more")
     momentum = config.real("MovingAverageMomentum", 0.1)
     if not 0 <= momentum < 1:
         raise reader.error("MovingAverageMomentum", f"is {momentum:g}. Accepted: from 0, below 1")
@@ -123,12 +122,7 @@ def batch_norm(reader: CellReader) -> None:
     reader.cell.solvers[f"{name}.weight"] = reader.solver("ScaleSolver")
     reader.cell.solvers[f"{name}.bias"] = reader.solver("BiasSolver")
     reader.cell.parameters = 2 * shape[0]
-    for stem, key in (
-        ("scales", "weight"),
-        ("biases", "bias"),
-        ("means", "running_mean"),
-        ("variances", "running_var"),
-    ):
+    for stem, key in BATCH_NORM_FILES.items():
         reader.file(stem, f"{name}.{key}", shape[:1], "vector", optional=stem == "scales")
     reader.finish(shape)
 
@@ -158,39 +152,48 @@ def crop(reader: CellReader) -> None:
 
 
 def _weighted(
-    reader: CellReader, node: Node, size: tuple[int, ...], bias: bool, mapping: Mapping | None
+    reader: CellReader, node: Node, size: tuple[int, ...], mapping: tuple[str, ...] | None
 ) -> str:
-    section, cell = reader.section, reader.cell
-    for key in ("WeightsSharing", "BiasesSharing"):
-        _refuse_sharing(reader, key)
-    for key, initial in (("WeightsFiller", "weight_init"), ("BiasFiller", "bias_init")):
-        filler = read_filler(section, key, reader.pace.lose)
-        if filler is not None and (bias or initial == "weight_init"):
-            node[initial] = filler
-    node |= {} if bias else {"bias": False}
+    """Add the layer with its initial values, files, solvers and number of biases."""
+    section, cell, config = reader.section, reader.cell, reader.config
+    if prod(size) > MOST_WEIGHTS:
+        raise reader.error("NbOutputs", f"makes more than {MOST_WEIGHTS:,} weights")
+    _refuse_sharing(reader, "WeightsSharing", "BiasesSharing")
+    if config.owner("OutputsRemap") and config.text("OutputsRemap", ""):
+        raise reader.error(
+            "OutputsRemap", "gives weight files another order, which is not supported here"
+        )
     _no_back_propagation(reader)
-    if reader.config.owner("OutputsRemap"):
-        reader.lose("OutputsRemap", "only changes what N2D2 exports", "ignored")
+    bias, outputs = not config.boolean("NoBias", False), node["channels"]
+    weights = read_filler(section, "WeightsFiller", reader.pace.lose)
+    biases = read_filler(section, "BiasFiller", reader.pace.lose)
+    node |= {"weight_init": weights} if weights else {}
+    if not bias:
+        node["bias"] = False
+    elif biases:
+        # The tensor of N2D2's biases is 1 x outputs x 1 x 1, in Fc it is 1 x 1 x 1 x outputs.
+        fan_out = outputs if node["type"] == "linear" else 1
+        node["bias_init"] = of_biases(biases, outputs, fan_out)
     name = reader.add(node)
     formats = ("OC", "CO") if node["type"] == "linear" else ("OCHW", "HWCO")
-    swapped = reader.config.choice("WeightsExportFormat", formats, formats[0]) == formats[1]
-    if reader.config.boolean("WeightsExportFlip", False):
-        reader.lose("WeightsExportFlip", "weights are read as they are trained", "ignored")
     reader.file(
         *("weights", f"{name}.weight", size, node["type"]),
-        mapping=None if mapping is None else mapping.rows,
-        swapped=swapped,
+        mapping=mapping,
+        swapped=config.choice("WeightsExportFormat", formats, formats[0]) == formats[1],
+        flipped=config.boolean("WeightsExportFlip", False),
         groups=node.get("groups", 1),
     )
     cell.solvers[f"{name}.weight"] = reader.solver("WeightsSolver")
+    bias_solver = reader.solver("BiasSolver", there=bias)
     if bias:
-        cell.solvers[f"{name}.bias"] = reader.solver("BiasSolver")
-        reader.file("biases", f"{name}.bias", (node["channels"],), "vector")
+        cell.solvers[f"{name}.bias"] = bias_solver
+        reader.file("biases", f"{name}.bias", (outputs,), "vector")
+        cell.parameters = outputs
     return name
 
 
 def _quantize(reader: CellReader, name: str) -> None:
-    quantizer = read_weight(reader.section)
+    quantizer = read_weight(reader.section, reader.pace.lose)
     reader.cell.weight = quantizer
     if quantizer is None:
         return
@@ -208,16 +211,21 @@ def _quantize(reader: CellReader, name: str) -> None:
 
 
 def _no_back_propagation(reader: CellReader) -> None:
-    if not reader.config.boolean("BackPropagate", True):
+    if reader.config.boolean("BackPropagate", True):
+        return
+    if reader.section.has("QWeight"):
+        reader.lose("BackPropagate", "N2D2 does not train quantized weights with it, here they are")
+    if set(reader.cell.inputs) != {IMAGE}:
         reader.lose("BackPropagate", "gradients flow on to the cells before this one", "ignored")
 
 
-def _refuse_sharing(reader: CellReader, key: str) -> None:
-    if reader.section.has(key):
-        raise reader.error(key, "shares parameters between cells, which is not supported here")
+def _refuse_sharing(reader: CellReader, *keys: str) -> None:
+    for key in keys:
+        if reader.section.has(key):
+            raise reader.error(key, "shares parameters between cells, which is not supported here")
 
 
 def _refuse_kernels(reader: CellReader) -> None:
-    for key in reader.section.keys():
+    for key in reader.section:
         if key.startswith("Kernel[") or key == "Kernel.Normalize":
             raise reader.error(key, "gives a kernel number by number, which is not supported here")

@@ -41,9 +41,9 @@ class Tie(NamedTuple):
     side: int
 
 
-# Found by search among all activations this near to a middle: those without which the outputs of the
-# images, or the weights after the step, are not N2D2's. N2D2 computes in single precision: what it
-# stores as variances of bn1 is up to 1e-4 off, and moves a value by as much.
+# Found by search among all activations this near to a middle: those without which the outputs of
+# the images, or the weights after the step, are not N2D2's. N2D2 computes in single precision: what
+# it stores as variances of bn1 is up to 1e-4 off, and moves a value by as much.
 NEAR = 2e-4
 MIDDLES = {
     1: [Tie("bn1", (11, 3, 21, 19), 2.5, -9.5e-5, 1)],
@@ -54,8 +54,8 @@ MIDDLES = {
         Tie("bn1", (21, 1, 3, 22), 6.5, 1.8e-4, -1),
     ],
 }
-# Sums of products of levels that cancel: exactly 0, but for the rounding of their partial sums. With
-# all of them above 0, so that gradient passes, the weights after the step are N2D2's.
+# Sums of products of levels that cancel: exactly 0, but for the rounding of their partial sums.
+# With all of them above 0, so that gradient passes, the weights after the step are N2D2's.
 ZEROS = {
     1: [
         *[(1, 3), (2, 26), (5, 56), (6, 32), (8, 14), (9, 64), (12, 5), (12, 35), (12, 39)],
