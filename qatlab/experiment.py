@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.loggers import Logger
@@ -17,10 +17,10 @@ from torch import nn
 
 from qatlab import evaluation, record, summary
 from qatlab.config import CONFIG, apply_given, portable_yaml, stored_config
-from qatlab.data import ImageData
+from qatlab.data import ImageModule
 from qatlab.errors import CheckpointError, ConfigError, did_you_mean
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
-from qatlab.targets import PASSED_LATER, TARGET, check_node, make
+from qatlab.targets import check_node, make
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
 from qatlab.training.forward import TrainingForward
@@ -40,7 +40,7 @@ MOVABLE = ("data.source.folder", "trainer.accelerator", "trainer.devices")  # ch
 class Built:
     """What a configuration describes, before any trainer exists."""
 
-    data: ImageData
+    data: ImageModule
     model: nn.Module
     table: ModelTable
     schedule: Schedule
@@ -97,7 +97,7 @@ def build(cfg: DictConfig) -> Built:
     if not 0 <= cfg.seed < 1 << 32:
         raise ConfigError(f"seed={cfg.seed} is wrong. Accepted: a whole number from 0 to 2^32 - 1.")
     seed_everything(cfg.seed, workers=True, verbose=False)
-    data = make("data", cfg.data, ImageData)
+    data = make("data", cfg.data, ImageModule)
     arguments = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     model = make("model", cfg.model, nn.Module, **arguments)
     quantized = cfg.quant.weight is not None or cfg.quant.activation is not None
@@ -136,7 +136,6 @@ def build(cfg: DictConfig) -> Built:
 
 
 def _solver(node: DictConfig) -> AnySolver:
-    _check_inside("solver", node)
     try:
         solver: AnySolver = make("solver", node, AnySolver)
     except TypeError as error:  # of a policy that is called too early
@@ -145,20 +144,7 @@ def _solver(node: DictConfig) -> AnySolver:
 
 
 def _losses(node: DictConfig) -> tuple[Loss, ...]:
-    _check_inside("loss", node)
     return losses_of(make("loss", node))
-
-
-def _check_inside(key: str, node: Any) -> None:
-    """Check nodes in mappings and lists; `make` looks at what stands directly in its own."""
-    children = node.items() if isinstance(node, DictConfig) else enumerate(node)
-    for name, child in children:
-        path = f"{key}[{name}]" if isinstance(name, int) else f"{key}.{name!s}"
-        if isinstance(child, DictConfig) and TARGET in child:
-            later = PASSED_LATER["solver.lr_policy"] if name == "lr_policy" else ()
-            check_node(path, child, taken=later)
-        elif isinstance(child, (DictConfig, ListConfig)):
-            _check_inside(path, child)
 
 
 def evaluate(cfg: DictConfig) -> evaluation.Evaluation:

@@ -10,7 +10,7 @@ from typing import Any
 
 import hydra
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from qatlab.arguments import check_arguments, text
 from qatlab.errors import ConfigError, QatlabError, did_you_mean
@@ -66,10 +66,19 @@ def check_node(key: str, node: Any, taken: Collection[str] = ()) -> None:
     assert isinstance(given, dict)
     arguments = {str(name): value for name, value in given.items() if name not in HYDRAS}
     target = _locate(key, node[TARGET])
-    check_arguments(key, target, arguments, (*taken, *PASSED_LATER.get(key, ())))
-    for name, value in node.items():
-        if isinstance(value, DictConfig) and TARGET in value:
-            check_node(f"{key}.{name!s}", value)
+    later = PASSED_LATER.get("solver.lr_policy" if key.endswith(".lr_policy") else key, ())
+    check_arguments(key, target, arguments, (*taken, *later))
+    _check_inside(key, node)
+
+
+def _check_inside(key: str, node: DictConfig | ListConfig) -> None:
+    """Check the nodes in a mapping or a list, and in those that stand there."""
+    for name, child in node.items() if isinstance(node, DictConfig) else enumerate(node):
+        path = f"{key}[{name}]" if isinstance(name, int) else f"{key}.{name!s}"
+        if isinstance(child, DictConfig) and child.get(TARGET) is not None:
+            check_node(path, child)
+        elif isinstance(child, (DictConfig, ListConfig)):
+            _check_inside(path, child)
 
 
 def _locate(key: str, target: str) -> Callable[..., Any]:

@@ -20,12 +20,12 @@ from qatlab.models import LeNet
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("model=lenett", "model=lenett is unknown|Did you mean 'lenet'|Accepted: lenet"),
+        ("model=lenett", "model=lenett is unknown|Did you mean 'lenet'|Accepted: layer_graph, lenet"),
         (
             "quant=sat_5bit",
             "quant=sat_5bit is unknown|Did you mean 'sat_|none, pact_2bit, pact_3bit",
         ),
-        ("data=mnst", "data=mnst is unknown|'mnist'|fashion_mnist, mnist, synthetic"),
+        ("data=mnst", "data=mnst is unknown|'mnist'|mnist, synthetic"),
         ("solver=sdg", "solver=sdg is unknown|adam, adamw, by_parameter, sgd_cosine"),
         ("solver/lr_policy=stepp", "solver/lr_policy=stepp is|'step'|constant, cosine"),
         ("experiment=lenet", "experiment=lenet is unknown|lenet_sat_8bit"),

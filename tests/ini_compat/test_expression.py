@@ -32,6 +32,7 @@ from ini_compat.expression import evaluate
         ("float(3)", 3.0),
         ("1 < 2 < 3", 1),
         ("1 < 2 > 3", 0),
+        ("1 < 3 > 2", 1),
         ("1 == 1.0 and 2 != 2", 0),
         ("0 or 5", 5),
         ("not 3", 0),

@@ -87,6 +87,7 @@ def test_every_line_knows_where_it_was_written() -> None:
 def test_a_line_stands_where_its_first_visible_text_does() -> None:
     text = "{% if X exists %}\n{% endif %}A=1\n  {{X}}={{X}}\n"
     assert lines(text, X="k") == [("A=1", 2), ("  k=k", 3)]
+    assert lines("{% if X exists %}  {% else %}\n{% endif %}A=1", X="k") == [("  A=1", 2)]
 
 
 def test_only_lines_with_evaluated_values_are_evaluated() -> None:

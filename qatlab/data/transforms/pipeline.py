@@ -11,7 +11,7 @@ from torch import Tensor
 from qatlab.data.transforms.transform import PARTS, Part, Transform
 from qatlab.errors import ConfigError, DataError
 
-_IMAGES_PER_PIECE = 500  # prepared at once; what is computed in between stays small
+_ELEMENTS_PER_PIECE = 1 << 24  # prepared at once: what is computed in between stays small
 
 
 def named(transforms: Mapping[str, Transform]) -> list[Transform]:
@@ -77,11 +77,12 @@ def apply_once(transforms: Sequence[Transform], images: Tensor) -> Tensor:
     if not transforms:
         return images
     rng = np.random.default_rng(0)  # nobody draws from it
-    pieces = torch.split(images, _IMAGES_PER_PIECE)
-    first = apply(transforms, pieces[0], rng)
-    result = first.new_empty((len(images), *first.shape[1:]))
-    for piece, part in zip(pieces, torch.split(result, _IMAGES_PER_PIECE), strict=True):
-        part.copy_(first if piece is pieces[0] else apply(transforms, piece, rng))
+    one = apply(transforms, images[:1], rng)
+    n_images = max(1, _ELEMENTS_PER_PIECE // max(images[0].numel(), one.numel()))
+    result = one.new_empty((len(images), *one.shape[1:]))
+    pieces, parts = (torch.split(x, n_images) for x in (images, result))
+    for piece, part in zip(pieces, parts, strict=True):
+        part.copy_(apply(transforms, piece, rng))
     return result
 
 

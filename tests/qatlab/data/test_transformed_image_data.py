@@ -92,7 +92,7 @@ def test_rescale_and_range_give_the_batches_of_a_run_without_transforms(
 def test_what_is_not_random_is_done_once() -> None:
     data = ready({"counted": (counted := Counted())})
     before = counted.seen
-    assert before == 100 + 30 + 3  # and one image of each part to see what comes out
+    assert before == 100 + 30 + 6  # and of each part one image, to see what comes out
     for _ in range(2):
         content(data.train_dataloader())
     assert counted.seen == before

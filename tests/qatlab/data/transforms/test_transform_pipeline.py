@@ -19,6 +19,7 @@ from qatlab.data.transforms import (
     Rescale,
     SliceExtraction,
     Transform,
+    pipeline,
 )
 from qatlab.data.transforms.pipeline import (
     apply_once,
@@ -143,7 +144,8 @@ def test_what_is_random_and_what_is_quick_is_left_to_the_batches() -> None:
     assert split([]) == ([], [])
 
 
-def test_many_images_are_prepared_in_pieces() -> None:
+def test_many_images_are_prepared_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_ELEMENTS_PER_PIECE", 500 * 4)
     sizes = []
 
     class Noted(Transform):
@@ -153,7 +155,7 @@ def test_many_images_are_prepared_in_pieces() -> None:
 
     images = torch.randint(0, 255, (1201, 1, 2, 2)).byte()
     assert torch.equal(apply_once([Noted()], images), images.float() + 1)
-    assert sizes == [500, 500, 201]
+    assert sizes == [1, 500, 500, 201]  # the first to see what comes out
     assert apply_once([], images) is images
 
 

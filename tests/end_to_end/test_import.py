@@ -1,0 +1,65 @@
+"""N2D2 projects, imported from the command line, trained, killed, resumed and tested."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from killable_runs import KILL_AT, Ended, start_forked
+
+from ini_compat.__main__ import main
+
+MODELS = "data/n2d2/tests_data/mnist_model"
+
+
+@pytest.fixture
+def data(root: Path) -> str:
+    """The option that says where MNIST is."""
+    if not (root / "data/MNIST/raw").is_dir():
+        pytest.skip("data/MNIST is not here")
+    return f"data.source.folder={root / 'data'}"
+
+
+def convert(ini: Path, name: str, *options: str) -> None:
+    """Import a file as an experiment into a folder beside conf/."""
+    Path("extra/experiment").mkdir(parents=True, exist_ok=True)
+    assert main(["convert", str(ini), "-o", f"extra/experiment/{name}.yaml", *options]) == 0
+
+
+def run(script: str, *settings: str, **environment: str) -> Ended:
+    folder = Path.cwd() / "extra"
+    words = ("--config-dir", str(folder), *settings, "trainer.accelerator=cpu")
+    return start_forked(Path.cwd() / "log", script, *words, **environment)
+
+
+@pytest.mark.parametrize("name", ["LeNet_4b", "LeNet_w4_a8", "LeNet_w1_a4"])
+def test_imported_weights_score_as_in_n2d2(shared: Path, data: str, name: str) -> None:
+    weights = shared / f"{MODELS}/weights_{name}"
+    convert(shared / f"{MODELS}/{name}.ini", name, "--weights", str(weights))
+    file = Path.cwd() / f"extra/experiment/{name}.safetensors"
+    ended = run("test.py", f"experiment={name}", f"init_weights={file}", data)
+    assert ended.code == 0, ended.output
+    expected = json.loads((shared / "data/n2d2/golden/reports.json").read_text())[name]
+    said = [line.strip() for line in ended.output.splitlines()]
+    assert [line for line in said if line in expected["report_lines"]] == expected["report_lines"]
+
+
+def test_an_imported_project_is_trained_killed_and_resumed(shared: Path, data: str) -> None:
+    convert(shared / f"{MODELS}/LeNet_4b.ini", "mine", "--epochs", "2")
+    folder = Path.cwd() / "run"
+    settings = (
+        *("experiment=mine", "trainer=smoke", data, f'hydra.run.dir="{folder}"'),
+        "+callbacks.kill._target_=killable_runs.KillAt",
+    )
+    ended = run("train.py", *settings, **{KILL_AT: "SIGKILL 2 2"})
+    assert ended.code == -9, ended.output
+    ended = start_forked(Path.cwd() / "log", "train.py", f"resume={folder}")
+    assert ended.code == 0, ended.output
+    result = json.loads((folder / "result.json").read_text())
+    assert result["name"] == "LeNet_4b"
+    assert result["epochs"] == {"quantize": 2}
+    assert result["resumed"] is True
+    layers = json.loads((folder / "layers.json").read_text())
+    bits = {layer["name"]: layer["bits"] for layer in layers["layers"]}
+    assert bits == {"conv1": 8, "conv2": 4, "conv3": 4, "fc1": 4, "fc2": 8}
