@@ -71,4 +71,3 @@ def read_activation_function(section: Section, default: str = "Linear") -> tuple
     node: Node = {"type": "relu"}
     node |= {"slope": slope} if slope else {}
     return name, node | ({"clip": clipping} if clipping else {})
-

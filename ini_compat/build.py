@@ -6,55 +6,21 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ini_compat import pointwise, shaping, weighted
-from ini_compat.cells import CellReader, Names, refuse, unknown_type
+from ini_compat.cell_types import TYPES
+from ini_compat.cells import CellReader, Names
 from ini_compat.environment import read_data
-from ini_compat.errors import IniError, Loss, did_you_mean
+from ini_compat.errors import IniError, Loss, Place, did_you_mean
+from ini_compat.global_keys import check_data_type, check_globals, check_model
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Data, Network, Shape
+from ini_compat.order import in_order
 from ini_compat.resolve import Document, Section
 from ini_compat.solvers import Pace
 from ini_compat.targets import read_target
 
-SPIKING = "spiking cells have no place in a laboratory of quantized networks"
-DETECTION = "it belongs to object detection; only image classification and reconstruction are here"
-TYPES: Mapping[str, Callable[[CellReader], None]] = {
-    "Conv": weighted.conv,
-    "Deconv": weighted.deconv,
-    "Fc": weighted.fc,
-    "BatchNorm": weighted.batch_norm,
-    "Pool": shaping.pool,
-    "Unpool": shaping.unpool,
-    "FMP": shaping.fmp,
-    "Padding": shaping.padding,
-    "Resize": shaping.resize,
-    "Reshape": shaping.reshape,
-    "Transpose": shaping.transpose,
-    "ElemWise": pointwise.elementwise,
-    "Activation": pointwise.activation,
-    "Dropout": pointwise.dropout,
-    "Softmax": pointwise.softmax,
-    "LRN": pointwise.lrn,
-    "Scaling": pointwise.scaling,
-    "Normalize": pointwise.normalize,
-    "Threshold": pointwise.threshold,
-    "LSTM": refuse("LSTM", "recurrent networks are not supported"),
-    "ROIPooling": refuse("ROIPooling", DETECTION),
-    "RP": refuse("RP", DETECTION),
-    "Proposal": refuse("Proposal", DETECTION),
-    "Anchor": refuse("Anchor", DETECTION),
-    "ObjectDet": refuse("ObjectDet", DETECTION),
-    "TargetBias": refuse("TargetBias", "it needs the label in the forward pass"),
-    "Distance": refuse("Distance", "it needs the label in the forward pass"),
-    "Transformation": refuse("Transformation", "images are transformed before the network only"),
-}
 ONNX = "ONNX"
 COMPUTED = ("_NbChannels", "_ChannelsWidth", "_ChannelsHeight")
 COMPUTED_OUTPUTS = ("_NbOutputs", "_OutputsWidth", "_OutputsHeight")
-GLOBAL_KEYS = (
-    *("DefaultModel", "DefaultDataType", "InsertBatchNormAfterConv", "CheckWeightRange"),
-    "ProgramMethod",
-)
-MOST_CELLS = 20_000
+TARGET = ".Target"
 
 
 def understand(
@@ -97,8 +63,9 @@ class _Build:
         self.onnx = onnx
         self.folder = folder
         self.names = Names()
-        self.names.taken.add(IMAGE)
         self.seen: set[Loss] = set()
+        self.readers: list[CellReader] = []
+        self.sections = {n: s for n, s in document.sections.items() if s.has("Input")}
         empty = Data({}, (1, 1, 1), 1)
         name = re.sub(r"[^\w.-]", "_", Path(path).stem, flags=re.ASCII)
         self.network = Network(name, path, empty, notices=document.notices)
@@ -107,28 +74,27 @@ class _Build:
 
     def run(self) -> Network:
         network = self.network
-        self._attempt(self._globals)
+        network.problems += check_globals(self.document.globals, self.lose)
         self._attempt(self._data)
-        pace = Pace(
-            network.data.training_images or 1_000_000, network.data.batch_size, True, self.lose
-        )
-        pace.known = network.data.training_images is not None
-        self.pace = pace
-        sections = [s for s in self.document.sections.values() if s.has("Input")]
-        if not sections:
+        data = network.data
+        known = data.training_images is not None
+        self.pace = Pace(data.training_images or 1_000_000, data.batch_size, known, self.lose)
+        if not self.sections:
             self._problem("the file has no cell: no section has an Input")
-        for section in self._in_order(sections):
-            self._cell(section)
-        self._attempt(self._targets)
+        for name in self._in_order():
+            self._attempt(lambda section=self.sections[name]: self._cell(section))  # type: ignore[misc]
+        for reader in self.readers:
+            reader.lose_unused()
+        self._targets()
         if not network.problems:
             self._unused()
-        sizes = sorted(set(pace.iteration_sizes)) or [1]
+        sizes = sorted(set(self.pace.iteration_sizes)) or [1]
         network.iteration_size = sizes[-1]
         if len(sizes) > 1:
             place = self.document.globals.header
             reason = f"solvers have {', '.join(map(str, sizes))}; the largest holds for all"
             self.lose(Loss(place, "Solvers.IterationSize", "approximated", reason))
-        lengths = [length for length in pace.lengths if length >= 1]
+        lengths = [length for length in self.pace.lengths if length >= 1]
         network.epochs = round(max(lengths)) if lengths else None
         return network
 
@@ -139,8 +105,8 @@ class _Build:
             self.seen.add(loss)
             self.network.losses.append(loss)
 
-    def _problem(self, message: str) -> None:
-        self.network.problems.append(IniError(message, self.document.globals.header))
+    def _problem(self, message: str, place: Place | None = None) -> None:
+        self.network.problems.append(IniError(message, place or self.document.globals.header))
 
     def _attempt(self, step: Callable[[], None]) -> None:
         try:
@@ -150,97 +116,70 @@ class _Build:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _globals(self) -> None:
-        section = self.document.globals
-        for key in section.keys():
-            if key not in GLOBAL_KEYS:
-                hint = did_you_mean(key, GLOBAL_KEYS)
-                accepted = ", ".join(GLOBAL_KEYS)
-                raise IniError(
-                    f"{key} stands before the first section and is unknown there, so N2D2 does not "
-                    f"load the file.{hint} Accepted: {accepted}",
-                    section.place(key),
-                )
-        section.mark_used("CheckWeightRange")
-        section.mark_used("ProgramMethod")
-        if section.text("DefaultDataType", "Float32") != "Float32":
-            place = section.place("DefaultDataType")
-            reason = "networks compute in float32; trainer.precision chooses others"
-            self.lose(Loss(place, "DefaultDataType", "approximated", reason))
-        if section.boolean("InsertBatchNormAfterConv", False):
-            raise IniError(
-                "InsertBatchNormAfterConv=1 is not supported here: write the BatchNorm cells out",
-                section.place("InsertBatchNormAfterConv"),
-            )
-
     def _data(self) -> None:
         self.network.data = read_data(self.document, self.lose, self.images, self.folder)
 
-    def _in_order(self, sections: list[Section]) -> list[Section]:
-        """Return the sections as N2D2 places them: depth by depth, within one in file order."""
-        if len(sections) > MOST_CELLS:
-            raise IniError(
-                f"the file has {len(sections)} cells. Accepted: {MOST_CELLS}",
-                self.document.globals.header,
-            )
-        parents: dict[str, list[str]] = {}
-        for section in sections:
+    def _in_order(self) -> list[str]:
+        """Return the names of the cells as N2D2 places them."""
+        onnx = [n for n, s in self.sections.items() if s.has("Type") and s.raw("Type") == ONNX]
+        inputs: dict[str, set[str]] = {}
+        for name, section in self.sections.items():
+            inputs[name] = set()
             try:
-                parents[section.name] = section.text("Input").split(",")
-            except IniError as error:
-                self.network.problems.append(error)
-                parents[section.name] = []
-        placed: list[Section] = []
-        done: set[str] = set()
-        rest = sections
-        while rest:
-            ready = [s for s in rest if not set(parents[s.name]) & (parents.keys() - done)]
-            if not ready:
-                names = ", ".join(s.name for s in rest[:5])
-                raise IniError(f"cells wait for each other in a circle: {names}", rest[0].header)
-            placed += ready
-            done |= {s.name for s in ready}
-            rest = [s for s in rest if s.name not in done]
-        # A parent that is no section comes out of an ONNX file, whose place is before its users.
-        return sorted(placed, key=lambda s: not (s.has("Type") and s.raw("Type") == ONNX))
+                given = {*section.text("Input").split(",")} - {*ENVIRONMENTS}
+            except IniError:
+                continue  # which reading the cell tells
+            inputs[name] = given & self.sections.keys()
+            if given - self.sections.keys() and name not in onnx:
+                inputs[name] |= set(onnx)  # the others come out of an ONNX file
+        ordered, circular = in_order(inputs)
+        if circular:
+            place = self.sections[circular[0]].header
+            first = ", ".join(circular[:5]) + ", ..." * (len(circular) > 5)
+            self._problem(f"cells wait for each other in a circle: {first}", place)
+        for name in circular:
+            section = self.sections[name]
+            self.network.cells[name] = Cell(name, _written_type(section), [], section.header)
+        return ordered
 
     def _cell(self, section: Section) -> None:
-        network = self.network
+        network, name = self.network, section.name
         if section.has("Type") and section.text("Type") == ONNX:
-            self._attempt(lambda: self._onnx_graph(section))
+            self._onnx_graph(section)
             return
-        cell = Cell(section.name, section.text("Type", "?"), [], section.header)
-        network.cells[cell.name] = cell
+        cell = Cell(name, _written_type(section), [], section.header)
+        network.cells[name] = cell
+        if name in (IMAGE, *ENVIRONMENTS):
+            raise IniError(f"[{name}] is a name of the network's input: rename it", section.header)
+        cell.type = section.text("Type")
+        cell.inputs = [self._parent(section, parent) for parent in section.text("Input").split(",")]
+        if cell.type not in TYPES:
+            raise IniError(
+                f"[{name}] Type={cell.type:.60} is no cell.{did_you_mean(cell.type, TYPES)} "
+                f"Accepted: {', '.join(sorted(TYPES))}",
+                section.place("Type"),
+            )
+        if any(p != IMAGE and network.cells[p].shape is None for p in cell.inputs):
+            return  # of one that is refused: that is told there
+        if not network.data.node:
+            return  # the size of the images is not known
         try:
-            cell.inputs = [self._parent(section, name) for name in section.text("Input").split(",")]
-            if cell.type not in TYPES:
-                raise unknown_type(cell, TYPES, section.place("Type"))
-            if any(p != IMAGE and network.cells[p].shape is None for p in cell.inputs):
-                return  # of one that is refused: that is told there
-            if not network.data.node:
-                return  # the size of the images is not known
             self._read(section, cell)
-        except IniError as error:
+        except IniError:
             cell.shape = None
-            network.problems.append(error)
+            raise
 
     def _read(self, section: Section, cell: Cell) -> None:
+        if section.has("Model"):
+            check_model(section, "Model")
+        check_data_type(section, "DataType", self.lose)
         network = self.network
         reader = CellReader(
             *(self.document, section, cell, network.cells, network.data.shape),
             *(self.names, self.pace),
         )
-        if reader.model.startswith(("Spike", "CSpike", "RRAM")):
-            key = "Model" if section.has("Model") else "DefaultModel"
-            owner = section if section.has("Model") else self.document.globals
-            raise IniError(
-                f"[{cell.name}] {key}={reader.model} is not supported here: {SPIKING}",
-                owner.place(key),
-            )
-        if section.text("DataType", "Float32") != "Float32":
-            reader.lose("DataType", "networks compute in float32; trainer.precision chooses others")
         TYPES[cell.type](reader)
-        reader.lose_unused()
+        self.readers.append(reader)
         self._compute(cell)
 
     def _onnx_graph(self, section: Section) -> None:
@@ -252,9 +191,7 @@ class _Build:
             )
         from ini_compat.onnx_graph import read_graph  # needs onnx, which is an extra
 
-        read_graph(
-            *(self.onnx, self.document, section, self.network, self.names, self.pace)
-        )
+        read_graph(*(self.onnx, self.document, section, self.network, self.names, self.pace))
         for cell in self.network.cells.values():
             if cell.shape is not None:
                 self._compute(cell)
@@ -274,49 +211,56 @@ class _Build:
         if name in self.network.cells:
             return name
         place = section.place("Input")
-        if name.strip() in self.network.cells or name.strip() in ENVIRONMENTS:
+        known = [*self.network.cells, *self.sections, *ENVIRONMENTS]
+        if name.strip() in known:
             raise IniError(
                 f"[{section.name}] Input has a space beside '{name.strip()}', which N2D2 takes as "
                 "part of the name: remove it",
                 place,
             )
-        known = [*self.document.sections, *ENVIRONMENTS]
         raise IniError(
-            f"[{section.name}] Input={name} is no cell of the file.{did_you_mean(name, known)}",
+            f"[{section.name}] Input={name:.60} is no cell of the file.{did_you_mean(name, known)}",
             place,
         )
 
     def _targets(self) -> None:
+        """Read the targets cell by cell: the first one is scored."""
         network = self.network
-        found = False
+        found: dict[str, list[Section]] = {}
         for name, section in self.document.sections.items():
-            cell = next(
-                (c for c in network.cells.values() if name.startswith(f"{c.name}.Target")), None
-            )
-            if cell is None or section.has("Input"):
-                continue
-            found = True
-            if cell.shape is not None:
-                self._attempt(
-                    lambda s=section, c=cell: network.targets.append(  # type: ignore[misc]
-                        read_target(s, c, network.data.shape, self.lose)
-                    )
-                )
+            owners = [name[: m.start()] for m in re.finditer(re.escape(TARGET), name)]
+            cells = [owner for owner in owners if owner in network.cells]
+            if cells and not section.has("Input"):
+                found.setdefault(cells[-1], []).append(section)
+            elif owners and not section.has("Input"):
+                hint = did_you_mean(owners[0], network.cells)
+                reason = f"there is no cell '{owners[0]:.60}'.{hint}"
+                self.lose(Loss(section.header, f"[{name}]", "ignored", reason))
         if not found:
             self._problem("the file has no target, such as [softmax.Target], and N2D2 needs one")
+        for cell in network.cells.values():
+            for section in found.get(cell.name, []):
+                if cell.shape is not None:
+                    self._attempt(lambda s=section, c=cell: self._target(s, c))  # type: ignore[misc]
+
+    def _target(self, section: Section, cell: Cell) -> None:
+        target = read_target(section, cell, self.network.data.shape, self.lose)
+        self.network.targets.append(target)
 
     def _unused(self) -> None:
         """Note sections that nobody has read."""
         sections = self.document.sections
-        parents = {parent for section in sections.values() for parent in section.parents}
-        templates = {section.template for section in sections.values()}
+        used = {parent for section in sections.values() for parent in section.parents}
+        used |= {section.template for section in sections.values() if section.template}
+        noted = {loss.key for loss in self.network.losses}
         for name, section in sections.items():
             keys = section.keys()
-            if not keys or section.has("Input") or name in parents | templates:
+            if not keys or section.has("Input") or name in used or f"[{name}]" in noted:
                 continue
-            if len(section.unused()) == len(keys) and not self._noted(name):
-                reason = "is used by nothing"
-                self.lose(Loss(section.header, f"[{name}]", "ignored", reason))
+            if len(section.unused()) == len(keys):
+                self.lose(Loss(section.header, f"[{name}]", "ignored", "is used by nothing"))
 
-    def _noted(self, name: str) -> bool:
-        return any(loss.key == f"[{name}]" for loss in self.network.losses)
+
+def _written_type(section: Section) -> str:
+    """Return the Type as it is written, for the table."""
+    return section.raw("Type")[:60] if section.has("Type") else "?"

@@ -39,6 +39,7 @@ def experiment(network: Network, epochs: int | None = None) -> Node:
         network.notices.append(
             f"the file does not tell how long to train: {EPOCHS} epochs; --epochs N tells it"
         )
+    _note_batches_of_one(network)
     node: Node = {
         "defaults": [
             {"override /model": "layer_graph"},
@@ -83,6 +84,18 @@ def prune(network: Network) -> None:
         cell = cells.pop(name)
         reason = "no target depends on it"
         network.losses.append(Loss(cell.place, f"[{name}]", "ignored", reason))
+
+
+def _note_batches_of_one(network: Network) -> None:
+    """Note a normalisation that has a single number to normalise."""
+    for cell in network.cells.values():
+        norms = any(layer["type"] == "batch_norm" for layer in cell.layers.values())
+        if norms and network.data.batch_size == 1 and cell.shape and cell.shape[1:] == (1, 1):
+            network.notices.append(
+                f"[{cell.name}] normalises one number in batches of one image, which torch does "
+                "not train: data.batch_size=64"
+            )
+            return
 
 
 def _outputs(network: Network) -> tuple[list[str], Node]:

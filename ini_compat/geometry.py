@@ -46,9 +46,7 @@ def pair(
         )
     if len(numbers) < 2 or any(n != lowest for n in numbers[2:]):
         count = f"{len(numbers)} dimension{'s' * (len(numbers) != 1)}"
-        raise IniError(
-            f"[{section.name}] {key} has {count}; images have two", section.place(key)
-        )
+        raise IniError(f"[{section.name}] {key} has {count}; images have two", section.place(key))
     width, height = numbers[:2]
     if min(width, height) < lowest:
         raise IniError(
@@ -82,7 +80,7 @@ def check_size(section: Section, shape: Shape, before: Shape) -> Shape:
     if min(shape) < 1:
         raise IniError(
             f"[{section.name}] would have outputs of {text(shape)} for inputs of {text(before)}: "
-            "nothing is left",
+            "that does not fit",
             section.header,
         )
     return shape

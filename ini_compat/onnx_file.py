@@ -23,7 +23,7 @@ except ImportError:
 Array: TypeAlias = npt.NDArray[Any]
 Attribute: TypeAlias = int | float | str | list[int] | list[float] | Array
 
-MOST_BYTES = 1 << 30  # N2D2 reads no more either
+MOST_BYTES = 1 << 30
 MOST_NODES = 20_000
 MOST_DIMENSIONS = 8
 STANDARD = ("", "ai.onnx")  # names of the domain of ONNX's own operators

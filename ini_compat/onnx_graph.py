@@ -1,8 +1,6 @@
 """``Type=ONNX``: the nodes of an ONNX file as cells.
 
-N2D2 puts an activation function into the cell before it and calls both by the name of that cell.
-Here a function is a cell of its own, called by its node's output as its section in the .ini is;
-where the .ini reads the cell before it, it gets the function's output as it does in N2D2.
+A node that computes something is a cell, called by its output as its section in the .ini is.
 """
 
 from __future__ import annotations
@@ -12,16 +10,15 @@ import numpy as np
 from ini_compat.cells import Names
 from ini_compat.errors import IniError, Loss, Place, did_you_mean, quoted
 from ini_compat.geometry import text
-from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Network, Shape, Target
+from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Network, Shape
 from ini_compat.onnx_constants import BATCH, fold
 from ini_compat.onnx_file import OnnxGraph, OnnxNode, read_onnx
-from ini_compat.onnx_nodes import FUNCTIONS, PASSED_ON, read_node
+from ini_compat.onnx_nodes import PASSED_ON, read_node
 from ini_compat.onnx_section import lose_sections
 from ini_compat.onnx_step import Reading, Step, Tensor
 from ini_compat.resolve import Document, Section
 from ini_compat.solvers import Pace
 
-CROSS_ENTROPY = {"_target_": "qatlab.training.loss.CrossEntropy"}
 KEYS = ("Input", "Type", "File", "ONNX_init", "Ignore", "IgnoreInputSize", "Transpose", "CNTK")
 
 
@@ -34,7 +31,7 @@ def read_graph(
         path: the file; the one that the section names is not opened.
         document: the .ini.
         section: of Type=ONNX there.
-        network: gets cells, weights, targets and notices.
+        network: gets cells, weights and notices.
         names: of layers.
         pace: for solvers, and to note what is lost.
 
@@ -94,11 +91,14 @@ def _read_nodes(reading: Reading) -> None:
     _ignore(reading)
     for node in graph.nodes:
         _read(reading, node)
-    _join_functions(reading)
+    for written, reader in reading.readers:
+        written.lose_unused(reader.accepted, reader.solvers)
 
 
 def _check_file_name(path: str, document: Document, section: Section, network: Network) -> None:
-    said = document.path(section, "File", "")
+    if not section.has("File"):
+        return
+    said = document.path(section, "File")
     names = [name.replace("\\", "/").rpartition("/")[2] for name in (said, path)]
     if names[0] != names[1]:
         network.notices.append(
@@ -213,7 +213,7 @@ def _read(reading: Reading, node: OnnxNode) -> None:
         _hand_on(reading, node, tensors[reading.merged[node.name]])
         return
     if node.operator in PASSED_ON and node.inputs[:1] and node.inputs[0] in reading.ignored:
-        reading.ignored.add(node.name)  # N2D2 does not ask what it passes on either
+        reading.ignored.add(node.name)  # it would only pass on what is not there
         return
     if node.operator == "Shape" and node.inputs[:1] and node.inputs[0] in tensors:
         step = Step(reading, node)
@@ -229,7 +229,6 @@ def _read(reading: Reading, node: OnnxNode) -> None:
     tensor = read_node(step)
     if node.name in reading.network.cells:
         tensors[node.name] = tensor
-        _aim(reading, reading.network.cells[node.name])
     else:
         _hand_on(reading, node, tensor)
 
@@ -247,46 +246,6 @@ def _hand_on(reading: Reading, node: OnnxNode, tensor: Tensor) -> None:
     cell = Cell(node.name, node.operator, [source.name], reading.graph.place)
     cell.output, cell.shape, cell.input_shapes = source.output, tensor.shape, [tensor.shape]
     reading.network.cells[node.name] = cell
-
-
-def _aim(reading: Reading, cell: Cell) -> None:
-    """Make a softmax a target, as N2D2 does."""
-    there = any(name.startswith(f"{cell.name}.Target") for name in reading.document.sections)
-    if cell.with_loss == "softmax" and not there and cell.shape and cell.shape[1:] == (1, 1):
-        reading.network.targets.append(Target(cell.name, cell.place, dict(CROSS_ENTROPY)))
-
-
-def _join_functions(reading: Reading) -> None:
-    """Let cells that the .ini reads have the functions behind them, as in N2D2."""
-    cells = reading.network.cells
-    for node in reversed(reading.graph.nodes):
-        function = cells.get(node.name)
-        if node.operator not in FUNCTIONS or function is None or function.type != "Activation":
-            continue
-        source = function.inputs[0]
-        if source not in reading.wanted or source not in cells or source not in reading.tensors:
-            continue
-        cell = cells[source]
-        cell.layers |= function.layers
-        cell.output, cell.site = function.output, function.site
-        cell.activation = function.activation
-        cell.solvers |= function.solvers
-        cell.files += function.files
-        function.layers, function.solvers, function.files = {}, {}, []
-        function.activation, function.site = None, ""
-        if len(reading.users.get(source, ())) > 1:
-            reason = (
-                f"N2D2 puts {quoted(node.name)} into {quoted(source)} for all who read it, here it "
-                "is there for those that the .ini has"
-            )
-            reading.pace.lose(
-                Loss(
-                    reading.section.header,
-                    f"[{reading.section.name}] {source}",
-                    "approximated",
-                    reason,
-                )
-            )
 
 
 def _lose(reading: Reading, section: Section, key: str, reason: str) -> None:

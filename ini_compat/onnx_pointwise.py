@@ -8,7 +8,6 @@ from math import inf
 import numpy as np
 
 from ini_compat import pointwise
-from ini_compat.network import IMAGE
 from ini_compat.onnx_file import Array, shortest
 from ini_compat.onnx_step import Step, Tensor
 
@@ -49,7 +48,6 @@ def clip(step: Step) -> Tensor:
         said |= {} if high == inf else {"ActivationFunction.Clipping": high}
         return _function(step, said, nonnegative=True)
     if low == -high:
-        step.lose("Clip", "N2D2 leaves it out where its bounds have different signs")
         said = {"ActivationFunction": "Saturation", "ActivationFunction.Threshold": high}
         return _function(step, said)
     raise step.error(
@@ -101,7 +99,7 @@ def dropout(step: Step) -> Tensor:
 
 
 def softmax(step: Step) -> Tensor:
-    """Softmax over channels, which N2D2 trains with the cross-entropy."""
+    """Softmax over channels; at the end of the graph it belongs to the loss, the cross-entropy."""
     tensor = step.flat(step.tensor())
     late = step.reading.graph.opset >= 13
     axis = step.integer("axis", -1 if late else 1)
@@ -111,7 +109,6 @@ def softmax(step: Step) -> Tensor:
     said = {"NbOutputs": tensor.shape[0], "WithLoss": 1}
     if step.reading.users.get(step.name):
         said["WithLoss"] = 0
-        step.lose("Softmax", "N2D2 takes a softmax for the end of the network, here nodes follow")
     return step.made(step.cell("Softmax", pointwise.softmax, [tensor], said), tensor.rank)
 
 
@@ -138,11 +135,7 @@ def _function(step: Step, said: Mapping[str, object], nonnegative: bool = False)
         if not source.has("ActivationFunction"):
             raise step.error(f"has the section [{source.name}], which has no ActivationFunction")
         said, nonnegative = {}, False
-        if step.node.operator != "Relu":
-            step.lose(step.node.operator, "N2D2 reads sections of Relu nodes only, here all count")
     cell = step.cell("Activation", pointwise.activation, [tensor], said)
-    if tensor.source != IMAGE:
-        step.take_over(cell, step.reading.network.cells[tensor.source])
     return step.made(cell, tensor.rank, nonnegative or cell.activation is not None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from ini_compat.errors import Loss, Place, did_you_mean
@@ -11,6 +11,7 @@ from ini_compat.lexer import Entry
 from ini_compat.render import Value
 from ini_compat.resolve import COMPUTED_KEYS, Document, Section
 from ini_compat.solvers import Pace
+from ini_compat.unused_keys import why_unused
 
 SOLVERS = ("Solvers", "WeightsSolver", "BiasSolver")
 WEIGHTED = ("ConfigSection", *SOLVERS, "WeightsFiller", "BiasFiller")
@@ -90,15 +91,14 @@ class NodeSection:
             return set()
         return {name for name in COMPUTED_KEYS if self.source.depends_on(key, name)}
 
-    def lose_unused(self) -> None:
-        """Note what of the .ini nobody has read."""
+    def lose_unused(self, accepted: Collection[str], solvers: Collection[str]) -> None:
+        """Note what of the .ini nobody has read; see :func:`unused_keys.why_unused`."""
         for key in self.section.unused():
-            if self.source is not None and self.source.has(key):
-                word = key.partition(".")[0]
-                reason = f"there is no {word}= line of a kind that has it"
-                if word in ("QAct", "QActSolver") and not self.source.has("ActivationFunction"):
-                    reason = "N2D2 reads QAct only beside ActivationFunction in the same section"
-                self._ignore(key, reason)
+            if (
+                self.source is not None
+                and self.source.entries.get(key) is self.section.entries[key]
+            ):
+                self._ignore(key, why_unused(self.section, key, self.kind, accepted, solvers))
 
     def _ignore(self, key: str, reason: str) -> None:
         assert self.source is not None
@@ -139,7 +139,7 @@ def _why_unread(name: str, onnx: str, operators: Mapping[str, str]) -> str:
         return f"a {operators[name]} node takes no section"
     prefix, _, rest = name.partition(":")
     if prefix == onnx and rest in operators:
-        return f"N2D2's manual writes it so, but N2D2 itself reads [{rest}]"
+        return f"the section of a node is called by its name alone: [{rest}]"
     if prefix == onnx and rest.endswith("_def"):
         kinds = ", ".join(f"{onnx}:{kind}_def" for kind in PARAMETERS if kind != "Activation")
         return f"the ONNX file has no node of that kind. There may be: {kinds}"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 
 from ini_compat.cells import CellReader, Names
 from ini_compat.errors import IniError, Loss, quoted
-from ini_compat.network import IMAGE, Cell, Network, Shape
+from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Network, Shape
 from ini_compat.onnx_constants import BATCH
 from ini_compat.onnx_file import Array, OnnxGraph, OnnxNode
 from ini_compat.onnx_section import NodeSection, section_of
@@ -19,7 +18,6 @@ from ini_compat.resolve import Document, Section
 from ini_compat.shaping import reshape
 from ini_compat.solvers import Pace
 
-MOST_VALUES = 1 << 32  # of one image's tensor
 MOST_LISTED = 100  # integers, such as sizes: no tensor has that many dimensions
 Sides = tuple[int, int, int, int]  # top, bottom, left, right
 
@@ -64,6 +62,7 @@ class Reading:
         users: nodes that read a tensor.
         merged: nodes whose numbers are the bias of another one -> that one.
         wanted: names that the .ini reads.
+        readers: of all cells that were made.
     """
 
     graph: OnnxGraph
@@ -79,6 +78,7 @@ class Reading:
     users: dict[str, list[OnnxNode]] = field(default_factory=dict)
     merged: dict[str, str] = field(default_factory=dict)
     wanted: set[str] = field(default_factory=set)
+    readers: list[tuple[NodeSection, CellReader]] = field(default_factory=list)
 
 
 class Step:
@@ -183,7 +183,7 @@ class Step:
         )
 
     def lose(self, key: str, reason: str) -> None:
-        """Note what N2D2 does differently."""
+        """Note what is only approximated."""
         section = self.reading.section
         place = section.header
         self.reading.pace.lose(Loss(place, f"[{section.name}] {key}", "approximated", reason))
@@ -239,10 +239,7 @@ class Step:
             layer = next(iter(cell.layers.values()))
             layer["padding"] = [top, left] if symmetric else list(sides)
             layer["input"] = layer.pop("input")  # stands last, as in other layers
-        assert cell.shape is not None  # a reader that knows no shape has raised
-        if prod(cell.shape) > MOST_VALUES:
-            raise self.error(f"makes {'x'.join(map(str, cell.shape))} numbers of an image")
-        written.lose_unused()
+        reading.readers.append((written, reader))
         reading.network.cells[name] = cell
         return cell
 
@@ -277,19 +274,12 @@ class Step:
             raise self.error(f"has {key} that are no finite numbers")
         self.reading.network.weights[f"{layer}.{key}"] = values
 
-    def take_over(self, cell: Cell, owner: Cell) -> None:
-        """Name the weight files of a function after the cell that N2D2 puts it into."""
-        stem = re.sub(r'[\x00-\x1f<>:"|?*]', "_", owner.name)
-        cell.files = [
-            replace(file, stem=f"{stem}_{file.stem[len(cell.name) + 1 :]}") for file in cell.files
-        ]
-
     def _check_name(self, name: str) -> None:
         reading = self.reading
         section = reading.document.sections.get(name)
         if name in reading.network.cells or (section is not None and section.has("Input")):
             raise self.error("has a name that another cell has")
-        if name in (IMAGE, "sp", "env", "cenv"):
+        if name in (IMAGE, *ENVIRONMENTS):
             raise self.error("has a name that stands for the images in an .ini: rename its output")
         if not name.isprintable():
             raise self.error("has a name that cannot be printed: rename its output")

@@ -34,7 +34,7 @@ def conv(step: Step) -> Tensor:
 
 
 def conv_transpose(step: Step) -> Tensor:
-    """Transposed convolution, which N2D2 itself does not take from ONNX files."""
+    """Transposed convolution."""
     tensor, weights = step.tensor(rank=4), _weights(step, 4)
     groups = step.integer("group", 1)
     if not 1 <= groups <= tensor.shape[0] or tensor.shape[0] % groups:
@@ -90,13 +90,6 @@ def batch_norm(step: Step) -> Tensor:
     }
     said = {"NbOutputs": tensor.shape[0]}
     cell = step.cell("BatchNorm", weighted.batch_norm, [tensor], said, defaults)
-    if not any(s.has("MovingAverageMomentum") for s in step.reader.config.sections[1:]):
-        step.lose(
-            "BatchNormalization",
-            f"N2D2 lets the newest batch count {momentum:g}, which is ONNX's word for what the "
-            f"earlier ones count; here it counts {1 - momentum:g}, unless MovingAverageMomentum "
-            "says otherwise",
-        )
     for index, key in enumerate(("weight", "bias", "running_mean", "running_var"), start=1):
         step.weigh(cell, key, step.constant(index, "parameters"), tensor.shape[:1])
     return step.made(cell, tensor.rank)
@@ -167,7 +160,7 @@ def _weigh_bias(step: Step, cell: Cell, bias: Array | None) -> None:
     if layer.get("bias", True):
         step.weigh(cell, "bias", bias, (layer["channels"],))
     else:
-        step.reader.lose("NoBias", "leaves out biases of the ONNX file, as in N2D2", "ignored")
+        step.reader.lose("NoBias", "leaves out biases of the ONNX file", "ignored")
 
 
 def _crop(step: Step, cell: Cell, sides: tuple[int, int, int, int]) -> None:

@@ -19,11 +19,6 @@ class Window:
     dilation: Pair
     sides: Sides
 
-    @property
-    def said(self) -> dict[str, object]:
-        """What a section says of it, where N2D2 writes the width first."""
-        return {"StrideDims": self.stride[::-1]}
-
 
 def read_window(step: Step, tensor: Tensor, kernel: Pair | None = None) -> Window:
     """Read the attributes of a node.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ini_compat.cells import CellReader
+from ini_compat.cells import MOST_OUTPUTS, CellReader
 from ini_compat.network import Node
 from ini_compat.weighted import crop
 
@@ -13,6 +13,17 @@ OPERATIONS = {
     "Prod": "prod",
     "Max": "max",
 }
+COEFFICIENTS = {  # N2D2's key: its default, and the operations that use it
+    "Weights": (1.0, ("Sum", "AbsSum", "EuclideanSum")),
+    "Shifts": (0.0, ("Sum", "EuclideanSum")),
+}
+THRESHOLDS = {
+    "Binary": "binary",
+    "BinaryInverted": "binary_inverted",
+    "Truncate": "truncate",
+    "ToZero": "to_zero",
+    "ToZeroInverted": "to_zero_inverted",
+}
 
 
 def elementwise(reader: CellReader) -> None:
@@ -20,47 +31,50 @@ def elementwise(reader: CellReader) -> None:
     section = reader.section
     shape = reader.shapes[0]
     reader.number_of_outputs(shape[0])
+    reader.check_config()
     if any(s != shape for s in reader.shapes):
-        texts = ", ".join(
-            f"{name} {'x'.join(map(str, s))}"
-            for name, s in zip(reader.cell.inputs, reader.shapes, strict=True)
-        )
-        raise reader.error("Input", f"combines tensors of unlike shapes: {texts}")
+        raise reader.error("Input", f"combines tensors of unlike shapes: {reader.sizes()}")
     operation = section.choice("Operation", tuple(OPERATIONS))
-    node: Node = {"type": "elementwise", "operation": OPERATIONS[operation]}
     mode = section.choice("CoeffMode", ("PerInput", "PerLayer", "PerChannel"), "PerInput")
-    for key, plain in (("Weights", 1.0), ("Shifts", 0.0)):
-        numbers = section.reals(key, None) if section.has(key) else None
+    if mode == "PerChannel" and operation != "Sum":
+        raise reader.error("CoeffMode", "is PerChannel. Accepted with Operation=Sum only")
+    node: Node = {"type": "elementwise", "operation": OPERATIONS[operation]}
+    for key, (plain, users) in COEFFICIENTS.items():
+        numbers = _coefficients(reader, key, plain, mode == "PerChannel")
         if numbers is None:
             continue
-        table = _coefficients(reader, key, numbers, mode, shape[0])
-        if any(n != plain for row in table for n in (row if isinstance(row, list) else [row])):
-            if operation in ("Prod", "Max"):
-                reader.lose(key, f"N2D2 does not use it with Operation={operation}", "ignored")
-            else:
-                node[key.lower()] = table
+        if operation not in users:
+            reader.lose(key, f"N2D2 does not use it with Operation={operation}", "ignored")
+        elif (key, operation) == ("Shifts", "EuclideanSum"):
+            raise reader.error(key, "are not supported here with Operation=EuclideanSum")
+        else:
+            node[key.lower()] = numbers
     reader.add(node)
     reader.finish(shape)
 
 
 def _coefficients(
-    reader: CellReader, key: str, numbers: list[float], mode: str, channels: int
-) -> list[float] | list[list[float]]:
-    inputs = len(reader.shapes)
-    if mode == "PerLayer" and len(numbers) == 1:
-        return numbers * inputs
-    if mode == "PerInput" and len(numbers) == inputs:
-        return numbers
-    if mode == "PerChannel" and len(numbers) in (channels, channels * inputs):
-        numbers = numbers if len(numbers) != channels else numbers * inputs
-        return [numbers[i * channels : (i + 1) * channels] for i in range(inputs)]
-    wanted = {"PerLayer": 1, "PerInput": inputs, "PerChannel": channels}[mode]
-    raise reader.error(key, f"has {len(numbers)} values. Accepted with CoeffMode={mode}: {wanted}")
+    reader: CellReader, key: str, plain: float, by_channel: bool
+) -> list[float] | list[list[float]] | None:
+    """Return a number, or one for each channel, for each input; None: all have the default."""
+    inputs, channels = len(reader.shapes), reader.shapes[0][0]
+    numbers = reader.section.reals(key, [])
+    count = channels if by_channel else inputs
+    if len(numbers) > count:
+        of = "channels" if by_channel else "inputs"
+        raise reader.error(
+            key, f"has {len(numbers)} values. Accepted: one for each of {count} {of}"
+        )
+    numbers += [plain] * (count - len(numbers))
+    if all(number == plain for number in numbers):
+        return None
+    return [numbers] * inputs if by_channel else numbers  # N2D2 has one for all inputs
 
 
 def activation(reader: CellReader) -> None:
     """Read an activation function that is a cell of its own; Tanh by default."""
     shape = reader.joined()
+    reader.check_config()
     if reader.section.has("NbOutputs"):
         reader.number_of_outputs(shape[0])
     reader.passes_on()
@@ -74,8 +88,8 @@ def dropout(reader: CellReader) -> None:
     reader.number_of_outputs(shape[0])
     reader.check_config("Dropout")
     probability = reader.config.real("Dropout", 0.5)
-    if not 0 <= probability <= 1:
-        raise reader.error("Dropout", f"is {probability:g}. Accepted: from 0 to 1")
+    if not 0 <= probability < 1:
+        raise reader.error("Dropout", f"is {probability:g}. Accepted: from 0, below 1")
     node: Node = {"type": "dropout", "p": probability}
     if not reader.on_gpu:
         node["rescale"] = False  # N2D2's CPU code does not divide by 1 - p
@@ -86,6 +100,7 @@ def dropout(reader: CellReader) -> None:
 def softmax(reader: CellReader) -> None:
     """Read a softmax; with WithLoss it belongs to the loss."""
     section = reader.section
+    reader.check_config()
     crop(reader)
     shape = reader.only_input()
     reader.number_of_outputs(shape[0])
@@ -94,7 +109,8 @@ def softmax(reader: CellReader) -> None:
         raise reader.error("GroupSize", f"is {size}, which does not divide {shape[0]} channels")
     if section.boolean("WithLoss", False):
         reader.cell.with_loss = "softmax"
-    reader.add({"type": "softmax"} | ({"group_size": size} if size else {}))
+    groups = {"group_size": size} if size not in (0, shape[0]) else {}
+    reader.add({"type": "softmax", **groups})
     reader.finish(shape)
 
 
@@ -106,11 +122,10 @@ def lrn(reader: CellReader) -> None:
     config = reader.config
     if not reader.on_gpu:
         reader.lose("Type", "N2D2's CPU code computes something else, here it is what its GPU does")
-    node: Node = {"type": "lrn"}
     size = config.unsigned("N", 5)
-    if size < 1:
-        raise reader.error("N", f"is {size}. Accepted: 1 or more")
-    node |= {"size": size} if size != 5 else {}
+    if not 1 <= size <= MOST_OUTPUTS:
+        raise reader.error("N", f"is {size}. Accepted: 1 to {MOST_OUTPUTS}")
+    node: Node = {"type": "lrn", **({"size": size} if size != 5 else {})}
     for key, name, default in (("Alpha", "alpha", 1e-4), ("Beta", "beta", 0.75), ("K", "k", 2.0)):
         value = config.real(key, default)
         node |= {name: value} if value != default else {}
@@ -122,6 +137,7 @@ def scaling(reader: CellReader) -> None:
     """Read a multiplication by a constant."""
     shape = reader.joined()
     reader.number_of_outputs(shape[0])
+    reader.check_config()
     factors = reader.section.reals("Factor")
     if len(factors) not in (1, shape[0]):
         raise reader.error("Factor", f"has {len(factors)} values. Accepted: 1 or {shape[0]}")
@@ -133,6 +149,7 @@ def normalize(reader: CellReader) -> None:
     """Read a division by the norm over channels."""
     shape = reader.joined()
     reader.number_of_outputs(shape[0])
+    reader.check_config()
     norm = reader.section.choice("Norm", ("L1", "L2"))
     reader.add({"type": "normalize", "norm": norm.lower()})
     reader.finish(shape)
@@ -140,22 +157,16 @@ def normalize(reader: CellReader) -> None:
 
 def threshold(reader: CellReader) -> None:
     """Read a threshold."""
-    section = reader.section
     shape = reader.joined()
     reader.number_of_outputs(shape[0])
-    names = {
-        "Binary": "binary",
-        "BinaryInverted": "binary_inverted",
-        "Truncate": "truncate",
-        "ToZero": "to_zero",
-        "ToZeroInverted": "to_zero_inverted",
-    }
     reader.check_config("Operation", "MaxValue")
-    owner = section if section.has("Operation") else reader.config.owner("Operation")
-    operation = "Binary" if owner is None else owner.choice("Operation", tuple(names))
-    owner = section if section.has("MaxValue") else reader.config.owner("MaxValue")
-    largest = 1.0 if owner is None else owner.real("MaxValue")
-    node: Node = {"type": "threshold", "threshold": section.real("Threshold")}
-    node |= {"operation": names[operation]} if operation != "Binary" else {}
-    reader.add(node | ({"max_value": largest} if largest != 1.0 else {}))
+    operation = reader.config.choice("Operation", THRESHOLDS, "Binary")
+    largest = reader.config.real("MaxValue", 1.0)
+    node: Node = {"type": "threshold", "threshold": reader.section.real("Threshold")}
+    node |= {"operation": THRESHOLDS[operation]} if operation != "Binary" else {}
+    if largest != 1.0 and not operation.startswith("Binary"):
+        reader.lose("MaxValue", f"has no effect with Operation={operation}", "ignored")
+    elif largest != 1.0:
+        node["max_value"] = largest
+    reader.add(node)
     reader.finish(shape)

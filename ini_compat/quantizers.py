@@ -12,7 +12,6 @@ from ini_compat.resolve import Section
 WEIGHT = {
     "SAT": ("ApplyQuantization", "ApplyScaling", "Range", "QuantMode"),
     "LSQ": ("Range", "StepSize", "SetOptInitStepSize", "QuantMode"),
-    "Prune": (),
 }
 ACTIVATION = {"SAT": ("Alpha", "Range"), "LSQ": ("Range", "StepSize", "SetOptInitStepSize")}
 GRIDS = {
@@ -94,12 +93,12 @@ def read_activation(section: Section, lose: Lose) -> Quantizer | None:
 def _method(section: Section, key: str, known: Mapping[str, tuple[str, ...]]) -> str | None:
     if not section.has(key):
         return None
-    method = check_word(section, key, known, "quantizer")
-    if method == "Prune":
+    if section.text(key) == "Prune":
         raise IniError(
             f"[{section.name}] {key}=Prune: pruning is not supported here. Accepted: SAT, LSQ",
             section.place(key),
         )
+    method = check_word(section, key, known, "quantizer")
     check_parameters(section, key, known[method])
     return method
 

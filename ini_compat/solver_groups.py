@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Iterable, Sequence
+from fnmatch import translate
 
 from ini_compat.databases import SOME_IMAGES
 from ini_compat.names import unique_key
@@ -77,19 +77,31 @@ def _kind(cell: Cell, parameter: str) -> str:
 
 def patterns(wanted: Sequence[str], everything: Collection[str]) -> list[str]:
     """Return few globs that match all of ``wanted`` and nothing else of ``everything``."""
-    rest = list(wanted)
-    candidates = ["*_qact.alpha", "*_qact.step_size", "*.weight_quantizer.step_size"]
-    candidates += ["*.bias", "*.weight"]
-    for name in wanted:
-        layer, dot, last = name.partition(".")
-        candidates.append(re.sub(r"\d+", "*", layer) + dot + last)
-        candidates.append(re.sub(r"\d.*", "*", layer) + dot + last)
-    others = set(everything) - set(wanted)
+    rest = set(wanted)
     found: list[str] = []
-    for glob in dict.fromkeys(candidates):
-        if sum(fnmatchcase(name, glob) for name in rest) < 2:
-            continue
-        if not any(fnmatchcase(name, glob) for name in others):
-            found.append(glob)
-            rest = [name for name in rest if not fnmatchcase(name, glob)]
-    return [*found, *rest]
+    matched = {}
+    for glob in _candidates(wanted):
+        match = re.compile(translate(glob)).match
+        names = {name for name in everything if match(name)}
+        if names <= rest:
+            matched[glob] = names
+    while matched:
+        best = max(matched, key=lambda glob: len(matched[glob] & rest))  # the first of equals
+        if len(matched[best] & rest) < 2:
+            break
+        found.append(best)
+        rest -= matched.pop(best)
+    return [*found, *(name for name in wanted if name in rest)]
+
+
+def _candidates(names: Sequence[str]) -> Iterable[str]:
+    """Return globs that may describe several names of parameters, each once."""
+    globs = ["*_qact.alpha", "*_qact.step_size", "*.weight_quantizer.step_size"]
+    globs += ["*.bias", "*.weight"]
+    for name in names:
+        layer, dot, last = name.partition(".")
+        last = dot + last
+        globs += [re.sub(r"\d+", "*", layer) + last, re.sub(r"\d.*", "*", layer) + last]
+        _, underscore, end = layer.rpartition("_")
+        globs += [f"*_{end}{last}"] if underscore else []
+    return dict.fromkeys(globs)

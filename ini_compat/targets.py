@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ini_compat.errors import IniError, Loss
+from ini_compat.errors import IniError, Loss, did_you_mean
+from ini_compat.geometry import text
 from ini_compat.network import Cell, Node, Shape, Target
 from ini_compat.resolve import Section
 
-KEYS = {  # with the only values that have an effect here; None: any, which has none
-    "Type": None,
-    "TargetValue": None,
-    "DefaultValue": None,
-    "TopN": None,
-    "DataAsTarget": None,
-    "BinaryThreshold": None,
-}
-FOR_PICTURES = {  # only change what N2D2 draws and logs
-    *("NoDisplayLabel", "LabelsHueOffset", "EstimatedLabelsValueDisplay", "ImageLogFormat"),
-    *("MaskedLabelValue", "ValueThreshold", "ConfusionRangeMin", "ConfusionRangeMax"),
-    *("ConfusionQuantSteps",),
-}
-LABELS = {
-    "LabelsMapping": "labels keep the numbers that the data set gives them",
-    "CreateMissingLabels": "labels keep the numbers that the data set gives them",
-    "MaskLabelTarget": "all outputs count",
-    "ROIsLabelTarget": "all outputs count",
-    "MaskedLabel": "all outputs count",
+READ = ("Type", "TargetValue", "DefaultValue", "TopN", "DataAsTarget", "BinaryThreshold")
+PICTURES = "only changes what N2D2 draws and logs"
+NUMBERS = "labels keep the numbers that the data set gives them"
+WITHOUT_EFFECT = {
+    **dict.fromkeys(
+        (
+            *("NoDisplayLabel", "LabelsHueOffset", "EstimatedLabelsValueDisplay"),
+            *("ImageLogFormat", "MaskedLabelValue", "ValueThreshold", "ConfusionRangeMin"),
+            *("ConfusionRangeMax", "ConfusionQuantSteps"),
+        ),
+        PICTURES,
+    ),
+    **dict.fromkeys(("LabelsMapping", "CreateMissingLabels"), NUMBERS),
+    **dict.fromkeys(("MaskLabelTarget", "ROIsLabelTarget", "MaskedLabel"), "all outputs count"),
     "WeakTarget": "all labels count alike",
 }
+TYPES = ("TargetScore", "Target")
 UNSUPPORTED = (
     *("TargetROIs", "TargetBBox", "TargetRP", "TargetCompare", "TargetMatching"),
     "TargetAggregate",
@@ -46,77 +43,100 @@ def read_target(section: Section, cell: Cell, image: Shape, lose: Callable[[Loss
         lose: notes what is not taken over.
 
     Raises:
-        IniError: for a target that is no classification and no reconstruction.
+        IniError: for unknown keys, and a target that is no classification and no reconstruction.
     """
-    kind = section.text("Type", "TargetScore") or "TargetScore"
-    plain = kind.removesuffix("_CUDA")
-    if plain in UNSUPPORTED:
+    if section.text("Type", "TargetScore") in UNSUPPORTED:
         raise IniError(
-            f"[{section.name}] Type={kind} is not supported here. Accepted: TargetScore, Target",
+            f"[{section.name}] Type={section.text('Type')} is not supported here. Accepted: "
+            f"{', '.join(TYPES)}",
             section.place("Type"),
         )
-    if plain not in ("TargetScore", "Target"):
-        section.choice("Type", ("TargetScore", "Target"))
-    for key in section.keys():
-        if key not in KEYS:
-            reason = LABELS.get(key)
-            if key in FOR_PICTURES:
-                reason = "only changes what N2D2 draws and logs"
-            elif reason is None:
-                reason = "is no key of a target"
-            section.mark_used(key)
-            lose(Loss(section.place(key), f"[{section.name}] {key}", "ignored", reason))
-    value, other = section.real("TargetValue", 1.0), section.real("DefaultValue", 0.0)
-    top_n = section.unsigned("TopN", 1)
+    section.choice("Type", TYPES, "TargetScore")
+    _check_keys(section, lose)
     shape = cell.shape
     assert shape is not None
-    if not 1 <= top_n <= shape[0]:
-        raise IniError(
-            f"[{section.name}] TopN={top_n} is wrong. Accepted: 1 to {shape[0]}, the outputs",
-            section.place("TopN"),
-        )
-    data_as_target = section.boolean("DataAsTarget", False)
-    if data_as_target:
-        return Target(cell.name, section.header, _reconstruction(section, shape, image), top_n)
+    _check_top(section, shape[0], lose)
+    if section.boolean("DataAsTarget", False):
+        return Target(cell.name, section.header, _reconstruction(section, cell, shape, image))
     if shape[1:] != (1, 1):
         raise IniError(
             f"[{section.name}]: {cell.name} has {shape[1]}x{shape[2]} outputs for each class; a "
             "target for each pixel is not supported here",
             section.header,
         )
-    node = _loss(section, cell, shape, value, other, lose)
-    return Target(cell.name, section.header, node, top_n)
+    return Target(cell.name, section.header, _classification(section, cell, shape, lose))
 
 
-def _reconstruction(section: Section, shape: Shape, image: Shape) -> Node:
-    if shape != image:
-        texts = ["x".join(map(str, s)) for s in (shape, image)]
+def _check_keys(section: Section, lose: Callable[[Loss], None]) -> None:
+    accepted = (*READ, *WITHOUT_EFFECT)
+    for key in section:
+        if key not in accepted:
+            raise IniError(
+                f"[{section.name}] {key} is no key of a target, and N2D2 does not load the file."
+                f"{did_you_mean(key, accepted)} Accepted: {', '.join(accepted)}",
+                section.place(key),
+            )
+        if key in WITHOUT_EFFECT:
+            section.mark_used(key)
+            label = f"[{section.name}] {key}"
+            lose(Loss(section.place(key), label, "ignored", WITHOUT_EFFECT[key]))
+
+
+def _check_top(section: Section, outputs: int, lose: Callable[[Loss], None]) -> None:
+    top = section.unsigned("TopN", 1)
+    if not 1 <= top <= outputs:
         raise IniError(
-            f"[{section.name}] DataAsTarget=1 compares outputs of {texts[0]} with images of "
-            f"{texts[1]}",
-            section.place("DataAsTarget"),
+            f"[{section.name}] TopN={top} is wrong. Accepted: 1 to {outputs}, the outputs",
+            section.place("TopN"),
+        )
+    if top not in (1, 5):
+        reason = "images count as found whose label has the highest output, or one of five"
+        lose(Loss(section.place("TopN"), f"[{section.name}] TopN", "ignored", reason))
+
+
+def _reconstruction(section: Section, cell: Cell, shape: Shape, image: Shape) -> Node:
+    place = section.place("DataAsTarget")
+    if cell.with_loss:
+        raise IniError(
+            f"[{section.name}] DataAsTarget=1 is not supported here for a {cell.with_loss} with "
+            "loss",
+            place,
+        )
+    if shape != image:
+        raise IniError(
+            f"[{section.name}] DataAsTarget=1 compares outputs of {text(shape)} with images of "
+            f"{text(image)}",
+            place,
         )
     return {"_target_": f"{PLACE}.Reconstruction"}
 
 
-def _loss(
-    section: Section,
-    cell: Cell,
-    shape: Shape,
-    value: float,
-    other: float,
-    lose: Callable[[Loss], None],
+def _classification(
+    section: Section, cell: Cell, shape: Shape, lose: Callable[[Loss], None]
 ) -> Node:
+    value, other = section.real("TargetValue", 1.0), section.real("DefaultValue", 0.0)
+    threshold = section.real("BinaryThreshold", 0.5)
     if cell.with_loss == "softmax":
         for key, number, plain in (("TargetValue", value, 1.0), ("DefaultValue", other, 0.0)):
             if number != plain:
                 reason = f"a softmax is trained with {plain:g}, as its outputs are shares"
                 lose(Loss(section.place(key), f"[{section.name}] {key}", "approximated", reason))
         return {"_target_": f"{PLACE}.CrossEntropy"}
+    if value <= other:
+        raise IniError(
+            f"[{section.name}] TargetValue={value:g} is not above DefaultValue={other:g}, as the "
+            "highest output is the answer",
+            section.place("TargetValue" if section.has("TargetValue") else "DefaultValue"),
+        )
     values: Node = {"target_value": value} if value != 1.0 else {}
     values |= {"default_value": other} if other != 0.0 else {}
-    threshold = section.real("BinaryThreshold", 0.5)
     if shape[0] == 1 and threshold != 0.5:
+        if cell.with_loss and not 0 < threshold < 1:
+            raise IniError(
+                f"[{section.name}] BinaryThreshold={threshold:g} is no probability. Accepted: "
+                "between 0 and 1",
+                section.place("BinaryThreshold"),
+            )
         values["binary_threshold"] = threshold
-    name = "LogisticCrossEntropy" if cell.with_loss == "logistic" else "SquaredError"
+    name = "LogisticCrossEntropy" if cell.with_loss else "SquaredError"
     return {"_target_": f"{PLACE}.{name}", **values}

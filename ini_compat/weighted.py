@@ -46,8 +46,9 @@ def _conv(reader: CellReader, transposed: bool) -> None:
         *("NoBias", "BackPropagate", "WeightsExportFormat", "WeightsExportFlip", "OutputsRemap"),
         solvers=BOTH_SOLVERS,
     )
-    if channels * outputs * prod(kernel) > MOST_WEIGHTS * max(channels, outputs):
-        raise reader.error("NbOutputs", f"makes more than {MOST_WEIGHTS:,} weights")
+    sizes = zip((height, width), kernel, stride, padding, dilation, sub, strict=True)
+    plane = [deconv_size(*s[:5]) if transposed else conv_size(*s) for s in sizes]
+    shape = check_size(section, (outputs, plane[0], plane[1]), before)
     counts = [shape[0] for shape in reader.shapes]
     mapping = read_mapping(section, reader.cell.inputs, counts, outputs)
     node: Node = {"type": "deconv" if transposed else "conv", "channels": outputs}
@@ -67,9 +68,8 @@ def _conv(reader: CellReader, transposed: bool) -> None:
     reader.cell.parameters += mapping.connections * prod(kernel)
     if not transposed:
         _quantize(reader, name)
-    sizes = zip((height, width), kernel, stride, padding, dilation, sub, strict=True)
-    plane = [deconv_size(*s[:5]) if transposed else conv_size(*s) for s in sizes]
-    reader.finish(check_size(section, (outputs, plane[0], plane[1]), before))
+    _no_back_propagation(reader)
+    reader.finish(shape)
 
 
 def fc(reader: CellReader) -> None:
@@ -95,6 +95,7 @@ def fc(reader: CellReader) -> None:
     name = _weighted(reader, node, (outputs, inputs), None)
     reader.cell.parameters += inputs * outputs
     _quantize(reader, name)
+    _no_back_propagation(reader)
     reader.finish((outputs, 1, 1))
 
 
@@ -159,11 +160,11 @@ def _weighted(
     if prod(size) > MOST_WEIGHTS:
         raise reader.error("NbOutputs", f"makes more than {MOST_WEIGHTS:,} weights")
     _refuse_sharing(reader, "WeightsSharing", "BiasesSharing")
-    if config.owner("OutputsRemap") and config.text("OutputsRemap", ""):
+    owner = config.owner("OutputsRemap")
+    if owner is not None and owner.text("OutputsRemap"):
         raise reader.error(
             "OutputsRemap", "gives weight files another order, which is not supported here"
         )
-    _no_back_propagation(reader)
     bias, outputs = not config.boolean("NoBias", False), node["channels"]
     weights = read_filler(section, "WeightsFiller", reader.pace.lose)
     biases = read_filler(section, "BiasFiller", reader.pace.lose)
@@ -200,8 +201,8 @@ def _quantize(reader: CellReader, name: str) -> None:
     if quantizer.method == "SAT" and len(reader.inputs) > 1:
         reader.lose(
             "QWeight",
-            "N2D2 divides the weights of each parent by their own largest value, here those of all "
-            "parents have one",
+            "N2D2 quantizes and rescales the weights of each parent by themselves, here those of "
+            "all parents are one tensor",
         )
     if quantizer.method == "LSQ":
         key = f"{name}.weight_quantizer.step_size"
@@ -213,7 +214,7 @@ def _quantize(reader: CellReader, name: str) -> None:
 def _no_back_propagation(reader: CellReader) -> None:
     if reader.config.boolean("BackPropagate", True):
         return
-    if reader.section.has("QWeight"):
+    if reader.cell.weight is not None:
         reader.lose("BackPropagate", "N2D2 does not train quantized weights with it, here they are")
     if set(reader.cell.inputs) != {IMAGE}:
         reader.lose("BackPropagate", "gradients flow on to the cells before this one", "ignored")

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections import Counter
+from os.path import exists
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ini_compat.errors import IniError, Place
-from ini_compat.network import Cell, Network, ParameterFile
+from ini_compat.errors import IniError, quoted
+from ini_compat.network import Cell, Network, ParameterFile, file_name
+from ini_compat.parameter_files import (
+    Array,
+    arranged,
+    outputs_of,
+    read_numbers,
+    separated,
+    written,
+)
 
-Array = NDArray[Any]
 SUFFIX = ".syntxt"
 COPIES = ("_quant_weights", "_quant_biases", "_quant_weights_quant")  # of the last forward pass
-LARGEST_FILE = 1 << 32  # bytes
+WEIGHTED = ("conv", "deconv", "linear")
+BATCH_NORMS = ("BatchNorm", "BatchNormalization")
 EXTRA_STATE = "_extra_state"
 DIGITS, DIGITS_OF_QUANTIZED = 6, 10
 
@@ -56,7 +63,7 @@ def read_folder(network: Network, folder: Path, phase: str) -> State:
     missing: list[str] = []
     known: set[str] = set()
     for cell in network.cells.values():
-        known |= {file.stem for file in cell.files} | {cell.name, safe_name(cell)}
+        known |= {file.stem for file in cell.files} | {file_name(cell.name)}
         _read_cell(cell, folder, state, missing)
         _quantizer_texts(cell, state, phase)
     if missing:
@@ -78,33 +85,33 @@ def of_onnx(network: Network) -> State:
     state = State()
     state.tensors = dict(network.weights)
     for cell in network.cells.values():
-        if cell.type in ("BatchNorm", "BatchNormalization") and cell.files:
-            layer = cell.files[0].key.rpartition(".")[0]
-            state.tensors[f"{layer}.num_batches_tracked"] = np.zeros((), np.int64)
+        _count_batches(cell, state)
     return state
-
-
-def safe_name(cell: Cell) -> str:
-    """Return the name that the cell's files begin with."""
-    return cell.files[0].stem.rpartition("_")[0] if cell.files else cell.name
 
 
 def _read_cell(cell: Cell, folder: Path, state: State, missing: list[str]) -> None:
     files = cell.files
-    if files and not (folder / f"{files[0].stem}{SUFFIX}").exists():
-        single = folder / f"{files[0].stem.removesuffix('_weights')}{SUFFIX}"
-        if files[0].kind != "vector" and single.exists():
+    if files and files[0].kind in WEIGHTED and not exists(_path(folder, files[0].stem)):
+        single = _path(folder, files[0].stem.removesuffix("_weights"))
+        if exists(single):
             files = files[2:] if _read_interleaved(cell, single, state) else files[1:]
     for file in files:
-        path = folder / f"{file.stem}{SUFFIX}"
-        if path.exists():
-            state.tensors[file.key] = _shaped(file, _numbers(path, file.count), path)
+        path = _path(folder, file.stem)
+        if exists(path):
+            state.tensors[file.key] = arranged(file, read_numbers(path, file.count))
         elif file.optional:
             _start(cell, file, state)
         else:
-            missing.append(path.name)
-    if cell.type in ("BatchNorm", "BatchNormalization") and files:
-        layer = files[0].key.rpartition(".")[0]
+            missing.append(f"{file.stem}{SUFFIX}")
+    _count_batches(cell, state)
+
+
+def _count_batches(cell: Cell, state: State) -> None:
+    """Add what torch's batch norms have beside N2D2's parameters."""
+    if cell.type not in BATCH_NORMS or not cell.files:
+        return
+    layer = cell.files[0].key.rpartition(".")[0]
+    if cell.layers[layer].get("momentum") != 0:
         state.tensors[f"{layer}.num_batches_tracked"] = np.zeros((), np.int64)
 
 
@@ -115,7 +122,8 @@ def _start(cell: Cell, file: ParameterFile, state: State) -> None:
         state.notices.append(f"there is no {file.stem}{SUFFIX}: {file.key} is 1")
         return
     quantizer = cell.activation if file.key.startswith(f"{cell.site}.") else cell.weight
-    start = None if quantizer is None else quantizer.arguments.get("alpha")
+    arguments = {} if quantizer is None else quantizer.arguments
+    start = arguments.get("alpha", arguments.get("step_size"))
     if start is not None:
         state.tensors[file.key] = np.array(start, np.float32)
         state.notices.append(f"there is no {file.stem}{SUFFIX}: {file.key} is {start:g}")
@@ -130,106 +138,29 @@ def _quantizer_texts(cell: Cell, state: State, phase: str) -> None:
             state.texts[f"{owner}.{EXTRA_STATE}"] = file.quantizer
             state.tensors[f"{owner}.initialized"] = np.array(True)
         if file.key.endswith(".weight") and cell.weight and cell.weight.method == "SAT":
-            text = f"{phase} SatWeight {cell.weight.n_steps}"
-            state.texts[f"{owner}.weight_quantizer.{EXTRA_STATE}"] = text
+            extra = f"{phase} SatWeight {cell.weight.n_steps}"
+            state.texts[f"{owner}.weight_quantizer.{EXTRA_STATE}"] = extra
 
 
 def _read_interleaved(cell: Cell, path: Path, state: State) -> bool:
     """Read one file with weights and bias of each output in turn; tell whether it had biases."""
     weights = cell.files[0]
+    if weights.swapped:
+        raise IniError(f"{path} is not read beside WeightsExportFormat: give it as two files")
     biases = next((f for f in cell.files if f.stem.endswith("_biases")), None)
-    outputs = weights.shape[0]
-    numbers = _numbers(path, weights.count + (outputs if biases else 0))
+    numbers = read_numbers(path, weights.count + (outputs_of(weights) if biases else 0))
     if biases:
-        if weights.count % outputs:
-            raise IniError(f"{path} cannot be split: its outputs have unlike numbers of weights")
-        rows = numbers.reshape(outputs, -1)
-        state.tensors[biases.key] = rows[:, -1].copy()
-        numbers = rows[:, :-1].reshape(-1)
-    state.tensors[weights.key] = _shaped(weights, numbers, path)
+        numbers, state.tensors[biases.key] = separated(weights, numbers)
+    state.tensors[weights.key] = arranged(weights, numbers)
     return biases is not None
 
 
-def _numbers(path: Path, count: int) -> NDArray[np.float32]:
-    if not path.is_file():
-        raise IniError(f"{path} is no file")
-    if path.stat().st_size > LARGEST_FILE:
-        raise IniError(f"{path} has more than {LARGEST_FILE:,} bytes")
-    try:
-        words = path.read_bytes().split()
-        numbers = np.array(words, dtype="S32").astype(np.float64)
-    except (ValueError, OSError) as error:
-        raise IniError(f"{path} holds something that is no number: {error}") from error
-    if len(numbers) != count:
-        raise IniError(f"{path} holds {len(numbers):,} numbers. Accepted: {count:,}")
-    if not np.isfinite(numbers).all():
-        first = int(np.argmin(np.isfinite(numbers)))
-        line = path.read_bytes().count(b"\n", 0, _offset(path, first)) + 1
-        raise IniError(f"{words[first].decode()} is not finite", Place(str(path), line))
-    return numbers.astype(np.float32)
-
-
-def _offset(path: Path, index: int) -> int:
-    """Return where the word of that index ends in a file."""
-    content = path.read_bytes()
-    end = 0
-    for word in content.split()[: index + 1]:
-        end = content.index(word, end) + len(word)
-    return end
-
-
-def _shaped(file: ParameterFile, numbers: NDArray[np.float32], path: Path) -> Array:
-    """Put the numbers of a file into the layout of the state dict."""
-    if file.kind in ("vector", "scalar"):
-        return numbers.reshape(file.shape)
-    if file.kind == "linear":
-        outputs, inputs = file.shape
-        return (
-            numbers.reshape(inputs, outputs).T.copy()
-            if file.swapped
-            else (numbers.reshape(outputs, inputs))
-        )
-    outputs, channels, height, width = _file_shape(file)
-    if file.mapping is not None:
-        if file.swapped:
-            raise IniError(f"{path}: the format HWCO is not read where connections are missing")
-        result = np.zeros((outputs, channels, height, width), np.float32)
-        result[_connected(file)] = numbers.reshape(-1, height, width)
-    elif file.swapped:
-        result = numbers.reshape(height, width, channels, outputs).transpose(3, 2, 0, 1).copy()
-    else:
-        result = numbers.reshape(outputs, channels, height, width)
-    return _to_transposed(result, file) if file.kind == "deconv" else result
-
-
-def _file_shape(file: ParameterFile) -> tuple[int, int, int, int]:
-    """Return outputs, input channels of each, height and width, as the file orders them."""
-    if file.kind == "conv":
-        outputs, channels, height, width = file.shape
-        return outputs, channels, height, width
-    channels, outputs, height, width = file.shape
-    groups = file.groups
-    return outputs * groups, channels // groups, height, width
-
-
-def _connected(file: ParameterFile) -> Array:
-    assert file.mapping is not None
-    return np.array([[bit == "1" for bit in row] for row in file.mapping]).T
-
-
-def _to_transposed(weights: Array, file: ParameterFile) -> Array:
-    """Turn (outputs, channels of the group, ...) into torch's (channels, outputs of the group)."""
-    groups = file.groups
-    outputs, channels, height, width = weights.shape
-    split = weights.reshape(groups, outputs // groups, channels, height, width)
-    return split.transpose(0, 2, 1, 3, 4).reshape(file.shape).copy()
-
-
-def _from_transposed(weights: Array, file: ParameterFile) -> Array:
-    groups = file.groups
-    channels, outputs, height, width = weights.shape
-    split = weights.reshape(groups, channels // groups, outputs, height, width)
-    return split.transpose(0, 2, 1, 3, 4).reshape(_file_shape(file)).copy()
+def _path(folder: Path, stem: str) -> Path:
+    """Return the path of a file, which names of cells cannot lead out of the folder."""
+    path = Path(f"{stem}{SUFFIX}")
+    if path.is_absolute() or ".." in path.parts:
+        raise IniError(f"the name of the file {quoted(str(path))} leads out of {folder}")
+    return folder / path
 
 
 # -- safetensors -------------------------------------------------------------------------------
@@ -249,7 +180,8 @@ def read_state(path: Path) -> dict[str, Array]:
     """
     try:
         with safe_open(str(path), framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}
+            keys = file.keys()
+            return {key: file.get_tensor(key) for key in keys}
     except FileNotFoundError:
         raise IniError(f"{path} does not exist") from None
     except (SafetensorError, OSError, TypeError, ValueError, struct.error) as error:
@@ -259,6 +191,7 @@ def read_state(path: Path) -> dict[str, Array]:
 def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
@@ -275,49 +208,31 @@ def write_folder(network: Network, tensors: dict[str, Array], folder: Path) -> l
         IniError: for a tensor that is missing or has another shape.
     """
     files = [(cell, file) for cell in network.cells.values() for file in cell.files]
-    lines: dict[str, str] = {}
+    stems = Counter(file.stem for _, file in files)
     remarks: list[str] = []
     for cell, file in files:
-        if file.key not in tensors:
-            if file.quantizer:
-                remarks.append(f"the file has no {file.key}: {file.stem}{SUFFIX} is not written")
-                continue
+        _path(folder, file.stem)
+        if stems[file.stem] > 1:
+            raise IniError(f"two cells would have the same file {file.stem}{SUFFIX}: rename one")
+        if file.key in tensors:
+            _check(cell, file, tensors[file.key])
+        elif file.quantizer:
+            remarks.append(f"the file has no {file.key}: {file.stem}{SUFFIX} is not written")
+        else:
             raise IniError(f"the file has no {file.key}, which {cell.name} needs")
-        value = tensors[file.key]
-        if value.shape != file.shape:
-            raise IniError(
-                f"{file.key} is {value.shape} in the file and {file.shape} in {cell.name}"
-            )
-        digits = DIGITS_OF_QUANTIZED if cell.weight or file.quantizer else DIGITS
-        lines[file.stem] = _text(file, value.astype(np.float32), digits)
     own = {file.key for _, file in files}
     rest = [k for k in tensors if k not in own and not k.endswith(("initialized", "_tracked"))]
     remarks += [f"{key} belongs to no cell of the network" for key in rest]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise IniError(f"cannot make {folder}: {error.strerror}") from error
-    for stem, content in lines.items():
-        _replace(folder / f"{stem}{SUFFIX}", content.encode())
+    for cell, file in files:
+        if file.key in tensors:
+            digits = DIGITS_OF_QUANTIZED if cell.weight or file.quantizer else DIGITS
+            content = written(file, tensors[file.key].astype(np.float32), digits)
+            _replace(_path(folder, file.stem), content.encode())
     return remarks
 
 
-def _text(file: ParameterFile, value: Array, digits: int) -> str:
-    def words(numbers: Iterable[Any]) -> list[str]:
-        return [f"{float(n):.{digits}g}" for n in numbers]
-
-    if file.kind == "scalar":
-        return words([value])[0]
-    if file.kind == "vector":
-        return "".join(f"{word}\n" for word in words(value))
-    if file.kind == "linear":
-        rows = value.T if file.swapped else value
-        return "".join(" ".join(words(row)) + " \n" for row in rows)
-    if file.kind == "deconv":
-        value = _from_transposed(value, file)
-    if file.mapping is not None:
-        connected = _connected(file)
-        kept = [value[o][connected[o]].ravel() for o in range(len(value))]
-        return "".join(" ".join(words(row)) + " \n" for row in kept)
-    rows = value.transpose(2, 3, 1, 0) if file.swapped else value
-    return "".join(" ".join(words(row.ravel())) + " \n" for row in rows)
+def _check(cell: Cell, file: ParameterFile, tensor: Array) -> None:
+    if tensor.shape != file.shape:
+        raise IniError(f"{file.key} is {tensor.shape} in the file and {file.shape} in {cell.name}")
+    if not np.isfinite(tensor.astype(np.float32)).all():
+        raise IniError(f"{file.key} has numbers that are not finite, which N2D2 cannot read")

@@ -62,4 +62,7 @@ def test_an_imported_project_is_trained_killed_and_resumed(shared: Path, data: s
     assert result["resumed"] is True
     layers = json.loads((folder / "layers.json").read_text())
     bits = {layer["name"]: layer["bits"] for layer in layers["layers"]}
-    assert bits == {"conv1": 8, "conv2": 4, "conv3": 4, "fc1": 4, "fc2": 8}
+    assert bits == {
+        **{"conv1": 8, "bn1_qact": 4, "conv2": 4, "bn2_qact": 4, "conv3": 4, "bn3_qact": 4},
+        **{"fc1": 4, "fc1_qact": 4, "fc2": 8},
+    }

@@ -89,7 +89,6 @@ def test_the_model_of_the_field(tmp_path: Path, shared: Path) -> None:
     made = layers(network)
     assert [layer["type"] for layer in made.values()].count("conv") == 20
     assert network.targets[0].cell == f"{RESNET}dense0_fwd"
-    assert network.targets[0].top_n == 5
     assert not any(cell.weight or cell.activation for cell in network.cells.values())
     assert experiment(network)["model"]["outputs"] == [f"{RESNET}dense0_fwd"]
 
@@ -108,11 +107,10 @@ def test_the_quantized_model_of_the_field(tmp_path: Path, shared: Path) -> None:
         assert next(iter(cells[name].layers.values()))["type"] == "relu"
         (solver,) = cells[name].solvers.values()
         assert (solver["lr"], solver["momentum"], solver["weight_decay"]) == (0.001, 0.9, 0.0001)
-    # N2D2 knows a function by the cell that it follows
     stems = [cells[f"{RESNET}{n}"].files[0].stem for n in ("relu0_fwd", "stage1_activation0")]
     assert stems == [
-        f"{RESNET}batchnorm0_fwd_QAct_LSQ_StepSize",
-        f"{RESNET}stage1__plus0_QAct_LSQ_StepSize",
+        f"{RESNET}relu0_fwd_QAct_LSQ_StepSize",
+        f"{RESNET}stage1_activation0_QAct_LSQ_StepSize",
     ]
     weighted = [cell for cell in cells.values() if cell.type in ("Conv", "Fc")]
     assert len(weighted) == 21
@@ -136,10 +134,13 @@ def test_the_model_of_the_field_computes_what_the_file_says(tmp_path: Path) -> N
         for attribute in [a for a in item.attribute if a.name == "spatial"]:
             item.attribute.remove(attribute)
     network = read(tmp_path, model, "", (3, 32, 32))
-    x = torch.randn(2, 3, 32, 32)
-    wanted = ReferenceEvaluator(model).run(None, {"data": x.numpy()})[0]
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    wanted = torch.tensor(ReferenceEvaluator(model).run(None, {"data": x.numpy()})[0])
     made = compute(network, f"{RESNET}dense0_fwd", x)
-    torch.testing.assert_close(made, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
+    # Outputs are large and each sums up 20 layers in float32.
+    size = wanted.abs().max()
+    assert size > 1
+    torch.testing.assert_close(made / size, wanted / size, rtol=0, atol=1e-4)
 
 
 SMALL = [
@@ -218,7 +219,6 @@ Epsilon=0.125
     assert rates["fc.weight"] == 0.01
     assert layers(network)["norm"]["momentum"] == 0.3
     assert layers(network)["norm"]["eps"] == 0.125
-    assert "[onnx] BatchNormalization" not in losses(network)  # the .ini has decided
     assert not losses(network)
 
 
@@ -264,7 +264,7 @@ def test_a_section_of_a_function_replaces_it(tmp_path: Path, function: str) -> N
     assert cell.activation.arguments["alpha"] == 6
     assert cell.activation.arguments.get("dead_zeros", False) == (function == "Rectifier")
     assert cell.solvers == {"act_qact.alpha": {"lr": 0.125}}
-    assert [file.stem for file in cell.files] == ["norm_QAct_SAT_Alpha"]
+    assert [file.stem for file in cell.files] == ["act_QAct_SAT_Alpha"]
     assert layers(network)["conv2"]["input"] == "act_qact"
 
 
@@ -284,8 +284,7 @@ def test_functions_other_than_relu_may_have_sections(tmp_path: Path) -> None:
     clip = node("Clip", "x", "act", min=0.0, max=6.0)
     more = QUANTIZED.format(function="Linear")
     network = read(tmp_path, graph([clip], opset=6), more)
-    assert network.cells["act"].activation is not None
-    assert "Relu nodes only" in losses(network)["[onnx] Clip"]
+    assert list(network.cells["act"].layers) == ["act_qact"]  # nothing is left of the clipping
 
 
 def test_a_bias_is_left_out(tmp_path: Path) -> None:
@@ -293,7 +292,7 @@ def test_a_bias_is_left_out(tmp_path: Path) -> None:
     assert layers(network)["conv"]["bias"] is False
     assert "conv.bias" not in network.weights
     assert "conv.bias" not in network.cells["conv"].solvers
-    assert losses(network)["[config] NoBias"] == "leaves out biases of the ONNX file, as in N2D2"
+    assert losses(network)["[config] NoBias"] == "leaves out biases of the ONNX file"
 
 
 def test_a_bias_is_added(tmp_path: Path) -> None:
@@ -318,10 +317,14 @@ QWeight=SAT
     assert network.cells["conv"].shape == (4, 8, 8)
     assert list(network.cells["conv"].layers) == ["conv"]
     keys = ("KernelDims", "KernelSize", "Stride", "NbOutputs", "ActivationFunction", "QAct")
-    assert losses(network).keys() == {f"[onnx:Conv_def] {key}" for key in keys} | {
-        "[onnx] BatchNormalization"
-    }
+    assert losses(network).keys() == {f"[onnx:Conv_def] {key}" for key in keys}
     assert all(loss.place.line > 15 for loss in network.losses if "Conv_def" in loss.key)
+
+
+def test_a_section_of_nothing_but_lost_keys_is_read(tmp_path: Path) -> None:
+    lost = losses(small(tmp_path, "[onnx:Conv_def]\nKernelSize=9\nQAct=SAT\n"))
+    assert "[onnx:Conv_def]" not in lost
+    assert "[onnx:Conv_def] KernelSize" in lost
 
 
 def test_one_line_is_lost_once(tmp_path: Path) -> None:
@@ -330,6 +333,11 @@ def test_one_line_is_lost_once(tmp_path: Path) -> None:
     more += "[config]\nSolvers.LearningRateDecay=0.5\n"
     keys = [loss.key for loss in small(tmp_path, more).losses]
     assert keys.count("[onnx:Conv_def] QWeightSolver.LearningRate") == 1
+    solver = "QWeightSolver=SGD\nQWeightSolver.PolyakMomentum=1\n[config]"
+    keys = [loss.key for loss in small(tmp_path, more.replace("[config]", solver)).losses]
+    assert [key for key in keys if "Polyak" in key] == [
+        "[onnx:Conv_def] QWeightSolver.PolyakMomentum"
+    ]
     assert keys.count("[config] Solvers.LearningRateDecay") == 1
 
 
@@ -337,8 +345,8 @@ def test_one_line_is_lost_once(tmp_path: Path) -> None:
     ("section", "expected"),
     [
         ("[cnov2]\nQWeight=SAT", "Did you mean 'conv2'?"),
-        ("[onnx:conv2]\nConfigSection=c\n[c]\nNoBias=1", "reads [conv2]"),
-        ("[onnx:Pool_def]\nConfigSection=c\n[c]\nNoBias=1", ""),
+        ("[onnx:conv2]\nConfigSection=c\n[c]\nNoBias=1", "its name alone: [conv2]"),
+        ("[onnx:Pool_def]\nConfigSection=c\n[c]\n", ""),
         ("[onnx:Rectifier_def]\nActivationFunction=Linear", "onnx:Conv_def"),
         ("[onnx:Dropout_def]\nConfigSection=c\n[c]\nDropout=0.1", "onnx:Conv_def"),
         ("[flat]\nActivationFunction=Linear", "a Flatten node takes no section"),
@@ -365,14 +373,15 @@ ConfigSection=common
 [common]
 Solvers.LearningRate=0.5
 """
-    assert losses(small(tmp_path, more)).keys() == {"[onnx] BatchNormalization"}
+    assert not losses(small(tmp_path, more))
 
 
 # -- how cells of the .ini and of the file meet --------------------------------------------------
 
 
 def test_ignore_leaves_out_the_end(tmp_path: Path) -> None:
-    nodes = [*SMALL, node("Squeeze", "fc", "sq"), node("Softmax", "sq", "soft")]
+    nodes = [*SMALL, node("Squeeze", "fc", "sq"), node("Identity", "sq", "id")]
+    nodes.append(node("Softmax", "id", "soft"))
     more = "Ignore=fc soft\n" + TRANSFER.format(name="pool")
     network = read(tmp_path, graph(nodes, NUMBERS), more)
     assert list(network.cells) == ["conv", "norm", "act", "conv2", "pool", "new"]
@@ -395,34 +404,9 @@ def test_ignore_leaves_out_what_is_read(tmp_path: Path) -> None:
     assert "Did you mean 'pool'?" in losses(network)["[onnx] Ignore"]
 
 
-def test_a_cell_is_read_with_its_function(tmp_path: Path) -> None:
-    more = QUANTIZED.format(function="Linear") + TRANSFER.format(name="norm")
-    network = small(tmp_path, more)
-    made = layers(network)
-    # N2D2 puts the function into the cell before it: who reads that gets what comes out.
-    assert made["new"]["input"] == "act_qact"
-    assert network.cells["norm"].activation is not None
-    assert network.cells["act"].activation is None
-    assert list(network.cells["norm"].layers) == ["norm", "act_qact"]
-    assert made["conv2"]["input"] == "act_qact"
-    assert list(experiment(network)["model"]["layers"]) == ["conv", "norm", "act_qact", "new"]
-
-
 def test_a_function_is_read_by_its_own_name_too(tmp_path: Path) -> None:
     network = small(tmp_path, TRANSFER.format(name="act"))
     assert layers(network)["new"]["input"] == "act_act"
-
-
-def test_what_others_read_before_the_function_is_told(tmp_path: Path) -> None:
-    nodes = [
-        node("Conv", "x w b", "conv"),
-        node("Relu", "conv", "act"),
-        node("Add", "act conv", "y"),
-    ]
-    network = read(tmp_path, graph(nodes, NUMBERS), TRANSFER.format(name="conv"))
-    assert layers(network)["y"]["input"] == ["act_act", "conv"]
-    assert layers(network)["new"]["input"] == "act_act"
-    assert "[onnx] conv" in losses(network)
 
 
 def test_vectors_are_read_by_name(tmp_path: Path) -> None:
@@ -432,14 +416,13 @@ def test_vectors_are_read_by_name(tmp_path: Path) -> None:
     assert network.cells["new"].parameters == 4 * 6 * 6 * 7 + 7
 
 
-def test_a_softmax_is_a_target(tmp_path: Path) -> None:
+def test_a_softmax_at_the_end_is_trained_with_cross_entropy(tmp_path: Path) -> None:
     nodes = [*SMALL, node("Softmax", "fc", "soft")]
     model = graph(nodes, NUMBERS)
-    (target,) = read(tmp_path, model, "[soft.Target]\nTopN=3\n").targets
-    assert (target.cell, target.top_n) == ("soft", 3)
-    network = read(tmp_path, model)
-    assert [t.cell for t in network.targets] == ["soft", "tail"]
-    assert network.targets[0].loss["_target_"] == "qatlab.training.loss.CrossEntropy"
+    network = read(tmp_path, model, "[soft.Target]\n")
+    (target,) = network.targets
+    assert target.cell == "soft"
+    assert target.loss["_target_"] == "qatlab.training.loss.CrossEntropy"
     assert network.cells["soft"].with_loss == "softmax"
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import shape_inference
 from onnx.reference import ReferenceEvaluator
-from onnx_files import compute, floats, graph, layers, losses, node, problems, read
+from onnx_files import compute, floats, graph, layers, node, problems, read
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -173,6 +173,17 @@ def test_deconvolution_in_groups(tmp_path: Path) -> None:
     torch.testing.assert_close(compute(network, "y", x), wanted.flatten(1))
 
 
+def test_softmax_of_images_in_old_opsets(tmp_path: Path) -> None:
+    # Up to opset 12 it takes all behind the axis, by default 1, together; since then one axis.
+    nodes = [node("GlobalAveragePool", "x", "p"), node("Softmax", "p", "y")]
+    x = torch.randn(2, 3, 8, 8)
+    made = compute(read(tmp_path, graph(nodes, opset=12)), "y", x)
+    torch.testing.assert_close(made, x.mean((2, 3)).softmax(1))
+    assert "the channels" in problems(read(tmp_path, graph(nodes, opset=13)))
+    whole = [node("Softmax", "x", "y", axis=1)]
+    assert "the channels" in problems(read(tmp_path, graph(whole, opset=12)))
+
+
 def test_negative_padding_cuts_off(tmp_path: Path) -> None:
     pad = node("Pad", "x p v", "y")
     constants = {"p": np.array([0, 0, 1, 0, 0, 0, 0, -1]), "v": np.float32(0)}
@@ -191,6 +202,11 @@ BEHIND: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], int]] = {
     "flatten": (vectors(node("Flatten", "c", "y")), {}, 17),
     "flatten_from_the_end": (vectors(node("Flatten", "c", "y", axis=-3)), {}, 17),
     "reshape": (vectors(node("Reshape", "c s", "y")), {"s": np.array([0, -1])}, 17),
+    "reshape_for_one_image": (
+        vectors(node("Reshape", "c s", "y")),
+        {"s": np.array([1, -1])},
+        17,
+    ),
     "reshape_known": (vectors(node("Reshape", "c s", "y")), {"s": np.array([-1, 24])}, 17),
     "reshape_image": (vectors(node("Reshape", "c s", "y")), {"s": np.array([0, 2, 6, 2])}, 17),
     "squeeze": (
@@ -457,7 +473,6 @@ def test_momentum_is_what_onnx_means(tmp_path: Path) -> None:
     # ONNX: running = 0.8 running + 0.2 batch
     assert layers(network)["y"]["momentum"] == 0.2
     assert layers(network)["y"]["eps"] == 0.01
-    assert "0.8" in losses(network)["[onnx] BatchNormalization"]
 
 
 REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {
@@ -487,7 +502,7 @@ REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {
     "mean_of_all": ([node("ReduceMean", "x", "y")], {}, "rows and columns"),
     "line": ([node("Conv", "x w", "y")], {"w": floats(4, 3, 3)}, "4x3x3"),
     "wrong_channels": ([node("Conv", "x w", "y")], {"w": floats(4, 2, 3, 3)}, "3 channels"),
-    "kernel_too_large": ([node("Conv", "x w", "y")], {"w": floats(4, 3, 9, 9)}, "does not fit"),
+    "kernel_too_large": ([node("Conv", "x w", "y")], {"w": floats(4, 3, 9, 9)}, "4x0x0"),
     "computed_weights": ([node("Conv", "x x", "y")], {}, "computed"),
     "linear_of_images": ([node("MatMul", "x w", "y")], {"w": floats(8, 2)}, "images"),
     "linear_of_wrong_size": (
@@ -524,6 +539,11 @@ REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {
     "from_constant": ([node("Sub", "c x", "y")], {"c": np.float32(1)}, "subtracts from"),
     "divided_by_0": ([node("Div", "x c", "y")], {"c": np.float32(0)}, "divides by 0"),
     "batch_mixed": ([node("Reshape", "x s", "y")], {"s": np.array([2, -1])}, "mixes the images"),
+    "computed_batch": (
+        [node("Shape", "x", "s"), node("Mul", "s two", "m"), node("Reshape", "x m", "y")],
+        {"two": np.array([2])},
+        "does not depend on the images",
+    ),
     "five_dimensions": (
         [node("Reshape", "x s", "y")],
         {"s": np.array([0, 3, 1, 8, 8])},
@@ -579,7 +599,7 @@ def test_what_is_refused_by_name(tmp_path: Path, name: str) -> None:
     assert expected in text
     assert "\n" not in text
     if name not in ("kernel_too_large", "broadcast"):
-        assert repr(nodes[-1].output[0]) in text or repr(nodes[0].output[0]) in text
+        assert any(repr(n.output[0]) in text for n in nodes)
 
 
 def test_accepted_operators_are_told(tmp_path: Path) -> None:
