@@ -14,7 +14,7 @@ from ini_compat.global_keys import check_data_type, check_globals, check_model
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Data, Network, Shape
 from ini_compat.order import in_order
 from ini_compat.resolve import Document, Section
-from ini_compat.solvers import Pace
+from ini_compat.settings import Pace
 from ini_compat.targets import read_target
 
 ONNX = "ONNX"

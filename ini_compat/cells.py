@@ -16,7 +16,8 @@ from ini_compat.layer_names import Names
 from ini_compat.network import IMAGE, Cell, Node, ParameterFile, Quantizer, Shape, file_name
 from ini_compat.quantizers import read_activation
 from ini_compat.resolve import Document, Section
-from ini_compat.solvers import Pace, group, solver_type
+from ini_compat.settings import Pace
+from ini_compat.solvers import group, solver_type
 from ini_compat.unused_keys import why_unused, writer
 
 __all__ = ["CellReader", "Names"]

@@ -34,11 +34,7 @@ def experiment(network: Network, epochs: int | None = None) -> Node:
     prune(network)
     outputs, loss = _outputs(network)
     quant, phase = quant_node(network)
-    length = epochs or network.epochs or EPOCHS
-    if not epochs and not network.epochs:
-        network.notices.append(
-            f"the file does not tell how long to train: {EPOCHS} epochs; --epochs N tells it"
-        )
+    length = epochs or _length(network)
     _note_batches_of_one(network)
     node: Node = {
         "defaults": [
@@ -84,6 +80,16 @@ def prune(network: Network) -> None:
         cell = cells.pop(name)
         reason = "no target depends on it"
         network.losses.append(Loss(cell.place, f"[{name}]", "ignored", reason))
+
+
+def _length(network: Network) -> int:
+    """Return for how many epochs the file trains, as far as it tells."""
+    if network.epochs:
+        return network.epochs
+    network.notices.append(
+        f"the file does not tell how long to train: {EPOCHS} epochs; --epochs N tells it"
+    )
+    return EPOCHS
 
 
 def _note_batches_of_one(network: Network) -> None:

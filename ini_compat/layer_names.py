@@ -5,9 +5,10 @@ from __future__ import annotations
 import keyword
 import re
 
-# Attributes of the layer graph and of what torch.fx makes of it, which no layer can be called by.
+# Attributes of the layer graph and of what torch.fx makes of it, and what it calls that in its
+# code: no layer can have these names.
 RESERVED = {
-    *("image", "input_shape", "outputs", "shapes", "graph", "code", "shape_env"),
+    *("self", "image", "input_shape", "outputs", "shapes", "graph", "code", "shape_env"),
     *("add_module", "add_submodule", "apply", "bfloat16", "buffers", "call_super_init"),
     *("children", "compile", "cpu", "cuda", "delete_all_unused_submodules", "delete_submodule"),
     *("double", "dump_patches", "eval", "extra_repr", "float", "forward", "get_buffer"),

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from ini_compat.network import Node
-
-if TYPE_CHECKING:
-    from ini_compat.solvers import Settings
+from ini_compat.settings import Settings
 
 POLICIES = {  # what each reads beside LearningRate
     "None": (),

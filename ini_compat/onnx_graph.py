@@ -17,7 +17,7 @@ from ini_compat.onnx_nodes import PASSED_ON, read_node
 from ini_compat.onnx_section import lose_sections
 from ini_compat.onnx_step import Reading, Step, Tensor
 from ini_compat.resolve import Document, Section
-from ini_compat.solvers import Pace
+from ini_compat.settings import Pace
 
 KEYS = ("Input", "Type", "File", "ONNX_init", "Ignore", "IgnoreInputSize", "Transpose", "CNTK")
 

@@ -10,7 +10,7 @@ from ini_compat.errors import Loss, Place, did_you_mean
 from ini_compat.lexer import Entry
 from ini_compat.render import Value
 from ini_compat.resolve import COMPUTED_KEYS, Document, Section
-from ini_compat.solvers import Pace
+from ini_compat.settings import Pace
 from ini_compat.unused_keys import why_unused
 
 SOLVERS = ("Solvers", "WeightsSolver", "BiasSolver")

@@ -15,8 +15,8 @@ from ini_compat.onnx_constants import BATCH
 from ini_compat.onnx_file import Array, OnnxGraph, OnnxNode
 from ini_compat.onnx_section import NodeSection, section_of
 from ini_compat.resolve import Document, Section
+from ini_compat.settings import Pace
 from ini_compat.shaping import reshape
-from ini_compat.solvers import Pace
 
 MOST_LISTED = 100  # integers, such as sizes: no tensor has that many dimensions
 Sides = tuple[int, int, int, int]  # top, bottom, left, right

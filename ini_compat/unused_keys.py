@@ -44,7 +44,7 @@ def why_unused(
         return "it is for cells of another Model, or one for this Model stands beside it"
     if f"{word}." in solvers:
         if section.has(word):
-            return "other solvers stand in its place"
+            return "a ConfigSection or another solver stands in its place"
         return f"N2D2 reads it only beside {word}= or from a ConfigSection"
     if word in ("QAct", "QActSolver", "QWeight", "QWeightSolver"):
         return _of_quantizer(section, word, kind)

@@ -28,6 +28,7 @@ COPIES = ("_quant_weights", "_quant_biases", "_quant_weights_quant")  # of the l
 WEIGHTED = ("conv", "deconv", "linear")
 BATCH_NORMS = ("BatchNorm", "BatchNormalization")
 EXTRA_STATE = "_extra_state"
+DRAWN = "_drawn"
 DIGITS, DIGITS_OF_QUANTIZED = 6, 10
 
 
@@ -81,11 +82,16 @@ def read_folder(network: Network, folder: Path, phase: str) -> State:
 
 
 def of_onnx(network: Network) -> State:
-    """Return the weights that came with an ONNX file."""
+    """Return the weights that came with an ONNX file; cells of the .ini keep initial values."""
     state = State()
     state.tensors = dict(network.weights)
     for cell in network.cells.values():
         _count_batches(cell, state)
+    files = [file for cell in network.cells.values() for file in cell.files]
+    drawn = [f.key for f in files if not f.quantizer and f.key not in state.tensors]
+    if drawn:
+        state.texts[DRAWN] = " ".join(drawn)
+        state.notices.append(f"not in the ONNX file, so drawn: {', '.join(drawn)}")
     return state
 
 

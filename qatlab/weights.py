@@ -17,6 +17,7 @@ from qatlab.training.checkpoint import LAST, load
 
 EXTRA_STATE = "_extra_state"  # every quantizer has one, and nothing else here
 SAFETENSORS = ".safetensors"
+DRAWN = "_drawn"  # metadata: keys that the file leaves out, and that keep their initial values
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -42,7 +43,8 @@ def init_weights(model: nn.Module, source: str) -> str:
         model: the network, float or converted.
         source: a run's folder (its best checkpoint is taken), a checkpoint, a file of
             ``torch.save(model.state_dict())``, or a ``.safetensors`` file, whose metadata holds
-            what is no tensor: ``relu1._extra_state`` is a text as ``quantize SatActivation 15``.
+            what is no tensor: ``relu1._extra_state`` is a text as ``quantize SatActivation 15``;
+            ``_drawn`` names values, with spaces between them, that keep their initial ones.
 
     Returns:
         One sentence that says what was loaded and what was left out.
@@ -58,12 +60,13 @@ def init_weights(model: nn.Module, source: str) -> str:
         where = "" if told != str(error) else ": "
         raise CheckpointError(f"init_weights={source}{where}{told}") from error
     own = model.state_dict()
+    drawn = set(state.pop(DRAWN, "").split())
     quantizers = {name + "." for name, m in model.named_modules() if isinstance(m, Quantizer)}
     foreign = {key.removesuffix(EXTRA_STATE) for key in _extra_states(state)}
     not_understood = (foreign | quantizers) - _understood(model, state)
     left_out = [k for k in state if _within(k, not_understood)]
     state = {key: value for key, value in state.items() if key not in left_out}
-    missing = [k for k in own if k not in state and not _within(k, quantizers)]
+    missing = [k for k in own if k not in {*state, *drawn} and not _within(k, quantizers)]
     surplus = [k for k in state if k not in own]
     tensors = [k for k in own if isinstance(own[k], Tensor) and k in state]
     unlike = [
@@ -88,6 +91,8 @@ def init_weights(model: nn.Module, source: str) -> str:
     if len(phases) == 1:
         set_phase(model, *phases)
     text = f"weights from {path}"
+    if drawn:
+        text += f"; {len(drawn)} values keep their initial ones, first {min(drawn)}"
     if left_out:
         text += f"; {len(left_out)} values of quantizers left out, first {min(left_out)}"
     return text
@@ -162,7 +167,8 @@ def _safetensors(path: Path) -> dict[str, Any]:
     except Exception as error:  # a file of another kind can stop the reader in any way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is damaged or no safetensors file: {reason}") from error
-    return {**state, **{key: texts[key] for key in _extra_states(texts)}}
+    kept = [*_extra_states(texts), *(key for key in texts if key == DRAWN)]
+    return {**state, **{key: texts[key] for key in kept}}
 
 
 def _model_state(content: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,10 @@ from qatlab.models import LeNet
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("model=lenett", "model=lenett is unknown|Did you mean 'lenet'|Accepted: layer_graph, lenet"),
+        (
+            "model=lenett",
+            "model=lenett is unknown|Did you mean 'lenet'|Accepted: layer_graph, lenet",
+        ),
         (
             "quant=sat_5bit",
             "quant=sat_5bit is unknown|Did you mean 'sat_|none, pact_2bit, pact_3bit",

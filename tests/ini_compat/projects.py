@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ini_compat.build import understand
-from ini_compat.network import Network
+from ini_compat.convert import experiment
+from ini_compat.network import Network, Node
 
+QUANTIZED = (  # lines of the convolution are to be filled in
+    "[conv]\nInput=sp\nType=Conv\nKernelSize=3\nNbOutputs=4\nActivationFunction=Linear\n{}"
+    "[fc]\nInput=conv\nType=Fc\nNbOutputs=10\n"
+)
 HEAD = "DefaultModel=Frame_CUDA\n"
 MNIST = "[database]\nType=MNIST_IDX_Database\n"
 SP = "[sp]\nSizeX=28\nSizeY=28\nBatchSize=100\n"
@@ -63,3 +68,10 @@ def deep(blocks: int) -> str:
     lines += ["[common.config]", "NoBias=1", "Solvers.LearningRate=0.05", "Solvers.Momentum=0.9"]
     lines += ["[bn.config]", "Solvers.LearningRate=0.1"]
     return project("\n".join(lines) + "\n")
+
+
+def converted(folder: Path, text: str, epochs: int | None = None) -> tuple[Node, Network]:
+    """Return the experiment of a text without problems, and its network."""
+    network = read(folder, text)
+    assert network.problems == []
+    return experiment(network, epochs), network

@@ -14,7 +14,7 @@ from ini_compat.errors import IniError, Loss
 from ini_compat.layer_names import Names
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Data, Network, Node, Shape
 from ini_compat.resolve import Document
-from ini_compat.solvers import Pace
+from ini_compat.settings import Pace
 from qatlab.models import LayerGraph
 
 HEAD = "DefaultModel=Frame_CUDA\n"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from reading import cells, refusal
+from torch import nn
 
 from ini_compat.network import Quantizer, bits_node
 from qatlab.quant import LsqActivation, LsqWeight, SatActivation, SatWeight
-from torch import nn
 
 CELLS = {
     "Conv": "[x]\nInput=env\nType=Conv\nKernelSize=3\nNbOutputs=2\n",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import projects
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from projects import FC, project, read
 
 from ini_compat.convert import experiment
@@ -93,6 +95,16 @@ def test_no_comment_leaves_its_line(network: Network) -> None:
     text = experiment_text(network, content, evil)
     assert yaml.safe_load(text)["name"] == "model"
     assert all(line.startswith("#") for line in text.splitlines() if "evil" in line)
+
+
+def test_a_path_is_never_interpolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    database = projects.MNIST + "DataPath=/x/${oc.env:${NOTHING}HOME}/\\${oc.env:${NOTHING}HOME}\n"
+    network = read(tmp_path, project(database=database))
+    content = experiment(network)
+    read_back = OmegaConf.create(experiment_text(network, content, "x"))
+    folder = "/x/${oc.env:HOME}/\\${oc.env:HOME}"  # NOTHING is empty
+    assert read_back.data.source.folder == content["data"]["source"]["folder"] == folder
 
 
 def test_a_network_without_losses(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_what_stops_gradients_is_told_where_they_would_go_on(tmp_path: Path) -> 
 def test_quantized_weights_that_n2d2_would_not_train_are_told(tmp_path: Path) -> None:
     (lost,) = cells(tmp_path, configured(f"{CONV}QWeight=SAT\n", "BackPropagate=0")).lost
     assert lost == (
-        "9: [c] BackPropagate approximated: N2D2 does not train quantized weights with it, here "
+        "10: [c] BackPropagate approximated: N2D2 does not train quantized weights with it, here "
         "they are"
     )
 
@@ -142,7 +142,7 @@ CELL_AND_CONFIG: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         *("", {"lr": 1.0}, {"lr": 0.01, "momentum": 0.5}),
     ),
     "config overrides": (
-        "Solvers=SGD\nSolvers.LearningRate=1\nSolvers.Decay=0.5",
+        "Solvers=SGD\nSolvers.Decay=0.5",
         "Solvers.LearningRate=2",
         *({"lr": 2.0, "weight_decay": 0.5}, {"lr": 2.0, "weight_decay": 0.5}),
     ),
@@ -191,7 +191,10 @@ def test_solvers_that_others_stand_for_are_told(tmp_path: Path) -> None:
     text = f"{CONV}Solvers=SGD\nSolvers.Momentum=0.5\nWeightsSolver=SGD\nBiasSolver=SGD\n"
     found = cells(tmp_path, text)
     assert found["x"].solvers == {"x.weight": SGD, "x.bias": SGD}
-    assert found.lost == ["8: [x] Solvers.Momentum ignored: other solvers stand in its place"]
+    reason = "a ConfigSection or another solver stands in its place"
+    assert found.lost == [f"8: [x] Solvers.Momentum ignored: {reason}"]
+    text = configured(f"{CONV}Solvers=SGD\nSolvers.Momentum=0.5\n", "Solvers.Momentum=0.1")
+    assert cells(tmp_path, text).lost == [f"8: [x] Solvers.Momentum ignored: {reason}"]
 
 
 @pytest.mark.parametrize("cell", [CONV, FC])

@@ -273,3 +273,13 @@ def test_tied_weights_can_be_saved(path: Path) -> None:
     init_weights(model, str(path))
     assert torch.equal(model[0].weight, first.weight)
     assert torch.equal(model[1].weight, first.weight)
+
+
+def test_values_that_the_file_leaves_to_be_drawn_stay(path: Path) -> None:
+    old, new = network(None, seed=1), network(None, seed=2)
+    kept = new.state_dict()["4.weight"].clone()
+    saved(old, path, without=("4.weight",), _drawn="4.weight")
+    text = init_weights(new, str(path))
+    assert text == f"weights from {path}; 1 values keep their initial ones, first 4.weight"
+    assert torch.equal(new.state_dict()["4.weight"], kept)
+    assert torch.equal(new.state_dict()["0.weight"], old.state_dict()["0.weight"])
