@@ -151,7 +151,7 @@ class ImageNet:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the folders in ``train/``, sorted."""
+        """Names of the folders in ``train/``, sorted; without it, 1000 numbers to plan with."""
         return ("background",) * self.first + self._classes
 
     def files(self, part: Part, split: str, seed: int) -> LabelledFiles:
@@ -172,16 +172,19 @@ class ImageNet:
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:
-        train = existing(self.folder / "train", "ImageNet keeps 'train/<class>/' and 'val/' there")
+        train = self.folder / "train"
+        if not train.is_dir():  # told where an image is asked for
+            return tuple(f"{number:04d}" for number in range(1000))
         return tuple(sorted(entry.name for entry in os.scandir(train) if entry.is_dir()))
 
     @cached_property
     def _training(self) -> LabelledFiles:
+        existing(self.folder / "train", _IMAGENET)
         return LabelledFiles.of(self.folder, self._in_folders("train"))
 
     @cached_property
     def _validation(self) -> LabelledFiles:
-        existing(self.folder / "val", "ImageNet keeps 'train/<class>/' and 'val/' there")
+        existing(self.folder / "val", _IMAGENET)
         if self.validation_labels is None:
             return LabelledFiles.of(self.folder, self._in_folders("val"))
         table = self.folder / self.validation_labels
@@ -204,6 +207,7 @@ class ImageNet:
         ]
 
 
+_IMAGENET = "ImageNet keeps 'train/<class>/' and 'val/' there"
 _GTSRB = "GTSRB has 'Final_Training/Images/' and 'Final_Test/Images/GT-final_test.csv'"
 
 
