@@ -17,15 +17,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from qatlab.errors import ConfigError
 
 CONFIG = "config.yaml"  # what a run was asked for, in its folder
+HERE = "\x00"  # stands for the run's folder while paths are made relative to it
 
 
 @dataclass
 class QuantConfig:
-    """``quant``: the two quantizers, null for float, and the rules by name."""
+    """``quant``: the two quantizers, null for float, and the rules by name, null for none."""
 
     weight: Any = MISSING
     activation: Any = MISSING
-    rules: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, Any] | None = field(default_factory=dict)
 
 
 @dataclass
@@ -93,10 +94,19 @@ def job_folder(name: str, resume: str | None) -> str:
 def portable_yaml(cfg: DictConfig) -> str:
     """Return the resolved configuration, with paths into the run's folder left as ``${folder}``."""
     cfg = cfg.copy()
-    cfg.folder = "\\${folder}"
+    cfg.folder = HERE
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
-    return OmegaConf.to_yaml({**content, "folder": "."})
+    return OmegaConf.to_yaml({**_escaped(content), "folder": "."})
+
+
+def _escaped(value: Any) -> Any:
+    """Return a value whose texts are read back as they are, but for the run's folder."""
+    if isinstance(value, str):
+        return value.replace("${", "\\${").replace(HERE, "${folder}")
+    if isinstance(value, dict):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    return [_escaped(inner) for inner in value] if isinstance(value, list) else value
 
 
 def stored_config(run: Path) -> DictConfig:
@@ -156,9 +166,50 @@ def required(key: str, what: str) -> None:
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise for a key that was added with ``+`` and nobody reads, and for a missing value."""
+    """Raise for what has no effect or no value.
+
+    Raises:
+        ConfigError: for a group chosen in vain, see :func:`_check_choices`; OmegaConf's own error
+            for a key that was added with ``+`` and nobody reads, and for a missing value.
+    """
+    _check_choices()
     OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(cfg)), OmegaConf.to_container(cfg))
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def _check_choices() -> None:
+    """Raise for a group on the command line that an experiment's own nodes would hide.
+
+    What stands in an experiment is merged over the groups. One that says a ``_target_`` itself, as
+    imported ones do, would keep it, whatever option is chosen.
+    """
+    if not HydraConfig.initialized():
+        return
+    config = HydraConfig.get()
+    experiment = config.runtime.choices.get("experiment")
+    files = [
+        Path(s.path) / "experiment" / f"{experiment}.yaml" for s in config.runtime.config_sources
+    ]
+    found = [file for file in files if file.is_file()]
+    if not found:
+        return
+    content = OmegaConf.load(found[0])
+    for override in OverridesParser.create().parse_overrides(list(config.overrides.task)):
+        group = override.key_or_group
+        node = OmegaConf.select(content, group) if group in config.runtime.choices else None
+        if group == "experiment" or not isinstance(node, DictConfig):
+            continue
+        inner = [str(key) for key, value in node.items() if isinstance(value, DictConfig)]
+        own = [group] if "_target_" in node else []
+        own += [f"{group}.{key}" for key in inner if "_target_" in node[key]]
+        if own:
+            float_network = "quant.weight=null quant.activation=null quant.rules=null, "
+            raise ConfigError(
+                f"{override.input_line} has no effect: experiment={experiment} has its own "
+                f"{' and '.join(own)}; give single keys, such as "
+                f"{float_network if group == 'quant' else ''}{own[0]}.<key>=<value>, or take "
+                f"'{group}:' out of {found[0].name}."
+            )
 
 
 def groups() -> str:

@@ -107,7 +107,7 @@ def build(cfg: DictConfig) -> Built:
             None if node is None else make(f"quant.{part}", node, _partial_=True)
             for part, node in (("weight", cfg.quant.weight), ("activation", cfg.quant.activation))
         )
-        nodes: Any = OmegaConf.to_container(cfg.quant.rules, resolve=True)
+        nodes: Any = OmegaConf.to_container(cfg.quant.rules or OmegaConf.create(), resolve=True)
         rules = [Rule.parse(str(key), node) for key, node in nodes.items()]
         model, table = quantize(model, weight, activation, rules, example)
     else:

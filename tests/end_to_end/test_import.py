@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from killable_runs import KILL_AT, Ended, start_forked
 
@@ -34,15 +35,46 @@ def run(script: str, *settings: str, **environment: str) -> Ended:
 
 
 @pytest.mark.parametrize("name", ["LeNet_4b", "LeNet_w4_a8", "LeNet_w1_a4"])
-def test_imported_weights_score_as_in_n2d2(shared: Path, data: str, name: str) -> None:
+def test_imported_weights_predict_and_score_as_in_n2d2(shared: Path, data: str, name: str) -> None:
     weights = shared / f"{MODELS}/weights_{name}"
     convert(shared / f"{MODELS}/{name}.ini", name, "--weights", str(weights))
     file = Path.cwd() / f"extra/experiment/{name}.safetensors"
-    ended = run("test.py", f"experiment={name}", f"init_weights={file}", data)
+    saved = Path.cwd() / "outputs.npz"
+    settings = (f"experiment={name}", f"init_weights={file}", f"save_outputs={saved}", data)
+    ended = run("test.py", *settings)
     assert ended.code == 0, ended.output
+    golden = np.load(shared / "data/n2d2/golden/logits_mnist_test.npz")[f"weights_{name}"]
+    outputs = np.load(saved)["outputs"]
+    assert np.array_equal(outputs.argmax(1), golden.argmax(1))  # of all 10,000 images
     expected = json.loads((shared / "data/n2d2/golden/reports.json").read_text())[name]
     said = [line.strip() for line in ended.output.splitlines()]
     assert [line for line in said if line in expected["report_lines"]] == expected["report_lines"]
+
+
+def test_a_network_with_branches_scores_as_its_own_test_asserts(shared: Path, data: str) -> None:
+    folder = shared / "data/n2d2/tests_data/mnist_multibranch_model"
+    weights = folder / "mobilenet-v2-weights-8b"
+    convert(folder / "MobileNet_v2_mini.ini", "mini", "--weights", str(weights))
+    file = Path.cwd() / "extra/experiment/mini.safetensors"
+    ended = run("test.py", "experiment=mini", f"init_weights={file}", data)
+    assert ended.code == 0, ended.output
+    rate = float(ended.output.partition("Final recognition rate: ")[2].partition("%")[0])
+    assert rate == pytest.approx(98.67, abs=0.05)
+
+
+@pytest.mark.parametrize("choice", ["quant=none", "loss=cross_entropy", "data=fashion_mnist"])
+def test_a_group_that_the_experiment_would_hide_is_an_error(root: Path, choice: str) -> None:
+    convert(root / "tests/data/ini/LeNet_bn_SAT_clamp.ini", "mine")
+    ended = run("train.py", "experiment=mine", choice, "mode=plan")
+    assert ended.code == 1
+    assert f"{choice} has no effect: experiment=mine has its own" in ended.output
+
+
+def test_the_float_network_of_an_import(root: Path) -> None:
+    convert(root / "tests/data/ini/LeNet_bn_SAT_clamp.ini", "mine")
+    keys = ("quant.weight=null", "quant.activation=null", "quant.rules=null")
+    ended = run("train.py", "experiment=mine", *keys, "mode=plan")
+    assert "246,448 bytes at these bits, 246,448 in float32" in ended.output
 
 
 def test_an_imported_project_is_trained_killed_and_resumed(shared: Path, data: str) -> None:

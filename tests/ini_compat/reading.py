@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ini_compat.cell_types import TYPES
@@ -15,6 +14,7 @@ from ini_compat.layer_names import Names
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Data, Network, Node, Shape
 from ini_compat.resolve import Document
 from ini_compat.settings import Pace
+from ini_compat.weights import State, read_folder
 from qatlab.models import LayerGraph
 
 HEAD = "DefaultModel=Frame_CUDA\n"
@@ -104,6 +104,22 @@ def refusal(folder: Path, text: str, image: Shape = (1, 8, 8)) -> str:
     return f"{error.place.line}: {error.message}"
 
 
-def same(a: object, b: object) -> bool:
-    """Tell whether two arrays hold the same numbers."""
-    return np.array_equal(np.asarray(a), np.asarray(b))
+# -- weight files -----------------------------------------------------------------------------
+
+
+def numbers(count: int) -> list[float]:
+    """Return different numbers that six digits hold."""
+    return [(i * 37 % 1009 - 500) / 8 for i in range(count)]
+
+
+def put(folder: Path, **files: list[float] | str) -> Path:
+    """Write files of numbers, or with that content."""
+    for stem, content in files.items():
+        text = content if isinstance(content, str) else " ".join(map(repr, content))
+        (folder / f"{stem}.syntxt").write_text(text)
+    return folder
+
+
+def state_of(found: Cells, folder: Path) -> State:
+    """Return what the files of a folder are for these cells."""
+    return read_folder(found.network(), folder, "quantize")
