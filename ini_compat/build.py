@@ -64,6 +64,7 @@ class _Build:
         self.folder = folder
         self.names = Names()
         self.seen: set[Loss] = set()
+        self.told: set[str] = set()
         self.readers: list[CellReader] = []
         self.sections = {n: s for n, s in document.sections.items() if s.has("Input")}
         empty = Data({}, (1, 1, 1), 1)
@@ -112,7 +113,9 @@ class _Build:
         try:
             step()
         except IniError as error:
-            self.network.problems.append(error)
+            if str(error) not in self.told:  # as all cells with the same config section have it
+                self.told.add(str(error))
+                self.network.problems.append(error)
 
     # -- parts -----------------------------------------------------------------------------------
 

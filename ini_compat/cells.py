@@ -242,12 +242,17 @@ class CellReader:
 
     def lose_unused(self) -> None:
         """Note every key of the section that nobody has read, where it is written."""
-        for key in self.section.unused():
-            source = writer(self.document, self.section, key)
-            name = source.name if key in source.unused() else self.cell.name
-            reason = why_unused(self.section, key, self.cell.type, self.accepted, self.solvers)
-            place = self.section.place(key)
-            self.pace.lose(Loss(place, f"[{name}] {key}", "ignored", reason))
+        section, unused = self.section, set(self.section.unused())
+        by_section = {section.name: unused}
+        for key in section:
+            if key not in unused:
+                continue
+            source = writer(self.document, section, key)
+            if source.name not in by_section:
+                by_section[source.name] = set(source.unused())
+            name = source.name if key in by_section[source.name] else section.name
+            reason = why_unused(section, key, self.cell.type, self.accepted, self.solvers)
+            self.pace.lose(Loss(section.place(key), f"[{name}] {key}", "ignored", reason))
 
 
 def _known(cell: Cell) -> Shape:

@@ -10,8 +10,15 @@ from ini_compat.resolve import Document, Section
 
 QUANTIZED = ("Conv", "Fc")  # have a quantizer of weights
 SIZES = re.compile(
-    r"(Kernel|Pool|Stride|Padding|Dilation|SubSample)(Dims|Size|Width|Height|Depth|[XYZ])?"
+    r"(?P<window>Kernel|Pool)(Dims|Size|Width|Height|Depth)|"
+    r"(?P<step>Stride|Padding|Dilation|SubSample)(Dims|[XYZ])?"
 )
+SIZED = {  # what is read in one of these forms
+    "Conv": ("Kernel", "Stride", "Padding", "Dilation", "SubSample"),
+    "Deconv": ("Kernel", "Stride", "Padding", "Dilation"),
+    "Pool": ("Pool", "Stride", "Padding"),
+    "Unpool": ("Pool", "Stride", "Padding"),
+}
 
 
 def writer(document: Document, section: Section, key: str) -> Section:
@@ -56,11 +63,7 @@ def why_unused(
             "env, or groups say it already"
         )
     size = SIZES.fullmatch(key)
-    unused = section.unused()
-    if size and any(
-        SIZES.fullmatch(other) and other not in unused
-        for other in section.prefixed(size[1]).values()
-    ):
+    if size and (size["window"] or size["step"]) in SIZED.get(kind, ()):
         return "another key of the cell says it already"
     return f"{kind} has no such key"
 

@@ -303,6 +303,21 @@ def test_every_cell_that_is_wrong_is_told(tmp_path: Path) -> None:
     assert [problem.place.line for problem in network.problems if problem.place] == [11, 13, 18]
 
 
+def test_what_many_cells_share_is_told_once(tmp_path: Path) -> None:
+    text = fc("a", "sp", "ConfigSection=c") + fc("fc", "sp", "ConfigSection=c")
+    network = read(tmp_path, project(f"{text}[c]\nNoBais=1\n"))
+    assert len(network.problems) == 1
+    assert network.cells["a"].shape is network.cells["fc"].shape is None
+
+
+def test_many_keys_end_soon(tmp_path: Path) -> None:
+    text = FC + "".join(f"Key{i}=1\n" for i in range(20_000))
+    start = time.perf_counter()
+    network = read(tmp_path, project(text))
+    assert time.perf_counter() - start < 3
+    assert len(network.losses) == 20_000
+
+
 # -- global keys ------------------------------------------------------------------------------
 
 
