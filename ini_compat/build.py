@@ -6,16 +6,16 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ini_compat.cell_types import TYPES
-from ini_compat.cells import CellReader, Names
-from ini_compat.environment import read_data
+from ini_compat.cells.cell_types import TYPES
+from ini_compat.cells.reader import CellReader, Names
+from ini_compat.cells.targets import read_target
+from ini_compat.data.environment import read_data
 from ini_compat.errors import IniError, Loss, Place, did_you_mean
 from ini_compat.global_keys import check_data_type, check_globals, check_model
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Data, Network, Shape
 from ini_compat.order import in_order
-from ini_compat.resolve import Document, Section
-from ini_compat.settings import Pace
-from ini_compat.targets import read_target
+from ini_compat.solvers.settings import Pace
+from ini_compat.syntax.resolve import Document, Section
 
 ONNX = "ONNX"
 COMPUTED = ("_NbChannels", "_ChannelsWidth", "_ChannelsHeight")
@@ -192,7 +192,7 @@ class _Build:
                 f"[{section.name}] takes its cells from an ONNX file: give it with --onnx FILE",
                 section.place("Type"),
             )
-        from ini_compat.onnx_graph import read_graph  # needs onnx, which is an extra
+        from ini_compat.onnx_graph.read import read_graph  # needs onnx, which is an extra
 
         read_graph(*(self.onnx, self.document, section, self.network, self.names, self.pace))
         for cell in self.network.cells.values():

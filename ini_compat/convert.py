@@ -6,8 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 
+from ini_compat.cells.fillers import DEFAULT
 from ini_compat.errors import IniError, Loss
-from ini_compat.fillers import DEFAULT
 from ini_compat.keys import snake_case
 from ini_compat.network import IMAGE, Cell, Network, Node, Target
 from ini_compat.quant_rules import quant_node

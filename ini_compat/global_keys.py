@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from ini_compat.errors import IniError, Loss, did_you_mean, label
-from ini_compat.resolve import Section
+from ini_compat.syntax.resolve import Section
 
 ACCEPTED = (
     *("DefaultModel", "DefaultDataType", "InsertBatchNormAfterConv", "CheckWeightRange"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from ini_compat.errors import IniError, Loss, UnknownValue, did_you_mean
 from ini_compat.network import Node
-from ini_compat.resolve import Section
+from ini_compat.syntax.resolve import Section
 
 MISSING = "???"  # what Hydra calls a value that the user has to give
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ini_compat.cells.geometry import text
 from ini_compat.errors import IniError, Loss
-from ini_compat.geometry import text
 from ini_compat.network import Cell, Network, Node
 from ini_compat.yaml_text import block, comment
 

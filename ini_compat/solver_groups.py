@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import translate
 
-from ini_compat.databases import SOME_IMAGES
+from ini_compat.data.databases import SOME_IMAGES
 from ini_compat.names import unique_key
 from ini_compat.network import Cell, Network, Node
 from ini_compat.quant_rules import one_or_list

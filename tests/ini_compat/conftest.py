@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ini_compat.resolve import Document
+from ini_compat.syntax.resolve import Document
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ini_compat.cell_types import TYPES
-from ini_compat.cells import CellReader
+from ini_compat.cells.cell_types import TYPES
+from ini_compat.cells.layer_names import Names
+from ini_compat.cells.reader import CellReader
 from ini_compat.errors import IniError, Loss
-from ini_compat.layer_names import Names
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Data, Network, Node, Shape
-from ini_compat.resolve import Document
-from ini_compat.settings import Pace
+from ini_compat.solvers.settings import Pace
+from ini_compat.syntax.resolve import Document
 from ini_compat.weights import State, read_folder
 from qatlab.models import LayerGraph
 

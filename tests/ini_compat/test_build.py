@@ -15,10 +15,10 @@ from projects import FC, HEAD, MNIST, SP, losses, problems, project, read
 from torch import fx, nn
 
 from ini_compat.build import understand
-from ini_compat.cell_types import TYPES
+from ini_compat.cells.cell_types import TYPES
+from ini_compat.cells.layer_names import RESERVED, Names
 from ini_compat.convert import experiment
 from ini_compat.errors import IniError
-from ini_compat.layer_names import RESERVED, Names
 from ini_compat.network import Network
 from ini_compat.order import in_order
 from qatlab.models import LayerGraph

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from reading import cells, refusal
 
-from ini_compat.config import Config
+from ini_compat.cells.config import Config
 from ini_compat.errors import IniError
-from ini_compat.resolve import Document
+from ini_compat.syntax.resolve import Document
 
 CELLS = {
     "Conv": "KernelSize=3\nNbOutputs=1\n",

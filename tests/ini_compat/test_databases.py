@@ -10,9 +10,9 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from ini_compat.databases import DATA_SETS, ELSEWHERE, Database, read_database
+from ini_compat.data.databases import DATA_SETS, ELSEWHERE, Database, read_database
 from ini_compat.errors import IniError
-from ini_compat.resolve import Document
+from ini_compat.syntax.resolve import Document
 from qatlab.data.splits import counts
 
 Read = Callable[..., Document]

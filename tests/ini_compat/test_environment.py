@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from test_statistics import HEADER, IMAGES, PIXELS
 
-from ini_compat.environment import KINDS, read_data
+from ini_compat.data.environment import KINDS, read_data
 from ini_compat.errors import IniError
 from ini_compat.network import Data
-from ini_compat.resolve import Document
+from ini_compat.syntax.resolve import Document
 
 Read = Callable[..., Document]
 

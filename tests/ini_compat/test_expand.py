@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from ini_compat.errors import IniError, UnknownValue
-from ini_compat.resolve import Document
+from ini_compat.syntax.resolve import Document
 
 Read = Callable[..., Document]
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ini_compat.errors import IniError, Place
-from ini_compat.expression import evaluate
+from ini_compat.syntax.expression import evaluate
 
 
 @pytest.mark.parametrize(

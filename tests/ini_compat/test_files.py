@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ini_compat import limits
 from ini_compat.errors import IniError
-from ini_compat.resolve import Document
+from ini_compat.syntax import limits
+from ini_compat.syntax.resolve import Document
 
 Read = Callable[..., Document]
 TEMPLATE = "[{{SECTION_NAME}}_1]\nX=1\n"

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ini_compat.errors import IniError
-from ini_compat.resolve import Document, Section
+from ini_compat.syntax.resolve import Document, Section
 
 SECONDS = 1.0  # of processor time, for one input
 

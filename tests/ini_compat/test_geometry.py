@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reading import cells, layer, refusal
 
+from ini_compat.cells.geometry import conv_size, deconv_size, pool_size
 from ini_compat.errors import IniError
-from ini_compat.geometry import conv_size, deconv_size, pool_size
 
 CONV = "[x]\nInput=env\nType=Conv\nNbOutputs=2\n"
 POOL = "[x]\nInput=env\nType=Pool\nNbOutputs=1\nPooling=Max\n"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ini_compat import limits
 from ini_compat.errors import IniError
-from ini_compat.lexer import Entry, Header, lines_of, tokens
+from ini_compat.syntax import limits
+from ini_compat.syntax.lexer import Entry, Header, lines_of, tokens
 
 
 def read(text: str) -> list[Header | Entry]:

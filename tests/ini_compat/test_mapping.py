@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reading import cells, layer, refusal
 
-from ini_compat.mapping import read_mapping
+from ini_compat.cells.mapping import read_mapping
 from ini_compat.network import IMAGE
-from ini_compat.resolve import Document
+from ini_compat.syntax.resolve import Document
 
 CONV = "[x]\nInput=env\nType=Conv\nKernelSize=1\nNbOutputs={}\n"
 POOL = "[x]\nInput=env\nType=Pool\nPoolSize=2\nPooling=Max\nNbOutputs={}\n"

@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_files import floats, graph, node, problems, read
 
-from ini_compat import onnx_file
 from ini_compat.errors import IniError
-from ini_compat.onnx_file import read_onnx
+from ini_compat.onnx_graph import file as onnx_file
+from ini_compat.onnx_graph.file import read_onnx
 
 NODES = [
     node("Conv", "x w b", "conv", pads=[1, 1, 1, 1], strides=[1, 1]),
@@ -224,4 +224,4 @@ def test_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(IniError, match="pip install onnx"):
-        importlib.import_module("ini_compat.onnx_graph")
+        importlib.import_module("ini_compat.onnx_graph.read")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ini_compat.errors import IniError, Loss, Place
-from ini_compat.resolve import COMPUTED_KEYS, Document
+from ini_compat.syntax.resolve import COMPUTED_KEYS, Document
 
 Read = Callable[..., Document]
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from ini_compat.errors import IniError
-from ini_compat.resolve import Document, Section
+from ini_compat.syntax.resolve import Document, Section
 
 Read = Callable[..., Document]
 

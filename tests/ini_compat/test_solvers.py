@@ -13,10 +13,10 @@ from hydra.utils import instantiate
 from projects import FC, project, read
 
 from ini_compat.errors import IniError, Loss
-from ini_compat.lr_policies import POLICIES
-from ini_compat.resolve import Document
-from ini_compat.settings import Pace
-from ini_compat.solvers import PARAMETERS, group
+from ini_compat.solvers.lr_policies import POLICIES
+from ini_compat.solvers.settings import Pace
+from ini_compat.solvers.solvers import PARAMETERS, group
+from ini_compat.syntax.resolve import Document
 from qatlab.training.lr_policy import constant
 from qatlab.training.parameter_group import ParameterGroup
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ini_compat.statistics import measure, training_pixels
+from ini_compat.data.statistics import measure, training_pixels
 
 HEADER = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2])
 PIXELS = bytes([0, 10, 20, 255, 7, 7, 7, 30])

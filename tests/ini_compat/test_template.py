@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ini_compat.errors import IniError
-from ini_compat.render import Value, Work, render
-from ini_compat.template import parse
+from ini_compat.syntax.render import Value, Work, render
+from ini_compat.syntax.template import parse
 
 
 def lines(text: str, **variables: str) -> list[tuple[str, int]]:

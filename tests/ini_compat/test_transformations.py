@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 from hydra.utils import instantiate
 
-from ini_compat.errors import IniError, Loss
-from ini_compat.resolve import Document
-from ini_compat.transformations import (
+from ini_compat.data.transformations import (
     APPLY_TO,
     CHANNELS,
     CONVERSIONS,
@@ -20,6 +18,8 @@ from ini_compat.transformations import (
     from_rgb,
     read_transformation,
 )
+from ini_compat.errors import IniError, Loss
+from ini_compat.syntax.resolve import Document
 from qatlab.data import transforms
 
 Read = Callable[..., Document]

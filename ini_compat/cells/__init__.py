@@ -1,0 +1,1 @@
+"""Sections of cells and targets, as layers of the layer graph."""

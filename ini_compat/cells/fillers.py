@@ -1,0 +1,93 @@
+"""N2D2's fillers as initial values of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import sqrt
+
+from ini_compat.cells.config import check_parameters, check_word
+from ini_compat.errors import IniError, Loss
+from ini_compat.network import Node
+from ini_compat.syntax.resolve import Section
+
+DEFAULT: Node = {"type": "normal", "mean": 0.0, "std": 0.05}  # of weights and biases
+PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "ConstantFiller": ("Value",),
+    "NormalFiller": ("Mean", "StdDev"),
+    "UniformFiller": ("Min", "Max"),
+    "XavierFiller": ("VarianceNorm", "Distribution", "Scaling"),
+    "HeFiller": ("VarianceNorm", "MeanNorm", "Scaling"),
+}
+NORMS = {"FanIn": "fan_in", "Average": "average", "FanOut": "fan_out"}
+
+
+def read_filler(section: Section, key: str, lose: Callable[[Loss], None]) -> Node | None:
+    """Read ``WeightsFiller`` or ``BiasFiller``; None where the section has none.
+
+    Args:
+        section: of the cell.
+        key: ``WeightsFiller`` or ``BiasFiller``.
+        lose: notes a value that is missing.
+
+    Raises:
+        IniError: for an unknown filler or parameter.
+    """
+    if not section.has(key):
+        return None
+    name = check_word(section, key, PARAMETERS, "filler")
+    check_parameters(section, key, PARAMETERS[name])
+    if name == "ConstantFiller":
+        if not section.has(f"{key}.Value"):
+            reason = f"{key}.Value is missing and N2D2 needs it; 0 holds"
+            lose(Loss(section.place(key), f"[{section.name}] {key}", "approximated", reason))
+        return {"type": "constant", "value": section.real(f"{key}.Value", 0.0)}
+    if name == "NormalFiller":
+        deviation = section.real(f"{key}.StdDev", 1.0)
+        if deviation < 0:
+            raise IniError(
+                f"[{section.name}] {key}.StdDev={deviation:g} is below 0",
+                section.place(f"{key}.StdDev"),
+            )
+        return {"type": "normal", "mean": section.real(f"{key}.Mean", 0.0), "std": deviation}
+    if name == "UniformFiller":
+        low, high = section.real(f"{key}.Min", 0.0), section.real(f"{key}.Max", 1.0)
+        if low > high:
+            raise IniError(
+                f"[{section.name}] {key} has Min={low:g} above Max={high:g}", section.place(key)
+            )
+        return {"type": "uniform", "low": low, "high": high}
+    return _by_fan(section, key, name)
+
+
+def _by_fan(section: Section, key: str, name: str) -> Node:
+    """Read a filler that depends on the size of the tensor."""
+    norm = NORMS[section.choice(f"{key}.VarianceNorm", tuple(NORMS), "FanIn")]
+    if name == "XavierFiller":
+        word = section.choice(f"{key}.Distribution", ("Uniform", "Normal"), "Uniform")
+        node: Node = {"type": "xavier", "norm": norm, "distribution": word.lower()}
+    else:
+        mean = section.real(f"{key}.MeanNorm", 0.0)
+        node = {"type": "he", "norm": norm, **({"mean": mean} if mean else {})}
+    scaling = section.real(f"{key}.Scaling", 1.0)
+    return node if scaling == 1.0 else {**node, "scaling": scaling}
+
+
+def of_biases(filler: Node, fan_in: int, fan_out: int) -> Node:
+    """Return the filler as one that does not depend on the size of the tensor.
+
+    Args:
+        filler: of biases.
+        fan_in: what N2D2 takes for it, and
+        fan_out: for this; neither has a meaning for biases.
+    """
+    if filler["type"] not in ("xavier", "he"):
+        return filler
+    fans = {"fan_in": fan_in, "fan_out": fan_out, "average": (fan_in + fan_out) / 2}
+    fan, scaling = fans[filler["norm"]], filler.get("scaling", 1.0)
+    if filler["type"] == "he":
+        mean = scaling * filler.get("mean", 0.0) / fan
+        return {"type": "normal", "mean": mean, "std": abs(scaling) * sqrt(2 / fan)}
+    if filler["distribution"] == "normal":
+        return {"type": "normal", "mean": 0.0, "std": abs(scaling) * sqrt(1 / fan)}
+    bound = abs(scaling) * sqrt(3 / fan)
+    return {"type": "uniform", "low": -bound, "high": bound}

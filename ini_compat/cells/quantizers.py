@@ -1,0 +1,135 @@
+"""``QWeight`` and ``QAct`` as arguments of qatlab's quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ini_compat.cells.config import check_parameters, check_word
+from ini_compat.errors import IniError, Kind, Loss
+from ini_compat.network import Node, Quantizer, bits_node
+from ini_compat.syntax.resolve import Section
+
+WEIGHT = {
+    "SAT": ("ApplyQuantization", "ApplyScaling", "Range", "QuantMode"),
+    "LSQ": ("Range", "StepSize", "SetOptInitStepSize", "QuantMode"),
+}
+ACTIVATION = {"SAT": ("Alpha", "Range"), "LSQ": ("Range", "StepSize", "SetOptInitStepSize")}
+GRIDS = {
+    "Default": "default",
+    "Symmetric": "symmetric",
+    "Asymmetric": "asymmetric",
+    "FullRange": "full_range",
+}
+HIGHEST_RANGE = 65535  # steps that qatlab's quantizers accept
+
+Lose = Callable[[Loss], None]
+
+
+def read_weight(section: Section, lose: Lose) -> Quantizer | None:
+    """Read ``QWeight`` of a cell section; None if it has none.
+
+    Args:
+        section: of the cell.
+        lose: notes keys without effect.
+
+    Raises:
+        IniError: for an unknown method or parameter, and for pruning.
+    """
+    method = _method(section, "QWeight", WEIGHT)
+    if method is None:
+        return None
+    mode = section.choice("QWeight.QuantMode", tuple(GRIDS), "Default")
+    if method == "LSQ":
+        if mode != "Default":
+            _lose(section, "QWeight.QuantMode", "N2D2 does not use it with LSQ", lose)
+        n_steps = _range(section, "QWeight.Range", 3)
+        # Levels are -floor((R+1)/2) ... floor((R-1)/2): an even Range has those of the odd one
+        # below it, and those of 1 and 2 end at 0.
+        odd = n_steps - 1 + n_steps % 2
+        return Quantizer(method, bits_node(odd) | _step(section, "QWeight", lose))
+    n_steps = _range(section, "QWeight.Range", 1)
+    if mode in ("Symmetric", "Asymmetric") and n_steps == 1:
+        raise IniError(
+            f"[{section.name}] QWeight.QuantMode={mode} has no levels with Range=1. Accepted: "
+            "Default, FullRange",
+            section.place("QWeight.QuantMode"),
+        )
+    node: Node = bits_node(n_steps)
+    node |= {"grid": GRIDS[mode]} if mode != "Default" else {}
+    node |= {"scaling": True} if section.boolean("QWeight.ApplyScaling", False) else {}
+    if not section.boolean("QWeight.ApplyQuantization", True):
+        node["clamp_only"] = True
+    return Quantizer(method, node)
+
+
+def read_activation(section: Section, lose: Lose) -> Quantizer | None:
+    """Read ``QAct`` of a cell section; None if it has none.
+
+    Args:
+        section: of the cell.
+        lose: notes keys without effect, and what learns in another way here.
+
+    Raises:
+        IniError: for an unknown method or parameter.
+    """
+    method = _method(section, "QAct", ACTIVATION)
+    if method is None:
+        return None
+    node: Node = bits_node(_range(section, "QAct.Range", 1))
+    if method == "LSQ":
+        return Quantizer(method, node | _step(section, "QAct", lose))
+    alpha = section.real("QAct.Alpha", 1.0)
+    if alpha == 0:
+        raise IniError(
+            f"[{section.name}] QAct.Alpha=0 leaves no range. Accepted: a number above 0",
+            section.place("QAct.Alpha"),
+        )
+    if alpha < 0:
+        reason = "N2D2 computes with its absolute value but lets it learn in the wrong direction"
+        _lose(section, "QAct.Alpha", reason, lose, "approximated")
+    return Quantizer(method, node | {"alpha": abs(alpha)})
+
+
+def _method(section: Section, key: str, known: Mapping[str, tuple[str, ...]]) -> str | None:
+    if not section.has(key):
+        return None
+    if section.text(key) == "Prune":
+        raise IniError(
+            f"[{section.name}] {key}=Prune: pruning is not supported here. Accepted: SAT, LSQ",
+            section.place(key),
+        )
+    method = check_word(section, key, known, "quantizer")
+    check_parameters(section, key, known[method])
+    return method
+
+
+def _range(section: Section, key: str, lowest: int) -> int:
+    n_steps = section.unsigned(key, 255)
+    if not lowest <= n_steps <= HIGHEST_RANGE:
+        raise IniError(
+            f"[{section.name}] {key}={n_steps} is wrong. Accepted: {lowest} to {HIGHEST_RANGE} "
+            "steps",
+            section.place(key),
+        )
+    return n_steps
+
+
+def _step(section: Section, prefix: str, lose: Lose) -> Node:
+    node: Node = {"gradient_scale": "n2d2"}
+    key = f"{prefix}.StepSize"
+    step = section.real(key, 100.0)
+    if section.boolean(f"{prefix}.SetOptInitStepSize", True):
+        if section.has(key):
+            reason = "N2D2 takes the first step from the data unless SetOptInitStepSize=0"
+            _lose(section, key, reason, lose)
+        return node
+    if step <= 0:
+        raise IniError(
+            f"[{section.name}] {key}={step:g} is wrong. Accepted: a number above 0",
+            section.place(key),
+        )
+    return {**node, "step_size": step}
+
+
+def _lose(section: Section, key: str, reason: str, lose: Lose, kind: Kind = "ignored") -> None:
+    lose(Loss(section.place(key), f"[{section.name}] {key}", kind, reason))

@@ -1,0 +1,1 @@
+"""The graph of a section of Type=ONNX, as cells."""

@@ -1,0 +1,1 @@
+"""The grammar: text, templates, variables and sections."""
