@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ini_compat.cells.cell_types import TYPES
+from ini_compat.cells.cell_types import REFUSED, TYPES
 from ini_compat.cells.reader import CellReader, Names
 from ini_compat.cells.targets import read_target
 from ini_compat.data.environment import read_data
@@ -156,6 +156,11 @@ class _Build:
             raise IniError(f"[{name}] is a name of the network's input: rename it", section.header)
         cell.type = section.text("Type")
         cell.inputs = [self._parent(section, parent) for parent in section.text("Input").split(",")]
+        if cell.type in REFUSED:
+            raise IniError(
+                f"[{name}] Type is {cell.type}, which is not supported here: {REFUSED[cell.type]}",
+                section.place("Type"),
+            )
         if cell.type not in TYPES:
             raise IniError(
                 f"[{name}] Type={cell.type:.60} is no cell.{did_you_mean(cell.type, TYPES)} "

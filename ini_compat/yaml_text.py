@@ -28,11 +28,15 @@ def scalar(value: Any) -> str:
         return str(value)
     if isinstance(value, float):
         return _number(value)
-    text = str(value)
+    return key(_INTERPOLATION.sub(r"\1\1\\${", str(value)))
+
+
+def key(text: str) -> str:
+    """Return a key as YAML writes it; OmegaConf sees no interpolation there."""
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
         return text
     parts = ['"']
-    for character in _INTERPOLATION.sub(r"\1\1\\${", text):
+    for character in text:
         code = ord(character)
         if character in '"\\':
             parts.append("\\" + character)
@@ -58,7 +62,7 @@ def _number(value: float) -> str:
 def flow(value: Any) -> str:
     """Return a value on one line."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{scalar(k)}: {flow(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{key(str(k))}: {flow(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(flow(item) for item in value) + "]"
     return scalar(value)
@@ -81,14 +85,14 @@ def block(
     """
     opened, comments = set(opened), comments or {}
     lines = []
-    for key, value in node.items():
-        place = f"{path}.{key}".lstrip(".")
+    for name, value in node.items():
+        place = f"{path}.{name}".lstrip(".")
         remark = f"   # {comments[place]}" if place in comments else ""
         if place in opened and isinstance(value, Mapping) and value:
-            lines.append(f"{scalar(key)}:{remark}")
+            lines.append(f"{key(str(name))}:{remark}")
             lines += ["  " + line for line in block(value, opened, comments, place)]
         else:
-            lines.append(f"{scalar(key)}: {flow(value)}{remark}")
+            lines.append(f"{key(str(name))}: {flow(value)}{remark}")
     return lines
 
 

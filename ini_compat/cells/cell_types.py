@@ -1,4 +1,4 @@
-"""What reads each Type of cell."""
+"""What reads each Type of cell, and which are refused."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ from ini_compat.cells import pointwise, shaping, weighted
 from ini_compat.cells.reader import CellReader
 
 DETECTION = "it belongs to object detection; only image classification and reconstruction are here"
-
-
-def refuse(cell_type: str, reason: str) -> Callable[[CellReader], None]:
-    """Return a reader that says why such a cell cannot be taken over."""
-
-    def read(reader: CellReader) -> None:
-        raise reader.error("Type", f"is {cell_type}, which is not supported here: {reason}")
-
-    return read
 
 
 TYPES: Mapping[str, Callable[[CellReader], None]] = {
@@ -39,13 +30,15 @@ TYPES: Mapping[str, Callable[[CellReader], None]] = {
     "Scaling": pointwise.scaling,
     "Normalize": pointwise.normalize,
     "Threshold": pointwise.threshold,
-    "LSTM": refuse("LSTM", "recurrent networks have no layers here"),
-    "ROIPooling": refuse("ROIPooling", DETECTION),
-    "RP": refuse("RP", DETECTION),
-    "Proposal": refuse("Proposal", DETECTION),
-    "Anchor": refuse("Anchor", DETECTION),
-    "ObjectDet": refuse("ObjectDet", DETECTION),
-    "TargetBias": refuse("TargetBias", "it needs the label in the forward pass"),
-    "Distance": refuse("Distance", "it needs the label in the forward pass"),
-    "Transformation": refuse("Transformation", "images are transformed before the network only"),
+}
+REFUSED = {  # with the reason
+    "LSTM": "recurrent networks have no layers here",
+    "ROIPooling": DETECTION,
+    "RP": DETECTION,
+    "Proposal": DETECTION,
+    "Anchor": DETECTION,
+    "ObjectDet": DETECTION,
+    "TargetBias": "it needs the label in the forward pass",
+    "Distance": "it needs the label in the forward pass",
+    "Transformation": "images are transformed before the network only",
 }

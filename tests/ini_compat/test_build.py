@@ -15,6 +15,7 @@ from projects import FC, HEAD, MNIST, SP, losses, problems, project, read
 from torch import fx, nn
 
 from ini_compat.build import understand
+from ini_compat.cells import cell_types
 from ini_compat.cells.cell_types import TYPES
 from ini_compat.cells.layer_names import RESERVED, Names
 from ini_compat.convert import experiment
@@ -268,19 +269,27 @@ def test_cells_refused_by_name(tmp_path: Path, kind: str) -> None:
     assert network.losses == []
 
 
+def test_a_refused_cell_is_named_behind_another_one(tmp_path: Path) -> None:
+    cells = FC + "[lstm]\nInput=fc\nType=LSTM\n[roi]\nInput=lstm\nType=ROIPooling\n"
+    told = problems(read(tmp_path, project(cells)))
+    assert "[lstm] Type is LSTM" in told
+    assert "[roi] Type is ROIPooling" in told
+
+
 def test_every_type_is_read_or_refused() -> None:
     read_types = {
         *("Conv", "Deconv", "Fc", "Pool", "BatchNorm", "ElemWise", "Dropout", "Softmax", "LRN"),
         *("Padding", "Activation", "Scaling", "Resize", "Reshape", "Transpose", "Normalize"),
         *("Threshold", "Unpool", "FMP"),
     }
-    assert TYPES.keys() == read_types | REFUSED.keys()
+    assert TYPES.keys() == read_types
+    assert cell_types.REFUSED.keys() == REFUSED.keys()
 
 
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("Type=Fcc", "[x] Type=Fcc is no cell. Did you mean 'Fc'? Accepted: Activation, Anchor, "),
+        ("Type=Fcc", "[x] Type=Fcc is no cell. Did you mean 'Fc'? Accepted: Activation, "),
         ("", "the section [x] needs the key Type"),
         ("Type=Fc\nModel=Spike", "[x] Model=Spike is not supported here: spiking cells"),
         ("Type=Fc\nModel=CSpike_BP_CUDA", "is not supported here: spiking cells"),

@@ -74,6 +74,7 @@ def rows(
         ("Mapping.StrideX=2\nMapping.NbIterations=2", 2, 4, 0, "1000 0010"),
         ("Mapping.StrideY=0", 2, 3, 0, "111 000"),
         ("Mapping(a).Size=1", 3, 3, 3, "100 010 001"),
+        ("Mapping(a).Size=2\nMapping.NbIterations=1", 3, 3, 0, "110 110 000"),
         ("Mapping(a).OffsetX=1\nMapping.OffsetX=2", 3, 3, 0, "010 001 100"),
         ("Mapping.Size=2\nMapping(a).SizeX=1", 2, 2, 1, "11 11"),
         ("Mapping.Size=2\nMapping(a).SizeX=1\nMapping.NbIterations=1", 2, 2, 0, "10 10"),
