@@ -235,7 +235,8 @@ def sat_weight_backward(weight: Tensor, grad: Tensor, slope: Tensor, grad_weight
 def available(device: torch.device) -> bool:
     """Tell whether the kernels run on a device; they are tried once, and compared."""
     x, step = torch.linspace(-2, 2, 100, device=device), torch.tensor(0.2, device=device)
-    y, grad_x, grid = torch.empty_like(x), torch.empty_like(x), lsq_grid(15, True)
+    # NaN: memory that nobody writes may still hold the right answer of an earlier call.
+    y, grad_x, grid = torch.full_like(x, torch.nan), torch.empty_like(x), lsq_grid(15, True)
     try:
         fake_quantize_forward(x, step, None, grid, y)
         fake_quantize_backward(x, x, step, None, grid, 1.0, 0.0, grad_x)
