@@ -253,6 +253,7 @@ GOOD = {"x_weights": "1 2\n3 4\n", "x_biases": "5\n6\n"}
         ({"x_weights": "1 2 3 ٣"}, "is no number"),
         ({"x_weights": "1 2 3 \x00"}, "is no number"),
         ({"x_weights": "1 2 3 " + "4" * 65}, "is no number"),
+        ({"x_weights": "1 2 3 0." + "4" * 63}, "is no number"),
         (
             {"x_weights": "1 " * 10_000},
             "x_weights.syntxt has 20,000 bytes. Accepted: a file of 4 nu",
