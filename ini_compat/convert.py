@@ -69,6 +69,7 @@ def phase(content: Node) -> str:
 def prune(network: Network) -> None:
     """Leave out the cells that no target depends on."""
     cells = network.cells
+    owners = {layer: name for name, cell in cells.items() for layer in cell.layers}
     wanted: set[str] = set()
     waiting = [target.cell for target in network.targets]
     while waiting:
@@ -76,6 +77,8 @@ def prune(network: Network) -> None:
         if name not in wanted and name != IMAGE:
             wanted.add(name)
             waiting += cells[name].inputs
+            # An unpooling also reads where its pool has found the values.
+            waiting += [owners[n["pool"]] for n in cells[name].layers.values() if "pool" in n]
     for name in [name for name in cells if name not in wanted]:
         cell = cells.pop(name)
         reason = "no target depends on it"

@@ -67,7 +67,8 @@ class LayerGraph(nn.Module):
             filler("model.weight_init", weight_init, bias=False),
             filler("model.bias_init", bias_init, bias=True),
         )
-        reserved = {IMAGE, *dir(self), *dir(fx.GraphModule(nn.Module(), fx.Graph()))}
+        # self: what the code that torch.fx writes calls the network.
+        reserved = {IMAGE, "self", *dir(self), *dir(fx.GraphModule(nn.Module(), fx.Graph()))}
         sources = {IMAGE: Source(IMAGE, self.input_shape, False)}
         built: dict[str, tuple[Place, Layer]] = {}
         for name, node in layers.items():

@@ -121,6 +121,16 @@ def test_cells_that_no_target_depends_on_are_left_out(tmp_path: Path) -> None:
     assert solver_groups(network, 1) == {"main": {"parameters": "*", "lr": 0.01}}
 
 
+def test_a_pool_is_kept_for_what_undoes_it(tmp_path: Path) -> None:
+    window = "PoolSize=2\nStride=2\nPooling=Max\nNbOutputs=1\nMapping.Size=1\n"
+    cells = "".join(f"[{name}]\nInput=sp\nType=Pool\n{window}" for name in ("p", "q"))
+    cells += f"[x]\nInput=q\nType=Unpool\nArgMax=p\n{window}"
+    content, network = converted(tmp_path, project(cells + FC.replace("Input=sp", "Input=x")))
+    assert list(content["model"]["layers"]) == ["p", "q", "x", "fc"]
+    assert not any(loss.key == "[p]" for loss in network.losses)
+    LayerGraph(**content["model"])
+
+
 def test_each_option_and_each_class_exists(root: Path) -> None:
     losses = ("cross_entropy", "squared_error", "reconstruction", "several")
     for loss in (*losses, "logistic_cross_entropy"):

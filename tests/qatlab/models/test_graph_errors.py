@@ -143,7 +143,7 @@ def test_names_that_are_taken() -> None:
     names = {*dir(LayerGraph([2, 6, 6], {"fc": FC})), *dir(fx.symbolic_trace(nn.ReLU()))}
     taken = [name for name in names if not name.startswith("_")]
     assert {"train", "half", "forward", "shapes", "outputs", "graph", "code", "meta"} <= names
-    for name in {*taken, "image", "lambda", "True"} - {"fc", "relu"}:
+    for name in {*taken, "image", "self", "lambda", "True"} - {"fc", "relu"}:
         expected = f"model.layers.{name} is a name that Python, torch or qatlab uses itself; try "
         assert told({name: FC}) == f"{expected}{name}_."
 
