@@ -232,24 +232,23 @@ class _Build:
         )
 
     def _targets(self) -> None:
-        """Read the targets cell by cell: the first one is scored."""
-        network = self.network
-        found: dict[str, list[Section]] = {}
+        """Read the targets in the order of the file: the first one is scored."""
+        cells, found = self.network.cells, False
         for name, section in self.document.sections.items():
             owners = [name[: m.start()] for m in re.finditer(re.escape(TARGET), name)]
-            cells = [owner for owner in owners if owner in network.cells]
-            if cells and not section.has("Input"):
-                found.setdefault(cells[-1], []).append(section)
-            elif owners and not section.has("Input"):
-                hint = did_you_mean(owners[0], network.cells)
+            if not owners or section.has("Input"):
+                continue
+            known = [owner for owner in owners if owner in cells]
+            if not known:
+                hint = did_you_mean(owners[0], cells)
                 reason = f"there is no cell '{owners[0]:.60}'.{hint}"
                 self.lose(Loss(section.header, f"[{name}]", "ignored", reason))
+                continue
+            found, cell = True, cells[known[-1]]
+            if cell.shape is not None:
+                self._attempt(lambda s=section, c=cell: self._target(s, c))  # type: ignore[misc]
         if not found:
             self._problem("the file has no target, such as [softmax.Target], and N2D2 needs one")
-        for cell in network.cells.values():
-            for section in found.get(cell.name, []):
-                if cell.shape is not None:
-                    self._attempt(lambda s=section, c=cell: self._target(s, c))  # type: ignore[misc]
 
     def _target(self, section: Section, cell: Cell) -> None:
         target = read_target(section, cell, self.network.data.shape, self.lose)

@@ -92,7 +92,7 @@ class ParameterFile:
         optional: N2D2 itself starts from a default where the file is missing.
         quantizer: extra state of the quantizer the value belongs to, "" for others.
         swapped: whether the numbers stand in N2D2's other export format (HWCO, CO).
-        flipped: whether kernels stand from their last number to the first.
+        flipped: whether WeightsExportFlip is set.
         groups: of a convolution or a deconvolution.
     """
 

@@ -76,17 +76,26 @@ def arranged(file: ParameterFile, numbers: Array) -> Array:
         if file.swapped:
             return numbers.reshape(inputs, outputs).T.copy()
         return numbers.reshape(outputs, inputs)
+    _check_form(file)
     tensor = np.zeros(file.shape, np.float32)
     kernels = _kernels(file, tensor)
-    size = kernels.shape[3]
     if file.mapping is None:
         ordered = _ordered(file, kernels)
         ordered[...] = numbers.reshape(ordered.shape)
-    elif file.swapped:
-        kernels[0].T[:, _connected(file).T] = numbers.reshape(size, -1)
     else:
-        kernels[0][_connected(file)] = numbers.reshape(-1, size)
+        kernels[0][_connected(file)] = numbers.reshape(-1, kernels.shape[3])
     return tensor
+
+
+def _check_form(file: ParameterFile) -> None:
+    """Raise an IniError for forms of which only the name is known."""
+    partly = file.groups > 1 or file.mapping is not None
+    if file.flipped or (file.swapped and partly):
+        key = "WeightsExportFlip=1" if file.flipped else "WeightsExportFormat=HWCO"
+        where = "" if file.flipped else " where outputs do not see all channels"
+        raise IniError(
+            f"{file.stem} is neither read nor written with {key}{where}: export it without"
+        )
 
 
 def separated(file: ParameterFile, numbers: Array) -> tuple[Array, Array]:
@@ -124,15 +133,13 @@ def _rows(file: ParameterFile, tensor: Array) -> Iterable[Array]:
     """Return the numbers of each line: those of an output, or in the other format its reverse."""
     if file.kind == "linear":
         return tensor.T if file.swapped else tensor
+    _check_form(file)
     kernels = _kernels(file, tensor)
     if file.mapping is None:
         ordered = _ordered(file, kernels)
         outputs = kernels.shape[0] * kernels.shape[1]
         return ordered if file.swapped else ordered.reshape(outputs, -1)
-    connected = _connected(file)
-    if file.swapped:
-        return list(kernels[0].T[:, connected.T])
-    return [kernels[0, output, row] for output, row in enumerate(connected)]
+    return [kernels[0, output, row] for output, row in enumerate(_connected(file))]
 
 
 def _kernels(file: ParameterFile, tensor: Array) -> Array:
@@ -142,7 +149,7 @@ def _kernels(file: ParameterFile, tensor: Array) -> Array:
     view = tensor.reshape(groups, first // groups, second, height * width)
     if file.kind == "deconv":  # torch has (channels, outputs of the group, ...)
         view = view.transpose(0, 2, 1, 3)
-    return view[..., ::-1] if file.flipped else view
+    return view
 
 
 def _ordered(file: ParameterFile, kernels: Array) -> Array:

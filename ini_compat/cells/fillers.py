@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import sqrt
 
 from ini_compat.cells.config import check_parameters, check_word
 from ini_compat.errors import IniError, Loss
@@ -70,24 +69,3 @@ def _by_fan(section: Section, key: str, name: str) -> Node:
         node = {"type": "he", "norm": norm, **({"mean": mean} if mean else {})}
     scaling = section.real(f"{key}.Scaling", 1.0)
     return node if scaling == 1.0 else {**node, "scaling": scaling}
-
-
-def of_biases(filler: Node, fan_in: int, fan_out: int) -> Node:
-    """Return the filler as one that does not depend on the size of the tensor.
-
-    Args:
-        filler: of biases.
-        fan_in: what N2D2 takes for it, and
-        fan_out: for this; neither has a meaning for biases.
-    """
-    if filler["type"] not in ("xavier", "he"):
-        return filler
-    fans = {"fan_in": fan_in, "fan_out": fan_out, "average": (fan_in + fan_out) / 2}
-    fan, scaling = fans[filler["norm"]], filler.get("scaling", 1.0)
-    if filler["type"] == "he":
-        mean = scaling * filler.get("mean", 0.0) / fan
-        return {"type": "normal", "mean": mean, "std": abs(scaling) * sqrt(2 / fan)}
-    if filler["distribution"] == "normal":
-        return {"type": "normal", "mean": 0.0, "std": abs(scaling) * sqrt(1 / fan)}
-    bound = abs(scaling) * sqrt(3 / fan)
-    return {"type": "uniform", "low": -bound, "high": bound}

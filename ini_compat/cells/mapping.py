@@ -9,7 +9,7 @@ from functools import reduce
 from operator import or_
 
 from ini_compat.errors import IniError, did_you_mean
-from ini_compat.network import IMAGE
+from ini_compat.network import ENVIRONMENTS, IMAGE
 from ini_compat.syntax.resolve import Section
 
 FUNCTION = (
@@ -17,7 +17,6 @@ FUNCTION = (
     *("Offset", "OffsetX", "OffsetY", "NbIterations"),
 )
 GROUPS = ("NbGroups", "ChannelsPerGroup")
-ENVIRONMENT = "env"  # the only name of the network's input in Mapping(...)
 MOST_CONNECTIONS = 1 << 24  # of a mapping that is written out; more is no network
 MOST_STEPS, MOST_COPIED = 1 << 20, 1 << 30  # of a mapping function: rows, and pairs in them
 KEY = re.compile(r"Mapping(?:\((?P<parent>.*)\))?(?:\.(?P<name>[^.)]*))?", re.DOTALL)
@@ -84,7 +83,7 @@ def read_mapping(
             mappings that are too large.
     """
     _check_keys(section)
-    names = [ENVIRONMENT if parent == IMAGE else parent for parent in parents]
+    names = [_environment(section) if parent == IMAGE else parent for parent in parents]
     groups = [_groups(section, *given) for given in zip(names, channels, strict=True)]
     if len(names) == 1 and groups[0] and outputs % groups[0] == 0:
         return Mapping(channels[0], outputs, groups[0])
@@ -95,6 +94,13 @@ def read_mapping(
     check_written_out(section, sum(channels), outputs)
     rows: list[str] = []
     for name, count, number in zip(names, channels, groups, strict=True):
+        if number and outputs % number:
+            raise IniError(
+                f"[{section.name}] has {number} groups for the {count} channels of {name}, which "
+                f"do not divide its {outputs} outputs: write which output sees which channel as "
+                f"Mapping({name})",
+                section.header,
+            )
         if number:
             rows += _grouped(count, outputs, number)
         elif section.has(f"Mapping({name})"):
@@ -105,6 +111,12 @@ def read_mapping(
             rows += ["1" * outputs] * count
     regular = _groups_of(rows)
     return Mapping(len(rows), outputs, regular, () if regular else tuple(rows))
+
+
+def _environment(section: Section) -> str:
+    """Return the name that the section's mapping has for the network's input."""
+    used = (name for name in ENVIRONMENTS for key in section if key.startswith(f"Mapping({name})"))
+    return next(used, ENVIRONMENTS[0])
 
 
 def check_written_out(section: Section, channels: int, outputs: int) -> None:
@@ -163,13 +175,11 @@ def _groups(section: Section, parent: str, channels: int) -> int:
 
 
 def _grouped(channels: int, outputs: int, groups: int) -> list[str]:
-    """Return the rows of groups, of which the last ones have one output more where needed."""
-    small, larger = divmod(outputs, groups)
+    """Return the rows of groups of equal size."""
+    width = outputs // groups
     rows: list[str] = []
     for group in range(groups):
-        width = small + (group >= groups - larger)
-        first = group * small + max(0, group - (groups - larger))
-        row = "0" * first + "1" * width + "0" * (outputs - first - width)
+        row = "0" * (group * width) + "1" * width + "0" * (outputs - (group + 1) * width)
         rows += [row] * (channels // groups)
     return rows
 

@@ -13,9 +13,9 @@ OPERATIONS = {
     "Prod": "prod",
     "Max": "max",
 }
-COEFFICIENTS = {  # N2D2's key: its default, and the operations that use it
+COEFFICIENTS = {  # N2D2's key: its default, and the operations for which the layer graph has it
     "Weights": (1.0, ("Sum", "AbsSum", "EuclideanSum")),
-    "Shifts": (0.0, ("Sum", "EuclideanSum")),
+    "Shifts": (0.0, ("Sum",)),
 }
 THRESHOLDS = {
     "Binary": "binary",
@@ -35,40 +35,33 @@ def elementwise(reader: CellReader) -> None:
     if any(s != shape for s in reader.shapes):
         raise reader.error("Input", f"combines tensors of unlike shapes: {reader.sizes()}")
     operation = section.choice("Operation", tuple(OPERATIONS))
-    mode = section.choice("CoeffMode", ("PerInput", "PerLayer", "PerChannel"), "PerInput")
-    if mode == "PerChannel" and operation != "Sum":
-        raise reader.error("CoeffMode", "is PerChannel. Accepted with Operation=Sum only")
     node: Node = {"type": "elementwise", "operation": OPERATIONS[operation]}
     for key, (plain, users) in COEFFICIENTS.items():
-        numbers = _coefficients(reader, key, plain, mode == "PerChannel")
-        if numbers is None:
+        table = _coefficients(reader, key)
+        if all(n == plain for row in table for n in (row if isinstance(row, list) else [row])):
             continue
         if operation not in users:
-            reader.lose(key, f"N2D2 does not use it with Operation={operation}", "ignored")
-        elif (key, operation) == ("Shifts", "EuclideanSum"):
-            raise reader.error(key, "are not supported here with Operation=EuclideanSum")
-        else:
-            node[key.lower()] = numbers
+            raise reader.error(key, f"are not supported here with Operation={operation}")
+        node[key.lower()] = table
     reader.add(node)
     reader.finish(shape)
 
 
-def _coefficients(
-    reader: CellReader, key: str, plain: float, by_channel: bool
-) -> list[float] | list[list[float]] | None:
-    """Return a number, or one for each channel, for each input; None: all have the default."""
-    inputs, channels = len(reader.shapes), reader.shapes[0][0]
-    numbers = reader.section.reals(key, [])
-    count = channels if by_channel else inputs
-    if len(numbers) > count:
-        of = "channels" if by_channel else "inputs"
+def _coefficients(reader: CellReader, key: str) -> list[float] | list[list[float]]:
+    """Return for each input a number, or one for each channel; nothing if nothing is said."""
+    section, inputs, channels = reader.section, len(reader.shapes), reader.shapes[0][0]
+    counts = {"PerInput": inputs, "PerLayer": 1, "PerChannel": channels}
+    mode = section.choice("CoeffMode", tuple(counts), "PerInput")
+    numbers = section.reals(key, [])
+    if not numbers:
+        return []
+    if len(numbers) != counts[mode]:
         raise reader.error(
-            key, f"has {len(numbers)} values. Accepted: one for each of {count} {of}"
+            key, f"has {len(numbers)} values. Accepted with CoeffMode={mode}: {counts[mode]}"
         )
-    numbers += [plain] * (count - len(numbers))
-    if all(number == plain for number in numbers):
-        return None
-    return [numbers] * inputs if by_channel else numbers  # N2D2 has one for all inputs
+    if mode == "PerChannel":
+        return [numbers] * inputs
+    return numbers * inputs if mode == "PerLayer" else numbers
 
 
 def activation(reader: CellReader) -> None:

@@ -58,10 +58,7 @@ def why_unused(
     if word in ("WeightsFiller", "BiasFiller", FUNCTION) and not section.has(word):
         return f"there is no {word}= line that it would belong to"
     if key.startswith("Mapping("):
-        return (
-            "no parent of the cell has that name in a mapping, where the environment is always "
-            "env, or groups say it already"
-        )
+        return "no parent of the cell has that name, or groups say it already"
     size = SIZES.fullmatch(key)
     if size and (size["window"] or size["step"]) in SIZED.get(kind, ()):
         return "another key of the cell says it already"

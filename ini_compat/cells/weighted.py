@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from ini_compat.cells.fillers import of_biases, read_filler
+from ini_compat.cells.fillers import read_filler
 from ini_compat.cells.geometry import check_size, conv_size, deconv_size, pair
 from ini_compat.cells.mapping import read_mapping
 from ini_compat.cells.quantizers import read_weight
@@ -84,7 +84,7 @@ def fc(reader: CellReader) -> None:
     inputs = sum(prod(shape) for shape in reader.shapes)
     node: Node = {"type": "linear", "channels": outputs}
     if reader.config.boolean("Normalize", False):
-        raise reader.error("Normalize", "normalises the weights, which is not supported here")
+        raise reader.error("Normalize", "is 1, which is not supported here")
     keep = reader.config.real("DropConnect", 1.0)
     if not 0 < keep <= 1:
         raise reader.error("DropConnect", f"is {keep:g}. Accepted: above 0, up to 1")
@@ -162,9 +162,7 @@ def _weighted(
     _refuse_sharing(reader, "WeightsSharing", "BiasesSharing")
     owner = config.owner("OutputsRemap")
     if owner is not None and owner.text("OutputsRemap"):
-        raise reader.error(
-            "OutputsRemap", "gives weight files another order, which is not supported here"
-        )
+        raise reader.error("OutputsRemap", "is not supported here")
     bias, outputs = not config.boolean("NoBias", False), node["channels"]
     weights = read_filler(section, "WeightsFiller", reader.pace.lose)
     biases = read_filler(section, "BiasFiller", reader.pace.lose)
@@ -172,9 +170,13 @@ def _weighted(
     if not bias:
         node["bias"] = False
     elif biases:
-        # The tensor of N2D2's biases is 1 x outputs x 1 x 1, in Fc it is 1 x 1 x 1 x outputs.
-        fan_out = outputs if node["type"] == "linear" else 1
-        node["bias_init"] = of_biases(biases, outputs, fan_out)
+        if biases["type"] in ("xavier", "he"):
+            raise reader.error(
+                "BiasFiller",
+                "depends on numbers of inputs and outputs, which a bias does not have. Accepted: "
+                "ConstantFiller, NormalFiller, UniformFiller",
+            )
+        node["bias_init"] = biases
     name = reader.add(node)
     formats = ("OC", "CO") if node["type"] == "linear" else ("OCHW", "HWCO")
     reader.file(

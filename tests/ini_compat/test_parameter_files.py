@@ -37,12 +37,9 @@ MAPS = {  # channels, outputs, keys, and which output sees which channel
 }
 
 
-def order(
-    outputs: int, channels: int, connected: Any, swapped: bool, flipped: bool
-) -> Iterator[Index]:
+def order(outputs: int, channels: int, connected: Any, swapped: bool) -> Iterator[Index]:
     """Walk over kernels as N2D2 writes them, unconnected pairs skipped."""
     places = list(product(range(2), range(3)))
-    places = places[::-1] if flipped else places
     if swapped:  # HWCO
         walk = ((o, c, p) for p in places for c in range(channels) for o in range(outputs))
     else:  # OCHW
@@ -53,17 +50,12 @@ def order(
 
 
 @pytest.mark.parametrize("kind", ["Conv", "Deconv"])
-@pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("swapped", [False, True])
-@pytest.mark.parametrize("flipped", [False, True])
-def test_kernels(
-    tmp_path: Path, folder: Path, kind: str, name: str, swapped: bool, flipped: bool
-) -> None:
+@pytest.mark.parametrize(("name", "swapped"), [*((name, False) for name in MAPS), ("full", True)])
+def test_kernels(tmp_path: Path, folder: Path, kind: str, name: str, swapped: bool) -> None:
     channels, outputs, keys, connected = MAPS[name]
     config = f"NoBias=1\nWeightsExportFormat={'HWCO' if swapped else 'OCHW'}\n"
-    config += f"WeightsExportFlip={int(flipped)}\n"
     found = cells(tmp_path, CELL.format(kind, outputs, keys, config), (channels, 5, 7))
-    walk = list(order(outputs, channels, connected, swapped, flipped))
+    walk = list(order(outputs, channels, connected, swapped))
     values = numbers(len(walk))
     put(folder, x_weights=values)
     state = state_of(found, folder)
@@ -172,7 +164,7 @@ def test_a_single_file_holds_each_bias_behind_its_weights(
     channels, outputs, keys, connected = MAPS[name]
     text = CELL.format(kind, outputs, keys, f"NoBias={int(not bias)}")
     found = cells(tmp_path, text, (channels, 5, 7))
-    walk = list(order(outputs, channels, connected, False, False))
+    walk = list(order(outputs, channels, connected, False))
     weights, biases = numbers(len(walk)), numbers(outputs)
     together: list[float] = []
     for o in range(outputs):
@@ -204,14 +196,14 @@ def test_a_single_file_of_a_fully_connected_layer(tmp_path: Path, folder: Path) 
 )
 @given(
     *(st.sampled_from(["Conv", "Deconv"]), st.sampled_from(list(MAPS)), st.booleans()),
-    *(st.booleans(), st.booleans(), st.integers(0, 2**32 - 1)),
+    *(st.booleans(), st.integers(0, 2**32 - 1)),
 )
 def test_there_and_back(
-    tmp_path: Path, kind: str, name: str, swapped: bool, flipped: bool, bias: bool, seed: int
+    tmp_path: Path, kind: str, name: str, swapped: bool, bias: bool, seed: int
 ) -> None:
     channels, outputs, keys, _ = MAPS[name]
-    config = f"NoBias={int(not bias)}\nWeightsExportFlip={int(flipped)}\n"
-    config += f"WeightsExportFormat={'HWCO' if swapped else 'OCHW'}"
+    form = "HWCO" if swapped and name == "full" else "OCHW"
+    config = f"NoBias={int(not bias)}\nWeightsExportFormat={form}"
     text = CELL.format(kind, outputs, f"QWeight=SAT\n{keys}", config)
     found = cells(tmp_path, text, (channels, 5, 7))
     random = np.random.default_rng(seed)
@@ -227,6 +219,29 @@ def test_there_and_back(
         # ten digits hold any float32; six are those of cells without a quantizer
         exact = kind == "Conv"
         assert back[key] == pytest.approx(value, rel=0 if exact else 5e-6, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "expected"),
+    [
+        ("full", "WeightsExportFlip=1", "WeightsExportFlip=1: export it without"),
+        ("groups", "WeightsExportFormat=HWCO", "HWCO where outputs do not see all channels"),
+        ("wrapped", "WeightsExportFormat=HWCO", "HWCO where outputs do not see all channels"),
+    ],
+)
+def test_forms_of_which_only_the_name_is_known_are_refused(
+    tmp_path: Path, folder: Path, name: str, line: str, expected: str
+) -> None:
+    channels, outputs, keys, connected = MAPS[name]
+    found = cells(
+        tmp_path, CELL.format("Conv", outputs, keys, f"NoBias=1\n{line}"), (channels, 5, 7)
+    )
+    put(folder, x_weights=numbers(len(list(order(outputs, channels, connected, False)))))
+    with pytest.raises(IniError, match=expected):
+        state_of(found, folder)
+    tensors = {key: value.numpy() for key, value in found.graph().state_dict().items()}
+    with pytest.raises(IniError, match=expected):
+        write_folder(found.network(), tensors, tmp_path / "back")
 
 
 def test_digits(tmp_path: Path) -> None:

@@ -159,12 +159,12 @@ def names(network: Network) -> list[str]:
     return [target.cell for target in network.targets]
 
 
-def test_the_first_target_is_that_of_the_first_cell(tmp_path: Path) -> None:
+def test_targets_come_in_the_order_of_the_file(tmp_path: Path) -> None:
     deep = FC + FC.replace("[fc]", "[a]") + SOFTMAX.format(1)
     targets = "[softmax.Target]\n[a.Target]\n[fc.Target-2]\n[fc.Target-1]\n"
     network = read(tmp_path, project(deep, target=targets))
-    assert names(network) == ["fc", "fc", "a", "softmax"]
-    assert [target.place.line for target in network.targets[:2]] == [23, 24]
+    assert names(network) == ["softmax", "a", "fc", "fc"]
+    assert [target.place.line for target in network.targets[2:]] == [23, 24]
 
 
 def test_names_of_cells_may_hold_the_word(tmp_path: Path) -> None:
