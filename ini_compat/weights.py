@@ -241,4 +241,4 @@ def _check(cell: Cell, file: ParameterFile, tensor: Array) -> None:
     if tensor.shape != file.shape:
         raise IniError(f"{file.key} is {tensor.shape} in the file and {file.shape} in {cell.name}")
     if not np.isfinite(tensor.astype(np.float32)).all():
-        raise IniError(f"{file.key} has numbers that are not finite, which N2D2 cannot read")
+        raise IniError(f"{file.key} has numbers that are not finite")

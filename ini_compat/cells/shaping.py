@@ -127,11 +127,13 @@ def reshape(reader: CellReader) -> None:
     crop(reader)
     before = reader.only_input()
     dims = section.integers("Dims")
-    if len(dims) == 4:
-        dims = dims[:3]  # N2D2 does not use the fourth, the batch
+    if len(dims) == 4 and dims[3] in (-1, 0):
+        dims = dims[:3]  # the fourth is the batch, which stays
     if not 1 <= len(dims) <= 3 or min(dims) < -1 or dims.count(-1) > 1:
         given = section.text("Dims")
-        raise reader.error("Dims", f"is {given:.60}. Accepted: X Y Z, one of them -1")
+        raise reader.error(
+            "Dims", f"is {given:.60}. Accepted: X Y Z, one of them -1, and -1 or 0 behind them"
+        )
     numbers = [*dims, *(1,) * (3 - len(dims))][::-1]
     numbers = [old if n == 0 else n for n, old in zip(numbers, before, strict=True)]
     known = prod(n for n in numbers if n != -1)

@@ -158,7 +158,7 @@ NODES: list[tuple[str, dict[str, Any], tuple[int, int, int]]] = [
     (cell("Reshape", "Dims=-1 0"), {"type": "reshape", "dims": [1, 6, 16]}, (1, 6, 16)),
     (cell("Reshape", "Dims=1 1 -1 0"), {"type": "reshape", "dims": [96, 1, 1]}, (96, 1, 1)),
     (cell("Reshape", "Dims=96"), {"type": "reshape", "dims": [1, 1, 96]}, (1, 1, 96)),
-    (cell("Reshape", "Dims=0 0 0 7"), {"type": "reshape", "dims": [2, 6, 8]}, (2, 6, 8)),
+    (cell("Reshape", "Dims=0 0 0 -1"), {"type": "reshape", "dims": [2, 6, 8]}, (2, 6, 8)),
     # Output X is input Y, output Y is input X.
     (cell("Transpose", "Perm=1 0 2 3"), {"type": "transpose", "perm": [0, 2, 1]}, (2, 8, 6)),
     # Output X is input Z, output Y is input X, output Z is input Y.
@@ -220,6 +220,7 @@ def test_a_transposition_moves_every_number(tmp_path: Path) -> None:
             "6: [x] Dims is -1 -1 2. Accepted: X Y Z, one of them -1",
         ),
         (cell("Reshape", "Dims=-2 2"), "Dims is -2 2"),
+        (cell("Reshape", "Dims=0 0 0 7"), "Dims is 0 0 0 7"),
         (cell("Reshape", "Dims="), "Dims is ."),
         (cell("Reshape", "Dims=1 1 1 1 96"), "Dims is 1 1 1 1 96"),
         (cell("Reshape", "Dims=-1 97"), "Dims has 0 values"),
