@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from qatlab import config
 from qatlab.errors import ConfigError
 from qatlab.messages import sentence
+from qatlab.record import RESULT
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 WANTS_TRACE = os.environ.get(FULL_ERROR, "0") != "0"  # what the user has set; start() sets it too
@@ -67,7 +68,7 @@ def checked(command: str, cfg: DictConfig) -> None:
         getattr(experiment, command)(cfg)
     except KeyboardInterrupt:
         folder = Path(cfg.resume or cfg.folder)
-        is_run = (folder / config.CONFIG).exists() and not (folder / "result.json").exists()
+        is_run = (folder / config.CONFIG).exists() and not (folder / RESULT).exists()
         _interrupted(f" To continue: {resume_command(folder)}" if is_run else "")
     except Exception as error:
         job = HydraConfig.get().job

@@ -18,7 +18,7 @@ from torch import nn
 from qatlab import evaluation, record, summary
 from qatlab.config import CONFIG, apply_given, portable_yaml, stored_config
 from qatlab.data import ImageModule
-from qatlab.errors import CheckpointError, ConfigError, did_you_mean
+from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.targets import check_node, make
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
@@ -32,7 +32,6 @@ from qatlab.training.random_state import RandomState
 from qatlab.training.solver import AnySolver
 from qatlab.weights import init_weights, save_weights
 
-RESULT = "result.json"
 MOVABLE = ("data.source.folder", "trainer.accelerator", "trainer.devices")  # changed by a resume
 
 
@@ -78,9 +77,9 @@ def _resume(given: DictConfig) -> dict[str, Any]:
     """Continue a run that was killed as if it had not been."""
     cfg = stored_config(Path(given.resume))
     apply_given(given, cfg, "resume", changeable=MOVABLE)
-    if (Path(cfg.folder) / RESULT).exists():
+    if (Path(cfg.folder) / record.RESULT).exists():
         print(f"{cfg.folder} is finished and its report written: nothing is left to be done.")
-        return dict(record.read_json(Path(cfg.folder) / RESULT))
+        return dict(record.read_json(Path(cfg.folder) / record.RESULT))
     chosen, checkpoint = _callbacks(cfg)
     start_from, remark = newest(checkpoint.folder)
     if remark:
@@ -156,7 +155,7 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
         given, cfg = cfg, stored_config(Path(run))
         also = ("checkpoint", "save_outputs")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
-        cfg.init_weights = str(_checkpoint_of(Path(run), name))
+        cfg.init_weights = str(record.checkpoint_of(Path(run), name))
     elif cfg.init_weights is None:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
     if save_outputs is not None and not Path(save_outputs).parent.is_dir():
@@ -204,7 +203,7 @@ def _fit_and_report(
     }
     summary.write_figures(folder, built.module, scored, built.data.class_names)
     save_weights(built.model, folder / "weights.safetensors")  # the tested ones
-    record.write_json(folder / RESULT, result)
+    record.write_json(folder / record.RESULT, result)
     summary.print_result(result, scored, folder)
     return result
 
@@ -286,22 +285,6 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) 
             "set trainer.devices=1 and trainer.num_nodes=1."
         )
     return trainer
-
-
-def _checkpoint_of(run: Path, name: str) -> Path:
-    """Return the file that ``checkpoint`` of ``conf/test.yaml`` speaks of."""
-    finished = (run / RESULT).is_file()
-    if name == "best" and finished:
-        return run / str(record.read_json(run / RESULT)["checkpoint"])
-    files = {path.stem: path for path in sorted((run / "checkpoints").glob("*.ckpt"))}
-    stem = name.removesuffix(".ckpt")
-    if stem not in files:
-        there = [*(["best"] if finished else []), *files]
-        hint = did_you_mean(stem, there)
-        raise ConfigError(
-            f"checkpoint={name} is not in {run}.{hint} Accepted: {', '.join(there) or 'none yet'}."
-        )
-    return files[stem]
 
 
 torch.backends.cuda.matmul.allow_tf32 = False  # GPU and CPU then agree to float32

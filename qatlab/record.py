@@ -11,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, did_you_mean
+
+RESULT = "result.json"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -78,3 +80,19 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None  # installed without its repository
     return head.stdout.decode().strip() + ("+" if changed.stdout.strip() else "")
+
+
+def checkpoint_of(run: Path, name: str) -> Path:
+    """Return the file that ``checkpoint`` of ``conf/test.yaml`` speaks of."""
+    finished = (run / RESULT).is_file()
+    if name == "best" and finished:
+        return run / str(read_json(run / RESULT)["checkpoint"])
+    files = {path.stem: path for path in sorted((run / "checkpoints").glob("*.ckpt"))}
+    stem = name.removesuffix(".ckpt")
+    if stem not in files:
+        there = [*(["best"] if finished else []), *files]
+        hint = did_you_mean(stem, there)
+        raise ConfigError(
+            f"checkpoint={name} is not in {run}.{hint} Accepted: {', '.join(there) or 'none yet'}."
+        )
+    return files[stem]

@@ -12,16 +12,14 @@ from pathlib import Path
 from qatlab import record
 from qatlab.errors import ConfigError, QatlabError
 
-RESULT = "result.json"
-
 
 @dataclass(frozen=True)
 class RunRow:
-    """What the table needs of one finished run; ``top1`` is a fraction."""
+    """What the table needs of one finished run; ``top1`` is a fraction, None without classes."""
 
     name: str
     seed: int
-    top1: float
+    top1: float | None
     size_bytes: int
     epochs: str
     commit: str
@@ -33,18 +31,19 @@ def read_run(folder: Path) -> RunRow:
     Raises:
         ConfigError: if it is damaged.
     """
-    result = record.read_json(folder / RESULT)
+    result = record.read_json(folder / record.RESULT)
     try:
         return RunRow(
             name=result["name"],
             seed=result["seed"],
-            top1=result["test"]["top1"],
+            top1=result["test"].get("top1"),
             size_bytes=result["size_bytes"],
             epochs=" + ".join(f"{n} {phase}" for phase, n in result["epochs"].items()),
             commit=str(result["environment"]["commit"])[:7],
         )
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{folder / RESULT} is not the result of a run: no {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        file = folder / record.RESULT
+        raise ConfigError(f"{file} is not the result of a run: no {error}") from error
 
 
 def table(runs: Sequence[RunRow]) -> list[str]:
@@ -57,14 +56,13 @@ def table(runs: Sequence[RunRow]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for (name, size, epochs), members in sorted(groups.items()):
-        accuracies = [100 * run.top1 for run in members]
+        accuracies = [100 * run.top1 for run in members if run.top1 is not None]
+        mean = sum(accuracies) / max(len(accuracies), 1)
+        numbers = [mean, min(accuracies), max(accuracies)] if accuracies else []
+        scores = " | ".join(f"{number:.2f}" for number in numbers) or "none | none | none"
         seeds = ", ".join(str(seed) for seed in sorted(run.seed for run in members))
         commits = ", ".join(sorted({run.commit for run in members}))
-        lines.append(
-            f"| {name} | {epochs} | {size:,} | {seeds} | "
-            f"{sum(accuracies) / len(accuracies):.2f} | {min(accuracies):.2f} | "
-            f"{max(accuracies):.2f} | {commits} |"
-        )
+        lines.append(f"| {name} | {epochs} | {size:,} | {seeds} | {scores} | {commits} |")
     return lines
 
 
@@ -74,9 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="searched for result.json at any depth")
     folder = parser.parse_args(arguments).folder
     try:
-        runs = [read_run(path.parent) for path in sorted(folder.rglob(RESULT))]
+        runs = [read_run(path.parent) for path in sorted(folder.rglob(record.RESULT))]
         if not runs:
-            raise ConfigError(f"{folder} holds no finished run: no {RESULT} in it")
+            raise ConfigError(f"{folder} holds no finished run: no {record.RESULT} in it")
     except QatlabError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

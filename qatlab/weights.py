@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qatlab.errors import CheckpointError
 from qatlab.quant import Phase, Quantizer, set_phase
-from qatlab.record import read_json
+from qatlab.record import RESULT, read_json
 from qatlab.training.checkpoint import LAST, load
 
 EXTRA_STATE = "_extra_state"  # every quantizer has one, and nothing else here
@@ -128,8 +128,8 @@ def _within(key: str, prefixes: set[str]) -> bool:
 def _file_of(path: Path) -> Path:
     if not path.is_dir():
         return path
-    if (path / "result.json").exists():
-        return path / str(read_json(path / "result.json")["checkpoint"])
+    if (path / RESULT).exists():
+        return path / str(read_json(path / RESULT)["checkpoint"])
     if not (path / "checkpoints" / LAST).exists():
         raise CheckpointError(
             f"init_weights={path} is a folder without checkpoints/{LAST}. Accepted: the folder of "
