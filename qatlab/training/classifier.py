@@ -119,7 +119,16 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a batch."""
         images, labels = batch
-        outputs = as_tuple(self.step(self.model, images))
+        try:
+            outputs = as_tuple(self.step(self.model, images))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # torch's words
+                raise
+            raise TrainingError(
+                f"a batch norm gets a single number for each channel, from a batch of "
+                f"{len(images)} image(s), and cannot normalise it; choose a data.batch_size and a "
+                "data.validation that leave no batch of one image"
+            ) from error
         losses = self._losses(outputs, images, labels)
         loss = losses.mean()
         with torch.no_grad():

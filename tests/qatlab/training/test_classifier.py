@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from qatlab.errors import DataError
+from qatlab.errors import DataError, TrainingError
 from qatlab.evaluation import Evaluation, lines
 from qatlab.training.classifier import Classifier
 from qatlab.training.forward import TrainingForward
@@ -157,3 +157,10 @@ def test_the_gradient_is_that_of_the_mean_over_the_batch() -> None:
     errors = np.eye(3)[labels] - 2 * x
     gradient = -(errors * x).sum() / 4 - ((x - 2 * x) * x).sum() / 4
     assert module.model.scale.item() == pytest.approx(2 - 0.1 * gradient)
+
+
+def test_a_batch_of_one_image_that_cannot_be_normalised_is_told() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, (1, 3)), nn.BatchNorm2d(3), nn.Flatten())
+    module = classifier(model, CrossEntropy())
+    with pytest.raises(TrainingError, match="from a batch of 1 image"):
+        trainer().fit(module, DataLoader(TensorDataset(IMAGES, LABELS.clamp(min=0)), batch_size=1))
