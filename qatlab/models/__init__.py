@@ -2,5 +2,7 @@
 
 from qatlab.models.layer_graph import LayerGraph
 from qatlab.models.lenet import LeNet
+from qatlab.models.mobilenet import MobileNetV1, MobileNetV2
+from qatlab.models.resnet import ResNet, SmallResNet
 
-__all__ = ["LayerGraph", "LeNet"]
+__all__ = ["LayerGraph", "LeNet", "MobileNetV1", "MobileNetV2", "ResNet", "SmallResNet"]

@@ -1,0 +1,42 @@
+"""What the networks of this room share: starting values, and strides for small images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from qatlab.errors import ConfigError
+
+
+def start_like_he(model: nn.Module) -> None:
+    """Draw the weights of all convolutions from a normal distribution (He et al. 2015b).
+
+        std = sqrt(2 / fan_out),   fan_out = C_out / groups * kH * kW
+
+    Source: arXiv:1502.01852, equation 14. Batch norms start at 1 and 0, biases of convolutions at
+    0; linear layers keep what torch gives them.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def first_ones(strides: Sequence[int], halvings: int) -> list[int]:
+    """Return strides of which the first are 1, so that only the last ``halvings`` of 2 are left.
+
+    Raises:
+        ConfigError: for more halvings than there are, naming ``model.halvings``.
+    """
+    most = sum(stride == 2 for stride in strides)
+    if isinstance(halvings, bool) or not isinstance(halvings, int) or not 0 <= halvings <= most:
+        raise ConfigError(
+            f"model.halvings={halvings!r} is wrong. Accepted: a whole number from 0 to {most}."
+        )
+    left, result = halvings, []
+    for stride in reversed(strides):
+        result.append(stride if stride == 1 or left > 0 else 1)
+        left -= stride == 2
+    return result[::-1]
