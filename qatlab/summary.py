@@ -49,7 +49,7 @@ def print_table(table: ModelTable) -> None:
     print(
         f"{table.parameters:,} parameters; {table.size_bytes:,} bytes at these bits, "
         f"{table.float_bytes:,} in float32 ({table.float_bytes / table.size_bytes:.2f} times as "
-        "many), batch norm absorbed"
+        f"many), batch norm absorbed; {table.weight_bytes:,} of them are weights"
     )
 
 

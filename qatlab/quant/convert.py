@@ -55,7 +55,7 @@ def quantize(
     shapes = _shapes(traced, example_input)
     names = weight_layer_names(traced)
     sites = find_sites(traced, shapes)
-    layers = [Target(name, type(traced.get_submodule(name)).__name__) for name in names]
+    layers = [_target(name, traced.get_submodule(name)) for name in names]
     for part, factory in (("weight", weight), ("activation", activation)):
         _check_arguments(part, factory, rules)
     weight_decisions = resolve("weight", layers, rules)
@@ -228,6 +228,14 @@ def _make(
     if layer is not None:
         quantizer.fit(layer.get_parameter("weight"))
     return quantizer
+
+
+def _target(name: str, layer: nn.Module) -> Target:
+    if not isinstance(layer, nn.Conv2d):
+        return Target(name, type(layer).__name__)
+    height, width = layer.kernel_size
+    depthwise = 1 < layer.groups == layer.in_channels
+    return Target(name, type(layer).__name__, f"{height}x{width}", depthwise)
 
 
 def _quant_layer(layer: nn.Module, quantizer: Quantizer) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -14,6 +15,8 @@ WANTED = {
     "name": "a text, or a list of texts",
     "type": "a text",
     "index": "a whole number",
+    "kernel": "a text such as 3x3",
+    "depthwise": "true or false",
 }
 SELECTORS = tuple(WANTED)
 PARTS = ("weight", "activation")
@@ -25,6 +28,8 @@ class Target:
 
     name: str  # path in the model, such as "blocks.0.pointwise"
     type: str  # class name of the float module, such as "Conv2d"
+    kernel: str | None = None  # height x width of a convolution's kernel, such as "3x3"
+    depthwise: bool | None = None  # whether each of a convolution's filters sees one channel
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Rule:
         key: name of the rule; error messages say ``quant.rules.<key>``.
         selectors: some of ``name`` (glob on the path, or a list of which any matches), ``type``
             (class name), ``index`` (position among the weight layers, or among the sites, negative
-            from the end).
+            from the end), ``kernel`` and ``depthwise`` (of convolutions only).
         changes: ``weight`` and ``activation`` to the quantizer arguments they change, or to None,
             which leaves the tensor in float.
     """
@@ -67,6 +72,13 @@ class Rule:
         changes = {part: node[part] for part in PARTS if part in node}
         if not changes:
             raise QuantRuleError(f"{where} changes nothing: give it weight: or activation:")
+        of_kernels = [name for name in ("kernel", "depthwise") if name in selectors]
+        if of_kernels and "activation" in changes:
+            raise QuantRuleError(
+                f"{where}.{of_kernels[0]} selects convolutions, and a site where activations are "
+                "quantized is none: select those of activation: by name, type or index, in a rule "
+                "of their own"
+            )
         for part, change in changes.items():
             if change is not None and not isinstance(change, Mapping):
                 raise QuantRuleError(
@@ -82,6 +94,8 @@ class Rule:
             ("name" not in wanted or any(fnmatchcase(target.name, g) for g in self._globs))
             and ("type" not in wanted or target.type == wanted["type"])
             and ("index" not in wanted or wanted["index"] in (index, index - count))
+            and ("kernel" not in wanted or target.kernel == wanted["kernel"])
+            and ("depthwise" not in wanted or target.depthwise == wanted["depthwise"])
         )
 
     def apart(self) -> list[Rule]:
@@ -140,6 +154,10 @@ def _fits(selector: str, value: Any) -> bool:
     """Tell whether a selector has a value that :data:`WANTED` speaks of."""
     if selector == "index":
         return isinstance(value, int) and not isinstance(value, bool)
+    if selector == "depthwise":
+        return isinstance(value, bool)
+    if selector == "kernel":
+        return isinstance(value, str) and re.fullmatch(r"[1-9]\d*x[1-9]\d*", value) is not None
     if selector == "name" and isinstance(value, list):
         return bool(value) and all(isinstance(glob, str) for glob in value)
     return isinstance(value, str)
@@ -158,12 +176,14 @@ def _matches_nothing(rule: Rule, part: str, targets: Sequence[Target]) -> str:
     asked = ", ".join(f"{key}={value!r}" for key, value in rule.selectors.items())
     names = [target.name for target in targets]
     message = f"quant.rules.{rule.key} ({part}) matches no {what}: {asked}."
-    for key, accepted in (("name", names), ("type", sorted({t.type for t in targets}))):
+    kernels = sorted({target.kernel for target in targets if target.kernel})
+    types = sorted({target.type for target in targets})
+    for key, accepted in (("name", names), ("type", types), ("kernel", kernels)):
         near = get_close_matches(str(rule.selectors.get(key)), accepted, n=1, cutoff=0.5)
         if key in rule.selectors and near and near[0] != rule.selectors[key]:
             message += f" Did you mean {key}='{near[0]}'?"
             break
-    listed = [f"{target.name} ({target.type})" for target in targets]
+    listed = [f"{target.name} ({target.type}{_of_kernel(target)})" for target in targets]
     if len(listed) > 60:
         listed[30:-30] = ["..."]
     return f"{message} The {len(targets)} {word}: {', '.join(listed) or 'none'}"
@@ -171,3 +191,9 @@ def _matches_nothing(rule: Rule, part: str, targets: Sequence[Target]) -> str:
 
 def _accepted() -> str:
     return ", ".join(SELECTORS + PARTS)
+
+
+def _of_kernel(target: Target) -> str:
+    words = [target.kernel] if target.kernel else []
+    words += ["depthwise"] if target.depthwise else []
+    return "".join(f" {word}" for word in words)

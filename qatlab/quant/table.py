@@ -89,9 +89,14 @@ class ModelTable:
         return cls(tuple(layers), sum(p.numel() for _, _, p in own), 4 * biases)
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights at the chosen bits: the model size that papers report."""
+        return sum(layer.size_bytes for layer in self.layers)
+
+    @property
     def size_bytes(self) -> int:
         """Model size in bytes at the chosen bits, as deployed."""
-        return self.bias_bytes + sum(layer.size_bytes for layer in self.layers)
+        return self.bias_bytes + self.weight_bytes
 
     @property
     def float_bytes(self) -> int:
@@ -102,6 +107,7 @@ class ModelTable:
         """Return what ``layers.json`` holds."""
         return {
             "parameters": self.parameters,
+            "weight_bytes": self.weight_bytes,
             "size_bytes": self.size_bytes,
             "float_bytes": self.float_bytes,
             "layers": [asdict(layer) for layer in self.layers],

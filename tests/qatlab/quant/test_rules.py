@@ -11,11 +11,11 @@ from qatlab.errors import QuantRuleError
 from qatlab.quant.rules import Decision, Rule, Target, resolve
 
 LAYERS = [
-    Target("stem", "Conv2d"),
-    Target("blocks.0.depthwise", "Conv2d"),
-    Target("blocks.0.pointwise", "Conv2d"),
-    Target("blocks.1.depthwise", "Conv2d"),
-    Target("blocks.1.pointwise", "Conv2d"),
+    Target("stem", "Conv2d", "3x3", False),
+    Target("blocks.0.depthwise", "Conv2d", "3x3", True),
+    Target("blocks.0.pointwise", "Conv2d", "1x1", False),
+    Target("blocks.1.depthwise", "Conv2d", "5x3", True),
+    Target("blocks.1.pointwise", "Conv2d", "1x1", False),
     Target("fc", "Linear"),
 ]
 
@@ -64,6 +64,12 @@ def test_without_rules_no_argument_changes() -> None:
         ({"name": ["stem"]}, [0]),
         ({"name": ["s*", "*.pointwise"], "type": "Conv2d"}, [0, 2, 4]),
         ({"name": ["nothing", "none"]}, []),
+        ({"kernel": "1x1"}, [2, 4]),  # a linear layer has no kernel
+        ({"kernel": "3x3"}, [0, 1]),
+        ({"kernel": "3x5"}, []),  # height comes first
+        ({"depthwise": True}, [1, 3]),
+        ({"depthwise": False}, [0, 2, 4]),  # convolutions all the same
+        ({"kernel": "3x3", "depthwise": False, "index": 0}, [0]),
     ],
 )
 def test_selectors_combine_with_and(selectors: dict[str, Any], matched: list[int]) -> None:
@@ -150,7 +156,7 @@ def test_a_rule_that_matches_nothing_is_told_with_the_nearest_name_and_all_names
         "quant.rules.pointwise (weight) matches no layer: name='block.*.pointwise'. "
         "Did you mean name='blocks."
     )
-    assert "The 6 quantizable layers: stem (Conv2d), blocks.0.depthwise (Conv2d), " in message
+    assert "The 6 quantizable layers: stem (Conv2d 3x3), blocks.0.depthwise (Conv" in message
     assert message.endswith("fc (Linear)")
 
 
@@ -191,6 +197,15 @@ def test_a_long_list_is_cut_in_the_middle() -> None:
     assert "layer29 (Conv2d), ..., layer70 (Conv2d)" in message
 
 
+def test_a_kernel_that_no_layer_has_is_told_with_those_there_are() -> None:
+    with pytest.raises(QuantRuleError) as caught:
+        decide({"r": {"kernel": "3x5", "weight": {"bits": 2}}})
+    message = str(caught.value)
+    assert "quant.rules.r (weight) matches no layer: kernel='3x5'. Did you mean kernel=" in message
+    assert "blocks.1.depthwise (Conv2d 5x3 depthwise), blocks.1.pointwise (Conv2d 1x1)" in message
+    assert "fc (Linear)" in message
+
+
 def test_a_network_without_layers_is_told_so() -> None:
     with pytest.raises(QuantRuleError, match="The 0 quantizable layers: none"):
         resolve("weight", [], [Rule.parse("r", {"weight": {}})])
@@ -203,7 +218,10 @@ def test_a_network_without_layers_is_told_so() -> None:
             {"wieght": {"bits": 2}},
             "quant.rules.r has an unknown key 'wieght'.*Did you mean 'weight'",
         ),
-        ({"bits": 2}, "unknown key 'bits'; accepted are name, type, index, weight, activation"),
+        (
+            {"bits": 2},
+            "unknown key 'bits'; accepted are name, type, index, kernel, depthwise, weight, acti",
+        ),
         ({3: 2}, "unknown key '3'"),
         ({"index": 0}, "quant.rules.r changes nothing"),
         ({}, "quant.rules.r changes nothing"),
@@ -224,6 +242,12 @@ def test_a_network_without_layers_is_told_so() -> None:
         ({"weight": 4}, "quant.rules.r.weight=4 is neither a mapping .* nor null"),
         ({"weight": "null"}, "quant.rules.r.weight='null' is neither"),
         ({"activation": [2]}, "quant.rules.r.activation=.* is neither"),
+        ({"kernel": 3, "weight": {}}, "quant.rules.r.kernel=3 is not a text such as 3x3"),
+        ({"kernel": "3", "weight": {}}, "quant.rules.r.kernel='3' is not a text such as 3x3"),
+        ({"kernel": "3 x 3", "weight": {}}, "is not a text such as 3x3"),
+        ({"depthwise": 1, "weight": {}}, "quant.rules.r.depthwise=1 is not true or false"),
+        ({"kernel": "1x1", "activation": {}}, "quant.rules.r.kernel selects convolutions, and a"),
+        ({"depthwise": True, "weight": {}, "activation": None}, "quant.rules.r.depthwise selects"),
     ],
 )
 def test_a_rule_that_cannot_be_read_is_refused(node: Any, told: str) -> None:
