@@ -60,11 +60,13 @@ def checked(command: str, cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", ".*Total length of `list`.*zero.*")  # data.validation=0
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning uses torch's older name
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # we log per epoch
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what is logged is of all processes
     try:
         config.check(cfg)
         experiment = import_module("qatlab.experiment")  # torch: a wrong key is told before
         # After the import, which sets the level itself.
-        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and devices
+        for name in ("pytorch_lightning", "lightning_fabric.utilities.distributed"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # its tips, devices and processes
         getattr(experiment, command)(cfg)
     except KeyboardInterrupt:
         folder = Path(cfg.resume or cfg.folder)

@@ -56,6 +56,7 @@ class TrainConfig:
     seed: int = MISSING
     mode: str = MISSING
     compile: bool = MISSING
+    channels_last: bool = MISSING
     memory: str = MISSING
     init_weights: str | None = None
     resume: str | None = None

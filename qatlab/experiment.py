@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from qatlab import evaluation, record, summary
@@ -24,12 +25,13 @@ from qatlab.targets import check_node, make
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
 from qatlab.training.forward import TrainingForward
-from qatlab.training.limits import INSTEAD, check_trainer
+from qatlab.training.limits import INSTEAD, check_processes, check_trainer
 from qatlab.training.loss import Loss, losses_of
 from qatlab.training.phase_schedule import PhaseSchedule, Schedule
 from qatlab.training.progress import PhaseProgressBar
 from qatlab.training.random_state import RandomState
 from qatlab.training.solver import AnySolver
+from qatlab.training.sync_norm import synchronise_norms
 from qatlab.weights import init_weights, save_weights
 
 MOVABLE = ("data.source.folder", "trainer.accelerator", "trainer.devices")  # changed by a resume
@@ -83,7 +85,7 @@ def _resume(given: DictConfig) -> dict[str, Any]:
     chosen, checkpoint = _callbacks(cfg)
     start_from, remark = newest(checkpoint.folder)
     if remark:
-        print(remark)
+        say(remark)
     if start_from is not None:
         cfg.init_weights = None  # replaced by the checkpoint's, so the file may be gone
     built = build(cfg)
@@ -99,6 +101,8 @@ def build(cfg: DictConfig) -> Built:
     data = make("data", cfg.data, ImageModule)
     arguments = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     model = make("model", cfg.model, nn.Module, **arguments)
+    if cfg.trainer.sync_batchnorm:
+        synchronise_norms(model)  # not by Lightning: quantizers absorb the norms that they find
     quantized = cfg.quant.weight is not None or cfg.quant.activation is not None
     example = data.example_input()
     if quantized:
@@ -117,7 +121,7 @@ def build(cfg: DictConfig) -> Built:
             )
         table = float_table(model, example)
     if cfg.init_weights:
-        print(init_weights(model, cfg.init_weights))
+        say(init_weights(model, cfg.init_weights))
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
     schedule = Schedule.of(epochs, model)
     solver = _solver(cfg.solver)
@@ -126,11 +130,15 @@ def build(cfg: DictConfig) -> Built:
     solver.build(model)  # so are arguments that the optimizer refuses
     check_trainer(cfg.trainer, schedule)
     check_node("trainer", cfg.trainer)
+    if cfg.channels_last:
+        model.to(memory_format=torch.channels_last)  # convolutions answer as their weights lie
     step = TrainingForward(cfg.compile, cfg.memory)
     step.check_model(model)
     losses = _losses(cfg.loss)
     module = Classifier(model, solver, losses, schedule.position, data.num_classes, step)
     module.check_outputs(example, data.num_classes)
+    if cfg.trainer.precision == "64-true":
+        module.double()  # Lightning would do so only after a checkpoint was read into float32
     return Built(data, model, table, schedule, module)
 
 
@@ -163,7 +171,7 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
     built = build(cfg)
     result = _test(built, _trainer(cfg, [], []))
     for line in evaluation.lines(result, digits=6):
-        print(line)
+        say(line)
     if save_outputs is not None:
         evaluation.save_outputs(Path(save_outputs), built.module)
     return result
@@ -180,10 +188,11 @@ def _fit_and_report(
     folder = Path(cfg.folder)
     loggers = [make(f"logger.{k}", v, Logger) for k, v in (cfg.logger or {}).items()]
     trainer = _trainer(cfg, [*_own_callbacks(cfg, built.schedule), *chosen], loggers)
-    if not resumed:
+    if not resumed and trainer.is_global_zero:
         record.write_text(folder / CONFIG, portable_yaml(cfg))
         record.write_json(folder / "layers.json", built.table.to_json())
     _fit(trainer, built, start_from)
+    trainer.strategy.barrier()  # the first process may still be renaming the best checkpoint
     seconds, kept = checkpoint.seconds, checkpoint.best  # the test sets them back to the best epoch
     last_phase = built.schedule.phases[-1][0].value
     best = checkpoint.best_path(last_phase)
@@ -201,6 +210,8 @@ def _fit_and_report(
         "resumed": resumed,
         "environment": record.environment(),
     }
+    if not trainer.is_global_zero:
+        return result
     summary.write_figures(folder, built.module, scored, built.data.class_names)
     save_weights(built.model, folder / "weights.safetensors")  # the tested ones
     record.write_json(folder / record.RESULT, result)
@@ -270,21 +281,25 @@ def _own_callbacks(cfg: DictConfig, schedule: Schedule) -> list[Callback]:
 
 
 def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+    node = cfg.trainer.copy()
+    del node.sync_batchnorm  # done before the quantizers were put in
     trainer: Trainer = make(
         "trainer",
-        cfg.trainer,
+        node,
         callbacks=callbacks,
         logger=loggers,
         enable_checkpointing=bool(callbacks),
         enable_progress_bar=bool(callbacks),
         default_root_dir=cfg.folder,
     )
-    if trainer.world_size > 1:  # told before the processes are started
-        raise ConfigError(
-            f"trainer asks for {trainer.world_size} processes, which would each see all images; "
-            "set trainer.devices=1 and trainer.num_nodes=1."
-        )
+    check_processes(cfg.trainer, trainer.world_size)
     return trainer
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print, in the first of several processes."""
+    print(text)
 
 
 torch.backends.cuda.matmul.allow_tf32 = False  # GPU and CPU then agree to float32

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -18,10 +19,12 @@ from qatlab.training.csv_logger import FILE_NAME, read_rows
 from qatlab.training.progress import format_metric
 
 
+@rank_zero_only
 def print_table(table: ModelTable) -> None:
     """Print the resolved table of layers and sites, and the size of the model."""
     grid = Table(title="Layers and sites", title_justify="left")
-    for name in ("layer", "type", "shape", "weight bits", "activation bits"):
+    grid.add_column("layer", no_wrap=True, min_width=max(len(x.name) for x in table.layers))
+    for name in ("type", "shape", "weight bits", "activation bits"):
         grid.add_column(name, justify="right" if "bits" in name else "left")
     for name in ("grid", "scaling", "decided by", "parameters"):
         grid.add_column(name, justify="right" if name == "parameters" else "left")
@@ -44,7 +47,7 @@ def print_table(table: ModelTable) -> None:
         )
     console = Console()
     if not console.is_terminal:
-        console = Console(width=max(console.width, 130))  # in a log file nothing has to be cut
+        console = Console(width=max(console.width, 160))  # in a log file nothing has to be cut
     console.print(grid)
     print(
         f"{table.parameters:,} parameters; {table.size_bytes:,} bytes at these bits, "

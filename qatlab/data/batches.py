@@ -62,6 +62,29 @@ def transform_rng(seed: int, epoch: int, number: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(number,)))
 
 
+class Share(NamedTuple):
+    """Which images of a batch this process takes, of several that train together.
+
+    Attributes:
+        rank: number of this process, from 0.
+        processes: how many there are.
+        even: each of them takes as many, and what is left over is left out; if not, nothing is, and
+            the last processes may get fewer or none.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    even: bool = False
+
+    def of(self, count: int) -> range:
+        """Return the places of this process's images among ``count``; next to each other."""
+        size = count // self.processes if self.even else -(-count // self.processes)
+        return range(count)[self.rank * size : (self.rank + 1) * size]
+
+
+ALONE = Share()
+
+
 class ResumableLoader(ABC):
     """Hands out the batches of an epoch, and knows how many of them it has handed out.
 
@@ -73,11 +96,15 @@ class ResumableLoader(ABC):
         n_images: number of images of an epoch.
         batch_size: images per batch; the last batch of an epoch holds the rest.
         sampler: draws the order.
+        share: what this process takes of each batch, which all of them make together.
     """
 
-    def __init__(self, n_images: int, batch_size: int, sampler: EpochSampler) -> None:
+    def __init__(
+        self, n_images: int, batch_size: int, sampler: EpochSampler, share: Share = ALONE
+    ) -> None:
         self.n_images = n_images
         self.batch_size = batch_size
+        self.share = share
         self.batch_sampler = None  # Lightning asks for it wherever there is a sampler
         self.sampler = sampler
         self._position = (0, 0)  # epoch, batches of it that were handed out
@@ -85,7 +112,19 @@ class ResumableLoader(ABC):
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        return -(-self.n_images // self.batch_size)
+        whole, rest = divmod(self.n_images, self.batch_size)
+        return whole + (len(self.share.of(rest)) > 0)
+
+    def of_all_processes(self) -> ResumableLoader:
+        """Let this loader, which is new, hand out whole batches to each process."""
+        self.share = ALONE
+        return self
+
+    def _places(self, batch: int) -> range:
+        """Return the places in the epoch of this process's images of a batch."""
+        start = batch * self.batch_size
+        part = self.share.of(min(self.batch_size, self.n_images - start))
+        return range(start + part.start, start + part.stop)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (x, y) for the rest of a resumed epoch, or else for a whole one.
@@ -143,7 +182,8 @@ class BatchLoader(ResumableLoader):
         random_shift: largest random shift in pixels, each way; 0 for none.
         random_flip: whether every second image, on average, is mirrored left to right.
         transforms: what remains to be done to each batch. Bytes that come out are multiplied by
-            1/255.
+            1/255. Random ones draw for each process by itself.
+        share: what this process takes of each batch.
     """
 
     def __init__(
@@ -156,9 +196,10 @@ class BatchLoader(ResumableLoader):
         random_shift: int = 0,
         random_flip: bool = False,
         transforms: Sequence[Transform] = (),
+        share: Share = ALONE,
     ) -> None:
         sampler = EpochSampler(len(images), seed, shuffle, random_shift)
-        super().__init__(len(images), batch_size, sampler)
+        super().__init__(len(images), batch_size, sampler, share)
         self.images = images
         self.labels = labels
         self.random_shift = random_shift
@@ -171,13 +212,15 @@ class BatchLoader(ResumableLoader):
         rng = transform_rng(0, 0, 0)  # for transforms that do not draw
         for batch in range(start, len(self)):
             if self._draws:
-                rng = transform_rng(self.sampler.seed, epoch, batch)
+                number = batch * self.share.processes + self.share.rank
+                rng = transform_rng(self.sampler.seed, epoch, number)
             yield self._batch(draw, batch, rng)
 
     def _batch(
         self, draw: EpochDraw, batch: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+        places = self._places(batch)
+        part = slice(places.start, places.stop)
         index = draw.order[part]
         x = self.images.index_select(0, index)
         if self.random_shift:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from qatlab.data.batches import EpochSampler, ResumableLoader, transform_rng
+from qatlab.data.batches import ALONE, EpochSampler, ResumableLoader, Share, transform_rng
 from qatlab.data.decode import read_image
 from qatlab.data.file_sources import LabelledFiles
 from qatlab.data.transforms.pipeline import apply, check_shape, to_unit
@@ -95,6 +95,7 @@ class FileLoader(ResumableLoader):
         workers: processes that make batches; 0 makes them in this one.
         device: where batches are handed out.
         shuffle: whether each epoch has its own random order.
+        share: what this process takes of each batch.
     """
 
     def __init__(
@@ -104,22 +105,23 @@ class FileLoader(ResumableLoader):
         workers: int,
         device: torch.device,
         shuffle: bool = False,
+        share: Share = ALONE,
     ) -> None:
         n_images = len(batches.files.labels)
-        super().__init__(n_images, batch_size, EpochSampler(n_images, batches.seed, shuffle))
+        super().__init__(n_images, batch_size, EpochSampler(n_images, batches.seed, shuffle), share)
         self.batches = batches
         self.workers = workers
         self.device = device
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.sampler.draw(torch.device("cpu")).order.tolist()
-        size = self.batch_size
-        orders = [Order(epoch, i, order[i : i + size]) for i in range(0, len(order), size)]
+        places = [self._places(batch) for batch in range(start, len(self))]
+        orders = [Order(epoch, p.start, order[p.start : p.stop]) for p in places]
         on_gpu = self.device.type == "cuda"
         loader: DataLoader[tuple[Tensor, Tensor] | QatlabError] = DataLoader(
             self.batches,
             batch_size=None,
-            sampler=orders[start:],
+            sampler=orders,
             num_workers=self.workers,
             pin_memory=on_gpu,
             generator=torch.Generator(),  # the global one is not for the order of images

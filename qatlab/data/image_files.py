@@ -68,7 +68,6 @@ class ImageFiles(ImageModule):
 
     def setup(self, stage: str) -> None:
         """Find the files that ``stage`` needs."""
-        self.device()  # raises for more than one process
         needed: tuple[Part, ...] = ("test",) if stage == "test" else ("training", "validation")
         for part in needed:
             files = self._of(part)
@@ -104,4 +103,5 @@ class ImageFiles(ImageModule):
             self.shuffle_seed,
             part,
         )
-        return FileLoader(batches, batch_size, self.workers, self.device(), shuffle)
+        size, share = self.images_of(batch_size), self.share(even=part == "training")
+        return FileLoader(batches, size, self.workers, self.device(), shuffle, share)

@@ -114,12 +114,13 @@ class ImageData(ImageModule):
         """Return the training batches: in a new random order each epoch, randomly changed."""
         return BatchLoader(
             *self._loaded("training", "fit").images,
-            self.batch_size,
+            self.images_of(self.batch_size),
             shuffle=True,
             seed=self.shuffle_seed,
             random_shift=self.random_shift,
             random_flip=self.random_flip,
             transforms=self._loaded("training", "fit").transforms,
+            share=self.share(even=True),
         )
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
@@ -134,8 +135,8 @@ class ImageData(ImageModule):
 
     def _eval_loader(self, part: Part, stage: str) -> BatchLoader:
         images, transforms = self._loaded(part, stage)
-        size, seed = self.eval_batch_size, self.shuffle_seed
-        return BatchLoader(*images, size, seed=seed, transforms=transforms)
+        size, seed = self.images_of(self.eval_batch_size), self.shuffle_seed
+        return BatchLoader(*images, size, seed=seed, transforms=transforms, share=self.share())
 
     def _loaded(self, part: Part, stage: str) -> Prepared:
         """Return a part, which ``setup(stage)`` reads."""

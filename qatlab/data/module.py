@@ -9,10 +9,10 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from qatlab.data.batches import ALONE, Share
 from qatlab.data.limits import height_and_width, whole_number
 from qatlab.data.transforms.pipeline import channels_after, named, of_part
 from qatlab.data.transforms.transform import PARTS, Transform
-from qatlab.errors import ConfigError
 
 
 class Described(Protocol):
@@ -35,8 +35,9 @@ class ImageModule(LightningDataModule):
     Args:
         source: the data set.
         image_size: height and width the network sees.
-        batch_size: images per training batch; the last batch of an epoch may be smaller.
-        eval_batch_size: images per validation and test batch.
+        batch_size: images per training batch and process; the last batch of an epoch may be
+            smaller, and is cut to a multiple of the processes.
+        eval_batch_size: images per validation and test batch and process.
         split_seed: decides which images are held out.
         shuffle_seed: of the order of the training images and of their random changes.
         transforms: by name, in order; see the data modules.
@@ -83,13 +84,19 @@ class ImageModule(LightningDataModule):
         return torch.zeros(1, self.in_channels, *self.image_size)
 
     def device(self) -> torch.device:
-        """Return where the trainer wants the batches; raise for more than one process."""
+        """Return where the trainer wants the batches."""
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def share(self, even: bool = False) -> Share:
+        """Return what this process takes of each batch.
+
+        Args:
+            even: all processes take as many, which training needs.
+        """
         if self.trainer is None:
-            return torch.device("cpu")
-        if self.trainer.world_size > 1:
-            # Lightning can only share out the batches of torch's own DataLoader.
-            raise ConfigError(
-                f"trainer.devices asks for {self.trainer.world_size} processes, but each would see "
-                "all images; data in memory is for a single device: set trainer.devices=1."
-            )
-        return self.trainer.strategy.root_device
+            return ALONE
+        return Share(self.trainer.global_rank, self.trainer.world_size, even)
+
+    def images_of(self, size: int) -> int:
+        """Return how many images make a batch of ``size`` images for each process."""
+        return size * self.share().processes

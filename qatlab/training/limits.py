@@ -15,7 +15,8 @@ ABOVE_ZERO = (
     *("accumulate_grad_batches", "gradient_clip_val"),
     *("limit_train_batches", "limit_test_batches"),
 )
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # parameters and quantizers stay in float32
+UNUSED = "ddp_find_unused_parameters_true"
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")  # quantizers compute in float32 or 64
 
 
 def check_trainer(arguments: Mapping[str, Any], schedule: Schedule) -> None:
@@ -44,3 +45,23 @@ def check_trainer(arguments: Mapping[str, Any], schedule: Schedule) -> None:
         if name == "precision" and value not in PRECISIONS:
             hint = did_you_mean(str(value), PRECISIONS)
             raise ConfigError(f"{key} is wrong.{hint} Accepted: {', '.join(PRECISIONS)}.")
+
+
+def check_processes(arguments: Mapping[str, Any], processes: int) -> None:
+    """Raise unless the trainer can share the work out to several processes.
+
+    Args:
+        arguments: of the trainer.
+        processes: how many it asks for, on all nodes.
+
+    Raises:
+        ConfigError: naming the argument.
+    """
+    strategy = arguments.get("strategy", "auto")
+    if processes > 1 and strategy != UNUSED:
+        # Clip values and steps have no part in the float and in the clamp phase.
+        raise ConfigError(
+            f"trainer.strategy={text(strategy)} is wrong for {processes} processes, as not all "
+            f"parameters are used in each phase. Accepted: {UNUSED}, as in trainer=ddp; or set "
+            "trainer.devices=1 for a single process."
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from qatlab.errors import ConfigError
 from qatlab.quant import Phase, quantizers, set_phase, start_quantizers
@@ -117,6 +117,7 @@ class PhaseSchedule(Callback):
         if phase is Phase.QUANTIZE:
             images = self._first_images(trainer, self.calibration_batches)
             start_quantizers(pl_module.model, images)  # type: ignore[arg-type]
+            _agree(pl_module)
         set_phase(pl_module, phase)
         if switches:
             trainer.optimizers[0].state.clear()
@@ -128,8 +129,10 @@ class PhaseSchedule(Callback):
                 logger.save()  # now: a run that is resumed within this epoch does not measure again
 
     def _first_images(self, trainer: Trainer, count: int) -> Iterable[Tensor]:
-        loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-        return (images for images, _ in itertools.islice(loader, count))
+        # Of several processes each looks at the images of all, so that all start alike.
+        loader = trainer.datamodule.train_dataloader().of_all_processes()  # type: ignore[attr-defined]
+        convert = trainer.precision_plugin.convert_input
+        return (convert(images) for images, _ in itertools.islice(loader, count))
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
@@ -138,8 +141,23 @@ class PhaseSchedule(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         batches = iter(data.val_dataloader())
         if data.validation == 0:
-            batches = itertools.islice(data.train_dataloader(), max(1, 5000 // data.batch_size))
+            loader = data.train_dataloader()
+            batches = itertools.islice(loader, max(1, 5000 // loader.batch_size))
         with evaluating(pl_module):
-            sums = [pl_module.evaluate_batch(images, labels) for images, labels in batches]  # type: ignore[operator]
-        means: dict[str, float] = pl_module.means(torch.stack(sums).sum(0))  # type: ignore[operator]
+            sums = [
+                pl_module.evaluate_batch(trainer.precision_plugin.convert_input(images), labels)  # type: ignore[operator]
+                for images, labels in batches
+            ]
+        own = torch.stack([torch.zeros(3, device=pl_module.device), *sums]).sum(0)
+        total = trainer.strategy.reduce(own, reduce_op="sum")
+        means: dict[str, float] = pl_module.means(total)  # type: ignore[operator]
         return means
+
+
+@torch.no_grad()
+def _agree(model: nn.Module) -> None:
+    """Give all processes the first one's quantizers; a GPU may round differently from another."""
+    if distributed.is_available() and distributed.is_initialized():
+        for quantizer in quantizers(model):
+            for parameter in quantizer.parameters():
+                distributed.broadcast(parameter, 0)

@@ -39,7 +39,7 @@ class QuantMonitor(Callback):
     ) -> None:
         """Measure after the last batch of an epoch."""
         # Here the epoch's checkpoint is still to come, and a resumed run has the batch, too.
-        if not trainer.is_last_batch:
+        if not trainer.is_last_batch or not trainer.is_global_zero:
             return
         values = measure(pl_module.model, batch[0][:IMAGES])  # type: ignore[arg-type]
         if not values:

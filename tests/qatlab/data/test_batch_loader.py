@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qatlab.data import BatchLoader
+from qatlab.data.batches import Share
 from qatlab.errors import ConfigError
 
 LABELS = torch.arange(10)
@@ -150,3 +151,39 @@ def test_a_batch_is_formed_in_a_small_part_of_a_training_step() -> None:
     batches = sum(1 for _ in loader)
     # 0.1 ms each on one core, against 45 ms for a step; the limit leaves room for a busy machine.
     assert (time.process_time() - start) / batches < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("count", "even", "expected"),
+    [
+        (6, True, [[0, 1], [2, 3], [4, 5]]),
+        (8, True, [[0, 1], [2, 3], [4, 5]]),  # what is left over is left out
+        (2, True, [[], [], []]),
+        (8, False, [[0, 1, 2], [3, 4, 5], [6, 7]]),
+        (2, False, [[0], [1], []]),
+        (0, False, [[], [], []]),
+    ],
+)
+def test_processes_take_neighbouring_images(
+    count: int, even: bool, expected: list[list[int]]
+) -> None:
+    assert [list(Share(rank, 3, even).of(count)) for rank in range(3)] == expected
+
+
+def test_each_process_draws_other_random_changes() -> None:
+    class Noise:
+        random = True
+
+        def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+            return torch.from_numpy(rng.random(images.shape))
+
+    shares = [Share(rank, 2, True) for rank in range(2)]
+    loaders = [BatchLoader(IMAGES, LABELS, 10, transforms=[Noise()], share=s) for s in shares]  # type: ignore[list-item]
+    (x, _), (other, _) = (next(iter(loader)) for loader in loaders)
+    assert not torch.equal(x, other)
+
+
+def test_a_loader_for_all_processes_hands_out_whole_batches() -> None:
+    loader = BatchLoader(IMAGES, LABELS, 4, share=Share(1, 2, True))
+    assert label_batches(loader) == [[2, 3], [6, 7], [9]]
+    assert label_batches(loader.of_all_processes()) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]  # type: ignore[arg-type]

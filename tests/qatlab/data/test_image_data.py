@@ -47,6 +47,12 @@ def image_data(source: Any = None, **changes: Any) -> ImageData:
     return ImageData(Numbered() if source is None else source, **{**arguments, **changes})
 
 
+def shown(x: torch.Tensor) -> list[int]:
+    """Return which images these are."""
+    result: list[int] = (x[:, 0, 0, 0] * 255).round().int().tolist()
+    return result
+
+
 def numbers(loader: Any) -> list[int]:
     """Return which images a loader yields, in its order."""
     assert isinstance(loader, BatchLoader)
@@ -136,7 +142,8 @@ def test_images_of_another_size_are_resized_as_opencv_does(mnist_test: LabelledI
 def test_images_are_moved_once_to_the_device_of_the_trainer() -> None:
     data = image_data()
     strategy = SimpleNamespace(root_device=torch.device("meta"))  # a device every machine has
-    data.trainer = SimpleNamespace(world_size=1, strategy=strategy)  # type: ignore[assignment]
+    trainer = SimpleNamespace(world_size=1, global_rank=0, strategy=strategy)
+    data.trainer = trainer  # type: ignore[assignment]
     data.setup("fit")
     loader = data.train_dataloader()
     assert loader.images.device.type == loader.labels.device.type == "meta"
@@ -157,11 +164,26 @@ def test_batches_on_a_gpu_equal_those_on_the_cpu() -> None:
         assert torch.equal(y, y_gpu.cpu())
 
 
-def test_several_processes_are_refused() -> None:
-    data = image_data()
-    data.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match=r"trainer\.devices=1"):
+def test_processes_share_the_batches_that_they_make_together() -> None:
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    parts = []  # of each process, its batches of training and of validation
+    for rank in range(3):
+        data = image_data(batch_size=8, eval_batch_size=4, validation=20)
+        trainer = SimpleNamespace(world_size=3, global_rank=rank, strategy=strategy)
+        data.trainer = trainer  # type: ignore[assignment]
         data.setup("fit")
+        loaders: list[Any] = [data.train_dataloader(), data.val_dataloader()]
+        parts.append([[shown(x) for x, _ in loader] for loader in loaders])
+        assert [len(loader) for loader in loaders] == [len(part) for part in parts[-1]]
+    alone = image_data(batch_size=24, eval_batch_size=12, validation=20)
+    alone.setup("fit")
+    whole = [shown(x) for x, _ in alone.train_dataloader()]
+    assert [len(batch) for batch in whole] == [24, 24, 24, 8]
+    together = [[*a, *b, *c] for a, b, c in zip(*(training for training, _ in parts), strict=True)]
+    assert together == [*whole[:3], whole[3][:6]]  # two images of each; two are left out
+    seen = [number for _, validation in parts for batch in validation for number in batch]
+    held_out = numbers(alone.val_dataloader())
+    assert sorted(seen) == sorted(held_out)  # each image once
 
 
 def test_asking_for_batches_before_setup_says_so() -> None:

@@ -225,11 +225,21 @@ def test_a_part_without_images_is_told_unless_it_is_validation(folder: Path) -> 
         data.setup("test")
 
 
-def test_several_processes_are_refused(folder: Path) -> None:
-    data = image_files(folder)
-    data.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match=r"trainer\.devices=1"):
+def test_processes_share_the_batches_that_they_make_together(folder: Path) -> None:
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    parts = []
+    for rank in range(2):
+        data = image_files(folder, batch_size=4, transforms=random_ones())
+        trainer = SimpleNamespace(world_size=2, global_rank=rank, strategy=strategy)
+        data.trainer = trainer  # type: ignore[assignment]
         data.setup("fit")
+        parts.append(list(data.train_dataloader()))
+    alone = image_files(folder, batch_size=8, transforms=random_ones())
+    whole = list(alone.train_dataloader())
+    assert [len(y) for _, y in whole] == [8, 8, 4]
+    for (x, y), (x0, y0), (x1, y1) in zip(whole, *parts, strict=True):
+        assert torch.equal(x, torch.cat([x0, x1]))  # drawn for each image by its place
+        assert torch.equal(y, torch.cat([y0, y1]))
 
 
 @pytest.mark.parametrize(
