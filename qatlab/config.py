@@ -58,6 +58,7 @@ class TrainConfig:
     compile: bool = MISSING
     channels_last: bool = MISSING
     memory: str = MISSING
+    mixup: float = MISSING
     init_weights: str | None = None
     resume: str | None = None
     folder: str = MISSING

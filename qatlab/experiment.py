@@ -125,6 +125,7 @@ def build(cfg: DictConfig) -> Built:
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
     schedule = Schedule.of(epochs, model)
     solver = _solver(cfg.solver)
+    solver.images_per_update = data.batch_size * cfg.trainer.accumulate_grad_batches
     for _, count in schedule.phases:
         solver.check_phase(count)  # a warm-up that is too long is told now
     solver.build(model)  # so are arguments that the optimizer refuses
@@ -135,7 +136,7 @@ def build(cfg: DictConfig) -> Built:
     step = TrainingForward(cfg.compile, cfg.memory)
     step.check_model(model)
     losses = _losses(cfg.loss)
-    module = Classifier(model, solver, losses, schedule.position, data.num_classes, step)
+    module = Classifier(model, solver, losses, schedule.position, data.num_classes, step, cfg.mixup)
     module.check_outputs(example, data.num_classes)
     if cfg.trainer.precision == "64-true":
         module.double()  # Lightning would do so only after a checkpoint was read into float32
@@ -188,6 +189,8 @@ def _fit_and_report(
     folder = Path(cfg.folder)
     loggers = [make(f"logger.{k}", v, Logger) for k, v in (cfg.logger or {}).items()]
     trainer = _trainer(cfg, [*_own_callbacks(cfg, built.schedule), *chosen], loggers)
+    images = built.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+    built.module.solver.images_per_update = images
     if not resumed and trainer.is_global_zero:
         record.write_text(folder / CONFIG, portable_yaml(cfg))
         record.write_json(folder / "layers.json", built.table.to_json())

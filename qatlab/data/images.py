@@ -7,13 +7,15 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from qatlab.data.batches import BatchLoader
-from qatlab.data.limits import choice, whole_number
+from qatlab.data.limits import choice, number, whole_number
 from qatlab.data.module import ImageModule
 from qatlab.data.opencv_resize import resize_bilinear
 from qatlab.data.sources import ImageSource, LabelledImages
 from qatlab.data.splits import Split, counts
+from qatlab.data.transforms.erasing import RandomErasing
 from qatlab.data.transforms.pipeline import apply, apply_once, check_shape, split
 from qatlab.data.transforms.transform import Part, Transform
 from qatlab.errors import ConfigError, DataError
@@ -53,6 +55,8 @@ class ImageData(ImageModule):
         shuffle_seed: of the order of the training images and of their random changes.
         random_shift: largest random shift of a training image in pixels, each way; 0 for none.
         random_flip: whether training images are mirrored left to right at random.
+        random_erasing: probability that a training image loses a rectangle, see
+            :class:`~qatlab.data.transforms.RandomErasing`.
         split: ``random``, or ``in_order``: the last training images are held out.
         transforms: what is done to the images, by name.
     """
@@ -68,8 +72,9 @@ class ImageData(ImageModule):
         shuffle_seed: int,
         random_shift: int,
         random_flip: bool,
+        random_erasing: float = 0.0,
         split: Split = "random",
-        transforms: Mapping[str, Transform] | None = None,
+        transforms: Mapping[str, Transform | nn.Module | None] | None = None,
     ) -> None:
         super().__init__(
             source, image_size, batch_size, eval_batch_size, split_seed, shuffle_seed, transforms
@@ -84,12 +89,16 @@ class ImageData(ImageModule):
                 "the shorter side of data.image_size, or images would be shifted out of view."
             )
         self.random_flip = random_flip
+        erasing = number("data.random_erasing", random_erasing, low=0, high=1)
+        self._erasing = [RandomErasing(erasing)] if erasing else []
         self.resizes = transforms is None
-        if not self.resizes and (random_shift or random_flip):
-            key = "random_shift" if random_shift else "random_flip"
+        asked = {"shift": random_shift, "flip": random_flip, "erasing": random_erasing}
+        given = [f"random_{name}" for name, value in asked.items() if value]
+        if not self.resizes and given:
             raise ConfigError(
-                f"data.{key} has no place among data.transforms; set data.random_shift=0 and "
-                "data.random_flip=false, and use SliceExtraction or Flip there."
+                f"data.{given[0]} has no place among data.transforms; set data.random_shift=0, "
+                "data.random_flip=false and data.random_erasing=0, and use SliceExtraction, Flip "
+                "or RandomErasing there."
             )
         self._parts: dict[Part, Prepared] = {}
 
@@ -119,7 +128,7 @@ class ImageData(ImageModule):
             seed=self.shuffle_seed,
             random_shift=self.random_shift,
             random_flip=self.random_flip,
-            transforms=self._loaded("training", "fit").transforms,
+            transforms=[*self._loaded("training", "fit").transforms, *self._erasing],
             share=self.share(even=True),
         )
 

@@ -17,6 +17,7 @@ from qatlab.errors import TrainingError
 from qatlab.quant import Phase, hold_weights, quantizers, release_weights, set_phase
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import IGNORED, Loss, as_tuple, check_outputs
+from qatlab.training.mixup import Mixup
 from qatlab.training.solver import AnySolver
 
 Batch = tuple[Tensor, Tensor]
@@ -46,10 +47,11 @@ class Classifier(LightningModule):
             rate.
         num_classes: of the data.
         step: computes the network in training.
+        mixup: parameter of :class:`Mixup`; 0 trains on the images as they are.
 
     Attributes:
         classifies: whether the first output stands for a class; if not, there is no accuracy.
-        tested: number of images that counted in the last test.
+        tested: number of images that counted in the last evaluation, of all processes.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Classifier(LightningModule):
         position: Callable[[float], tuple[float, int]],
         num_classes: int,
         step: TrainingForward,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         self.step = step
@@ -67,6 +70,7 @@ class Classifier(LightningModule):
         self.solver = solver
         self.losses = losses
         self.position = position
+        self.mixup = Mixup(mixup)
         self.classifies = losses[0].classifies
         # Plain sums: a metric object costs several times as much in each training step.
         self._train_sums = torch.zeros(3)  # see _sums
@@ -117,8 +121,14 @@ class Classifier(LightningModule):
         self._train_sums = self._train_sums.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss of a batch."""
+        """Return the mean loss of a batch.
+
+        That of a mixture counts for both of its images, in proportion; its answer is right if it is
+        the class of the larger part.
+        """
         images, labels = batch
+        mixed = self.mixup(images) if self.mixup.alpha else None
+        images = images if mixed is None else mixed.images
         try:
             outputs = as_tuple(self.step(self.model, images))
         except ValueError as error:
@@ -130,6 +140,9 @@ class Classifier(LightningModule):
                 "data.validation that leave no batch of one image"
             ) from error
         losses = self._losses(outputs, images, labels)
+        if mixed is not None:
+            of_partners = self._losses(outputs, images, labels[mixed.partners])
+            losses = of_partners.lerp(losses, mixed.share)
         loss = losses.mean()
         with torch.no_grad():
             self._train_sums += self._sums(losses, outputs, labels)
@@ -139,8 +152,9 @@ class Classifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log loss, accuracy and learning rate of the epoch."""
-        self._check_finite(self._train_sums[0], None)
-        means = self.means(self._train_sums)
+        sums = self._of_all_processes(self._train_sums)
+        self._check_finite(sums[0], None)
+        means = self.means(sums)
         self._train_sums = torch.zeros_like(self._train_sums)
         metrics = {f"train/{key}": value for key, value in means.items()}
         metrics["lr"] = self._epoch_rate()
@@ -185,7 +199,6 @@ class Classifier(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/loss`` and, of a classifier, ``test/acc`` and ``test/top5``."""
-        self.tested = int(self._evaluation_sums[2])
         self._end_evaluation(
             "test", {"top5": self.top5.compute().item()} if self.classifies else {}
         )
@@ -204,11 +217,13 @@ class Classifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of an epoch that is not over."""
-        checkpoint["train_sums"] = self._train_sums.tolist()
+        checkpoint["train_sums"] = self._of_all_processes(self._train_sums).tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the sums of the epoch that was interrupted."""
-        self._train_sums = torch.tensor(checkpoint["train_sums"])
+        self._train_sums = torch.zeros(3)
+        if self.global_rank == 0:  # the others go on from nothing: all are added up in the end
+            self._train_sums = torch.tensor(checkpoint["train_sums"])
 
     def _epochs_done(self, steps: int) -> float:
         """Turn steps of the optimizer into epochs, whole ones and parts."""
@@ -250,13 +265,19 @@ class Classifier(LightningModule):
         self._evaluation_sums += self._sums(losses, outputs, labels)
         return self.losses[0].answers(outputs[0])
 
+    def _of_all_processes(self, sums: Tensor) -> Tensor:
+        total: Tensor = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum")
+        return total
+
     def _begin_evaluation(self) -> None:
         hold_weights(self.model)
         self._evaluation_sums = torch.zeros(3, device=self.device)
 
     def _end_evaluation(self, stage: str, more: dict[str, float]) -> None:
         release_weights(self.model)
-        metrics = {**self.means(self._evaluation_sums), **more}
+        sums = self._of_all_processes(self._evaluation_sums)
+        self.tested = int(sums[2])
+        metrics = {**self.means(sums), **more}
         for key, value in metrics.items():
             self.log(f"{stage}/{key}", value, prog_bar=True)
 

@@ -148,7 +148,7 @@ class PhaseSchedule(Callback):
                 pl_module.evaluate_batch(trainer.precision_plugin.convert_input(images), labels)  # type: ignore[operator]
                 for images, labels in batches
             ]
-        own = torch.stack([torch.zeros(3, device=pl_module.device), *sums]).sum(0)
+        own = sum(sums, torch.zeros(3, device=pl_module.device))
         total = trainer.strategy.reduce(own, reduce_op="sum")
         means: dict[str, float] = pl_module.means(total)  # type: ignore[operator]
         return means

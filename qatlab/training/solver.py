@@ -17,11 +17,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from qatlab.arguments import text
 from qatlab.errors import ConfigError, did_you_mean
-from qatlab.quant.quantizer import Quantizer
 from qatlab.training.lr_policy import LrPolicy, check_number, with_warmup
+from qatlab.training.parameter_roles import GROUPS, network_bits, parameter_groups
 
-GROUPS = ("weights", "norms_and_biases", "quantizers")
 GROUP_SETTINGS = ("lr", "weight_decay")
 
 
@@ -30,9 +30,11 @@ class AnySolver(ABC):
 
     Attributes:
         groups: settings of each parameter group, by its name.
+        images_per_update: how many images each update is made of; None as long as it is not known.
     """
 
     groups: Mapping[str, Any]
+    images_per_update: int | None = None
 
     @abstractmethod
     def build(self, model: nn.Module) -> Optimizer:
@@ -76,7 +78,15 @@ class AnySolver(ABC):
 
 
 class Solver(AnySolver):
-    """A solver of weights, norms and biases, and quantizers: one optimizer, one policy."""
+    """A solver of the roles of `GROUPS`: one optimizer, one policy.
+
+    Learning rates that are meant for updates of ``lr_at_batch`` images are scaled linearly:
+
+        lr * images_per_update / lr_at_batch
+
+    Source: Goyal et al. 2017, arXiv:1706.02677, section 2.1; also the warm-up of large batches, in
+    section 2.2.
+    """
 
     def __init__(
         self,
@@ -85,6 +95,9 @@ class Solver(AnySolver):
         warmup_epochs: float,
         warmup_start: float,
         groups: Mapping[str, Mapping[str, float | None]],
+        warmup_above: int | None = None,
+        lr_at_batch: int | None = None,
+        decay_by_bits: Mapping[int, float] | None = None,
     ) -> None:
         """Check all settings but the optimizer's own, which `build` checks.
 
@@ -93,13 +106,21 @@ class Solver(AnySolver):
             lr_policy: a function of `qatlab.training.lr_policy`, its options bound.
             warmup_epochs: epochs of linear warm-up at the start of each phase.
             warmup_start: factor on the learning rate at the start of the warm-up.
-            groups: for each of `GROUPS` its ``lr`` and ``weight_decay``; None: the optimizer's.
+            groups: for each of `GROUPS` its ``lr`` and ``weight_decay``; None: the optimizer's, of
+                ``depthwise`` those of ``weights``.
+            warmup_above: only updates of more images than this have a warm-up; None: all.
+            lr_at_batch: images of an update for which the learning rates are meant; None: for any.
+            decay_by_bits: factor on the weight decay of all groups, by the `network_bits`.
         """
         # A wrong option is told now, not after the data is loaded.
         starts_with = policy_factor("solver.lr_policy", lr_policy, 0.0, math.inf)
         self.optimizer = optimizer
         self.groups = _checked_groups(groups)
-        self._lr_factor = with_warmup(lr_policy, warmup_epochs, warmup_start)
+        self.lr_policy = lr_policy
+        self.warmup_above = _checked_images("solver.warmup_above", warmup_above)
+        self.lr_at_batch = _checked_images("solver.lr_at_batch", lr_at_batch)
+        self.decay_by_bits = _checked_factors("solver.decay_by_bits", decay_by_bits)
+        self._warmed_up = with_warmup(lr_policy, warmup_epochs, warmup_start)
         if warmup_epochs > 0 and starts_with != 1:
             raise ConfigError(
                 "solver.warmup_epochs and solver.lr_policy.warmup_epochs are both above 0; set one "
@@ -118,6 +139,7 @@ class Solver(AnySolver):
             optimizer = self.optimizer(groups)
         except (TypeError, ValueError) as error:
             raise _argument_error("solver.optimizer", self.optimizer, error) from error
+        decay_factor = self.decay_by_bits.get(network_bits(model), 1.0)
         for group in optimizer.param_groups:
             # torch takes any key in a group and ignores the ones it does not know.
             if "weight_decay" in self.groups[group["name"]].keys() - optimizer.defaults.keys():
@@ -125,38 +147,27 @@ class Solver(AnySolver):
                     f"solver.groups.{group['name']}.weight_decay must be null: "
                     f"{type(optimizer).__name__} has no weight decay."
                 )
+            group["lr"] *= self._lr_scale
+            if "weight_decay" in group:
+                group["weight_decay"] *= decay_factor
         return optimizer
 
     def lr_factor(self, epoch: float, epochs: int, group: str | None = None) -> float:
         """See the base class; all groups share one policy."""
-        return self._lr_factor(epoch, epochs)
+        above = self.warmup_above
+        warms_up = above is None or (self.images_per_update or 0) > above
+        return (self._warmed_up if warms_up else self.lr_policy)(epoch, epochs)
 
     def lr_key(self, group: str) -> str:
         """See the base class; a group without a learning rate of its own has the optimizer's."""
         return f"solver.groups.{group}.lr" if "lr" in self.groups[group] else "solver.optimizer.lr"
 
-
-def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Sort the trainable parameters of ``model`` into those of `GROUPS` that are not empty.
-
-    Parameters owned by a quantizer are ``quantizers``; of the others, those with two or more
-    dimensions are ``weights`` and the rest is ``norms_and_biases``. A shared one is in the group
-    of its first owner.
-    """
-    groups: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
-    seen: set[nn.Parameter] = set()
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter in seen or not parameter.requires_grad:
-                continue
-            seen.add(parameter)
-            if isinstance(module, Quantizer):
-                groups["quantizers"].append(parameter)
-            elif parameter.ndim >= 2:
-                groups["weights"].append(parameter)
-            else:
-                groups["norms_and_biases"].append(parameter)
-    return {name: parameters for name, parameters in groups.items() if parameters}
+    @property
+    def _lr_scale(self) -> float:
+        """The factor on all learning rates for the size of the batch."""
+        if self.lr_at_batch is None or self.images_per_update is None:
+            return 1.0
+        return self.images_per_update / self.lr_at_batch
 
 
 def _checked_groups(
@@ -173,7 +184,26 @@ def _checked_groups(
             for key, value in settings.items()
             if value is not None
         }
-    return checked
+    return {**checked, "depthwise": {**checked["weights"], **checked["depthwise"]}}
+
+
+def _checked_images(key: str, value: int | None) -> int | None:
+    """Return a number of images, or None."""
+    if value is not None and (type(value) is not int or value < 1):
+        raise ConfigError(f"{key}={text(value)} must be a whole number of 1 or more, or null.")
+    return value
+
+
+def _checked_factors(key: str, factors: Mapping[int, float] | None) -> dict[int | None, float]:
+    """Return factors by bits; none are given by None."""
+    factors = {} if factors is None else factors
+    whole = isinstance(factors, Mapping) and all(type(bits) is int for bits in factors)
+    if not whole:
+        raise ConfigError(
+            f"{key}={text(factors)} must be a mapping from bits to factors such as "
+            "{3: 0.5, 2: 0.25}, or null."
+        )
+    return {bits: check_number(f"{key}.{bits}", factor) for bits, factor in factors.items()}
 
 
 def _check_keys(path: str, mapping: Mapping[str, Any], accepted: tuple[str, ...]) -> None:

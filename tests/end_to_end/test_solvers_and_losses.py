@@ -88,7 +88,7 @@ def test_a_run_without_classes_is_judged_by_its_loss(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_without_classes_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    quantized = ("quant=sat_4bit", "~quant.rules.linear_scaling", "~quant.rules.last")
+    quantized = ("quant=sat_4bit", "~quant.rules.scaling", "~quant.rules.last")
     settings = (*AUTOENCODER, *quantized)
     killed, whole = killed_and_whole(tmp_path, "SIGKILL 3 7", *settings)
     assert_identical(killed, whole)

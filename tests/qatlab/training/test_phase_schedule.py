@@ -97,6 +97,11 @@ def test_calibration_needs_a_batch() -> None:
 # ---- the change from float to quantized
 
 
+class Batches(DataLoader[Any]):
+    def of_all_processes(self) -> Batches:
+        return self  # there is one
+
+
 class Numbers(LightningDataModule):
     """Four batches of the same numbers, larger from batch to batch."""
 
@@ -106,7 +111,7 @@ class Numbers(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         x = torch.linspace(-1, 1, 32).repeat_interleave(3).reshape(32, 3)
         x = x * torch.arange(1.0, 5.0).repeat_interleave(8)[:, None]
-        return DataLoader(TensorDataset(x, x.sum(1)), batch_size=8)
+        return Batches(TensorDataset(x, x.sum(1)), batch_size=8)
 
     def val_dataloader(self) -> list[Any]:
         return []
@@ -127,7 +132,7 @@ class Learner(LightningModule):
         return (self.model(x).squeeze(1) - targets).square().sum()
 
     def means(self, sums: Tensor) -> dict[str, float]:
-        return {"loss": sums.item()}
+        return {"loss": sums[0].item()}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=1e-3, momentum=0.9)

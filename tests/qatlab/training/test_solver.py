@@ -14,9 +14,12 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, Rprop
 from torch.optim.lr_scheduler import LambdaLR
 
 from qatlab.errors import ConfigError
+from qatlab.quant import LsqWeight, SatWeight
+from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.quantizer import Quantizer
-from qatlab.training.lr_policy import cosine, step
-from qatlab.training.solver import Solver, parameter_groups
+from qatlab.training.lr_policy import constant, cosine, step
+from qatlab.training.parameter_roles import GROUPS, network_bits, parameter_groups
+from qatlab.training.solver import Solver
 
 CONF = Path(__file__).parents[3] / "conf"
 SGD_TENTH = partial(SGD, lr=0.1)
@@ -41,10 +44,11 @@ def make_solver(
     optimizer: Callable[..., Optimizer] = SGD_TENTH,
     lr_policy: Callable[..., float] = cosine,
     warmup_epochs: float = 0,
+    recipe: dict[str, Any] | None = None,
     **groups: dict[str, float | None],
 ) -> Solver:
-    all_groups = {"weights": UNSET, "norms_and_biases": UNSET, "quantizers": UNSET} | groups
-    return Solver(optimizer, lr_policy, warmup_epochs, warmup_start=0.25, groups=all_groups)
+    all_groups = dict.fromkeys(GROUPS, UNSET) | groups
+    return Solver(optimizer, lr_policy, warmup_epochs, 0.25, all_groups, **(recipe or {}))
 
 
 def compose_solver(preset: str, *overrides: str) -> Solver:
@@ -55,18 +59,59 @@ def compose_solver(preset: str, *overrides: str) -> Solver:
     return solver
 
 
-def test_parameters_are_sorted_by_owner_and_dimensions() -> None:
-    model = make_model()
+def names_by_group(model: nn.Module) -> dict[str, set[str]]:
     names = {parameter: name for name, parameter in model.named_parameters()}
-    groups = {
+    return {
         group: {names[parameter] for parameter in parameters}
         for group, parameters in parameter_groups(model).items()
     }
-    assert groups == {
+
+
+def test_parameters_are_sorted_by_owner_and_dimensions() -> None:
+    assert names_by_group(make_model()) == {
         "weights": {"0.weight", "3.weight"},
         "norms_and_biases": {"0.bias", "1.weight", "1.bias", "2.activation.weight", "3.bias"},
         "quantizers": {"2.alpha"},
     }
+
+
+def make_separable(weight_quantizer: Quantizer | None = None) -> nn.Sequential:
+    """A grouped, a depthwise and a pointwise convolution, and one of a single channel."""
+    depthwise = nn.Conv2d(4, 8, 3, groups=4)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, groups=1, bias=False),
+        nn.Conv2d(4, 4, 3, groups=2, bias=False),
+        depthwise if weight_quantizer is None else QuantConv2d.of(depthwise, weight_quantizer),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 2, 1, bias=False),
+    )
+
+
+def test_weights_that_convolve_each_channel_by_itself_are_a_group_of_their_own() -> None:
+    groups = {
+        "weights": {"0.weight", "1.weight", "4.weight"},
+        "depthwise": {"2.weight"},
+        "norms_and_biases": {"2.bias", "3.weight", "3.bias"},
+    }
+    assert names_by_group(make_separable()) == groups
+    quantized = make_separable(LsqWeight(bits=4))
+    learned = {"quantizers": {"2.weight_quantizer.step_size"}}
+    assert names_by_group(quantized) == groups | learned
+
+
+def test_depthwise_weights_have_what_all_weights_have_unless_it_is_said() -> None:
+    weights = {"lr": 0.2, "weight_decay": 0.5}
+
+    def built(**depthwise: float | None) -> tuple[float, float]:
+        group = {**UNSET, **depthwise}
+        solver = make_solver(weights=weights, depthwise=group)
+        found = solver.build(make_separable()).param_groups[1]
+        assert found["name"] == "depthwise"
+        return found["lr"], found["weight_decay"]
+
+    assert built() == (0.2, 0.5)
+    assert built(weight_decay=0.0) == (0.2, 0.0)
+    assert built(lr=0.3) == (0.3, 0.5)
 
 
 def test_shared_parameters_count_once_and_frozen_ones_not_at_all() -> None:
@@ -118,6 +163,84 @@ def test_adam_steps_with_the_decay_of_each_group() -> None:
     )
     # The first step is lr * sign(gradient + weight_decay * theta); the decay flips the sign.
     assert step_linear(solver, -0.2) == pytest.approx((1 - 0.1, 1 + 0.1))
+
+
+def test_rates_meant_for_a_batch_grow_linearly_with_it() -> None:
+    solver = make_solver(recipe={"lr_at_batch": 256}, quantizers={"lr": 0.01, "weight_decay": None})
+
+    def rates(images: int | None) -> list[float]:
+        solver.images_per_update = images
+        return [group["lr"] for group in solver.build(make_model()).param_groups]
+
+    assert rates(256) == [0.1, 0.1, 0.01]
+    assert rates(1024) == pytest.approx([0.4, 0.4, 0.04])
+    assert rates(64) == pytest.approx([0.025, 0.025, 0.0025])
+    assert rates(None) == [0.1, 0.1, 0.01]  # as long as nobody has said
+    solver.lr_at_batch = None
+    assert rates(1024) == [0.1, 0.1, 0.01]
+
+
+def test_only_batches_above_the_given_one_warm_up() -> None:
+    solver = make_solver(lr_policy=constant, warmup_epochs=2, recipe={"warmup_above": 256})
+
+    def factors(images: int | None) -> list[float]:
+        solver.images_per_update = images
+        return [solver.lr_factor(epoch, 4) for epoch in (0.0, 1.0, 2.0)]
+
+    assert factors(257) == [0.25, 0.625, 1.0]
+    assert factors(256) == factors(None) == [1.0, 1.0, 1.0]
+    solver.check_phase(1)  # no warm-up is too long for it
+    solver.images_per_update = 512
+    with pytest.raises(ConfigError, match=r"^solver\.warmup_epochs=2 must be less than"):
+        solver.check_phase(1)
+
+
+def quantized_layers(*bits: int) -> nn.Sequential:
+    """A layer of 4 x (4 k) weights for the k-th bit width, and a large batch norm."""
+    layers = [QuantLinear.of(nn.Linear(4 * k, 4), LsqWeight(bits=b)) for k, b in enumerate(bits, 1)]
+    return nn.Sequential(*layers, nn.BatchNorm1d(1000))
+
+
+def test_the_bits_of_a_network_are_those_of_most_of_its_weights() -> None:
+    assert network_bits(quantized_layers(8, 2, 8)) == 8  # 16 + 48 weights against 32
+    assert network_bits(quantized_layers(8, 2, 2)) == 2
+    assert network_bits(quantized_layers(8, 8, 3, 4)) == 4  # 64 against 48 twice
+    assert network_bits(make_model()) is None
+    ternary = QuantLinear.of(nn.Linear(2, 2), LsqWeight(n_steps=2))
+    assert network_bits(ternary) == 2
+    never_rounded = QuantLinear.of(nn.Linear(2, 2), SatWeight(bits=2, clamp_only=True))
+    assert network_bits(never_rounded) is None
+    assert network_bits(nn.ReLU()) is None
+
+
+@pytest.mark.parametrize(("bits", "factor"), [(2, 0.25), (3, 0.5), (4, 1.0), (8, 1.0)])
+def test_weight_decay_goes_by_the_bits_of_the_network(bits: int, factor: float) -> None:
+    solver = make_solver(
+        partial(SGD, lr=0.1, weight_decay=0.5),
+        recipe={"decay_by_bits": {3: 0.5, 2: 0.25}},
+        norms_and_biases={"lr": None, "weight_decay": 0.125},
+        quantizers={"lr": None, "weight_decay": 0.0},
+    )
+    groups = solver.build(quantized_layers(8, bits)).param_groups
+    decays = {group["name"]: group["weight_decay"] for group in groups}
+    expected = {"weights": 0.5, "norms_and_biases": 0.125, "quantizers": 0.0}
+    assert decays == {name: factor * value for name, value in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"lr_at_batch": 0}, r"solver\.lr_at_batch=0 must be a whole number of 1 or more, or null"),
+        ({"warmup_above": 1.5}, r"solver\.warmup_above=1\.5 must be a whole number"),
+        ({"warmup_above": True}, r"solver\.warmup_above=true must be a whole number"),
+        ({"decay_by_bits": 0.5}, r"solver\.decay_by_bits=0\.5 must be a mapping from bits"),
+        ({"decay_by_bits": {"two": 1}}, r"solver\.decay_by_bits=.*two.* must be a mapping"),
+        ({"decay_by_bits": {2: -1}}, r"solver\.decay_by_bits\.2=-1 must be a number of 0 or more"),
+    ],
+)
+def test_bad_recipe_is_an_error_that_names_its_key(recipe: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        make_solver(recipe=recipe)
 
 
 def position(done: int) -> tuple[float, int]:
@@ -265,9 +388,51 @@ def test_preset_builds_its_optimizer_and_policy(
     assert solver.lr_factor(30.0, 60) == pytest.approx(half_way)
 
 
+# Jin et al. 2019 (SAT); Goyal et al. 2017 for what is above 256.
+@pytest.mark.parametrize(
+    ("images", "lr", "warmup"), [(256, 0.05, 0), (64, 0.0125, 0), (1024, 0.2, 5)]
+)
+def test_the_recipe_of_sat(images: int, lr: float, warmup: int) -> None:
+    solver = compose_solver("sat")
+    solver.images_per_update = images
+    optimizer = solver.build(make_separable(LsqWeight(bits=4)))
+    assert type(optimizer) is SGD
+    assert [
+        (group["name"], group["lr"], group["weight_decay"], group["momentum"], group["nesterov"])
+        for group in optimizer.param_groups
+    ] == [
+        ("weights", lr, 4e-5, 0.9, True),
+        ("depthwise", lr, 0.0, 0.9, True),
+        ("norms_and_biases", lr, 0.0, 0.9, True),
+        ("quantizers", lr, 0.0, 0.9, True),
+    ]
+    assert solver.lr_factor(0.0, 150) == (0.25 if warmup else 1.0)
+    factors = [solver.lr_factor(epoch, 150) for epoch in (warmup, (warmup + 150) / 2, 150)]
+    assert factors == pytest.approx([1.0, 0.5, 0.0])
+
+
+# Esser et al. 2019 (LSQ), section 3.
+@pytest.mark.parametrize(("bits", "decay"), [(8, 1e-4), (4, 1e-4), (3, 0.5e-4), (2, 0.25e-4)])
+def test_the_recipe_of_lsq(bits: int, decay: float) -> None:
+    solver = compose_solver("lsq")
+    solver.images_per_update = 512  # the paper names no batch for its rates
+    optimizer = solver.build(quantized_layers(8, bits))
+    assert type(optimizer) is SGD
+    assert [
+        (group["name"], group["lr"], group["weight_decay"], group["momentum"], group["nesterov"])
+        for group in optimizer.param_groups
+    ] == [
+        ("weights", 0.01, decay, 0.9, False),
+        ("norms_and_biases", 0.01, 0.0, 0.9, False),
+        ("quantizers", 0.01, 0.0, 0.9, False),
+    ]
+    factors = [solver.lr_factor(epoch, 90) for epoch in (0.0, 30.0, 45.0, 90.0)]
+    assert factors == pytest.approx([1.0, 0.75, 0.5, 0.0])
+
+
 def test_every_preset_is_tested() -> None:
     presets = {file.stem for file in (CONF / "solver").glob("[!_]*.yaml")}
-    assert presets == {"sgd_cosine", "sgd_step", "adam", "adamw", "by_parameter"}
+    assert presets == {"sgd_cosine", "sgd_step", "adam", "adamw", "by_parameter", "sat", "lsq"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""Two processes train what one does with batches twice as large; a kill changes nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from killable_runs import KILL_AT, start, start_forked
+from safetensors.torch import load_file
+
+from qatlab.training.checkpoint import load
+
+SETTINGS = (
+    "data=synthetic",
+    "data.source.training_images=419",
+    "data.source.test_images=201",  # not as many in each process
+    "data.source.noise=400",
+    "data.validation=101",
+    "data.random_shift=1",
+    "data.eval_batch_size=50",
+    "schedule.clamp_epochs=2",
+    "schedule.quantize_epochs=2",
+    "model.dropout=0",  # each process drops other values
+    "trainer.accelerator=cpu",
+    # An activation near the middle between two levels goes to either by the last bit of a sum.
+    "trainer.precision=64-true",
+    "callbacks.checkpoint.every_n_steps=3",
+    "+callbacks.kill._target_=killable_runs.KillAt",
+)
+ONE = ("data.batch_size=30",)  # 318 images: 11 batches, the last of 18
+TWO = (*("trainer=ddp", "trainer.devices=2", "trainer.sync_batchnorm=true", "data.batch_size=15"),)
+
+
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    words = (*SETTINGS, *ONE, f"hydra.run.dir={folder}")
+    ended = start_forked(folder / "log", "train.py", *words)
+    assert ended.code == 0, ended.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    words = (*SETTINGS, *TWO, f"hydra.run.dir={folder}")
+    ended = start("train.py", *words)
+    assert ended.code == 0, ended.output
+    assert ended.output.count("Final recognition rate") == 1  # only the first process speaks
+    assert ended.output.count("Layers and sites") == 1
+    return folder
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_losses_and_learned_values_are_those_of_one_process(by_one: Path, by_two: Path) -> None:
+    one, two = metrics(by_one), metrics(by_two)
+    assert [row["phase"] for row in two] == ["clamp", "clamp", "quantize", "quantize"]
+    compared = 0
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            # Clipping is measured on images of the last batch, of which each process has a part.
+            if value and key != "phase" and not key.endswith("/clipped"):
+                assert float(b[key]) == pytest.approx(float(value), rel=1e-6), (key, a["epoch"])
+                compared += 1
+    assert compared == 40  # the learned clip values among them
+
+
+def test_weights_are_those_of_one_process(by_one: Path, by_two: Path) -> None:
+    one, two = (load_file(folder / "weights.safetensors") for folder in (by_one, by_two))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], rtol=0, atol=1e-6), name
+
+
+def test_every_test_image_counts_once(by_one: Path, by_two: Path) -> None:
+    one, two = (json.loads((f / "result.json").read_text())["test"] for f in (by_one, by_two))
+    assert one["images"] == two["images"] == 201
+    assert one["confusion"] == two["confusion"]
+    assert two["top5"] == pytest.approx(one["top5"])
+
+
+@pytest.mark.parametrize("place", ["SIGKILL 2 7", "SIGKILL 2 end"])  # mid clamp; phases meet
+def test_a_killed_run_of_two_goes_on_as_if_nothing_had_been(
+    place: str, by_two: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    words = (*SETTINGS, *TWO, f"hydra.run.dir={folder}")
+    assert start("train.py", *words, **{KILL_AT: place}).code == -9
+    assert not (folder / "result.json").exists()
+    ended = start("train.py", f"resume={folder}")
+    assert ended.code == 0, ended.output
+    assert metrics(folder) == metrics(by_two)
+    resumed, whole = (load(run / "checkpoints/last.ckpt")["state_dict"] for run in (folder, by_two))
+    assert all(
+        torch.equal(value, whole[name])
+        for name, value in resumed.items()
+        if name in whole and isinstance(value, torch.Tensor)
+    )
