@@ -66,11 +66,13 @@ class Synthetic:
         n_classes = len(self.class_names)
         rng = torch.Generator().manual_seed(3 * self.seed)  # streams 0, 1, 2 of each seed
         cells = (n_classes, self.channels, _PATTERN_CELLS, _PATTERN_CELLS)
-        patterns = F.interpolate(torch.randn(cells, generator=rng), self.size, mode="bilinear")
-        patterns /= patterns.std(dim=(1, 2, 3), keepdim=True, correction=0)
+        coarse = torch.randn(cells, generator=rng)
 
         rng.manual_seed(3 * self.seed + stream)
         labels = torch.randperm(n_images, generator=rng) % n_classes
         noise = torch.randn((n_images, self.channels, *self.size), generator=rng)
-        pixels = _CONTRAST * patterns[labels] + self.noise * noise
+        shown, place = torch.unique(labels, return_inverse=True)  # of many classes few may be
+        patterns = F.interpolate(coarse[shown], self.size, mode="bilinear")
+        patterns /= patterns.std(dim=(1, 2, 3), keepdim=True, correction=0)
+        pixels = _CONTRAST * patterns[place] + self.noise * noise
         return LabelledImages(pixels.round_().clamp_(0, 255).byte(), labels)

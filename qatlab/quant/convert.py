@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from qatlab.arguments import check_arguments
 from qatlab.errors import ConfigError, QuantRuleError
@@ -17,7 +18,13 @@ from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.memory import add, add_apart, note_copies
 from qatlab.quant.quantizer import Quantizer
 from qatlab.quant.rules import Decision, Rule, Target, resolve
-from qatlab.quant.sites import ADDITIONS, Site, find_sites, weight_layer_names
+from qatlab.quant.sites import (
+    ADDITIONS,
+    SAME_VALUES_BY_NAME,
+    Site,
+    find_sites,
+    weight_layer_names,
+)
 from qatlab.quant.table import LayerRecord, ModelTable
 
 Factory = Callable[..., Quantizer]
@@ -55,7 +62,7 @@ def quantize(
     shapes = _shapes(traced, example_input)
     names = weight_layer_names(traced)
     sites = find_sites(traced, shapes)
-    layers = [_target(name, traced.get_submodule(name)) for name in names]
+    layers = [_target(name, traced) for name in names]
     for part, factory in (("weight", weight), ("activation", activation)):
         _check_arguments(part, factory, rules)
     weight_decisions = resolve("weight", layers, rules)
@@ -108,16 +115,31 @@ def _other_weights(traced: nn.Module, records: Container[str]) -> list[LayerReco
     return rows
 
 
+class _Tracer(fx.Tracer):
+    """A tracer that does not look into modules which drop whole branches in training.
+
+    What it would find there depends on whether they train.
+    """
+
+    proxy_buffer_attributes = True  # what is computed from a buffer is computed at each pass
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        known = type(m).__name__ in SAME_VALUES_BY_NAME
+        is_norm = isinstance(m, _BatchNorm) and not list(m.children())
+        return known or is_norm or super().is_leaf_module(m, module_qualified_name)
+
+
 def _trace(model: nn.Module) -> fx.GraphModule:
     name = type(model).__name__
     try:
         with _mode_of(model, training=False):
-            evaluating = fx.symbolic_trace(model)
+            evaluating = _graph_module(model)
         with _mode_of(model, training=True):
-            traced = fx.symbolic_trace(model)
+            traced = _graph_module(model)
     except Exception as error:  # whatever the network's own code raises when it meets a proxy
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"{name} cannot be traced, so its sites cannot be found: {error}"
+            f"{name} cannot be traced, so its sites cannot be found: {reason}"
         ) from error
     for line, other in zip_longest(traced.code.splitlines(), evaluating.code.splitlines()):
         if line != other:
@@ -127,6 +149,16 @@ def _trace(model: nn.Module) -> fx.GraphModule:
                 "as nn.Dropout instead of F.dropout"
             )
     traced.training = model.training
+    return traced
+
+
+def _graph_module(model: nn.Module) -> fx.GraphModule:
+    """Trace a network in the mode in which it is, and leave it as it was."""
+    before = set(vars(model))
+    traced = fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
+    for name in vars(model).keys() - before:  # tensors made in a forward pass
+        delattr(model, name)
+        traced.register_buffer(name, getattr(traced, name), persistent=False)
     return traced
 
 
@@ -230,12 +262,20 @@ def _make(
     return quantizer
 
 
-def _target(name: str, layer: nn.Module) -> Target:
+def _target(name: str, traced: fx.GraphModule) -> Target:
+    """Return what rules can know of a weight layer."""
+    layer = traced.get_submodule(name)
+    calls = [n for n in traced.graph.nodes if n.op == "call_module" and n.target == name]
+    users = [user for call in calls for user in call.users]
+    normed = bool(users) and all(
+        user.op == "call_module" and isinstance(traced.get_submodule(str(user.target)), _BatchNorm)
+        for user in users
+    )
     if not isinstance(layer, nn.Conv2d):
-        return Target(name, type(layer).__name__)
+        return Target(name, type(layer).__name__, normed=normed)
     height, width = layer.kernel_size
     depthwise = 1 < layer.groups == layer.in_channels
-    return Target(name, type(layer).__name__, f"{height}x{width}", depthwise)
+    return Target(name, type(layer).__name__, f"{height}x{width}", depthwise, normed)
 
 
 def _quant_layer(layer: nn.Module, quantizer: Quantizer) -> nn.Module:

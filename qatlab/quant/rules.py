@@ -17,9 +17,12 @@ WANTED = {
     "index": "a whole number",
     "kernel": "a text such as 3x3",
     "depthwise": "true or false",
+    "normed": "true or false",
 }
 SELECTORS = tuple(WANTED)
+OF_LAYERS = ("kernel", "depthwise", "normed")  # sites have none of these
 PARTS = ("weight", "activation")
+WORDS = (*SELECTORS, *PARTS, "optional")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Target:
     type: str  # class name of the float module, such as "Conv2d"
     kernel: str | None = None  # height x width of a convolution's kernel, such as "3x3"
     depthwise: bool | None = None  # whether each of a convolution's filters sees one channel
+    normed: bool | None = None  # whether a batch norm follows a weight layer
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,17 @@ class Rule:
         key: name of the rule; error messages say ``quant.rules.<key>``.
         selectors: some of ``name`` (glob on the path, or a list of which any matches), ``type``
             (class name), ``index`` (position among the weight layers, or among the sites, negative
-            from the end), ``kernel`` and ``depthwise`` (of convolutions only).
+            from the end), ``kernel`` and ``depthwise`` (of convolutions only), ``normed`` (whether
+            a batch norm follows).
         changes: ``weight`` and ``activation`` to the quantizer arguments they change, or to None,
             which leaves the tensor in float.
+        optional: whether it may match nothing, as the rules of presets for all networks.
     """
 
     key: str
     selectors: Mapping[str, Any]
     changes: Mapping[str, Mapping[str, Any] | None]
+    optional: bool = False
 
     @classmethod
     def parse(cls, key: str, node: Mapping[str, Any]) -> Rule:
@@ -60,10 +67,10 @@ class Rule:
         if not isinstance(node, Mapping):
             raise QuantRuleError(f"{where} is {node!r}; a rule is a mapping of {_accepted()}")
         for word in node:
-            if word not in SELECTORS + PARTS:
+            if word not in WORDS:
                 raise QuantRuleError(
                     f"{where} has an unknown key '{word}'; accepted are {_accepted()}."
-                    + did_you_mean(str(word), SELECTORS + PARTS)
+                    + did_you_mean(str(word), WORDS)
                 )
         selectors = {name: node[name] for name in SELECTORS if node.get(name) is not None}
         for name, value in selectors.items():
@@ -72,20 +79,23 @@ class Rule:
         changes = {part: node[part] for part in PARTS if part in node}
         if not changes:
             raise QuantRuleError(f"{where} changes nothing: give it weight: or activation:")
-        of_kernels = [name for name in ("kernel", "depthwise") if name in selectors]
-        if of_kernels and "activation" in changes:
+        of_layers = [name for name in OF_LAYERS if name in selectors]
+        if of_layers and "activation" in changes:
             raise QuantRuleError(
-                f"{where}.{of_kernels[0]} selects convolutions, and a site where activations are "
-                "quantized is none: select those of activation: by name, type or index, in a rule "
-                "of their own"
+                f"{where}.{of_layers[0]} selects layers with weights, and a site where activations "
+                "are quantized is none: select those of activation: by name, type or index, in a "
+                "rule of their own"
             )
+        optional = node.get("optional", False)
+        if not isinstance(optional, bool):
+            raise QuantRuleError(f"{where}.optional={optional!r} is not true or false")
         for part, change in changes.items():
             if change is not None and not isinstance(change, Mapping):
                 raise QuantRuleError(
                     f"{where}.{part}={change!r} is neither a mapping of quantizer arguments "
                     "nor null"
                 )
-        return cls(key, selectors, changes)
+        return cls(key, selectors, changes, optional)
 
     def matches(self, target: Target, index: int, count: int) -> bool:
         """Tell whether the ``index``-th of ``count`` targets is selected."""
@@ -96,6 +106,7 @@ class Rule:
             and ("index" not in wanted or wanted["index"] in (index, index - count))
             and ("kernel" not in wanted or target.kernel == wanted["kernel"])
             and ("depthwise" not in wanted or target.depthwise == wanted["depthwise"])
+            and ("normed" not in wanted or target.normed == wanted["normed"])
         )
 
     def apart(self) -> list[Rule]:
@@ -139,7 +150,7 @@ def resolve(part: str, targets: Sequence[Target], rules: Iterable[Rule]) -> list
         matched: set[int] = set()
         for one in rule.apart():
             found = [i for i, t in enumerate(targets) if one.matches(t, i, len(targets))]
-            if not found:
+            if not found and not rule.optional:
                 raise QuantRuleError(_matches_nothing(one, part, targets))
             matched.update(found)
         change = rule.changes[part]
@@ -154,7 +165,7 @@ def _fits(selector: str, value: Any) -> bool:
     """Tell whether a selector has a value that :data:`WANTED` speaks of."""
     if selector == "index":
         return isinstance(value, int) and not isinstance(value, bool)
-    if selector == "depthwise":
+    if selector in ("depthwise", "normed"):
         return isinstance(value, bool)
     if selector == "kernel":
         return isinstance(value, str) and re.fullmatch(r"[1-9]\d*x[1-9]\d*", value) is not None
@@ -183,17 +194,18 @@ def _matches_nothing(rule: Rule, part: str, targets: Sequence[Target]) -> str:
         if key in rule.selectors and near and near[0] != rule.selectors[key]:
             message += f" Did you mean {key}='{near[0]}'?"
             break
-    listed = [f"{target.name} ({target.type}{_of_kernel(target)})" for target in targets]
+    listed = [f"{target.name} ({target.type}{_facts(target)})" for target in targets]
     if len(listed) > 60:
         listed[30:-30] = ["..."]
     return f"{message} The {len(targets)} {word}: {', '.join(listed) or 'none'}"
 
 
 def _accepted() -> str:
-    return ", ".join(SELECTORS + PARTS)
+    return ", ".join(WORDS)
 
 
-def _of_kernel(target: Target) -> str:
+def _facts(target: Target) -> str:
     words = [target.kernel] if target.kernel else []
     words += ["depthwise"] if target.depthwise else []
+    words += ["normed"] if target.normed else []
     return "".join(f" {word}" for word in words)

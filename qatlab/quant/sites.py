@@ -21,6 +21,8 @@ ACTIVATION_MODULES: dict[type[nn.Module], bool] = {
     nn.LeakyReLU: False,
     nn.PReLU: False,
     nn.ELU: False,
+    nn.SELU: False,
+    nn.CELU: False,
     nn.SiLU: False,
     nn.GELU: False,
     nn.Mish: False,
@@ -43,25 +45,46 @@ ACTIVATION_CALLS: dict[Any, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     torch.tanh: nn.Tanh,
     "tanh": nn.Tanh,
+    F.mish: nn.Mish,
+}
+# Those that may have arguments stay where they are; whether their output is never negative.
+OTHER_ACTIVATION_CALLS: dict[Any, bool] = {
+    F.softplus: True,
+    F.leaky_relu: False,
+    F.prelu: False,
+    F.elu: False,
+    F.selu: False,
+    F.celu: False,
+    F.gelu: False,
+    F.hardtanh: False,
 }
 WEIGHT_LAYERS = (nn.Conv2d, nn.Linear)
 # These hand on the values they get, so their output lies on the grid of their input.
 SAME_VALUES = (
     *(nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten),
-    *(nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.ZeroPad2d),
+    *(nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle),
+    *(nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.UpsamplingNearest2d),
     *(torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.cat),
-    *(F.max_pool2d, F.adaptive_max_pool2d, F.dropout, F.pad, operator.getitem),
-    *(torch.amax, "amax"),
+    *(torch.unsqueeze, torch.stack, torch.swapaxes, torch.movedim, torch.roll, torch.flip),
+    *(F.max_pool2d, F.adaptive_max_pool2d, F.dropout, F.dropout2d, F.pad, operator.getitem),
+    *(F.channel_shuffle, F.pixel_shuffle, F.pixel_unshuffle),
+    *(torch.amax, "amax", torch.maximum, "maximum"),
     *("flatten", "reshape", "view", "permute", "transpose", "squeeze", "contiguous", "size"),
-    *("chunk", "split", torch.chunk, torch.split),
+    *("unsqueeze", "swapaxes", "movedim", "roll", "flip", "expand", "repeat", "clone"),
+    *("chunk", "split", "unbind", torch.chunk, torch.split, torch.unbind),
 )
+# Classes of libraries that are not imported here. They leave out branches, or blocks of values, of
+# some images in training, as dropout does single values.
+SAME_VALUES_BY_NAME = ("StochasticDepth", "DropPath", "DropBlock2d")
 # Averages of values that are not negative are not negative either.
 AVERAGES = (
     *(nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
     *(torch.mean, "mean"),
 )
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
 PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+QUOTIENTS = (operator.truediv, operator.itruediv, torch.div, "div", "div_")
 
 
 @dataclass(frozen=True)
@@ -101,37 +124,40 @@ def find_sites(traced: fx.GraphModule, tensors: Container[fx.Node]) -> list[Site
     sources: dict[fx.Node, tuple[fx.Node, ...]] = {}  # the nodes whose values a node hands on
     signed: dict[fx.Node, bool] = {}  # whether a node's values can be negative
     for node in traced.graph.nodes:
-        inputs = node.all_input_nodes
         kind = _kind(node, modules)
-        if _is_weight_layer(node, modules) or kind in ADDITIONS:
+        inputs = node.all_input_nodes[: 1 if kind is operator.getitem else None]
+        adds = kind in (*ADDITIONS, *SUBTRACTIONS) and node in tensors
+        shift = _shift(node, tensors) if adds else None
+        if _is_weight_layer(node, modules) or (adds and shift is None):
             for source in dict.fromkeys(s for n in inputs for s in sources[n] if s not in sites):
                 name = _unique(f"{_path(source)}_site", taken | modules.keys())
                 type_name = _type_name(source, modules)
                 sites[source] = Site(source, name, type_name, nn.Identity(), signed[source], False)
                 taken.add(name)
         factor = _factor(node) if node in tensors else None
-        hands_on = kind in SAME_VALUES or factor is not None
-        if kind is operator.getitem:
-            inputs = inputs[:1]  # the others say which values
+        several = kind is operator.getitem and _makes_several(inputs[0], tensors, modules)
+        hands_on = (_hands_on(kind) and not several) or factor is not None
         sources[node] = tuple(dict.fromkeys(s for n in inputs for s in sources[n]))
         if node.op in ("placeholder", "get_attr"):
             sources[node] = ()
+        elif shift is not None and not sources[node]:
+            pass  # the image, shifted by a number, is still the image
         elif not hands_on:
             sources[node] = (node,) if node in tensors else ()
-        signed[node] = True
-        if inputs and (hands_on or kind in AVERAGES or kind in ADDITIONS):
-            negated = factor is not None and factor < 0
-            signed[node] = negated or any(signed[n] for n in inputs)
+        signed[node] = node in tensors or bool(sources[node])  # else it is a size
+        if inputs and (hands_on or kind in (*AVERAGES, *ADDITIONS, *PRODUCTS)):
+            below = any(number is not None and number < 0 for number in (factor, shift))
+            signed[node] = below or any(signed[n] for n in inputs)
         activation = _activation(node, modules)
         if activation is not None:
-            signed[node] = not _never_negative(activation)
-            replaces = not list(activation.parameters())  # those keep their names
+            signed[node], function = activation
+            replaces = function is not None
             path = _path(node) if replaces else f"{_path(node)}_site"
             name = _unique(path, taken | (modules.keys() - {str(node.target)}))
             taken.add(name)
-            type_name = type(activation).__name__
-            function = activation if replaces else nn.Identity()
-            sites[node] = Site(node, name, type_name, function, signed[node], replaces)
+            type_name = _type_name(node, modules) if function is None else type(function).__name__
+            stands = function or nn.Identity()
+            sites[node] = Site(node, name, type_name, stands, signed[node], replaces)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     return sorted(sites.values(), key=lambda site: order[site.node])
 
@@ -157,27 +183,57 @@ def _is_weight_layer(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.op == "call_module" and _kind(node, modules) in WEIGHT_LAYERS
 
 
-def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
+def _hands_on(kind: Any) -> bool:
+    """Tell whether what a node calls hands on the values it gets."""
+    return kind in SAME_VALUES or getattr(kind, "__name__", None) in SAME_VALUES_BY_NAME
+
+
+def _makes_several(
+    node: fx.Node, tensors: Container[fx.Node], modules: dict[str, nn.Module]
+) -> bool:
+    """Tell whether a node makes several tensors at once, with values that it did not get."""
+    return node not in tensors and not _hands_on(_kind(node, modules))
+
+
+def _activation(
+    node: fx.Node, modules: dict[str, nn.Module]
+) -> tuple[bool, nn.Module | None] | None:
+    """Return whether an activation function can be negative, and the module to replace it by.
+
+    That is None where the node has to stay, as its parameters keep their names or it has arguments;
+    and the whole is None for what is no activation function.
+    """
     kind = _kind(node, modules)
     if node.op == "call_module" and kind in ACTIVATION_MODULES:
-        return modules[str(node.target)]
+        module = modules[str(node.target)]
+        signed = not ACTIVATION_MODULES[kind]
+        if isinstance(module, nn.Hardtanh):
+            signed = module.min_val < 0
+        return signed, None if list(module.parameters()) else module
     if node.op in ("call_function", "call_method") and kind in ACTIVATION_CALLS:
-        return ACTIVATION_CALLS[kind]()
+        function = ACTIVATION_CALLS[kind]()
+        return not ACTIVATION_MODULES[type(function)], function
+    if node.op == "call_function" and kind in OTHER_ACTIVATION_CALLS:
+        return not OTHER_ACTIVATION_CALLS[kind], None
     return None
-
-
-def _never_negative(activation: nn.Module) -> bool:
-    if isinstance(activation, nn.Hardtanh):
-        return activation.min_val >= 0
-    return ACTIVATION_MODULES[type(activation)]
 
 
 def _factor(node: fx.Node) -> float | None:
     """Return the number by which the node multiplies a tensor: a grid times it is a grid."""
-    if node.target not in PRODUCTS or node.kwargs or len(node.args) != 2:
+    if node.kwargs or len(node.args) != 2:
         return None
+    if node.target in QUOTIENTS and isinstance(node.args[1], (int, float)) and node.args[1]:
+        return 1 / node.args[1]
     factors = [x for x in node.args if isinstance(x, (int, float))]
-    return factors[0] if len(factors) == 1 else None
+    return factors[0] if node.target in PRODUCTS and len(factors) == 1 else None
+
+
+def _shift(node: fx.Node, tensors: Container[fx.Node]) -> float | None:
+    """Return the number that the node adds to a tensor, or None if it adds two tensors."""
+    terms = [*node.args, *node.kwargs.values()]
+    numbers = [x for x in terms if isinstance(x, (int, float))]
+    sizes = [x for x in terms if isinstance(x, fx.Node) and x not in tensors]
+    return numbers[0] if numbers else 0.0 if sizes else None
 
 
 def _path(node: fx.Node) -> str:

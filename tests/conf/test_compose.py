@@ -25,8 +25,13 @@ OPTIONS = [f for f in FILES if f.parent != Path() and not f.name.startswith("_")
 PARTS = [f for f in FILES if f.name.startswith("_")]
 PRESETS = [f.name for f in OPTIONS if str(f.parent) == "quant"]
 QUANTIZED = [name for name in PRESETS if name != "none"]
-# A layer graph has no layers of its own: an experiment gives them.
-MODELS = [f.name for f in OPTIONS if str(f.parent) == "model" and f.name != "layer_graph"]
+# What the command line has to give: of a layer graph, all its layers (an experiment does).
+LIBRARIES = {"torchvision": "mobilenet_v2", "timm": "mobilenetv2_050"}
+MODELS = [
+    f.name
+    for f in OPTIONS
+    if str(f.parent) == "model" and f.name not in {"layer_graph", *LIBRARIES}
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,7 +69,8 @@ def check_targets(node: DictConfig, key: str = "") -> int:
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_every_option_composes_resolves_and_finds_its_targets(option: Path) -> None:
-    cfg = composed(f"{option.parent}={option.name}")
+    named = [f"model.name={LIBRARIES[option.name]}"] if option.name in LIBRARIES else []
+    cfg = composed(f"{option.parent}={option.name}", *named)
     if option.parent.name == "experiment":
         cfg.init_weights = "file"  # which some demand
     config.check(cfg)
@@ -92,15 +98,20 @@ def test_the_configuration_of_a_test_composes() -> None:
 def test_what_an_experiment_says_holds(name: str) -> None:
     said = OmegaConf.load(CONF / f"experiment/{name}.yaml")
     assert isinstance(said, DictConfig)
-    choices = [next(iter(entry.items())) for entry in said.pop("defaults")]
+    defaults = said.pop("defaults")
+    choices = [next(iter(e.items())) for e in defaults if isinstance(e, DictConfig)]
     cfg = composed(f"experiment={name}")
     for group, option in choices:
         assert HydraConfig.get().runtime.choices[group.removeprefix("override /")] == option
     assert OmegaConf.merge(cfg, said) == cfg
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("preset", "model"),
+    # Each preset on one network, and each network with one preset of each way to be trained.
+    [(preset, "lenet") for preset in PRESETS]
+    + [(preset, model) for model in MODELS for preset in ("sat_4bit", "lsq_2bit")],
+)
 def test_every_preset_builds_on_every_model(preset: str, model: str) -> None:
     cfg = composed("data=synthetic", f"model={model}", f"quant={preset}")
     built = experiment.build(cfg)

@@ -11,12 +11,12 @@ from qatlab.errors import QuantRuleError
 from qatlab.quant.rules import Decision, Rule, Target, resolve
 
 LAYERS = [
-    Target("stem", "Conv2d", "3x3", False),
-    Target("blocks.0.depthwise", "Conv2d", "3x3", True),
-    Target("blocks.0.pointwise", "Conv2d", "1x1", False),
-    Target("blocks.1.depthwise", "Conv2d", "5x3", True),
-    Target("blocks.1.pointwise", "Conv2d", "1x1", False),
-    Target("fc", "Linear"),
+    Target("stem", "Conv2d", "3x3", False, normed=True),
+    Target("blocks.0.depthwise", "Conv2d", "3x3", True, normed=False),
+    Target("blocks.0.pointwise", "Conv2d", "1x1", False, normed=True),
+    Target("blocks.1.depthwise", "Conv2d", "5x3", True, normed=False),
+    Target("blocks.1.pointwise", "Conv2d", "1x1", False, normed=True),
+    Target("fc", "Linear", normed=False),
 ]
 
 
@@ -70,6 +70,8 @@ def test_without_rules_no_argument_changes() -> None:
         ({"depthwise": True}, [1, 3]),
         ({"depthwise": False}, [0, 2, 4]),  # convolutions all the same
         ({"kernel": "3x3", "depthwise": False, "index": 0}, [0]),
+        ({"normed": True}, [0, 2, 4]),
+        ({"normed": False, "type": "Linear"}, [5]),
     ],
 )
 def test_selectors_combine_with_and(selectors: dict[str, Any], matched: list[int]) -> None:
@@ -156,7 +158,7 @@ def test_a_rule_that_matches_nothing_is_told_with_the_nearest_name_and_all_names
         "quant.rules.pointwise (weight) matches no layer: name='block.*.pointwise'. "
         "Did you mean name='blocks."
     )
-    assert "The 6 quantizable layers: stem (Conv2d 3x3), blocks.0.depthwise (Conv" in message
+    assert "The 6 quantizable layers: stem (Conv2d 3x3 normed), blocks.0.depth" in message
     assert message.endswith("fc (Linear)")
 
 
@@ -202,8 +204,13 @@ def test_a_kernel_that_no_layer_has_is_told_with_those_there_are() -> None:
         decide({"r": {"kernel": "3x5", "weight": {"bits": 2}}})
     message = str(caught.value)
     assert "quant.rules.r (weight) matches no layer: kernel='3x5'. Did you mean kernel=" in message
-    assert "blocks.1.depthwise (Conv2d 5x3 depthwise), blocks.1.pointwise (Conv2d 1x1)" in message
+    assert "blocks.1.depthwise (Conv2d 5x3 depthwise), blocks.1.pointwise (Conv2d 1x1 no" in message
     assert "fc (Linear)" in message
+
+
+def test_an_optional_rule_may_match_nothing() -> None:
+    assert bits_of({"r": {"name": "no*", "optional": True, "weight": {"bits": 2}}}) == ["-"] * 6
+    assert bits_of({"r": {"name": "fc", "optional": True, "weight": {"bits": 2}}})[5] == 2
 
 
 def test_a_network_without_layers_is_told_so() -> None:
@@ -220,7 +227,7 @@ def test_a_network_without_layers_is_told_so() -> None:
         ),
         (
             {"bits": 2},
-            "unknown key 'bits'; accepted are name, type, index, kernel, depthwise, weight, acti",
+            "unknown key 'bits'; accepted are name, type, index, kernel, depthwise, normed, weight",
         ),
         ({3: 2}, "unknown key '3'"),
         ({"index": 0}, "quant.rules.r changes nothing"),
@@ -246,8 +253,10 @@ def test_a_network_without_layers_is_told_so() -> None:
         ({"kernel": "3", "weight": {}}, "quant.rules.r.kernel='3' is not a text such as 3x3"),
         ({"kernel": "3 x 3", "weight": {}}, "is not a text such as 3x3"),
         ({"depthwise": 1, "weight": {}}, "quant.rules.r.depthwise=1 is not true or false"),
-        ({"kernel": "1x1", "activation": {}}, "quant.rules.r.kernel selects convolutions, and a"),
+        ({"kernel": "1x1", "activation": {}}, "quant.rules.r.kernel selects layers with weights"),
         ({"depthwise": True, "weight": {}, "activation": None}, "quant.rules.r.depthwise selects"),
+        ({"normed": "no", "weight": {}}, "quant.rules.r.normed='no' is not true or false"),
+        ({"optional": 1, "weight": {}}, "quant.rules.r.optional=1 is not true or false"),
     ],
 )
 def test_a_rule_that_cannot_be_read_is_refused(node: Any, told: str) -> None:

@@ -243,6 +243,105 @@ class NamesThatClash(Net):
         return self.head(self.relu(self.relu_1(x)))
 
 
+class SqueezeExcite(Net):
+    """A product of two tensors is on no grid; it is never negative if none of them is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        scale = torch.sigmoid(self.conv2(F.adaptive_avg_pool2d(x, 1)))
+        x = self.conv3(scale * x)
+        return self.head(x * F.relu(x))
+
+
+class Differences(Net):
+    """A difference has values of either sign."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        x = self.conv3(x - self.relu(self.conv2(x)))
+        return self.head(torch.sub(1.0, F.relu(x)))
+
+
+class ShiftedByANumber(Net):
+    """Hard swish and hard sigmoid by hand: nothing is quantized before their ReLU6."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x = self.conv2(x * (F.relu6(x + 3.0) / 6.0))
+        x = self.conv3(F.relu6(x + 3) / 6)
+        x = F.relu(x) + 0.5
+        return self.fc((F.relu(self.conv3(x)) + -0.5).mean((2, 3)))
+
+
+class ShiftedImage(Net):
+    """An image that the network itself brings to mean 0 stays the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        red = torch.unsqueeze(x[:, 0], 1) * (0.2 / 0.5) + (0.4 - 0.5) / 0.5
+        x = torch.cat((red, (x[:, 1:] - 0.4) / 0.2), 1)
+        return self.head(F.relu(self.conv1(x)))
+
+
+class MoreCalls(Net):
+    """Functions with arguments of their own stay, and their quantizer follows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self.conv1(x), 0.3)
+        x = F.softplus(self.conv2(x), beta=2)
+        x = F.gelu(self.conv3(x), approximate="tanh")
+        return self.head(F.mish(self.conv3(x)))
+
+
+class SeveralTensors(Net):
+    """A module that returns several tensors makes new values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))[:, :, :2, :2]
+        y = x.flatten(2).transpose(1, 2)
+        y = self.attention(y, y, y)[0].transpose(1, 2).view(-1, 4, 2, 2)
+        return self.head(F.relu(self.conv2(x + y)) + F.relu(self.bn1(self.conv3(x))))
+
+
+class StochasticDepth(nn.Module):
+    """As that of torchvision: leaves out a branch of some images in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * (torch.rand(len(x), 1, 1, 1) > 0.5)
+
+
+class DropsBranches(Net):
+    """What is left out in training was quantized before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = StochasticDepth()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        x = x + self.drop(self.bn1(self.conv2(x)))
+        return self.head(F.relu(self.conv3(x)))
+
+
+class Scaled(Net):
+    """Parameters and buffers that are multiplied or added are none of the sites."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_scale = nn.Parameter(torch.full((4, 1, 1), 0.5))
+        self.register_buffer("mean", torch.tensor([0.1, 0.2, 0.3, 0.4]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        x = x + self.layer_scale * F.relu(self.conv2(x))
+        return self.head(F.relu(self.conv3(x)) + self.mean.view(1, 4, 1, 1))
+
+
 RELU = "ReLU"
 KNOWN = [
     (OneReluForAll, [("relu", RELU, False), ("relu_1", RELU, False), ("relu_2", RELU, False)]),
@@ -337,6 +436,80 @@ KNOWN = [
     (ImageTwice, [("relu", RELU, False), ("relu_1", RELU, False), ("add_site", "add", False)]),
     (DropoutInPlace, [("relu", RELU, False), ("relu_1", RELU, False)]),
     (NamesThatClash, [("relu", RELU, False), ("relu_2", RELU, False)]),
+    (
+        SqueezeExcite,
+        [
+            ("relu", RELU, False),
+            ("adaptive_avg_pool2d_site", "adaptive_avg_pool2d", False),
+            ("sigmoid", "Sigmoid", False),
+            ("mul_site", "mul", False),
+            ("relu_1", RELU, False),
+            ("mul_1_site", "mul", True),
+        ],
+    ),
+    (
+        Differences,
+        [
+            ("relu", RELU, False),
+            ("relu_1", RELU, False),
+            ("sub_site", "sub", True),
+            ("relu_2", RELU, False),
+            ("sub_1_site", "sub", True),
+        ],
+    ),
+    (
+        ShiftedByANumber,
+        [
+            ("relu6", "ReLU6", False),
+            ("mul_site", "mul", True),
+            ("relu6_1", "ReLU6", False),
+            ("relu", RELU, False),
+            ("add_2_site", "add", False),
+            ("relu_1", RELU, False),
+            ("mean_site", "mean", True),
+        ],
+    ),
+    (ShiftedImage, [("relu", RELU, False)]),
+    (
+        MoreCalls,
+        [
+            ("leaky_relu_site", "leaky_relu", True),
+            ("softplus_site", "softplus", False),
+            ("gelu_site", "gelu", True),
+            ("mish", "Mish", True),
+        ],
+    ),
+    (
+        SeveralTensors,
+        [
+            ("relu", RELU, False),
+            ("getitem_1_site", "getitem", True),
+            ("add_site", "add", True),
+            ("relu_1", RELU, False),
+            ("relu_2", RELU, False),
+            ("add_1_site", "add", False),
+        ],
+    ),
+    (
+        DropsBranches,
+        [
+            ("relu", RELU, False),
+            ("bn1_site", "BatchNorm2d", True),
+            ("add_site", "add", True),
+            ("relu_1", RELU, False),
+        ],
+    ),
+    (
+        Scaled,
+        [
+            ("relu", RELU, False),
+            ("relu_1", RELU, False),
+            ("mul_site", "mul", True),
+            ("add_site", "add", True),
+            ("relu_2", RELU, False),
+            ("add_1_site", "add", True),
+        ],
+    ),
 ]
 ALL = pytest.mark.parametrize("make", [make for make, _ in KNOWN])
 
@@ -399,6 +572,6 @@ def test_the_table_is_in_the_order_of_computation(make: Any) -> None:
     null = {"w": {"weight": None}, "a": {"activation": None}}
     for table in (float_table(make(), IMAGE), convert(make(), null)[1]):
         assert [row.name for row in table.layers] == [row.name for row in quantized.layers]
-    names = [row.name for row in quantized.layers]
+    names = [row.name for row in quantized.layers if row.bits is not None]
     assert names[0] == "conv1"
     assert names[-1] == "fc"

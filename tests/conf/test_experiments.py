@@ -1,0 +1,127 @@
+"""Every experiment has the bits that its name promises, and trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from qatlab import config, experiment, summary
+from qatlab.models import LeNet, ResNet
+from qatlab.record import read_json
+from qatlab.weights import save_weights
+
+CONF = Path(__file__).parents[2] / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml"))
+FOR_IMAGENET = [name for name in EXPERIMENTS if name.startswith(("mobilenet", "resnet18"))]
+# Of 1x1 convolutions, of 3x3 convolutions, of activations: the rows of the manual's two tables, and
+# of LSQ's (Esser et al. 2019, table 1).
+MOBILENET_V1 = ("8_8_8", "4_4_4", "4_4_3", "2_2_8", "4_4_2", "3_3_3", "1_4_3", "1_4_2", "1_1_8")
+MOBILENET_V2 = ("4_4", "1_8")
+RESNET18 = (2, 3, 4, 8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra() -> Iterator[None]:
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+def composed(folder: Path, *overrides: str) -> DictConfig:
+    words = [f"hydra.runtime.output_dir={folder}", *overrides]
+    cfg = compose("config", overrides=words, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def test_there_is_an_experiment_for_each_row_of_the_published_tables() -> None:
+    assert set(FOR_IMAGENET) == {
+        *(f"mobilenet_v1_sat_{row}" for row in MOBILENET_V1),
+        *(f"mobilenet_v2_sat_{row}" for row in MOBILENET_V2),
+        *(f"resnet18_lsq_{bits}bit" for bits in RESNET18),
+    }
+
+
+@pytest.mark.parametrize(("row", "megabytes"), [("8_8_8", 4.2), ("4_4_4", 2.6)])
+def test_mobilenet_v1_has_the_published_size(row: str, megabytes: float, tmp_path: Path) -> None:
+    table = experiment.build(composed(tmp_path, f"experiment=mobilenet_v1_sat_{row}")).table
+    bits = int(row[0])
+    inner = 4_209_088 - 864 - 1_024_000  # stem and classifier keep 8 bits
+    assert table.weight_bytes == 864 + 1_024_000 + inner * bits // 8
+    assert round(table.weight_bytes / 1e6, 1) == megabytes
+
+
+@pytest.fixture(scope="module")
+def float_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Weights to start from, for experiments that demand some."""
+    folder = tmp_path_factory.mktemp("float")
+    files = {name: folder / f"{name}.safetensors" for name in ("resnet18", "lenet")}
+    save_weights(ResNet(1000, 3, 18), files["resnet18"])
+    save_weights(LeNet(10, 1), files["lenet"])
+    return files
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_trains_two_steps_with_the_bits_of_its_name(
+    name: str, float_weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "write_figures", lambda *args: None)
+    overrides = [f"experiment={name}", "data=synthetic", "data.validation=0", "data.batch_size=2"]
+    overrides += ["data.source.training_images=4", "data.source.test_images=2"]
+    overrides += ["trainer.accelerator=cpu", "~callbacks.quant_monitor"]
+    if name in FOR_IMAGENET:
+        overrides += ["data.source.channels=3", "data.source.num_classes=1000"]
+        overrides += ["data.image_size=[224,224]", "schedule.calibration_batches=1"]
+    start = [file for model, file in float_weights.items() if name.startswith(model)]
+    overrides += [f"init_weights={file}" for file in start if name != "lenet_sat_clamp"]
+    phases = composed(tmp_path, *overrides).schedule
+    given = [key for key in phases if str(key).endswith("_epochs") and phases[key]]
+    # As many steps as there are phases: with one phase two batches, with two phases one each.
+    overrides += [f"schedule.{key}=1" for key in given]
+    overrides += [f"data.source.training_images={4 // len(given)}"]
+    result = experiment.train(composed(tmp_path, *overrides))
+    assert result["name"] == name
+    assert sum(result["epochs"].values()) == len(given)
+    assert result["test"]["images"] == 2
+    assert 0 < result["test"]["loss"] < 100
+    if name in FOR_IMAGENET:
+        check_bits(name, read_json(tmp_path / "layers.json")["layers"])
+
+
+def check_bits(name: str, layers: list[dict[str, Any]]) -> None:
+    numbers = [int(word) for word in name.removesuffix("bit").split("_") if word.isdecimal()]
+    of_pointwise, of_others, of_activations = {
+        1: numbers * 3,  # the same everywhere
+        2: [numbers[0], *numbers],  # all convolutions, activations
+        3: numbers,
+    }[len(numbers)]
+    expected: dict[str, int] = {}
+    for layer in layers:
+        if layer["part"] == "activation":
+            expected[layer["name"]] = of_activations
+        else:
+            is_pointwise = layer["shape"][2:] == [1, 1]
+            expected[layer["name"]] = of_pointwise if is_pointwise else of_others
+    assert {layer["name"]: layer["bits"] for layer in layers} == {
+        **expected,
+        **{"stem": 8, "pool_site": 8, "classifier": 8},
+    }
+    assert (
+        sum(layer["part"] == "weight" for layer in layers)
+        == {
+            "mobilenet_v1": 28,
+            "mobilenet_v2": 53,
+            "resnet18_lsq": 21,
+        }[name[:12]]
+    )
