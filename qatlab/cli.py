@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from qatlab import config
 from qatlab.errors import ConfigError
@@ -73,9 +73,9 @@ def checked(command: str, cfg: DictConfig) -> None:
         is_run = (folder / config.CONFIG).exists() and not (folder / RESULT).exists()
         _interrupted(f" To continue: {resume_command(folder)}" if is_run else "")
     except Exception as error:
-        job = HydraConfig.get().job
-        if OmegaConf.is_missing(job, "num"):  # no sweep
+        if not config.in_sweep():
             _stop(_told(error))
+        job = HydraConfig.get().job
         told = sentence(error) or traceback.format_exc()
         print(f"Error in job {job.num} ({job.override_dirname}): {told}", file=sys.stderr)
         _job.failed += 1

@@ -158,6 +158,11 @@ def apply_given(
         OmegaConf.update(stored, key, OmegaConf.select(given, key), force_add=True)
 
 
+def in_sweep() -> bool:
+    """Tell whether this is one of several jobs that a single process runs."""
+    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
+
+
 def required(key: str, what: str) -> None:
     """Stand for a value that the command line has to give; null would be taken as one.
 

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from qatlab import evaluation, record, summary
-from qatlab.config import CONFIG, apply_given, portable_yaml, stored_config
+from qatlab.config import CONFIG, apply_given, in_sweep, portable_yaml, stored_config
 from qatlab.data import ImageModule
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
@@ -87,7 +87,7 @@ def _resume(given: DictConfig) -> dict[str, Any]:
     if remark:
         say(remark)
     if start_from is not None:
-        cfg.init_weights = None  # replaced by the checkpoint's, so the file may be gone
+        _forget_weights(cfg)
     built = build(cfg)
     summary.print_table(built.table)
     return _fit_and_report(cfg, built, chosen, checkpoint, start_from, resumed=True)
@@ -143,6 +143,13 @@ def build(cfg: DictConfig) -> Built:
     return Built(data, model, table, schedule, module)
 
 
+def _forget_weights(cfg: DictConfig) -> None:
+    """Start from no weights but those of a checkpoint, so that the files of others may be gone."""
+    cfg.init_weights = None
+    if "weights" in cfg.model:
+        cfg.model.weights = None
+
+
 def _solver(node: DictConfig) -> AnySolver:
     try:
         solver: AnySolver = make("solver", node, AnySolver)
@@ -164,13 +171,20 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
         given, cfg = cfg, stored_config(Path(run))
         also = ("checkpoint", "save_outputs")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
+        _forget_weights(cfg)
         cfg.init_weights = str(record.checkpoint_of(Path(run), name))
     elif cfg.init_weights is None:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
     if save_outputs is not None and not Path(save_outputs).parent.is_dir():
         raise ConfigError(f"save_outputs={save_outputs} is wrong: its folder does not exist.")
     built = build(cfg)
-    result = _test(built, _trainer(cfg, [], []))
+    trainer = _trainer(cfg, [], [])
+    if save_outputs is not None and trainer.world_size > 1:
+        raise ConfigError(
+            f"save_outputs={save_outputs} is wrong with trainer.devices={cfg.trainer.devices}, as "
+            "each process sees a part of the images; set trainer.devices=1."
+        )
+    result = _test(built, trainer)
     for line in evaluation.lines(result, digits=6):
         say(line)
     if save_outputs is not None:
@@ -296,6 +310,12 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) 
         default_root_dir=cfg.folder,
     )
     check_processes(cfg.trainer, trainer.world_size)
+    environment = getattr(trainer.strategy, "cluster_environment", None)  # of several processes
+    if environment is not None and not environment.creates_processes_externally and in_sweep():
+        raise ConfigError(
+            f"trainer asks for {trainer.world_size} processes in a sweep, and each would start the "
+            "whole sweep; give each run a command of its own, or Slurm: docs/scaling.md."
+        )
     return trainer
 
 

@@ -20,7 +20,7 @@ ROOMS = {
     "qatlab.errors": set(),
     "qatlab.arguments": set(),
     "qatlab.quant": {"torch", "triton"},
-    "qatlab.models": {"torch"},
+    "qatlab.models": {"torch", "torchvision", "timm"},
     "qatlab.data": {"torch", "torchvision", "pytorch_lightning", "numpy", "PIL"},
     # numpy for the state of its generator, rich for the progress bar
     "qatlab.training": {

@@ -1,8 +1,25 @@
-"""Float networks, with names made for globs."""
+"""Float networks, with names made for globs; and those of other libraries."""
 
+from qatlab.models.googlenet import GoogLeNet
 from qatlab.models.layer_graph import LayerGraph
 from qatlab.models.lenet import LeNet
 from qatlab.models.mobilenet import MobileNetV1, MobileNetV2
 from qatlab.models.resnet import ResNet, SmallResNet
+from qatlab.models.squeezenet import SqueezeNet
+from qatlab.models.timm_models import timm_model
+from qatlab.models.torchvision_models import torchvision_model
+from qatlab.models.vgg import VGG
 
-__all__ = ["LayerGraph", "LeNet", "MobileNetV1", "MobileNetV2", "ResNet", "SmallResNet"]
+__all__ = [
+    "VGG",
+    "GoogLeNet",
+    "LayerGraph",
+    "LeNet",
+    "MobileNetV1",
+    "MobileNetV2",
+    "ResNet",
+    "SmallResNet",
+    "SqueezeNet",
+    "timm_model",
+    "torchvision_model",
+]

@@ -151,6 +151,15 @@ class ChannelShuffle(Net):
         return self.head(F.relu(self.conv2(torch.cat((right, left), dim=1))))
 
 
+class ReshapedBySizes(Net):
+    """A view gets sizes beside its tensor, which say nothing about signs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        x = F.avg_pool2d(x.view(x.size(0), 4, x.size(2) // 2, -1), 2)
+        return self.head(F.relu(self.conv2(x)))
+
+
 class SumOfSums(Net):
     """A sum is no longer on a grid, so it is quantized before the next layer or sum."""
 
@@ -395,6 +404,14 @@ KNOWN = [
         [("relu", RELU, False), ("bn1_site", "BatchNorm2d", True), ("relu_1", RELU, False)],
     ),
     (ChannelShuffle, [("relu", RELU, False), ("relu_1", RELU, False)]),
+    (
+        ReshapedBySizes,
+        [
+            ("relu", RELU, False),
+            ("avg_pool2d_site", "avg_pool2d", False),
+            ("relu_1", RELU, False),
+        ],
+    ),
     (
         SumOfSums,
         [
