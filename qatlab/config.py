@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -85,12 +86,26 @@ def check_run(folder: Path) -> None:
 
 
 def job_folder(name: str, resume: str | None) -> str:
-    """Return the folder of this job: a new run, or a log folder inside the run it resumes."""
-    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    """Return the folder of this job: a new run, or a log folder inside the run it resumes.
+
+    Raises:
+        ConfigError: for processes that were started together, but share no name for it.
+    """
+    now = _job_name()
     if resume is None:
         return f"outputs/runs/{name}/{now}"
     check_run(Path(resume))  # now, or Hydra would make the folder
     return f"{resume}/resumed/{now}"
+
+
+def _job_name() -> str:
+    """Return the time or, where several processes are started at once, what they have in common."""
+    step = os.environ.get("SLURM_STEP_ID")  # of srun
+    if step is not None:
+        return f"slurm_{os.environ['SLURM_JOB_ID']}.{step}"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # of torchrun
+        raise ConfigError("processes that torchrun starts need hydra.run.dir=<one folder for all>.")
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def portable_yaml(cfg: DictConfig) -> str:

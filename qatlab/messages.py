@@ -23,6 +23,7 @@ from qatlab.errors import QatlabError, did_you_mean, unknown
 # What a disk or its owner can refuse at any time; no mistake of the program looks like these.
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.ENAMETOOLONG}
 CANNOT_USE = "cannot use"
+NO_SLURM = "are you indeed on a slurm cluster"  # what the launcher of Slurm jobs asks
 TYPES = {
     "Integer": "a whole number",
     "Float": "a number",
@@ -42,7 +43,7 @@ def sentence(error: BaseException, composing: bool = False) -> str | None:
         users = False  # code has asked for a key that no configuration has
     if isinstance(error, OSError) and error.errno in REFUSALS:
         users = True
-    if composing and isinstance(error, (OSError, ValueError)):
+    if composing and (isinstance(error, (OSError, ValueError)) or NO_SLURM in str(error)):
         users = True
     if not users:
         return None
@@ -88,6 +89,8 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 def _unknown_option(path: str, options: Sequence[str]) -> str:
     group, _, name = path.rpartition("/")
     options = [option for option in options if not option.startswith("_")]
+    if path == "hydra/launcher/submitit_slurm":
+        return "hydra/launcher=slurm needs another package: pip install 'qatlab[slurm]'."
     hint = did_you_mean(name, options)
     return f"{group}={name} is unknown.{hint} Accepted: {', '.join(options)}."
 
@@ -141,6 +144,8 @@ def _hydras(message: str) -> str:
         return f"+{match[1]} exists already: leave out the +."
     if match := re.match(r"(.*) appears more than once", message):
         return f"{match[1]} is chosen already: leave out the +."
+    if NO_SLURM in message:
+        return "hydra/launcher=slurm: there is no Slurm here, as the command srun is missing."
     if message.startswith("Config group override must be"):
         return "a group takes the name of one of its options, not null or a number; see --help."
     return re.split(r"Config search path|To append to your", message)[0]

@@ -21,6 +21,7 @@ from qatlab.targets import TARGET, check_node
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
+FILES.remove(Path("hydra/launcher/slurm"))  # no group of ours
 OPTIONS = [f for f in FILES if f.parent != Path() and not f.name.startswith("_")]
 PARTS = [f for f in FILES if f.name.startswith("_")]
 PRESETS = [f.name for f in OPTIONS if str(f.parent) == "quant"]
@@ -189,6 +190,13 @@ def test_presets_of_one_method_have_the_same_keys() -> None:
         methods.setdefault(quant.weight[TARGET] + quant.activation[TARGET], []).append(keys(quant))
     for found in methods.values():
         assert all(other == found[0] for other in found)
+
+
+def test_a_slurm_job_gets_a_task_for_each_process() -> None:
+    words = ("hydra/launcher=slurm", "trainer=ddp", "trainer.devices=4", "trainer.num_nodes=3")
+    launcher = _compose("config", words).hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (3, 4, 4)
 
 
 @pytest.mark.parametrize("name", ["config", "test"])
