@@ -22,7 +22,7 @@ from qatlab.models import LeNet
     [
         (
             "model=lenett",
-            "model=lenett is unknown|Did you mean 'lenet'|Accepted: layer_graph, lenet",
+            "model=lenett is unknown|Did you mean 'lenet'|Accepted: googlenet, layer_graph, lenet",
         ),
         (
             "quant=sat_5bit",
@@ -127,9 +127,9 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
         ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0|above 0"),
         ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1|above 0"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0|above 0"),
-        ("trainer.precision=bf17", "trainer.precision=bf17|32-true, bf16-mixed, 16-mixed"),
+        ("trainer.precision=bf17", "trainer.precision=bf17|32-true, 64-true, bf16-mixed"),
         ("trainer.accelerator=tpu2", "trainer.accelerator=tpu2|auto|cpu"),
-        ("trainer.accelerator=cpu trainer.devices=7", "trainer.devices=1|7 processes"),
+        ("trainer.accelerator=cpu trainer.devices=7", "trainer.devices=1|7 processes|trainer=ddp"),
         ("trainer.accelerator=cpu trainer.devices=0", "trainer.devices=0"),
         (
             "+callbacks.stop={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: a}",
@@ -141,6 +141,28 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
 def test_what_cannot_be_built(told: Told, overrides: str, words: str) -> None:
     parts = [overrides] if "{" in overrides else overrides.split()
     check(told(*parts), tuple(words.split("|")))
+
+
+def test_a_sweep_of_runs_of_several_processes_is_refused(command: Told) -> None:
+    words = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=1,2")
+    message = command("-m", *TINY[:1], *TINY[2:], *words)
+    assert message.count("2 processes in a sweep, and each would start the whole sweep") == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "told_of"),
+    [
+        ({"WORLD_SIZE": "2"}, "processes that torchrun starts need hydra.run.dir=<one folder"),
+        ({"SLURM_STEP_ID": "3", "SLURM_JOB_ID": "17"}, "outputs/runs/lenet_sat_4bit/slurm_17.3"),
+    ],
+)
+def test_processes_that_are_started_together_share_a_folder(
+    command: Told, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], told_of: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    Path("outputs/runs/lenet_sat_4bit/slurm_17.3/checkpoints").mkdir(parents=True)
+    check(command(*TINY), (told_of,))
 
 
 @pytest.fixture(scope="module")
