@@ -29,7 +29,10 @@ from mistakes import Told, check
         ("quant.rules.first.weight.bits=33", "quant.rules.first.weight (conv1): bits=33|1 to 16"),
         ("+quant.rules.first.weight.bitts=3", "quant.rules.first.weight.bitts|'bits'|grid"),
         ("+quant.rules.first.weight.scaling=1", "quant.rules.first.weight.scaling=1|true or false"),
-        ("quant.rules.first.index=9", "quant.rules.first (weight)|index=9|conv1 (Conv2d 5x5 normed), conv2"),
+        (
+            "quant.rules.first.index=9",
+            "quant.rules.first (weight)|index=9|conv1 (Conv2d 5x5 normed), conv2",
+        ),
         ("+quant.rules.x={name: cov1, weight: {bits: 3}}", "quant.rules.x|'cov1'|'conv1'|fc2"),
         ("+quant.rules.x={type: Conv3d, weight: {bits: 3}}", "quant.rules.x|'Conv3d'|'Conv2d'"),
         ("+quant.rules.x={nmae: conv1, weight: {bits: 3}}", "quant.rules.x|'nmae'|'name'|index"),

@@ -87,7 +87,11 @@ def test_every_test_image_counts_once(by_one: Path, by_two: Path) -> None:
     assert two["top5"] == pytest.approx(one["top5"])
 
 
-@pytest.mark.parametrize("place", ["SIGKILL 2 7", "SIGKILL 2 end"])  # mid clamp; phases meet
+@pytest.mark.parametrize(
+    "place",
+    # In the middle of the clamp phase; where the phases meet.
+    ["SIGKILL 2 7", pytest.param("SIGKILL 2 end", marks=pytest.mark.slow)],
+)
 def test_a_killed_run_of_two_goes_on_as_if_nothing_had_been(
     place: str, by_two: Path, tmp_path: Path
 ) -> None:
