@@ -2,6 +2,7 @@
 
 from qatlab.data.batches import BatchLoader
 from qatlab.data.cifar import Cifar10, Cifar100
+from qatlab.data.decoded import Decoded, DecodedFolder
 from qatlab.data.file_batches import FileLoader
 from qatlab.data.file_data_sets import Caltech101, Caltech256, Gtsrb, ImageNet
 from qatlab.data.file_sources import FileSource, LabelledFiles
@@ -21,6 +22,8 @@ __all__ = [
     "Cifar10",
     "Cifar100",
     "CsvImages",
+    "Decoded",
+    "DecodedFolder",
     "FashionMnist",
     "FileLoader",
     "FileSource",

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from qatlab.data.batches import ALONE, EpochSampler, ResumableLoader, Share, transform_rng
 from qatlab.data.decode import read_image
-from qatlab.data.file_sources import LabelledFiles
-from qatlab.data.transforms.pipeline import apply, check_shape, to_unit
-from qatlab.data.transforms.transform import Transform
-from qatlab.errors import QatlabError
+from qatlab.data.file_sources import LabelledFiles, left_out
+from qatlab.data.transforms.pipeline import apply, check_shape, in_pieces, to_unit
+from qatlab.data.transforms.transform import Part, Transform
+from qatlab.errors import DataError, QatlabError
 
 _NOBODYS = np.random.default_rng(0)  # for transforms that do not draw
+_AHEAD = 2  # batches that each worker makes before they are asked for
+_PIECE = 1 << 16  # values that a CPU handles together, as floats they stay in its cache
 
 
 class Order(NamedTuple):
@@ -26,19 +30,59 @@ class Order(NamedTuple):
     epoch: int
     first: int  # place of its first image in the epoch
     images: list[int]  # indices into the data set
+    memory: int = 0  # which of the shared tensors it may write to
 
 
-class FileBatches(Dataset[tuple[Tensor, Tensor] | QatlabError]):
+class Made(NamedTuple):
+    """What a worker makes of it."""
+
+    x: Tensor | None  # uint8 or float32, (B, C, H, W); None: as bytes in the shared memory
+    y: Tensor  # int64, (B,)
+    bad: list[str]  # what is wrong with the images that cannot be decoded
+
+
+class ImageDraws:
+    """What the transforms of single images draw from, a function of seed, epoch and place.
+
+    Philox numbers its output blocks; those of an image begin at a number with its place in front.
+    To move there takes a tenth of the time that a new generator takes.
+
+    Args:
+        seed: of all images, >= 0.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._epoch = -1
+        self._philox = np.random.Philox()
+        self._generator = np.random.Generator(self._philox)
+
+    def of(self, epoch: int, place: int) -> np.random.Generator:
+        """Return the generator of one image; it is the same object as that of the last one."""
+        if epoch != self._epoch:
+            key = np.random.SeedSequence((self.seed, epoch)).generate_state(2, np.uint64)
+            self._philox = np.random.Philox(key=key)
+            self._generator = np.random.Generator(self._philox)
+            self._epoch, self._start = epoch, self._philox.state
+        self._start["state"]["counter"] = np.array([0, 0, 0, place], dtype=np.uint64)
+        self._philox.state = self._start
+        return self._generator
+
+
+class FileBatches(Dataset[Made | QatlabError]):
     """Makes whole batches from files; what is random depends on seed, epoch and place only.
 
     Args:
         files: and their labels.
         channels: that files are decoded to: 3 for RGB, 1 for grey.
-        transforms: what is done to each image by itself. Bytes that come out are multiplied by
-            1/255.
+        transforms: what is done to each image by itself.
         shape: C, H and W of what must come out.
         seed: of random transforms.
-        part: what messages call these images.
+        leave_out: images that cannot be decoded are left out of their batch, else an error.
+
+    Attributes:
+        shared: memory for batches of bytes, each uint8, (batch_size, *shape); workers use it over
+            and over, as new memory for each batch costs as much as what is done to its images.
     """
 
     def __init__(
@@ -48,39 +92,54 @@ class FileBatches(Dataset[tuple[Tensor, Tensor] | QatlabError]):
         transforms: Sequence[Transform],
         shape: tuple[int, int, int],
         seed: int,
-        part: str,
+        leave_out: bool = False,
     ) -> None:
         self.files = files
         self.channels = channels
         self.transforms = transforms
         self.shape = shape
         self.seed = seed
-        self.part = part
-        self._draws = any(transform.random for transform in transforms)
+        self.leave_out = leave_out
+        self.shared: list[Tensor] = []
+        self._draws = ImageDraws(seed) if any(t.random for t in transforms) else None
 
-    def __getitem__(self, order: Order) -> tuple[Tensor, Tensor] | QatlabError:
-        """Return (x, y) of a batch; an error is returned, not raised.
+    def __getitem__(self, order: Order) -> Made | QatlabError:
+        """Return a batch; an error is returned, not raised.
 
         What is raised in a worker arrives as a page of text.
         """
-        images = []
-        for place, index in enumerate(order.images, order.first):
-            try:
-                images.append(self._image(order.epoch, place, index))
-            except QatlabError as error:
-                return error
-        labels = torch.from_numpy(self.files.labels[order.images])
-        return to_unit(torch.cat(images)), labels
-
-    def _image(self, epoch: int, place: int, index: int) -> Tensor:
-        file = self.files.file(index)
-        image = read_image(file, self.channels)[None]
+        memory = self.shared[order.memory] if self.shared else None
+        images, labels, bad = list[Tensor](), list[int](), list[str]()
         try:
-            rng = transform_rng(self.seed, epoch, place) if self._draws else _NOBODYS
+            for place, index in enumerate(order.images, order.first):
+                file = self.files.file(index)
+                try:
+                    image = read_image(file, self.channels)[None]
+                except DataError as error:
+                    if not self.leave_out:
+                        raise
+                    bad.append(str(error))
+                    continue
+                image = self._transformed(file, image, order.epoch, place)[0]
+                if memory is not None and image.dtype == torch.uint8:
+                    image = memory[len(images)].copy_(image)
+                images.append(image)
+                labels.append(int(self.files.labels[index]))
+        except QatlabError as error:
+            return error
+        if not images:
+            return DataError(f"no image of a whole batch can be decoded; the first: {bad[0]}")
+        handed_over = memory is not None and images[0].dtype == torch.uint8
+        x = None if handed_over else default_collate(images)
+        return Made(x, torch.tensor(labels), bad)
+
+    def _transformed(self, file: str, image: Tensor, epoch: int, place: int) -> Tensor:
+        try:
+            rng = self._draws.of(epoch, place) if self._draws else _NOBODYS
             image = apply(self.transforms, image, rng)
             check_shape(image, self.shape[0], self.shape[1:], f"of {file} an image of")
         except QatlabError as error:
-            if str(file) in str(error):
+            if file in str(error):
                 raise
             raise type(error)(f"{file}: {error}") from None
         return image
@@ -94,7 +153,11 @@ class FileLoader(ResumableLoader):
         batch_size: images per batch; the last batch of an epoch holds the rest.
         workers: processes that make batches; 0 makes them in this one.
         device: where batches are handed out.
+        part: what messages call these images.
         shuffle: whether each epoch has its own random order.
+        transforms: what is done to whole batches, on the device (by a CPU, to a few images at a
+            time); random ones draw for the batch, and for each process by itself. Bytes that come
+            out are multiplied by 1/255.
         share: what this process takes of each batch.
     """
 
@@ -104,7 +167,9 @@ class FileLoader(ResumableLoader):
         batch_size: int,
         workers: int,
         device: torch.device,
+        part: Part,
         shuffle: bool = False,
+        transforms: Sequence[Transform] = (),
         share: Share = ALONE,
     ) -> None:
         n_images = len(batches.files.labels)
@@ -112,22 +177,73 @@ class FileLoader(ResumableLoader):
         self.batches = batches
         self.workers = workers
         self.device = device
+        self.part = part
+        self.transforms = transforms
+        self._draws = any(transform.random for transform in transforms)
+        self._told: set[str] = set()  # of images that cannot be decoded
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.sampler.draw(torch.device("cpu")).order.tolist()
         places = [self._places(batch) for batch in range(start, len(self))]
-        orders = [Order(epoch, p.start, order[p.start : p.stop]) for p in places]
+        shared = self._memory(places)
+        orders = [
+            Order(epoch, p.start, order[p.start : p.stop], number % max(1, len(shared)))
+            for number, p in enumerate(places)
+        ]
+        batches = copy(self.batches)
+        batches.shared = shared
         on_gpu = self.device.type == "cuda"
-        loader: DataLoader[tuple[Tensor, Tensor] | QatlabError] = DataLoader(
-            self.batches,
+        loader: DataLoader[Made | QatlabError] = DataLoader(
+            batches,
             batch_size=None,
             sampler=orders,
             num_workers=self.workers,
+            prefetch_factor=_AHEAD if self.workers else None,
+            worker_init_fn=_start,
             pin_memory=on_gpu,
             generator=torch.Generator(),  # the global one is not for the order of images
         )
-        for made in loader:
-            if isinstance(made, QatlabError):
-                raise made
-            x, y = made
-            yield x.to(self.device, non_blocking=on_gpu), y.to(self.device, non_blocking=on_gpu)
+        seen, bad = 0, list[str]()
+        try:
+            for batch, (made, asked) in enumerate(zip(loader, orders, strict=True), start):
+                if isinstance(made, QatlabError):
+                    raise made
+                seen += len(asked.images)
+                bad += made.bad
+                if batch == len(self) - 1:
+                    self._tell(bad, seen)  # now: who knows how many batches there are stops here
+                x = shared[asked.memory][: len(made.y)] if made.x is None else made.x
+                x = x.pin_memory() if on_gpu else x
+                x, y = (part.to(self.device, non_blocking=on_gpu) for part in (x, made.y))
+                yield self._transformed(x, epoch, batch), y
+        finally:
+            self._tell(bad, seen)
+
+    def _memory(self, places: Sequence[range]) -> list[Tensor]:
+        """Return memory for as many batches as workers make ahead, and one that is used here."""
+        if self.workers == 0:
+            return []
+        shape = (max(map(len, places), default=0), *self.batches.shape)
+        count = min(len(places), _AHEAD * self.workers + 1)
+        memory = (torch.empty(shape, dtype=torch.uint8) for _ in range(count))
+        return [x.share_memory_() for x in memory]  # type: ignore[no-untyped-call]
+
+    def _tell(self, bad: Sequence[str], seen: int) -> None:
+        """Print how many images were left out of those seen, if some are new."""
+        if not self._told.issuperset(bad):
+            print(left_out(bad, seen, self.part))
+            self._told.update(bad)
+
+    def _transformed(self, x: Tensor, epoch: int, batch: int) -> Tensor:
+        rng = _NOBODYS
+        if self._draws:
+            number = batch * self.share.processes + self.share.rank
+            rng = transform_rng(self.batches.seed, epoch, number)
+        if x.device.type != "cpu":
+            return to_unit(apply(self.transforms, x, rng))
+        return in_pieces(self.transforms, x, rng, max(1, _PIECE // x[0].numel()))
+
+
+def _start(worker: int) -> None:
+    """Let the garbage collector of a worker not look at what it got from its parent."""
+    gc.freeze()

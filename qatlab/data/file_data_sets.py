@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing, is_image
-from qatlab.data.folders import ImageFolder
-from qatlab.data.limits import number
+from qatlab.data.folders import ImageFolder, check_known, subfolders, without_images
+from qatlab.data.limits import number, whole_number
 from qatlab.data.splits import Shares
 from qatlab.data.tables import read_table
 from qatlab.data.transforms.transform import Part
@@ -69,7 +69,16 @@ class Gtsrb:
                 f"{table} must have columns 'Filename' and 'ClassId', separated by ';'."
             )
         name, label = titles.index("Filename"), titles.index("ClassId")
-        return LabelledFiles.of(folder, ((row[name], int(row[label])) for row in rows[1:]))
+        known = {str(label): label for label in range(len(self.class_names))}
+        pairs = []
+        for line, row in enumerate(rows[1:], 2):
+            if len(row) <= max(name, label) or row[label] not in known:
+                raise DataError(
+                    f"{table}, row {line}: a name and a class from 0 to {len(known) - 1} are "
+                    f"needed, but it says {';'.join(row)}."
+                )
+            pairs.append((row[name], known[row[label]]))
+        return LabelledFiles.of(folder, pairs)
 
 
 class Caltech101(ImageFolder):
@@ -124,6 +133,8 @@ class ImageNet:
     Args:
         folder: holds ``train/<class>/`` and ``val/``.
         training: share of the training images to train on; the others are test images.
+        num_classes: how many folders ``train/`` must hold, or a part of the data set would go
+            unnoticed; None for a subset of any size.
         validation_labels: table of the images in ``val/``, relative to the folder, such as
             ``ILSVRC2012_val_00000001.JPEG 65``; a class is its name, or its number in the order of
             the sorted names, from 0. None if they lie in ``val/<class>/``.
@@ -140,8 +151,12 @@ class ImageNet:
         test_on_validation: bool = True,
         background_class: bool = False,
         channels: int = 3,
+        num_classes: int | None = 1000,
     ) -> None:
         self.folder = Path(folder)
+        if num_classes is not None:
+            whole_number("data.source.num_classes", num_classes, 1)
+        self.num_classes = num_classes
         share = number("data.source.training", training, 0, 1)
         self.shares = Shares(share, 0.0, None, per_label=False)
         self.validation_labels = validation_labels
@@ -174,8 +189,15 @@ class ImageNet:
     def _classes(self) -> tuple[str, ...]:
         train = self.folder / "train"
         if not train.is_dir():  # told where an image is asked for
-            return tuple(f"{number:04d}" for number in range(1000))
-        return tuple(sorted(entry.name for entry in os.scandir(train) if entry.is_dir()))
+            return tuple(f"{number:04d}" for number in range(self.num_classes or 1000))
+        classes = subfolders(train)
+        if self.num_classes not in (None, len(classes)):
+            raise DataError(
+                f"{train} holds {len(classes)} folders of classes, not {self.num_classes} as "
+                "data.source.num_classes says; unpack what is missing, or set it to null for a "
+                "subset."
+            )
+        return classes
 
     @cached_property
     def _training(self) -> LabelledFiles:
@@ -186,6 +208,7 @@ class ImageNet:
     def _validation(self) -> LabelledFiles:
         existing(self.folder / "val", _IMAGENET)
         if self.validation_labels is None:
+            check_known(self.folder / "val", subfolders(self.folder / "val"), self._classes)
             return LabelledFiles.of(self.folder, self._in_folders("val"))
         table = self.folder / self.validation_labels
         label_of = {name: label for label, name in enumerate(self._classes, self.first)}
@@ -207,15 +230,23 @@ class ImageNet:
         ]
 
 
-_IMAGENET = "ImageNet keeps 'train/<class>/' and 'val/' there"
+_IMAGENET = (
+    "ImageNet, which image-net.org gives to those with an account, is expected there: the training "
+    "images in 'train/<class>/', those for validation in 'val/<class>/' or, with "
+    "data.source.validation_labels, in 'val/'"
+)
 _GTSRB = "GTSRB has 'Final_Training/Images/' and 'Final_Test/Images/GT-final_test.csv'"
 
 
 def images_in(folder: Path) -> list[str]:
-    """Return the names of the images in a folder, sorted."""
+    """Return the names of the images of a class, sorted."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; it should hold the images of a class.")
-    return sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name))
+    names = (entry.name for entry in os.scandir(folder) if is_image(entry.name))
+    images = sorted(name for name in names if not name.startswith("."))
+    if not images:
+        raise without_images(folder)
+    return images
 
 
 def _joined(folder: Path, *parts: LabelledFiles) -> LabelledFiles:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from qatlab.data.decode import SUFFIXES
 from qatlab.data.splits import Indices
 from qatlab.data.transforms.transform import Part
 from qatlab.errors import ConfigError, DataError
+
+BadImages = Literal["error", "skip"]
+BAD_IMAGES: tuple[BadImages, ...] = get_args(BadImages)
 
 
 class LabelledFiles(NamedTuple):
@@ -34,9 +37,9 @@ class LabelledFiles(NamedTuple):
         """Return the files at ``index``, in that order."""
         return LabelledFiles(self.folder, self.names[index], self.labels[index])
 
-    def file(self, index: int) -> Path:
-        """Return one of the files."""
-        return self.folder / os.fsdecode(bytes(self.names[index]))
+    def file(self, index: int) -> str:
+        """Return the path of one of the files."""
+        return os.path.join(self.folder, os.fsdecode(self.names[index].item()))
 
 
 class FileSource(Protocol):
@@ -75,6 +78,14 @@ def existing(folder: Path, expected: str) -> Path:
 def is_image(name: str) -> bool:
     """Return whether a file is one by its name."""
     return name.lower().endswith(SUFFIXES)
+
+
+def left_out(bad: Sequence[str], n_images: int, part: Part) -> str:
+    """Return what to tell of images that cannot be decoded."""
+    return (
+        f"{len(bad):,} of {n_images:,} {part} images could not be decoded and were left out; the "
+        f"first: {bad[0]}"
+    )
 
 
 def channels_of_files(channels: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,17 +12,30 @@ from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing,
 from qatlab.data.limits import whole_number
 from qatlab.data.splits import Shares
 from qatlab.data.transforms.transform import Part
-from qatlab.errors import ConfigError, DataError
+from qatlab.errors import ConfigError, DataError, did_you_mean
+
+PART_FOLDERS: dict[Part, tuple[str, ...]] = {
+    "training": ("train", "training"),
+    "validation": ("val", "validation"),
+    "test": ("test",),
+}
 
 
 class ImageFolder:
     """All images in a folder; the folder that each lies in is its class.
 
+    A folder that holds ``train/`` (or ``training/``) and beside it ``val/`` (``validation/``) or
+    ``test/`` is divided already: the folders of the classes are then expected in these. Without
+    ``val/``, validation images are a share of ``train/``; without ``test/``, test images are those
+    of ``val/``, or a share of ``train/`` if ``test`` says so; all others of ``train/`` are trained
+    on.
+
     N2D2's ``DIR_Database``: DataPath, Depth, LabelDepth, Learn, Validation, Test,
     PerLabelPartitioning, EquivLabelPartitioning.
 
     Args:
-        folder: holds the folders of the classes; these are sorted by name.
+        folder: holds the folders of the classes; these are sorted by name. What has a name that
+            begins with a dot is not looked at.
         training: share of the images to train on, up to 1; a number above 1 is one of images.
         validation: likewise, to choose the best epoch.
         test: likewise, for the final evaluation; None for all that is left.
@@ -64,43 +77,100 @@ class ImageFolder:
 
     def files(self, part: Part, split: str, seed: int) -> LabelledFiles:
         """Return the files of a part."""
-        everything = self._found[1]
-        return everything.select(self.shares.divide(everything.labels, split, seed)[part])
+        _, given = self._found
+        shares = self.shares
+        if len(given) > 1:  # divided already, but for what is missing
+            if part == "test" and part not in given and shares.test is None:
+                part = "validation"
+            if part != "training" and part in given:
+                return given[part]
+            validation = 0.0 if "validation" in given else shares.validation
+            test = 0.0 if "test" in given else shares.test
+            shares = Shares(None, validation, test, shares.per_label, equal=False)
+        everything = given["training"]
+        return everything.select(shares.divide(everything.labels, split, seed)[part])
 
     def leave_out(self, name: str) -> bool:
         """Return whether a folder of a class is not looked at."""
         return False
 
     @cached_property
-    def _found(self) -> tuple[tuple[str, ...], LabelledFiles]:
-        """The classes and all files."""
+    def _found(self) -> tuple[tuple[str, ...], dict[Part, LabelledFiles]]:
+        """The classes, and the files of each part that has a folder, or all as ``training``."""
         folder = existing(self.folder, "the folders of the classes are expected there")
-        names = list(self._walk(folder, 0))
-        classes = sorted({self._class(name) for name in names})
+        roots = _parts(folder) or {"training": folder}
+        names = {part: list(self._walk(root)) for part, root in roots.items()}
+        classes = sorted({self._class(name) for name in names["training"]})
         if not classes:
             raise DataError(
                 f"data.source.folder is '{folder}' ({folder.resolve()}), where no folder of a "
                 f"class holds images; accepted: {', '.join(SUFFIXES)}."
             )
         label_of = {name: label for label, name in enumerate(classes)}
-        files = ((name, label_of[self._class(name)]) for name in names)
-        return tuple(classes), LabelledFiles.of(folder, files)
+        files = {}
+        for part, root in roots.items():
+            check_known(root, {self._class(name) for name in names[part]}, classes)
+            labelled = ((name, label_of[self._class(name)]) for name in names[part])
+            files[part] = LabelledFiles.of(root, labelled)
+        return tuple(classes), files
 
-    def _walk(self, folder: Path, level: int) -> Iterator[str]:
-        """Yield the names of all images, sorted, folder by folder."""
-        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+    def _walk(self, root: Path, inside: str = "", level: int = 0) -> Iterator[str]:
+        """Yield the names of all images below a root, sorted, folder by folder."""
+        for entry in sorted(os.scandir(root / inside), key=lambda e: e.name):
+            name = f"{inside}{entry.name}"
+            if entry.name.startswith("."):
+                continue
             if entry.is_dir():
-                if self.depth is None or level < self.depth:
-                    if level == 0 and self.leave_out(entry.name):
-                        continue
-                    yield from self._walk(Path(entry.path), level + 1)
+                if self.depth is not None and level >= self.depth:
+                    continue
+                if level == 0 and self.leave_out(entry.name):
+                    continue
+                names = list(self._walk(root, f"{name}/", level + 1))
+                if not names and level < self.label_depth:
+                    raise without_images(entry.path)
+                yield from names
             elif is_image(entry.name):
                 if level < self.label_depth:
                     raise DataError(
                         f"{entry.path} has no class: it lies {level} folders deep, and "
                         f"data.source.label_depth is {self.label_depth}."
                     )
-                yield str(Path(entry.path).relative_to(self.folder))
+                yield name
 
     def _class(self, name: str) -> str:
-        return "/".join(Path(name).parts[: self.label_depth])
+        return "/".join(name.split("/")[: self.label_depth])
+
+
+def without_images(folder: str | Path) -> DataError:
+    """Return the error of a folder of a class that holds none."""
+    return DataError(
+        f"{folder} is the folder of a class, but holds no images; delete it or fill it. Accepted: "
+        f"{', '.join(SUFFIXES)}."
+    )
+
+
+def check_known(folder: Path, found: Iterable[str], classes: Sequence[str]) -> None:
+    """Raise a DataError for a class of a part of the data set that the training images lack."""
+    unknown = sorted(set(found) - set(classes))
+    if unknown:
+        raise DataError(
+            f"{folder / unknown[0]} is the folder of a class that the training images lack."
+            f"{did_you_mean(unknown[0], classes)}"
+        )
+
+
+def _parts(folder: Path) -> dict[Part, Path]:
+    """Return the folders of the parts of a data set that is divided already, else nothing."""
+    inside = subfolders(folder)
+    found: dict[Part, Path] = {}
+    for part, names in PART_FOLDERS.items():
+        for name in names:
+            if name in inside:
+                found.setdefault(part, folder / name)
+    return found if "training" in found and (len(found) > 1 or len(inside) == 1) else {}
+
+
+def subfolders(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in a folder, sorted; not those that begin with a dot."""
+    names = (entry.name for entry in os.scandir(folder) if entry.is_dir())
+    return tuple(sorted(name for name in names if not name.startswith(".")))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from torch import nn
+
 from qatlab.data.file_batches import FileBatches, FileLoader
-from qatlab.data.file_sources import FileSource, LabelledFiles
+from qatlab.data.file_sources import BAD_IMAGES, BadImages, FileSource, LabelledFiles
 from qatlab.data.limits import choice, whole_number
 from qatlab.data.module import ImageModule
 from qatlab.data.splits import Split
 from qatlab.data.transforms.geometry import Rescale
+from qatlab.data.transforms.pipeline import split_by_size
 from qatlab.data.transforms.transform import Part, Transform
 from qatlab.errors import DataError
 
@@ -24,6 +27,11 @@ class ImageFiles(ImageModule):
     that is still bytes behind the last of them is multiplied by 1/255, floats are left as they are.
     Without ``transforms``, images are resized as OpenCV does.
 
+    With ``on_device``, workers stop behind the last step that resizes, and what follows is done to
+    whole batches where the network computes: workers hand over bytes, a quarter of the floats, and
+    a GPU takes over their work. Images are the same, but for random steps among these: they draw
+    for a batch, not for each image by its place, so they depend on ``batch_size``.
+
     Args:
         source: tells the files of each part and their classes; asked in ``setup``.
         image_size: height and width the network sees; transforms must make images of that size.
@@ -35,6 +43,9 @@ class ImageFiles(ImageModule):
         shuffle_seed: of the order of the training images and of their random changes.
         workers: processes that decode and transform images; 0 does so between training steps.
         transforms: what is done to the images, by name.
+        on_device: do what follows the last step that resizes where the network computes.
+        bad_images: what an image is that cannot be decoded: an ``error``, or left out (``skip``):
+            its batch is then smaller, and the epoch ends with a line that tells how many they are.
     """
 
     def __init__(
@@ -47,7 +58,9 @@ class ImageFiles(ImageModule):
         split_seed: int,
         shuffle_seed: int,
         workers: int,
-        transforms: Mapping[str, Transform] | None = None,
+        transforms: Mapping[str, Transform | nn.Module | None] | None = None,
+        on_device: bool = False,
+        bad_images: BadImages = "error",
     ) -> None:
         super().__init__(
             source, image_size, batch_size, eval_batch_size, split_seed, shuffle_seed, transforms
@@ -55,6 +68,8 @@ class ImageFiles(ImageModule):
         self.source = source
         self.split = choice("data.split", split, ("random", "in_order"))
         self.workers = whole_number("data.workers", workers, 0)
+        self.on_device = on_device
+        self.bad_images = choice("data.bad_images", bad_images, BAD_IMAGES)
         if transforms is None:
             height, width = self.image_size
             for pipeline in self.pipelines.values():
@@ -91,17 +106,39 @@ class ImageFiles(ImageModule):
 
     def _of(self, part: Part) -> LabelledFiles:
         if part not in self._files:
-            self._files[part] = self.source.files(part, self.split, self.split_seed)
+            files = self.source.files(part, self.split, self.split_seed)
+            labels = files.labels
+            if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+                raise DataError(
+                    f"data.source gave {part} images with labels from {labels.min()} to "
+                    f"{labels.max()}; they must be from 0 to {self.num_classes - 1}, one per class "
+                    "name."
+                )
+            self._files[part] = files
         return self._files[part]
 
     def _loader(self, part: Part, batch_size: int, shuffle: bool = False) -> FileLoader:
+        each, whole = self.pipelines[part], list[Transform]()
+        if self.on_device:
+            each, whole = split_by_size(each)
+        channels = self.source.channels
+        for transform in each:
+            channels = transform.channels(channels)
         batches = FileBatches(
             self._of(part),
             self.source.channels,
-            self.pipelines[part],
-            (self.in_channels, *self.image_size),
+            each,
+            (channels, *self.image_size),
             self.shuffle_seed,
-            part,
+            leave_out=self.bad_images == "skip",
         )
-        size, share = self.images_of(batch_size), self.share(even=part == "training")
-        return FileLoader(batches, size, self.workers, self.device(), shuffle, share)
+        return FileLoader(
+            batches,
+            self.images_of(batch_size),
+            self.workers,
+            self.device(),
+            part,
+            shuffle,
+            whole,
+            self.share(even=part == "training"),
+        )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from qatlab.data.batches import BatchLoader
+from qatlab.data.download import Fetches
 from qatlab.data.limits import choice, number, whole_number
 from qatlab.data.module import ImageModule
 from qatlab.data.opencv_resize import resize_bilinear
@@ -101,6 +102,11 @@ class ImageData(ImageModule):
                 "or RandomErasing there."
             )
         self._parts: dict[Part, Prepared] = {}
+
+    def prepare_data(self) -> None:
+        """Let the source download what it lacks; the first process does so while others wait."""
+        if isinstance(self.source, Fetches):
+            self.source.fetch()
 
     def setup(self, stage: str) -> None:
         """Read what ``stage`` needs, unless it was read before, and move it to the device."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from qatlab.data.batches import ALONE, Share
 from qatlab.data.limits import height_and_width, whole_number
@@ -51,7 +51,7 @@ class ImageModule(LightningDataModule):
         eval_batch_size: int,
         split_seed: int,
         shuffle_seed: int,
-        transforms: Mapping[str, Transform] | None,
+        transforms: Mapping[str, Transform | nn.Module | None] | None,
     ) -> None:
         super().__init__()
         self.image_size = height_and_width("data.image_size", image_size)

@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from qatlab.data import native
+
 _WEIGHT_BITS = 11  # a pair of neighbours shares 2**11 parts of weight
 # Torch runs an operation on fewer elements than this on one thread. Such a piece also stays in the
 # cache, so small pieces are faster than large ones on several threads, and memory stays small.
@@ -40,6 +42,15 @@ def resize_bilinear(images: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if images.is_floating_point():
         return _resize_floats(images, size)
+    compiled = native.resize_bilinear() if images.device.type == "cpu" else None
+    if compiled is None:
+        return _resize_bytes(images, size)
+    resized = images.new_empty((*images.shape[:2], *size))
+    compiled(images.data_ptr(), resized.data_ptr(), *images.shape, *images.stride(), *size)
+    return resized
+
+
+def _resize_bytes(images: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     device = images.device
     left, right, left_weight, right_weight = _neighbours(images.shape[3], width, device, True)

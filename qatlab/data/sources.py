@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from qatlab.data import download
 from qatlab.data.idx import read_idx
 from qatlab.errors import DataError
 
@@ -53,7 +54,7 @@ class Mnist:
     """The 70,000 handwritten digits of Y. LeCun, C. Cortes and C. Burges, 28x28, grey.
 
     Reads the archives as they are: it unpacks nothing on disk, so a folder may be read-only and
-    several runs may start at once; and it never uses the network.
+    several runs may start at once.
 
     Args:
         folder: holds ``MNIST/raw/`` as torchvision lays it out, or the four files themselves,
@@ -92,15 +93,19 @@ class Mnist:
         return LabelledImages(images[:, None], labels.long())
 
     def _find(self, name: str) -> Path:
-        for folder in (self.folder / self._subfolder, self.folder):
-            for file in (folder / name, folder / f"{name}.gz"):
-                if file.is_file():
-                    return file
-        raise DataError(
-            f"data.source.folder is '{self.folder}' ({self.folder.resolve()}), where neither "
-            f"'{self._subfolder}/{name}.gz' nor '{name}.gz' exists; the four files of "
-            f"{type(self).__name__} are expected there: {self._advice}."
-        )
+        file = self._file(name)
+        if file is None:
+            raise DataError(
+                f"data.source.folder is '{self.folder}' ({self.folder.resolve()}), where neither "
+                f"'{self._subfolder}/{name}.gz' nor '{name}.gz' exists; the four files of "
+                f"{type(self).__name__} are expected there: {self._advice}."
+            )
+        return file
+
+    def _file(self, name: str) -> Path | None:
+        folders = (self.folder / self._subfolder, self.folder)
+        files = (folder / f"{name}{suffix}" for folder in folders for suffix in ("", ".gz"))
+        return next((file for file in files if file.is_file()), None)
 
 
 class FashionMnist(Mnist):
@@ -109,6 +114,7 @@ class FashionMnist(Mnist):
     Args:
         folder: holds ``FashionMNIST/raw/`` as torchvision lays it out, or the four files
             themselves, as Debian's package dataset-fashion-mnist does.
+        download: let ``fetch`` download what is missing, 31 MB.
     """
 
     class_names = (
@@ -125,7 +131,8 @@ class FashionMnist(Mnist):
     )
     _subfolder = "FashionMNIST/raw"
     _advice = (
-        "'apt-get install dataset-fashion-mnist' puts them into '/usr/share/datasets/fashion-mnist'"
+        "data.source.download=true fetches them, and 'apt-get install dataset-fashion-mnist' puts "
+        "them into '/usr/share/datasets/fashion-mnist'"
     )
     _md5: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -133,3 +140,20 @@ class FashionMnist(Mnist):
         "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
         "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
     }
+    _url: ClassVar[str] = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+    _packed_md5: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+    }
+
+    def __init__(self, folder: str, download: bool = False) -> None:
+        super().__init__(folder)
+        self.download = download
+
+    def fetch(self) -> None:
+        """Download what is missing, if that is allowed."""
+        for name, md5 in self._packed_md5.items():
+            if self.download and self._file(name) is None:
+                download.file(f"{self._url}/{name}.gz", md5, self.folder / self._subfolder)

@@ -47,9 +47,10 @@ class Shares:
     """How the images of one collection are divided.
 
     Args:
-        training: share of the images, up to 1; a number above 1 is one of images.
+        training: share of the images, up to 1; a number above 1 is one of images. None for all that
+            validation and test leave.
         validation: likewise.
-        test: likewise; None for all that is left.
+        test: likewise; None for all that is left, or for none if training has that.
         per_label: divide the images of each class for itself, else all together.
         equal: with ``per_label``, divide as many images of each class as the smallest class has;
             the surplus goes to the test set.
@@ -57,24 +58,23 @@ class Shares:
 
     def __init__(
         self,
-        training: float,
+        training: float | None,
         validation: float = 0.0,
         test: float | None = None,
         per_label: bool = True,
         equal: bool = True,
     ) -> None:
         key = "data.source"
-        self.training = number(f"{key}.training", training, low=0)
+        self.training = None if training is None else number(f"{key}.training", training, low=0)
         self.validation = number(f"{key}.validation", validation, low=0)
         self.test = None if test is None else number(f"{key}.test", test, low=0)
         self.per_label = per_label
         self.equal = equal and per_label
-        given = [self.training, self.validation, self.test or 0.0]
-        if max(given) <= 1 and sum(given) > 1 + 1e-9:
-            raise ConfigError(
-                f"data.source: training={training:g} and validation={validation:g} are shares"
-                f"{'' if test is None else f', and test={test:g}'}; together they exceed 1."
-            )
+        named = {"training": self.training, "validation": self.validation, "test": self.test}
+        given = {name: share for name, share in named.items() if share is not None}
+        if max(given.values()) <= 1 and sum(given.values()) > 1 + 1e-9:
+            shares = ", ".join(f"{name}={share:g}" for name, share in given.items())
+            raise ConfigError(f"data.source: the shares {shares} together exceed 1.")
 
     def divide(self, labels: Indices, split: str, seed: int) -> dict[str, Indices]:
         """Return which images belong to which part, in ascending order.
@@ -102,18 +102,28 @@ class Shares:
         return {part: np.sort(np.concatenate(pieces)) for part, pieces in parts.items()}
 
     def _counts(self, n_images: int) -> Counts:
-        given = (self.training, self.validation, self.test)
-        if max(x or 0.0 for x in given) <= 1:
-            test = 1 - self.training - self.validation if self.test is None else self.test
-            return counts(n_images, self.training, self.validation, max(0.0, test))
-        whole = [_half_up(x * n_images) if x <= 1 else int(x) for x in given if x is not None]
-        training, validation, *others = whole
-        if sum(whole) > n_images:
+        """Return how many images of a group make up each part."""
+        held_out = [self.validation, self.test or 0.0]
+        if max(self.training or 0.0, *held_out) <= 1:
+            training = 1 - sum(held_out) if self.training is None else self.training
+            if self.training is not None and self.test is None:
+                held_out[1] = max(0.0, 1 - training - self.validation)
+            return counts(n_images, max(0.0, training), *held_out)
+        wanted = [self.training or 0.0, *held_out]
+        training, validation, test = (
+            _half_up(share * n_images) if share <= 1 else int(share) for share in wanted
+        )
+        left = n_images - training - validation - test
+        if left < 0:
             raise ConfigError(
-                f"data.source: training, validation and test want {sum(whole)} images, but there "
-                f"are only {n_images}{' of a class' if self.per_label else ''}."
+                f"data.source: training, validation and test want {n_images - left} images, but "
+                f"there are only {n_images}{' of a class' if self.per_label else ''}."
             )
-        return Counts(training, validation, *(others or [n_images - sum(whole)]))
+        if self.training is None:
+            training += left
+        elif self.test is None:
+            test += left
+        return Counts(training, validation, test)
 
 
 def _half_up(x: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,8 @@ class Rescale(Transform):
             the size asked for; false, it covers it.
         apply_to: see :class:`Transform`.
     """
+
+    resizes = True
 
     def __init__(
         self,
@@ -72,6 +75,8 @@ class PadCrop(Transform):
         border_value: for ``constant``: a number, or one for each channel.
         apply_to: see :class:`Transform`.
     """
+
+    resizes = True
 
     def __init__(
         self,
@@ -142,9 +147,11 @@ class Flip(Transform):
         axes = [axis for axis, flips in self.always.items() if flips]
         images = images.flip(axes) if axes else images
         for axis, flips in self.sometimes.items():
-            if flips:
-                chosen = torch.from_numpy(rng.random(len(images)) < 0.5)
-                images = augment.flip(images, chosen.to(images.device), axis)
+            chosen = rng.random(images.shape[0]) < 0.5 if flips else np.zeros(1, dtype=bool)
+            if chosen.all():  # or none, as often when it is one image; to choose takes far longer
+                images = images.flip(axis)
+            elif chosen.any():
+                images = augment.flip(images, torch.from_numpy(chosen).to(images.device), axis)
         return images
 
 
@@ -165,6 +172,8 @@ class RandomResizeCrop(Transform):
         apply_to: see :class:`Transform`.
     """
 
+    resizes = True
+
     def __init__(
         self,
         width: int,
@@ -183,23 +192,26 @@ class RandomResizeCrop(Transform):
     def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Cut and resize, image by image: each part has its own size."""
         size = self.height, self.width
-        result = images.new_empty((*images.shape[:2], *size))
-        for number, image in enumerate(images):
+        results = []
+        for number in range(images.shape[0]):
             top, left, height, width = self._part(images.shape[2], images.shape[3], rng)
-            part = image[None, :, top : top + height, left : left + width]
-            result[number] = resize_bilinear(part, size)[0]
-        return result
+            part = images[number : number + 1, :, top : top + height, left : left + width]
+            results.append(resize_bilinear(part, size))
+        return results[0] if len(results) == 1 else torch.cat(results)
 
     def _part(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw top, left, height and width."""
+        lowest, highest = (math.log(ratio) for ratio in self.ratio)
         for _ in range(10):
-            area = height * width * rng.uniform(*self.scale)
-            ratio = np.exp(rng.uniform(*np.log(self.ratio)))
-            part_width = round(float(np.sqrt(area * ratio)))
-            part_height = round(float(np.sqrt(area / ratio)))
+            # Four numbers at once: single ones from NumPy take as long as a tenth of the resizing.
+            of_scale, of_ratio, down, right = rng.random(4).tolist()
+            area = height * width * (self.scale[0] + of_scale * (self.scale[1] - self.scale[0]))
+            ratio = math.exp(lowest + of_ratio * (highest - lowest))
+            part_width = round(math.sqrt(area * ratio))
+            part_height = round(math.sqrt(area / ratio))
             if 0 < part_width <= width and 0 < part_height <= height:
-                top = int(rng.integers(0, height - part_height, endpoint=True))
-                left = int(rng.integers(0, width - part_width, endpoint=True))
+                top = int(down * (height - part_height + 1))
+                left = int(right * (width - part_width + 1))
                 return top, left, part_height, part_width
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
         part_height = max(1, min(height, round(width / ratio)))
@@ -219,6 +231,8 @@ class Reshape(Transform):
         n_channels: channels of the result; 0 for those of the image.
         apply_to: see :class:`Transform`.
     """
+
+    resizes = True
 
     def __init__(
         self,

@@ -6,29 +6,38 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from qatlab.data.transforms.torchvision import Torchvision
 from qatlab.data.transforms.transform import PARTS, Part, Transform
+from qatlab.data.transforms.values import RangeAffine
 from qatlab.errors import ConfigError, DataError
 
 _ELEMENTS_PER_PIECE = 1 << 24  # prepared at once: what is computed in between stays small
 
 
-def named(transforms: Mapping[str, Transform]) -> list[Transform]:
+def named(transforms: Mapping[str, Transform | nn.Module | None]) -> list[Transform]:
     """Return the transforms in order; each learns its key, for what it has to say.
+
+    Those of torchvision, and other modules, are wrapped; None is a step that is left out.
 
     Raises:
         ConfigError: if one is none.
     """
-    for name, transform in transforms.items():
+    found = []
+    for name, given in transforms.items():
+        transform = Torchvision(given) if isinstance(given, nn.Module) else given
+        if transform is None:
+            continue
         key = f"data.transforms.{name}"
         if not isinstance(transform, Transform):
             raise ConfigError(
-                f"{key} is no transform. Accepted: a mapping whose _target_ is a class of "
-                "qatlab.data.transforms."
+                f"{key} is no transform. Accepted: null, or a mapping whose _target_ is a class of "
+                "qatlab.data.transforms or torchvision.transforms.v2."
             )
         transform.key = key
-    return list(transforms.values())
+        found.append(transform)
+    return found
 
 
 def of_part(transforms: Iterable[Transform], part: Part) -> list[Transform]:
@@ -65,6 +74,12 @@ def split(transforms: Sequence[Transform]) -> tuple[list[Transform], list[Transf
     return list(transforms[:first]), list(transforms[first:])
 
 
+def split_by_size(transforms: Sequence[Transform]) -> tuple[list[Transform], list[Transform]]:
+    """Return the steps up to the last one that resizes, and those that take whole batches."""
+    first = max((i for i, t in enumerate(transforms, 1) if t.resizes), default=0)
+    return list(transforms[:first]), list(transforms[first:])
+
+
 def apply(transforms: Iterable[Transform], images: Tensor, rng: np.random.Generator) -> Tensor:
     """Return what all transforms make of the images, one after the other."""
     for transform in transforms:
@@ -83,6 +98,33 @@ def apply_once(transforms: Sequence[Transform], images: Tensor) -> Tensor:
     pieces, parts = (torch.split(x, n_images) for x in (images, result))
     for piece, part in zip(pieces, parts, strict=True):
         part.copy_(apply(transforms, piece, rng))
+    return result
+
+
+def in_pieces(
+    transforms: Sequence[Transform], images: Tensor, rng: np.random.Generator, n_images: int
+) -> Tensor:
+    """Return what transforms make of a batch, as floats, a few images at a time.
+
+    These stay in a CPU's cache until the last operation writes them to where they belong. On a core
+    that decodes images as well, this takes a third of the time that whole batches take.
+    """
+    last = transforms[-1] if transforms and isinstance(transforms[-1], RangeAffine) else None
+    others = transforms[:-1] if last else transforms
+    results: Sequence[Tensor] = ()
+    result = torch.empty(0)
+    for number, piece in enumerate(torch.split(images, n_images)):
+        x = apply(others, piece, rng)
+        if number == 0:
+            # NumPy asks for large pages: with small ones, new memory takes longer than arithmetic.
+            result = torch.from_numpy(np.empty((len(images), *x.shape[1:]), dtype=np.float32))
+            results = torch.split(result, n_images)
+        if last is not None:
+            last.into(x, results[number])
+        elif x.is_floating_point():
+            results[number].copy_(x)
+        else:
+            torch.mul(x, 1 / 255, out=results[number])
     return result
 
 

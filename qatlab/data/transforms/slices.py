@@ -43,6 +43,8 @@ class SliceExtraction(Transform):
         apply_to: see :class:`Transform`.
     """
 
+    resizes = True
+
     def __init__(
         self,
         width: int = 0,

@@ -30,10 +30,13 @@ class Transform(ABC):
         random: whether each image is changed in its own way; else once and for all.
         per_pixel: whether a pixel depends on that pixel alone and is quickly computed. Such steps
             cost no more for each batch than it costs to keep their floats in memory.
+        resizes: whether the result has another size than the image. Images of files have many
+            sizes; behind the last of these steps they have one, and a batch can be formed.
         key: where the transform stands in the configuration, as far as it is known.
     """
 
     per_pixel: ClassVar[bool] = False
+    resizes: ClassVar[bool] = False
 
     def __init__(self, apply_to: Sequence[str] | None = None) -> None:
         self.random = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,6 +15,11 @@ from qatlab.errors import ConfigError
 
 Operator = Literal["plus", "minus", "multiplies", "divides"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
+OPERATIONS: dict[str, Callable[..., Tensor]] = {
+    "plus": torch.add,
+    "minus": torch.sub,
+    "multiplies": torch.mul,
+}
 
 
 class RangeAffine(Transform):
@@ -60,17 +65,16 @@ class RangeAffine(Transform):
 
     def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Compute."""
-        x = images.to(torch.float32, copy=True)
+        return self.into(images, None)
+
+    def into(self, images: Tensor, result: Tensor | None) -> Tensor:
+        """Compute, and write to ``result``, float32, of the shape of ``images``; None for new."""
+        x = images  # the first operation makes floats of bytes by itself
         for operator, values in self.steps:
             v: float | Tensor = values[0]
             if len(values) > 1:
                 v = torch.tensor(values, dtype=torch.float32, device=x.device).view(-1, 1, 1)
-            if operator == "plus":
-                x += v
-            elif operator == "minus":
-                x -= v
-            else:
-                x *= v
+            x = result = OPERATIONS[operator](x, v, out=result)
         return x.trunc_() if self.truncate else x
 
     def _step(

@@ -10,9 +10,12 @@ from omegaconf import DictConfig
 
 from qatlab.data import ImageData, ImageFiles, Mnist
 from qatlab.data.transforms import RandomResizeCrop
+from qatlab.data.transforms.transform import PARTS
 
 IN_MEMORY = {"mnist": (10, 1), "fashion_mnist": (10, 1), "synthetic": (10, 1)}
 IN_MEMORY |= {"cifar10": (10, 3), "cifar100": (100, 3)}
+
+DECODED = ("cifar10_jpeg",)  # its classes are known from its folder alone
 FILES = ("image_folder", "image_table", "gtsrb", "caltech101", "imagenet")
 
 
@@ -23,7 +26,7 @@ def composed(repository: Path, name: str, *overrides: str) -> DictConfig:
 
 def test_all_configs_are_tested_here(repository: Path) -> None:
     options = {path.stem for path in (repository / "conf" / "data").glob("[!_]*.yaml")}
-    assert options == {*IN_MEMORY, *FILES}
+    assert options == {*IN_MEMORY, *DECODED, *FILES}
 
 
 @pytest.mark.parametrize("name", IN_MEMORY)
@@ -35,6 +38,13 @@ def test_every_data_set_config_builds_without_its_files(repository: Path, name: 
     assert data.shuffle_seed == 5  # the seed of the run
 
 
+@pytest.mark.parametrize("name", DECODED)
+def test_files_to_be_kept_in_memory_have_the_config_of_others(repository: Path, name: str) -> None:
+    data = instantiate(composed(repository, name))
+    assert isinstance(data, ImageData)
+    assert (data.in_channels, data.image_size, data.shuffle_seed) == (3, (32, 32), 5)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_config_of_image_files_builds_without_its_files(repository: Path, name: str) -> None:
     data = instantiate(composed(repository, name))
@@ -43,7 +53,7 @@ def test_every_config_of_image_files_builds_without_its_files(repository: Path, 
     assert data.shuffle_seed == 5
 
 
-@pytest.mark.parametrize("names", [tuple(IN_MEMORY), FILES])
+@pytest.mark.parametrize("names", [(*IN_MEMORY, *DECODED), FILES])
 def test_all_data_sets_of_a_kind_have_the_same_keys(
     repository: Path, names: tuple[str, ...]
 ) -> None:
@@ -51,7 +61,7 @@ def test_all_data_sets_of_a_kind_have_the_same_keys(
     assert all(other == keys[0] for other in keys)
 
 
-@pytest.mark.parametrize("name", [*IN_MEMORY, *FILES])
+@pytest.mark.parametrize("name", [*IN_MEMORY, *DECODED, *FILES])
 def test_a_config_shows_all_arguments_of_its_source(repository: Path, name: str) -> None:
     node = composed(repository, name).source
     source = type(instantiate(node))
@@ -76,6 +86,9 @@ def test_imagenet_is_transformed_as_is_usual(repository: Path) -> None:
     for part, length in (("training", 3), ("validation", 3), ("test", 3)):
         assert len(data.pipelines[part]) == length
     assert isinstance(data.pipelines["training"][0], RandomResizeCrop)
+    jitter = "data.transforms.color={_target_: torchvision.transforms.v2.ColorJitter, hue: 0.1}"
+    data = instantiate(composed(repository, "imagenet", jitter))
+    assert [len(data.pipelines[part]) for part in PARTS] == [4, 3, 3]
 
 
 def test_the_mnist_config_reads_the_archives_of_the_repository(

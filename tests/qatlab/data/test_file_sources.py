@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def numbered(kind: str, count: int) -> Iterable[str]:
 
 
 def listed(files: LabelledFiles) -> list[tuple[str, int]]:
-    names = (str(files.file(i).relative_to(files.folder)) for i in range(len(files.labels)))
+    names = (os.path.relpath(files.file(i), files.folder) for i in range(len(files.labels)))
     return list(zip(names, files.labels.tolist(), strict=True))
 
 
@@ -70,7 +71,8 @@ def test_depth_is_how_far_to_look_and_how_much_of_the_path_is_a_class(tmp_path: 
         source = ImageFolder(folder, training=1, per_label=False, **options)
         return source.class_names, len(part(source, "training"))
 
-    assert found() == (("a",), 1)
+    with pytest.raises(DataError, match="/b is the folder of a class, but holds no images; "):
+        found()  # one level deep
     assert found(depth=2) == (("a", "b"), 3)
     assert found(depth=None) == (("a", "b"), 4)
     (tmp_path / "a/1.jpg").unlink()
@@ -103,6 +105,9 @@ def test_a_missing_folder_is_told_with_its_key(tmp_path: Path, make: Any) -> Non
 
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     source = ImageFolder(touched(tmp_path, "a/readme.txt"), 1)
+    with pytest.raises(DataError, match=r"/a is the folder of a class, .* Accepted: \.jpg"):
+        _ = source.class_names
+    source = ImageFolder(touched(tmp_path / "empty", "readme.txt"), 1)
     with pytest.raises(DataError, match=r"no folder of a class holds images; accepted: \.jpg"):
         _ = source.class_names
 
@@ -117,7 +122,7 @@ def test_a_table_lists_images_and_classes(tmp_path: Path) -> None:
     source = CsvImages(folder, "list.csv", training=1, validation=0, equal=False)
     assert source.class_names == ("cat", "dog")
     assert part(source, "training") == [("a.jpg", 0), ("sub/b.jpg", 1), ("c.jpg", 0)]
-    assert source.files("training", "in_order", 0).file(1) == tmp_path / "sub/b.jpg"
+    assert source.files("training", "in_order", 0).file(1) == str(tmp_path / "sub/b.jpg")
 
 
 def test_classes_that_are_numbers_are_sorted_as_such(tmp_path: Path) -> None:
@@ -221,24 +226,26 @@ def imagenet(tmp_path: Path) -> Path:
 
 
 def test_imagenet_tests_on_its_validation_images(imagenet: Path) -> None:
-    source = ImageNet(str(imagenet))
+    source = ImageNet(str(imagenet), num_classes=2)
     assert source.class_names == ("n01", "n02")
     assert len(part(source, "training")) == 10
     held_out = [("val/n01/a.JPEG", 0), ("val/n02/b.JPEG", 1)]
     assert part(source, "validation") == part(source, "test") == held_out
-    assert part(ImageNet(str(imagenet), test_on_validation=False), "test") == []
+    assert part(ImageNet(str(imagenet), num_classes=2, test_on_validation=False), "test") == []
 
 
 def test_imagenet_tests_on_what_is_not_trained_on(imagenet: Path) -> None:
-    source = ImageNet(str(imagenet), training=0.8)
+    source = ImageNet(str(imagenet), 0.8, num_classes=2)
     assert len(part(source, "training")) == 8
     rest = [("train/n02/4.jpg", 1), ("train/n02/5.jpg", 1)]
     assert part(source, "test") == [*rest, ("val/n01/a.JPEG", 0), ("val/n02/b.JPEG", 1)]
-    assert part(ImageNet(str(imagenet), 0.8, test_on_validation=False), "test") == rest
+    assert (
+        part(ImageNet(str(imagenet), 0.8, test_on_validation=False, num_classes=2), "test") == rest
+    )
 
 
 def test_imagenet_has_a_background_class_if_asked(imagenet: Path) -> None:
-    source = ImageNet(str(imagenet), background_class=True)
+    source = ImageNet(str(imagenet), num_classes=2, background_class=True)
     assert source.class_names == ("background", "n01", "n02")
     assert part(source, "validation") == [("val/n01/a.JPEG", 1), ("val/n02/b.JPEG", 2)]
 
@@ -248,9 +255,11 @@ def test_imagenet_reads_the_classes_of_its_validation_images_from_a_table(
     imagenet: Path, background: bool, label: int
 ) -> None:
     (imagenet / "val.txt").write_text("c.JPEG 1\nn01/a.JPEG n02\n")
-    source = ImageNet(str(imagenet), validation_labels="val.txt", background_class=background)
+    source = ImageNet(
+        str(imagenet), num_classes=2, validation_labels="val.txt", background_class=background
+    )
     assert part(source, "validation") == [("val/c.JPEG", label), ("val/n01/a.JPEG", label)]
     (imagenet / "val.txt").write_text("c.JPEG n03\n")
-    wrong = ImageNet(str(imagenet), validation_labels="val.txt")
+    wrong = ImageNet(str(imagenet), num_classes=2, validation_labels="val.txt")
     with pytest.raises(DataError, match=r"c\.JPEG has the class n03, .* Did you mean 'n0"):
         part(wrong, "validation")

@@ -93,6 +93,13 @@ def test_numbers_above_one_are_images() -> None:
         divided(training=20, test=5, per_label=False)
 
 
+def test_training_may_have_all_that_the_others_leave() -> None:
+    parts = divided(training=None, validation=0.25, test=0.25, equal=False)
+    assert [per_label(parts[part]) for part in parts] == [[5, 3, 4], [3, 2, 2], [2, 1, 2]]
+    parts = divided(training=None, validation=2, equal=False)
+    assert [per_label(parts[part]) for part in parts] == [[8, 4, 6], [2, 2, 2], [0, 0, 0]]
+
+
 def test_a_random_division_depends_on_its_seed_only() -> None:
     options = {"training": 0.5, "validation": 0.25}
     first = divided("random", 1, **options)
@@ -109,8 +116,14 @@ def test_a_random_division_depends_on_its_seed_only() -> None:
         ({"training": -1}, r"data\.source\.training is -1; it must be a number of at least 0"),
         ({"training": "all"}, r"data\.source\.training is 'all'"),
         ({"training": 0.5, "test": -0.5}, r"data\.source\.test is -0\.5"),
-        ({"training": 0.8, "validation": 0.3}, r"training=0\.8 and validation=0\.3 .* exceed 1"),
-        ({"training": 0.8, "validation": 0.1, "test": 0.2}, r"and test=0\.2; together they exceed"),
+        (
+            {"training": 0.8, "validation": 0.3},
+            r"shares training=0\.8, validation=0\.3 together exceed",
+        ),
+        (
+            {"training": 0.8, "validation": 0.1, "test": 0.2},
+            r"validation=0\.1, test=0\.2 together exceed 1",
+        ),
     ],
 )
 def test_impossible_shares_are_told(options: dict[str, Any], expected: str) -> None:

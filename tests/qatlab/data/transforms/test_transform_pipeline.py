@@ -15,9 +15,11 @@ from qatlab.data.transforms import (
     Equalize,
     Flip,
     PadCrop,
+    RandomErasing,
     RangeAffine,
     Rescale,
     SliceExtraction,
+    Torchvision,
     Transform,
     pipeline,
 )
@@ -31,10 +33,11 @@ from qatlab.data.transforms.pipeline import (
 )
 from qatlab.errors import ConfigError
 
+OWN = (Transform, RandomErasing, Torchvision)  # all others have a name that N2D2 gave them
 CLASSES = [
     member
     for member in vars(transforms).values()
-    if isinstance(member, type) and issubclass(member, Transform) and member is not Transform
+    if isinstance(member, type) and issubclass(member, Transform) and member not in OWN
 ]
 REQUIRED: dict[str, dict[str, Any]] = {
     "ChannelExtraction": {"channel": "gray"},
