@@ -185,13 +185,14 @@ class FileLoader(ResumableLoader):
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.sampler.draw(torch.device("cpu")).order.tolist()
         places = [self._places(batch) for batch in range(start, len(self))]
-        shared = self._memory(places)
+        # One batch is used here while others are made: all that may be, in memory of their own.
+        count = min(len(places), _AHEAD * self.workers + 1)
         orders = [
-            Order(epoch, p.start, order[p.start : p.stop], number % max(1, len(shared)))
+            Order(epoch, p.start, order[p.start : p.stop], number % count)
             for number, p in enumerate(places)
         ]
         batches = copy(self.batches)
-        batches.shared = shared
+        batches.shared = shared = self._memory(orders[:count])
         on_gpu = self.device.type == "cuda"
         loader: DataLoader[Made | QatlabError] = DataLoader(
             batches,
@@ -219,13 +220,15 @@ class FileLoader(ResumableLoader):
         finally:
             self._tell(bad, seen)
 
-    def _memory(self, places: Sequence[range]) -> list[Tensor]:
-        """Return memory for as many batches as workers make ahead, and one that is used here."""
-        if self.workers == 0:
+    def _memory(self, orders: Sequence[Order]) -> list[Tensor]:
+        """Return memory for these batches, if workers make bytes, as the first image tells."""
+        if self.workers == 0 or not orders:
             return []
-        shape = (max(map(len, places), default=0), *self.batches.shape)
-        count = min(len(places), _AHEAD * self.workers + 1)
-        memory = (torch.empty(shape, dtype=torch.uint8) for _ in range(count))
+        made = self.batches[orders[0]._replace(images=orders[0].images[:1])]
+        if isinstance(made, QatlabError) or made.x is None or made.x.dtype != torch.uint8:
+            return []
+        shape = (max(len(order.images) for order in orders), *self.batches.shape)
+        memory = (torch.empty(shape, dtype=torch.uint8) for _ in orders)
         return [x.share_memory_() for x in memory]  # type: ignore[no-untyped-call]
 
     def _tell(self, bad: Sequence[str], seen: int) -> None:

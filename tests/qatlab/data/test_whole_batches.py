@@ -124,6 +124,22 @@ def test_workers_write_bytes_to_shared_memory_and_hand_over_floats(folder: Path)
     assert made.x is not None
 
 
+@pytest.mark.parametrize(("on_device", "count"), [(True, 5), (False, 0)])
+def test_memory_is_shared_only_where_workers_make_bytes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, on_device: bool, count: int
+) -> None:
+    taken = []
+
+    class Noted(module.DataLoader):  # type: ignore[type-arg]
+        def __init__(self, batches: Any, **options: Any) -> None:
+            taken.extend(tuple(x.shape) for x in batches.shared if x.is_shared())
+            super().__init__(batches, **options)
+
+    monkeypatch.setattr(module, "DataLoader", Noted)
+    images(loader(folder, transforms=steps(NORMALIZE), on_device=on_device, workers=2))
+    assert taken == [(4, 3, 8, 6)] * count  # two batches ahead for each worker, and one in use
+
+
 def test_random_steps_of_whole_batches_are_a_function_of_seed_epoch_and_batch(
     folder: Path,
 ) -> None:

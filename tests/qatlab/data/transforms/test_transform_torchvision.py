@@ -83,7 +83,7 @@ def test_a_module_may_stand_among_the_transforms_itself(folder: Path) -> None:
     assert isinstance(last, Torchvision)
     assert (first.key, crop.key) == ("data.transforms.invert", "data.transforms.crop")
     data = image_files(folder, {"invert": v2.RandomInvert(p=1.0)})
-    levels = torch.tensor(255 - photographs().sum((1, 2, 3)).float() / 192)
+    levels = 255 - photographs().sum((1, 2, 3)).float() / 192
     means = seen(data).mean((1, 2, 3)) * 255
     assert torch.allclose(means.sort().values, levels.sort().values, atol=1e-3)
 
