@@ -14,11 +14,12 @@ MODULES = {
     for package in ("qatlab", "ini_compat")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-FOR_ALL = {"qatlab.errors", "qatlab.arguments"}  # these two import nothing but each other
+FOR_ALL = {"qatlab.errors", "qatlab.arguments", "qatlab.native"}  # import nothing but each other
 # What each room may import beside the standard library, itself and FOR_ALL.
 ROOMS = {
     "qatlab.errors": set(),
     "qatlab.arguments": set(),
+    "qatlab.native": set(),
     "qatlab.quant": {"torch", "triton"},
     "qatlab.models": {"torch", "torchvision", "timm"},
     "qatlab.data": {"torch", "torchvision", "pytorch_lightning", "numpy", "PIL"},

@@ -8,19 +8,15 @@ folder. Without a compiler there is one warning, and :mod:`qatlab.quant.eager` u
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
-import os
-import platform
-import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from qatlab.native import compile_once
 from qatlab.quant.grid import Grid
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -82,42 +78,9 @@ def call(name: str, *arguments: Settings | Tensor | int | float | None) -> None:
 @cache
 def _library() -> ctypes.CDLL | None:
     try:
-        return ctypes.CDLL(str(_compiled()))
+        return ctypes.CDLL(str(compile_once(SOURCE, FLAGS)))
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", None)
         words = (output or str(error)).strip().splitlines() or [type(error).__name__]
         log.warning("quantizers run operation by operation, and slower: %s", words[0])
         return None
-
-
-def _compiled() -> Path:
-    """Return the library; compile it unless the cache has it.
-
-    Raises:
-        OSError: without a compiler.
-        subprocess.SubprocessError: if it fails.
-    """
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    if compiler is None:
-        raise OSError("no C++ compiler was found (c++, g++, clang++ or $CXX)")
-    command = [compiler, *FLAGS, str(SOURCE)]
-    text = "\n".join([*command, SOURCE.read_text(), _processor()])
-    name = f"kernels-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qatlab"
-    if (folder / name).exists():
-        return folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        new = Path(temporary) / name
-        subprocess.run([*command, "-o", str(new)], check=True, capture_output=True, text=True)
-        os.replace(new, folder / name)
-    return folder / name
-
-
-def _processor() -> str:
-    """Return what ``-march=native`` depends on: a home folder may be shared by machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))

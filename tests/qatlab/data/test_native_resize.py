@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qatlab.data import native, opencv_resize
 from qatlab.data.opencv_resize import resize_bilinear
+from qatlab.native import compile_once
 
 needs_compiler = pytest.mark.skipif(native.resize_bilinear() is None, reason="needs a C++ compiler")
 
@@ -80,15 +81,15 @@ def test_the_library_is_kept_for_each_source_and_processor(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native, "SOURCE", tmp_path / "quick.cpp")
     native.SOURCE.write_text("int nothing;")
-    first = native._compiled()
+    first = compile_once(native.SOURCE, native.FLAGS)
     made = first.stat().st_mtime_ns
-    assert native._compiled() == first
+    assert compile_once(native.SOURCE, native.FLAGS) == first
     assert first.stat().st_mtime_ns == made
     assert list((tmp_path / "qatlab").iterdir()) == [first]
-    monkeypatch.setattr(native, "_processor", lambda: "another one")
-    second = native._compiled()
+    monkeypatch.setattr("qatlab.native._processor", lambda: "another one")
+    second = compile_once(native.SOURCE, native.FLAGS)
     native.SOURCE.write_text("int something;")
-    assert len({first, second, native._compiled()}) == 3
+    assert len({first, second, compile_once(native.SOURCE, native.FLAGS)}) == 3
 
 
 def test_a_source_that_does_not_compile_is_told(
