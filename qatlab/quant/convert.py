@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import zip_longest
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qatlab.arguments import check_arguments
-from qatlab.errors import ConfigError, QuantRuleError
+from qatlab.errors import QuantRuleError
 from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.memory import add, add_apart, note_copies
@@ -20,12 +17,12 @@ from qatlab.quant.quantizer import Quantizer
 from qatlab.quant.rules import Decision, Rule, Target, resolve
 from qatlab.quant.sites import (
     ADDITIONS,
-    SAME_VALUES_BY_NAME,
     Site,
     find_sites,
     weight_layer_names,
 )
 from qatlab.quant.table import LayerRecord, ModelTable
+from qatlab.quant.trace import compute_out_of_place, shapes_of, trace
 
 Factory = Callable[..., Quantizer]
 
@@ -57,9 +54,9 @@ def quantize(
         QuantRuleError: for a rule that matches nothing or an argument that is not accepted.
         ConfigError: for a network that cannot be traced, or not computed with such images.
     """
-    traced = _trace(model)
-    _compute_out_of_place(traced, activation is not None)
-    shapes = _shapes(traced, example_input)
+    traced = trace(model)
+    compute_out_of_place(traced, activation is not None)
+    shapes = shapes_of(traced, example_input)
     names = weight_layer_names(traced)
     sites = find_sites(traced, shapes)
     layers = [_target(name, traced) for name in names]
@@ -99,7 +96,7 @@ def quantize(
 
 def float_table(model: nn.Module, example_input: Tensor) -> ModelTable:
     """Return the table of a network that stays float."""
-    return quantize(_trace(model), None, None, (), example_input)[1]
+    return quantize(trace(model), None, None, (), example_input)[1]
 
 
 def _other_weights(traced: nn.Module, records: Container[str]) -> list[LayerRecord]:
@@ -113,112 +110,6 @@ def _other_weights(traced: nn.Module, records: Container[str]) -> list[LayerReco
                 target = Target(path if name.endswith(".weight") else name, type(module).__name__)
                 rows.append(LayerRecord.of(target, "weight", tuple(parameter.shape), None, ()))
     return rows
-
-
-class _Tracer(fx.Tracer):
-    """A tracer that does not look into modules which drop whole branches in training.
-
-    What it would find there depends on whether they train.
-    """
-
-    proxy_buffer_attributes = True  # what is computed from a buffer is computed at each pass
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = type(m).__name__ in SAME_VALUES_BY_NAME
-        is_norm = isinstance(m, _BatchNorm) and not list(m.children())
-        return known or is_norm or super().is_leaf_module(m, module_qualified_name)
-
-
-def _trace(model: nn.Module) -> fx.GraphModule:
-    name = type(model).__name__
-    try:
-        with _mode_of(model, training=False):
-            evaluating = _graph_module(model)
-        with _mode_of(model, training=True):
-            traced = _graph_module(model)
-    except Exception as error:  # whatever the network's own code raises when it meets a proxy
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"{name} cannot be traced, so its sites cannot be found: {reason}"
-        ) from error
-    for line, other in zip_longest(traced.code.splitlines(), evaluating.code.splitlines()):
-        if line != other:
-            raise ConfigError(
-                f"{name} computes differently in training and in evaluation, which a trace cannot "
-                f"follow: '{str(line or other).split(';')[0].strip()}'; use a module there, such "
-                "as nn.Dropout instead of F.dropout"
-            )
-    traced.training = model.training
-    return traced
-
-
-def _graph_module(model: nn.Module) -> fx.GraphModule:
-    """Trace a network in the mode in which it is, and leave it as it was."""
-    before = set(vars(model))
-    traced = fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
-    for name in vars(model).keys() - before:  # tensors made in a forward pass
-        delattr(model, name)
-        traced.register_buffer(name, getattr(traced, name), persistent=False)
-    return traced
-
-
-def _compute_out_of_place(traced: fx.GraphModule, modules: bool) -> None:
-    """Replace what is computed in place: it would overwrite what a quantizer keeps for backward.
-
-    Args:
-        traced: its calls are replaced, such as ``y.add_(x)`` by ``y = y.add(x)``.
-        modules: change modules too; they are shared with the float network.
-    """
-    for module in traced.modules() if modules else ():
-        if hasattr(module, "inplace"):
-            module.inplace = False  # type: ignore[assignment]
-    order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    for node in traced.graph.nodes:
-        if "inplace" in node.kwargs:
-            node.update_kwarg("inplace", False)
-        if node.op == "call_method" and node.target.endswith("_"):
-            node.target = node.target.rstrip("_")
-            later = {user for user in node.args[0].users if order[user] > order[node]}
-            node.args[0].replace_all_uses_with(node, delete_user_cb=later.__contains__)
-
-
-@contextmanager
-def _mode_of(model: nn.Module, training: bool) -> Iterator[None]:
-    """Set all modules to training or to evaluation for a while."""
-    before = {module: module.training for module in model.modules()}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
-
-
-class _Shapes(fx.Interpreter):
-    """Computes a network and notes the shape of each tensor."""
-
-    def __init__(self, traced: fx.GraphModule) -> None:
-        super().__init__(traced)
-        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.shapes[n] = tuple(result.shape)
-        return result
-
-
-def _shapes(traced: fx.GraphModule, example_input: Tensor) -> dict[fx.Node, tuple[int, ...]]:
-    interpreter = _Shapes(traced)
-    try:
-        with torch.no_grad(), _mode_of(traced, training=False):
-            interpreter.run(example_input)
-    except RuntimeError as error:
-        shape, reason = tuple(example_input.shape), str(error).splitlines()[0]
-        raise ConfigError(
-            f"data.image_size: the network cannot compute images of shape {shape}: {reason}"
-        ) from error
-    return interpreter.shapes
 
 
 def _check_arguments(part: str, factory: Factory | None, rules: Sequence[Rule]) -> None:
