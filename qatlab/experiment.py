@@ -105,19 +105,20 @@ def build(cfg: DictConfig) -> Built:
         synchronise_norms(model)  # not by Lightning: quantizers absorb the norms that they find
     quantized = cfg.quant.weight is not None or cfg.quant.activation is not None
     example = data.example_input()
+    nodes: Any = OmegaConf.to_container(cfg.quant.rules or OmegaConf.create(), resolve=True)
+    rules = [Rule.parse(str(key), node) for key, node in nodes.items()]
     if quantized:
         weight, activation = (
             None if node is None else make(f"quant.{part}", node, _partial_=True)
             for part, node in (("weight", cfg.quant.weight), ("activation", cfg.quant.activation))
         )
-        nodes: Any = OmegaConf.to_container(cfg.quant.rules or OmegaConf.create(), resolve=True)
-        rules = [Rule.parse(str(key), node) for key, node in nodes.items()]
         model, table = quantize(model, weight, activation, rules, example)
     else:
-        if cfg.quant.rules:
+        # An experiment's rules may be optional, so that quant=none gives its float network.
+        if vain := [rule.key for rule in rules if not rule.optional]:
             raise ConfigError(
-                f"quant.rules.{next(iter(cfg.quant.rules))} has nothing to change: "
-                "quant.weight and quant.activation are both null"
+                f"quant.rules.{vain[0]} has nothing to change: quant.weight and quant.activation "
+                "are both null"
             )
         table = float_table(model, example)
     if cfg.init_weights:

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from qatlab import config, experiment, summary
+from qatlab.errors import ConfigError
 from qatlab.models import LeNet, ResNet
 from qatlab.record import read_json
 from qatlab.weights import save_weights
@@ -66,6 +67,18 @@ def test_mobilenet_v1_has_the_published_size(row: str, megabytes: float, tmp_pat
     inner = 4_209_088 - 864 - 1_024_000  # stem and classifier keep 8 bits
     assert table.weight_bytes == 864 + 1_024_000 + inner * bits // 8
     assert round(table.weight_bytes / 1e6, 1) == megabytes
+
+
+@pytest.mark.parametrize("name", FOR_CIFAR10)
+def test_the_rules_of_an_experiment_do_not_hinder_its_float_network(
+    name: str, tmp_path: Path
+) -> None:
+    overrides = (f"experiment={name}", "quant=none", "data=synthetic", "data.source.channels=3")
+    table = experiment.build(composed(tmp_path, *overrides)).table
+    assert {layer.bits for layer in table.layers} == {None}
+    rule = "+quant.rules.mine={index: 0, weight: {bits: 8}}"
+    with pytest.raises(ConfigError, match=r"quant\.rules\.mine has nothing to change"):
+        experiment.build(composed(tmp_path, *overrides, rule))
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +134,10 @@ def check_bits(name: str, layers: list[dict[str, Any]]) -> None:
         else:
             is_pointwise = layer["shape"][2:] == [1, 1]
             expected[layer["name"]] = of_pointwise if is_pointwise else of_others
+    addends = [n for n in expected if name.startswith("resnet") and n.endswith("_site")]
     assert {layer["name"]: layer["bits"] for layer in layers} == {
         **expected,
-        **{"stem": 8, "pool_site": 8, "classifier": 8},
+        **dict.fromkeys([*addends, "stem", "pool_site", "classifier"], 8),
     }
     assert (
         sum(layer["part"] == "weight" for layer in layers)
