@@ -28,7 +28,8 @@ from hydra import compose, initialize_config_dir
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.nn import functional as F
 
-from qatlab import config, experiment
+from qatlab import config
+from qatlab.build import Built, build
 from qatlab.quant import Phase, set_phase, start_quantizers
 
 ROOT = Path(__file__).parents[1]
@@ -66,9 +67,9 @@ def _now() -> Times:
     return time.process_time(), time.perf_counter()
 
 
-def _built(quant: str) -> experiment.Built:
+def _built(quant: str) -> Built:
     cfg = compose("config", [f"quant={quant}", *OVERRIDES])
-    built = experiment.build(cfg)
+    built = build(cfg)
     built.data.setup("fit")
     return built
 
@@ -102,7 +103,7 @@ def candidate(name: str, steps: int) -> Callable[[], Times]:
     return epoch
 
 
-def _bare_loop(built: experiment.Built, steps: int) -> Callable[[], Times]:
+def _bare_loop(built: Built, steps: int) -> Callable[[], Times]:
     loader = built.data.train_dataloader()
     images = loader.images
     labels = loader.labels

@@ -20,6 +20,12 @@ from qatlab.training.progress import format_metric
 
 
 @rank_zero_only
+def say(text: str) -> None:
+    """Print, in the first of several processes."""
+    print(text)
+
+
+@rank_zero_only
 def print_table(table: ModelTable) -> None:
     """Print the resolved table of layers and sites, and the size of the model."""
     grid = Table(title="Layers and sites", title_justify="left")

@@ -14,7 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from qatlab import config, experiment
+from qatlab import config
+from qatlab.build import build
 from qatlab.errors import ConfigError
 from qatlab.quant import Phase
 from qatlab.targets import TARGET, check_node
@@ -116,7 +117,7 @@ def test_what_an_experiment_says_holds(name: str) -> None:
 )
 def test_every_preset_builds_on_every_model(preset: str, model: str) -> None:
     cfg = composed("data=synthetic", f"model={model}", f"quant={preset}")
-    built = experiment.build(cfg)
+    built = build(cfg)
     weights = [layer for layer in built.table.layers if layer.part == "weight"]
     if preset == "none":
         assert {layer.bits for layer in built.table.layers} == {None}
@@ -132,7 +133,7 @@ def test_every_preset_builds_on_every_model(preset: str, model: str) -> None:
 def test_one_solver_by_parameter_serves_every_preset(preset: str) -> None:
     learned = "+solver.groups.learned={parameters: ['*.alpha', '*.step_size', '*.offset'], lr: 0.1}"
     cfg = composed("data=synthetic", f"quant={preset}", "solver=by_parameter", learned)
-    built = experiment.build(cfg)
+    built = build(cfg)
     groups = built.module.solver.build(built.model).param_groups
     learns = preset != "none" and not preset.startswith("dorefa")  # whose clip value is fixed
     assert [group["lr"] for group in groups] == [0.01, 0.1][: 1 + learns]
@@ -161,7 +162,7 @@ def test_the_command_line_wins_over_the_schedule_of_a_preset(words: tuple[str, s
 @pytest.mark.parametrize("preset", [name for name in QUANTIZED if name.endswith("_4bit")])
 def test_a_preset_has_the_phases_of_its_schedule(preset: str) -> None:
     cfg = composed("data=synthetic", f"quant={preset}")
-    phases = [phase for phase, _ in experiment.build(cfg).schedule.phases]
+    phases = [phase for phase, _ in build(cfg).schedule.phases]
     if preset.startswith("sat"):
         assert phases == [Phase.CLAMP, Phase.QUANTIZE]
         return
@@ -169,7 +170,7 @@ def test_a_preset_has_the_phases_of_its_schedule(preset: str) -> None:
     cfg.schedule.clamp_epochs = 8
     told = r"^schedule\.clamp_epochs=8 is wrong: .* no clamp phase\. Accepted: 0, as in schedule="
     with pytest.raises(ConfigError, match=told):
-        experiment.build(cfg)
+        build(cfg)
 
 
 @pytest.mark.parametrize("preset", QUANTIZED)

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from qatlab import config, experiment, summary
+from qatlab.build import build
 from qatlab.errors import ConfigError
 from qatlab.models import LeNet, ResNet
 from qatlab.record import read_json
@@ -62,7 +63,7 @@ def test_there_is_an_experiment_for_each_row_of_the_published_tables() -> None:
 
 @pytest.mark.parametrize(("row", "megabytes"), [("8_8_8", 4.2), ("4_4_4", 2.6)])
 def test_mobilenet_v1_has_the_published_size(row: str, megabytes: float, tmp_path: Path) -> None:
-    table = experiment.build(composed(tmp_path, f"experiment=mobilenet_v1_sat_{row}")).table
+    table = build(composed(tmp_path, f"experiment=mobilenet_v1_sat_{row}")).table
     bits = int(row[0])
     inner = 4_209_088 - 864 - 1_024_000  # stem and classifier keep 8 bits
     assert table.weight_bytes == 864 + 1_024_000 + inner * bits // 8
@@ -74,11 +75,11 @@ def test_the_rules_of_an_experiment_do_not_hinder_its_float_network(
     name: str, tmp_path: Path
 ) -> None:
     overrides = (f"experiment={name}", "quant=none", "data=synthetic", "data.source.channels=3")
-    table = experiment.build(composed(tmp_path, *overrides)).table
+    table = build(composed(tmp_path, *overrides)).table
     assert {layer.bits for layer in table.layers} == {None}
     rule = "+quant.rules.mine={index: 0, weight: {bits: 8}}"
     with pytest.raises(ConfigError, match=r"quant\.rules\.mine has nothing to change"):
-        experiment.build(composed(tmp_path, *overrides, rule))
+        build(composed(tmp_path, *overrides, rule))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ini_compat.__main__ import main
 from ini_compat.build import understand
-from qatlab import config, experiment
+from qatlab import config
+from qatlab.build import Built, build
 from qatlab.quant import set_phase
 
 CLOSE = 1e-5  # of a tensor's norm; N2D2's own variances are up to 1e-4 off, see NEAR
@@ -83,7 +84,7 @@ class Imported:
         names: parts of their names by key of the state dict.
     """
 
-    built: experiment.Built
+    built: Built
     golden: Any
     names: dict[str, str]
 
@@ -152,7 +153,7 @@ def imported(root: Path, shared: Path, ini: Path, folder: Path, golden: str) -> 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
             patch.setenv(name, "0")  # set while building; put back as it was
-        return Imported(experiment.build(cfg), values, names)
+        return Imported(build(cfg), values, names)
 
 
 @pytest.fixture(scope="module")

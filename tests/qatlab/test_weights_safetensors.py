@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qatlab import config, experiment
+from qatlab.build import build
 from qatlab.errors import CheckpointError, TrainingError
 from qatlab.models import LeNet
 from qatlab.quant import (
@@ -242,7 +243,7 @@ def cfg(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def test_a_test_of_such_a_file_measures_the_quantized_network(cfg: DictConfig, path: Path) -> None:
-    model = experiment.build(cfg).model
+    model = build(cfg).model
     start_quantizers(model, [torch.randn(4, 1, 32, 32)])
     saved(model, path, without=("weight_quantizer._extra_state",))
     cfg.init_weights = str(path)
