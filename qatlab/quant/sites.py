@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import re
+from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
@@ -123,6 +125,7 @@ def find_sites(traced: fx.GraphModule, tensors: Container[fx.Node]) -> list[Site
     taken: set[str] = set()
     sources: dict[fx.Node, tuple[fx.Node, ...]] = {}  # the nodes whose values a node hands on
     signed: dict[fx.Node, bool] = {}  # whether a node's values can be negative
+    paths = _paths(traced.graph)
     for node in traced.graph.nodes:
         kind = _kind(node, modules)
         inputs = node.all_input_nodes[: 1 if kind is operator.getitem else None]
@@ -130,7 +133,7 @@ def find_sites(traced: fx.GraphModule, tensors: Container[fx.Node]) -> list[Site
         shift = _shift(node, tensors) if adds else None
         if _is_weight_layer(node, modules) or (adds and shift is None):
             for source in dict.fromkeys(s for n in inputs for s in sources[n] if s not in sites):
-                name = _unique(f"{_path(source)}_site", taken | modules.keys())
+                name = _unique(f"{paths[source]}_site", taken | modules.keys())
                 type_name = _type_name(source, modules)
                 sites[source] = Site(source, name, type_name, nn.Identity(), signed[source], False)
                 taken.add(name)
@@ -152,7 +155,7 @@ def find_sites(traced: fx.GraphModule, tensors: Container[fx.Node]) -> list[Site
         if activation is not None:
             signed[node], function = activation
             replaces = function is not None
-            path = _path(node) if replaces else f"{_path(node)}_site"
+            path = paths[node] if replaces else f"{paths[node]}_site"
             name = _unique(path, taken | (modules.keys() - {str(node.target)}))
             taken.add(name)
             type_name = _type_name(node, modules) if function is None else type(function).__name__
@@ -236,8 +239,22 @@ def _shift(node: fx.Node, tensors: Container[fx.Node]) -> float | None:
     return numbers[0] if numbers else 0.0 if sizes else None
 
 
-def _path(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else node.name
+def _paths(graph: fx.Graph) -> dict[fx.Node, str]:
+    """Return the path of each module called, and of each function the module that calls it.
+
+    The second addition of ``layer1.0`` is ``layer1.0.add_1``; fx itself counts those of a network.
+    """
+    paths: dict[fx.Node, str] = {}
+    counts: Counter[str] = Counter()
+    for node in graph.nodes:
+        if node.op == "call_module":
+            paths[node] = str(node.target)
+            continue
+        callers = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+        path = ".".join((*callers[-1:], re.sub(r"_\d+$", "", node.name)))
+        paths[node] = f"{path}_{counts[path]}" if counts[path] else path
+        counts[path] += 1
+    return paths
 
 
 def _unique(name: str, taken: set[str]) -> str:
