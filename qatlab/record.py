@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -32,11 +31,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON with two-space indents; see :func:`write_text`."""
-    text = json.dumps(content, indent=2)
-    lists = re.compile(r"\[[\s\d,.]+\]")  # rows of numbers: one line each
-    text = lists.sub(lambda match: " ".join(match[0].split()), text)
-    write_text(path, text + "\n")
+    """Write JSON with two-space indents, a list of numbers in one line; see :func:`write_text`."""
+    write_text(path, _json(content) + "\n")
+
+
+def _json(value: Any, margin: str = "\n") -> str:
+    inner = margin + "  "
+    if isinstance(value, dict) and value:
+        rows = [f"{json.dumps(str(key))}: {_json(item, inner)}" for key, item in value.items()]
+        return "{" + inner + f",{inner}".join(rows) + margin + "}"
+    if isinstance(value, (list, tuple)) and not all(isinstance(x, (int, float)) for x in value):
+        return "[" + inner + f",{inner}".join(_json(item, inner) for item in value) + margin + "]"
+    return json.dumps(value)
 
 
 def read_json(path: Path) -> Any:
