@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -34,15 +32,6 @@ MODELS = [
     for f in OPTIONS
     if str(f.parent) == "model" and f.name not in {"layer_graph", *LIBRARIES}
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _hydra() -> Iterator[None]:
-    config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
 
 
 @cache

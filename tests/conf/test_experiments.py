@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from qatlab import config, experiment, summary
+from qatlab import experiment, summary
 from qatlab.build import build
 from qatlab.errors import ConfigError
 from qatlab.models import LeNet, ResNet
@@ -33,15 +31,6 @@ FOR_IMAGENET = [
 MOBILENET_V1 = ("8_8_8", "4_4_4", "4_4_3", "2_2_8", "4_4_2", "3_3_3", "1_4_3", "1_4_2", "1_1_8")
 MOBILENET_V2 = ("4_4", "1_8")
 RESNET18 = (2, 3, 4, 8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _hydra() -> Iterator[None]:
-    config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
 
 
 def composed(folder: Path, *overrides: str) -> DictConfig:

@@ -78,15 +78,6 @@ def test_the_first_halvings_can_be_left_out(halvings: int, size: int) -> None:
     assert model.stem1.kernel_size == ((7, 7) if halvings == 5 else (3, 3))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_dropout_acts_in_training_only(dropout: float) -> None:
-    model = GoogLeNet(10, 3, dropout=dropout)
-    x = torch.randn(2, 3, 64, 64)
-    assert torch.equal(model(x), model(x)) == (dropout == 0)
-    model.eval()
-    assert torch.equal(model(x), model(x))
-
-
 @pytest.mark.parametrize(
     ("make", "told"),
     [

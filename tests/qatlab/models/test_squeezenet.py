@@ -71,16 +71,6 @@ def test_the_first_halvings_can_be_left_out(version: float, halvings: int, size:
     assert shapes == [size]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_dropout_acts_in_training_only(dropout: float) -> None:
-    torch.manual_seed(0)
-    model = SqueezeNet(10, 3, dropout=dropout)
-    x = torch.randn(2, 3, 64, 64)
-    assert torch.equal(model(x), model(x)) == (dropout == 0)
-    model.eval()
-    assert torch.equal(model(x), model(x))
-
-
 @pytest.mark.parametrize(
     ("make", "told"),
     [

@@ -79,15 +79,6 @@ def test_an_image_of_32x32_needs_no_larger_map_than_one_pixel() -> None:
     assert model.fc1.in_features == 512
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_dropout_acts_in_training_only(dropout: float) -> None:
-    model = small(depth=11, dropout=dropout, batch_norm=False)
-    x = torch.randn(2, 3, 64, 64)
-    assert torch.equal(model(x), model(x)) == (dropout == 0)
-    model.eval()
-    assert torch.equal(model(x), model(x))
-
-
 @pytest.mark.parametrize(
     ("make", "told"),
     [
