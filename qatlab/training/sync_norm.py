@@ -22,18 +22,22 @@ class SyncBatchNorm(_BatchNorm):
         """Accept any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``(N, C, ...)``; N may differ between processes."""
+        """Normalise ``(N, C, ...)``; N may differ between processes.
+
+        Halves are summed in float32, as batch norms do, and the result is of halves again.
+        """
         several = is_available() and is_initialized() and get_world_size() > 1
         if not (self.training and several):
             return super().forward(input)
-        mean, variance, count = _statistics(input)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        mean, variance, count = _statistics(x)
         if self.track_running_stats:
             self._follow(mean.detach(), variance.detach(), count.item())
-        shape = (1, -1, *(1,) * (input.ndim - 2))
-        result = (input - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        result = (x - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             result = result * self.weight.view(shape) + self.bias.view(shape)
-        return result
+        return result.to(input.dtype)
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: float) -> None:

@@ -70,6 +70,34 @@ def test_gradients_and_statistics_are_those_of_both_batches(
             assert torch.allclose(obtained, value, rtol=0, atol=1e-9), name
 
 
+def halves() -> torch.Tensor:
+    values = torch.randn(6, 2, 16, 16, generator=torch.Generator().manual_seed(2))
+    return (values + 100).bfloat16()
+
+
+def _halves_of_rank(rank: int, meeting: Path, answer: Any) -> None:
+    distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+    norm = SyncBatchNorm(2, momentum=1.0)
+    result = norm(halves()[3 * rank :][:3])
+    answer.send((str(result.dtype), norm.running_mean.tolist(), norm.running_var.tolist()))
+    distributed.destroy_process_group()
+
+
+def test_halves_are_summed_in_float32(tmp_path: Path) -> None:
+    # 1,536 values near 100: their sum has 18 bits, a bfloat16 keeps 8 of them.
+    pipes = [forks.Pipe() for _ in range(2)]
+    for rank, (_, answer) in enumerate(pipes):
+        forks.Process(target=_halves_of_rank, args=(rank, tmp_path / "meeting", answer)).start()
+    expected = nn.BatchNorm2d(2, momentum=1.0)
+    expected(halves().float())
+    for pipe, _ in pipes:
+        assert pipe.poll(60)
+        dtype, mean, variance = pipe.recv()
+        assert dtype == "torch.bfloat16"
+        assert mean == pytest.approx(expected.running_mean.tolist(), rel=1e-6)
+        assert variance == pytest.approx(expected.running_var.tolist(), rel=1e-4)
+
+
 def test_alone_it_is_a_batch_norm() -> None:
     model = network(0.1).double()
     other = copy.deepcopy(model)
