@@ -52,3 +52,13 @@ def test_a_folder_without_runs_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
     assert "holds no finished run" in capsys.readouterr().err
+
+
+def test_the_page_of_results_has_the_table_of_the_committed_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    main([str(docs / "runs")])
+    rows = capsys.readouterr().out.strip()
+    assert len(rows.splitlines()) > 2
+    assert rows in (docs / "results.md").read_text()
