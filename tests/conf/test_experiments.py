@@ -86,8 +86,8 @@ def test_an_experiment_trains_two_steps_with_the_bits_of_its_name(
     name: str, float_weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(summary, "write_figures", lambda *args: None)
-    overrides = [f"experiment={name}", "data=synthetic", "data.validation=0", "data.batch_size=2"]
-    overrides += ["data.source.training_images=4", "data.source.test_images=2"]
+    overrides = [f"experiment={name}", "data=synthetic", "data.validation=0", "data.batch_size=1"]
+    overrides += ["data.source.training_images=2", "data.source.test_images=1"]
     overrides += ["trainer.accelerator=cpu", "~callbacks.quant_monitor"]
     if name in FOR_IMAGENET:
         overrides += ["data.source.channels=3", "data.source.num_classes=1000"]
@@ -98,13 +98,13 @@ def test_an_experiment_trains_two_steps_with_the_bits_of_its_name(
     overrides += [f"init_weights={file}" for file in start if name != "lenet_sat_clamp"]
     phases = composed(tmp_path, *overrides).schedule
     given = [key for key in phases if str(key).endswith("_epochs") and phases[key]]
-    # As many steps as there are phases: with one phase two batches, with two phases one each.
+    # Two steps of one image: with one phase two of them, with two phases one each.
     overrides += [f"schedule.{key}=1" for key in given]
-    overrides += [f"data.source.training_images={4 // len(given)}"]
+    overrides += [f"data.source.training_images={2 // len(given)}"]
     result = experiment.train(composed(tmp_path, *overrides))
     assert result["name"].startswith(name)
     assert sum(result["epochs"].values()) == len(given)
-    assert result["test"]["images"] == 2
+    assert result["test"]["images"] == 1
     assert math.isfinite(result["test"]["loss"])
     if name in FOR_IMAGENET:
         check_bits(name, read_json(tmp_path / "layers.json")["layers"])
