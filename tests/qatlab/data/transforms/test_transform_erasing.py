@@ -59,6 +59,12 @@ def test_rectangles_have_areas_and_shapes_within_the_limits() -> None:
     assert (h / w).max() > 2.5
 
 
+def test_what_is_drawn_is_erased_to_the_pixel() -> None:
+    erasing = RandomErasing(1.0, value=1)
+    drawn = erasing._rectangles(50, 40, 60, rng())[1]
+    assert (boxes_of(erasing(zeros(50), rng()), 0) == drawn).all()
+
+
 def by_algorithm_1(
     n: int, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
 ) -> np.ndarray[Any, Any]:
