@@ -60,6 +60,10 @@ def print_table(table: ModelTable) -> None:
         f"{table.float_bytes:,} in float32 ({table.float_bytes / table.size_bytes:.2f} times as "
         f"many), batch norm absorbed; {table.weight_bytes:,} of them are weights"
     )
+    print(
+        f"{table.macs:,} multiply-accumulates per image; {table.bit_operations:,} bit operations, "
+        "which is these times weight bits times input bits"
+    )
 
 
 def print_result(result: dict[str, Any], evaluation: Evaluation, folder: Path) -> None:

@@ -34,7 +34,7 @@ ROOMS = {
 NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.statistics"}
 # Where configuration is composed and becomes objects; elsewhere there are plain values.
 KNOW_HYDRA = {
-    *("qatlab.config", "qatlab.cli", "qatlab.experiment"),
+    *("qatlab.config", "qatlab.cli", "qatlab.build", "qatlab.experiment"),
     *("qatlab.messages", "qatlab.targets"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
@@ -19,12 +20,14 @@ from qatlab.quant.sites import (
     ADDITIONS,
     Site,
     find_sites,
+    read_by_layers,
     weight_layer_names,
 )
 from qatlab.quant.table import LayerRecord, ModelTable
-from qatlab.quant.trace import compute_out_of_place, shapes_of, trace
+from qatlab.quant.trace import compute_out_of_place, measure, trace
 
 Factory = Callable[..., Quantizer]
+IMAGE_BITS = 8  # of what the first layer reads
 
 
 def quantize(
@@ -56,7 +59,7 @@ def quantize(
     """
     traced = trace(model)
     compute_out_of_place(traced, activation is not None)
-    shapes = shapes_of(traced, example_input)
+    shapes, macs = measure(traced, example_input)
     names = weight_layer_names(traced)
     sites = find_sites(traced, shapes)
     layers = [_target(name, traced) for name in names]
@@ -69,14 +72,13 @@ def quantize(
     rank = {str(n.target): i for n, i in reversed(order.items()) if n.op == "call_module"}
     rank |= {site.name: order[site.node] for site in sites}
 
+    read = read_by_layers(traced, {site.node for site in sites}, shapes)
+    macs_of: Counter[str] = Counter()
+    for node, count in macs.items():
+        macs_of[str(node.target)] += count
+
     records: dict[str, LayerRecord] = {}
-    for target, decision in zip(layers, weight_decisions, strict=True):
-        layer = traced.get_submodule(target.name)
-        quantizer = _make("weight", weight, decision, target.name, {}, layer)
-        if quantizer is not None:
-            _replace(traced, target.name, _quant_layer(layer, quantizer))
-        shape = tuple(traced.get_parameter(f"{target.name}.weight").shape)
-        records[target.name] = LayerRecord.of(target, "weight", shape, quantizer, decision.rules)
+    bits_of: dict[fx.Node, int | None] = {}
     for site, decision in zip(sites, site_decisions, strict=True):
         extra = {"activation": site.activation, "signed": site.signed}
         quantizer = _make("activation", activation, decision, site.name, extra)
@@ -86,20 +88,39 @@ def quantize(
         records[site.name] = LayerRecord.of(
             target, "activation", shapes[site.node], quantizer, decision.rules
         )
+        bits_of[site.node] = records[site.name].bits
+    for target, decision in zip(layers, weight_decisions, strict=True):
+        layer = traced.get_submodule(target.name)
+        quantizer = _make("weight", weight, decision, target.name, {}, layer)
+        if quantizer is not None:
+            _replace(traced, target.name, _quant_layer(layer, quantizer))
+        shape = tuple(traced.get_parameter(f"{target.name}.weight").shape)
+        bits = [bits_of.get(node, IMAGE_BITS) for node in read[target.name]]
+        records[target.name] = LayerRecord.of(
+            target,
+            "weight",
+            shape,
+            quantizer,
+            decision.rules,
+            macs_of[target.name],
+            None if None in bits else max((bit for bit in bits if bit), default=None),
+        )
     _prepare_memory(traced)
     traced.graph.lint()
     traced.recompile()
     rows = sorted(records.values(), key=lambda record: rank[record.name])
-    rows += _other_weights(traced, records)
-    return traced, ModelTable.of(traced, rows)
+    rows += _other_weights(traced, records, macs_of)
+    return traced, ModelTable.of(traced, rows, macs_of.total())
 
 
 def float_table(model: nn.Module, example_input: Tensor) -> ModelTable:
     """Return the table of a network that stays float."""
-    return quantize(trace(model), None, None, (), example_input)[1]
+    return quantize(model, None, None, (), example_input)[1]
 
 
-def _other_weights(traced: nn.Module, records: Container[str]) -> list[LayerRecord]:
+def _other_weights(
+    traced: nn.Module, records: Container[str], macs_of: Mapping[str, int]
+) -> list[LayerRecord]:
     """Return rows for the weights that stay float, as no quant layer exists for their layers."""
     rows = []
     for path, module in traced.named_modules():
@@ -107,8 +128,11 @@ def _other_weights(traced: nn.Module, records: Container[str]) -> list[LayerReco
             continue
         for name, parameter in module.named_parameters(path, recurse=False):
             if parameter.ndim > 1:
-                target = Target(path if name.endswith(".weight") else name, type(module).__name__)
-                rows.append(LayerRecord.of(target, "weight", tuple(parameter.shape), None, ()))
+                of_layer = name.endswith(".weight")
+                target = Target(path if of_layer else name, type(module).__name__)
+                macs = macs_of.get(path, 0) if of_layer else 0
+                shape = tuple(parameter.shape)
+                rows.append(LayerRecord.of(target, "weight", shape, None, (), macs))
     return rows
 
 

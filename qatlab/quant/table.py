@@ -11,6 +11,8 @@ from torch import nn
 from qatlab.quant.quantizer import Quantizer
 from qatlab.quant.rules import Target
 
+FLOAT_BITS = 32
+
 
 @dataclass(frozen=True)
 class LayerRecord:
@@ -25,6 +27,9 @@ class LayerRecord:
         bits: bit width, None where the tensor stays float.
         quantizer: further facts: method, n_steps, grid, scaling, signed.
         rules: keys of the rules that had a say; the last one wins.
+        macs: multiply-accumulates of a weight layer for one image.
+        input_bits: of what a weight layer reads, the most if it reads several tensors; 8 for the
+            bytes of an image, None for float.
     """
 
     name: str
@@ -35,6 +40,8 @@ class LayerRecord:
     bits: int | None
     quantizer: dict[str, Any]
     rules: tuple[str, ...]
+    macs: int = 0
+    input_bits: int | None = None
 
     @classmethod
     def of(
@@ -44,6 +51,8 @@ class LayerRecord:
         shape: tuple[int, ...],
         quantizer: Quantizer | None,
         rules: tuple[str, ...],
+        macs: int = 0,
+        input_bits: int | None = None,
     ) -> LayerRecord:
         """Describe a target that has become ``quantizer``, or stays float."""
         count = 0
@@ -53,12 +62,19 @@ class LayerRecord:
                 count *= size
         facts = {} if quantizer is None else quantizer.describe()
         bits = facts.pop("bits", None)
-        return cls(target.name, target.type, part, shape, count, bits, facts, rules)
+        return cls(
+            target.name, target.type, part, shape, count, bits, facts, rules, macs, input_bits
+        )
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the weights at their bit width, packed without gaps."""
-        return (self.parameters * (self.bits or 32) + 7) // 8
+        return (self.parameters * (self.bits or FLOAT_BITS) + 7) // 8
+
+    @property
+    def bit_operations(self) -> int:
+        """Multiply-accumulates times the bits of both factors; float ones count as 32."""
+        return self.macs * (self.bits or FLOAT_BITS) * (self.input_bits or FLOAT_BITS)
 
 
 @dataclass(frozen=True)
@@ -70,15 +86,18 @@ class ModelTable:
         parameters: all trainable parameters of the float network.
         bias_bytes: what a deployed network stores beside its weights: one float32 for each bias,
             and one for each channel of a norm, which is absorbed into the layer before it.
+        float_macs: multiply-accumulates for one image that are of no row, such as products of
+            activations; they count as float.
     """
 
     layers: tuple[LayerRecord, ...]
     parameters: int
     bias_bytes: int
+    float_macs: int
 
     @classmethod
-    def of(cls, model: nn.Module, layers: Sequence[LayerRecord]) -> ModelTable:
-        """Add up a converted network."""
+    def of(cls, model: nn.Module, layers: Sequence[LayerRecord], macs: int) -> ModelTable:
+        """Add up a converted network that does ``macs`` multiply-accumulates for one image."""
         own = [
             (module, name, parameter)
             for module in model.modules()
@@ -86,7 +105,8 @@ class ModelTable:
             for name, parameter in module.named_parameters(recurse=False)
         ]
         biases = sum(p.numel() for _, name, p in own if name == "bias")
-        return cls(tuple(layers), sum(p.numel() for _, _, p in own), 4 * biases)
+        parameters = sum(p.numel() for _, _, p in own)
+        return cls(tuple(layers), parameters, 4 * biases, macs - sum(x.macs for x in layers))
 
     @property
     def weight_bytes(self) -> int:
@@ -103,6 +123,17 @@ class ModelTable:
         """Model size in bytes with float32 weights, as deployed."""
         return self.bias_bytes + sum(4 * layer.parameters for layer in self.layers)
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return self.float_macs + sum(layer.macs for layer in self.layers)
+
+    @property
+    def bit_operations(self) -> int:
+        """Multiply-accumulates times the bits of both factors; see :class:`LayerRecord`."""
+        by_layers = sum(layer.bit_operations for layer in self.layers)
+        return by_layers + self.float_macs * FLOAT_BITS**2
+
     def to_json(self) -> dict[str, Any]:
         """Return what ``layers.json`` holds."""
         return {
@@ -110,5 +141,7 @@ class ModelTable:
             "weight_bytes": self.weight_bytes,
             "size_bytes": self.size_bytes,
             "float_bytes": self.float_bytes,
+            "macs": self.macs,
+            "bit_operations": self.bit_operations,
             "layers": [asdict(layer) for layer in self.layers],
         }

@@ -1,15 +1,16 @@
-"""Traces a network, and tells the shapes of its tensors."""
+"""Traces a network, and tells the shapes of its tensors and what it takes to compute them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
 
 from qatlab.errors import ConfigError
 from qatlab.quant.sites import SAME_VALUES_BY_NAME
@@ -60,7 +61,12 @@ def trace(model: nn.Module) -> fx.GraphModule:
 def _graph_module(model: nn.Module) -> fx.GraphModule:
     """Trace a network in the mode in which it is, and leave it as it was."""
     before = set(vars(model))
-    traced = fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
+    graph = _Tracer().trace(model)
+    if isinstance(model, fx.GraphModule):  # was traced before, and knows which module calls what
+        known = {node.name: node.meta for node in model.graph.nodes}
+        for node in graph.nodes:
+            node.meta.update(known.get(node.name, {}))
+    traced = fx.GraphModule(model, graph, type(model).__name__)
     for name in vars(model).keys() - before:  # tensors made in a forward pass
         delattr(model, name)
         traced.register_buffer(name, getattr(traced, name), persistent=False)
@@ -99,29 +105,45 @@ def _mode_of(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
-class _Shapes(fx.Interpreter):
-    """Computes a network and notes the shape of each tensor."""
+class Measures(NamedTuple):
+    """What a network computes of one image, node by node."""
 
-    def __init__(self, traced: fx.GraphModule) -> None:
+    shapes: dict[fx.Node, tuple[int, ...]]  # of each tensor
+    macs: dict[fx.Node, int]  # multiply-accumulates, where there are any
+
+
+class _Measuring(fx.Interpreter):
+    """Computes a network and notes the shape of each tensor, and what it took to make it."""
+
+    def __init__(self, traced: fx.GraphModule, counter: FlopCounterMode) -> None:
         super().__init__(traced)
-        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.counter = counter
+        self.measures = Measures({}, {})
 
     def run_node(self, n: fx.Node) -> Any:
+        before = self.counter.get_total_flops()
         result = super().run_node(n)
         if isinstance(result, Tensor):
-            self.shapes[n] = tuple(result.shape)
+            self.measures.shapes[n] = tuple(result.shape)
+        if macs := (self.counter.get_total_flops() - before) // 2:  # a product and a sum each
+            self.measures.macs[n] = macs
         return result
 
 
-def shapes_of(traced: fx.GraphModule, example_input: Tensor) -> dict[fx.Node, tuple[int, ...]]:
-    """Return the shape of each tensor that a network makes of ``example_input``."""
-    interpreter = _Shapes(traced)
+def measure(traced: fx.GraphModule, example_input: Tensor) -> Measures:
+    """Return what a network makes of ``example_input`` ``(1, C, H, W)``.
+
+    Multiply-accumulates are those that ``torch.utils.flop_counter`` counts: of convolutions, linear
+    layers and products of matrices.
+    """
+    counter = FlopCounterMode(display=False)
+    interpreter = _Measuring(traced, counter)
     try:
-        with torch.no_grad(), _mode_of(traced, training=False):
+        with torch.no_grad(), _mode_of(traced, training=False), counter:
             interpreter.run(example_input)
     except RuntimeError as error:
         shape, reason = tuple(example_input.shape), str(error).splitlines()[0]
         raise ConfigError(
             f"data.image_size: the network cannot compute images of shape {shape}: {reason}"
         ) from error
-    return interpreter.shapes
+    return interpreter.measures

@@ -129,6 +129,8 @@ def check_bits(name: str, layers: list[dict[str, Any]]) -> None:
         **expected,
         **dict.fromkeys([*addends, "stem", "pool_site", "classifier"], 8),
     }
+    read = {layer["name"]: layer["input_bits"] for layer in layers if layer["part"] == "weight"}
+    assert read == {**dict.fromkeys(read, of_activations), "stem": 8, "classifier": 8}
     assert (
         sum(layer["part"] == "weight" for layer in layers)
         == {
