@@ -62,7 +62,8 @@ def print_table(table: ModelTable) -> None:
     )
     print(
         f"{table.macs:,} multiply-accumulates per image; {table.bit_operations:,} bit operations, "
-        "which is these times weight bits times input bits"
+        f"which is these times weight bits times input bits; {table.peak_bytes:,} bytes of "
+        "activations at a time"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qatlab.arguments import check_arguments
 from qatlab.errors import QuantRuleError
+from qatlab.quant.costs import Costs
 from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.memory import add, add_apart, note_copies
@@ -20,14 +20,12 @@ from qatlab.quant.sites import (
     ADDITIONS,
     Site,
     find_sites,
-    read_by_layers,
     weight_layer_names,
 )
 from qatlab.quant.table import LayerRecord, ModelTable
 from qatlab.quant.trace import compute_out_of_place, measure, trace
 
 Factory = Callable[..., Quantizer]
-IMAGE_BITS = 8  # of what the first layer reads
 
 
 def quantize(
@@ -59,9 +57,9 @@ def quantize(
     """
     traced = trace(model)
     compute_out_of_place(traced, activation is not None)
-    shapes, macs = measure(traced, example_input)
+    measures = measure(traced, example_input)
     names = weight_layer_names(traced)
-    sites = find_sites(traced, shapes)
+    sites = find_sites(traced, measures.shapes)
     layers = [_target(name, traced) for name in names]
     for part, factory in (("weight", weight), ("activation", activation)):
         _check_arguments(part, factory, rules)
@@ -72,13 +70,9 @@ def quantize(
     rank = {str(n.target): i for n, i in reversed(order.items()) if n.op == "call_module"}
     rank |= {site.name: order[site.node] for site in sites}
 
-    read = read_by_layers(traced, {site.node for site in sites}, shapes)
-    macs_of: Counter[str] = Counter()
-    for node, count in macs.items():
-        macs_of[str(node.target)] += count
+    costs = Costs(traced.graph, sites, measures)  # before nodes are replaced
 
     records: dict[str, LayerRecord] = {}
-    bits_of: dict[fx.Node, int | None] = {}
     for site, decision in zip(sites, site_decisions, strict=True):
         extra = {"activation": site.activation, "signed": site.signed}
         quantizer = _make("activation", activation, decision, site.name, extra)
@@ -86,31 +80,21 @@ def quantize(
             _insert(traced, site, quantizer)
         target = Target(site.name, site.type)
         records[site.name] = LayerRecord.of(
-            target, "activation", shapes[site.node], quantizer, decision.rules
+            target, "activation", measures.shapes[site.node], quantizer, decision.rules
         )
-        bits_of[site.node] = records[site.name].bits
     for target, decision in zip(layers, weight_decisions, strict=True):
         layer = traced.get_submodule(target.name)
         quantizer = _make("weight", weight, decision, target.name, {}, layer)
         if quantizer is not None:
             _replace(traced, target.name, _quant_layer(layer, quantizer))
         shape = tuple(traced.get_parameter(f"{target.name}.weight").shape)
-        bits = [bits_of.get(node, IMAGE_BITS) for node in read[target.name]]
-        records[target.name] = LayerRecord.of(
-            target,
-            "weight",
-            shape,
-            quantizer,
-            decision.rules,
-            macs_of[target.name],
-            None if None in bits else max((bit for bit in bits if bit), default=None),
-        )
+        records[target.name] = LayerRecord.of(target, "weight", shape, quantizer, decision.rules)
     _prepare_memory(traced)
     traced.graph.lint()
     traced.recompile()
     rows = sorted(records.values(), key=lambda record: rank[record.name])
-    rows += _other_weights(traced, records, macs_of)
-    return traced, ModelTable.of(traced, rows, macs_of.total())
+    rows, peak_bytes = costs.add_to([*rows, *_other_weights(traced, records)])
+    return traced, ModelTable.of(traced, rows, costs.macs, peak_bytes)
 
 
 def float_table(model: nn.Module, example_input: Tensor) -> ModelTable:
@@ -118,9 +102,7 @@ def float_table(model: nn.Module, example_input: Tensor) -> ModelTable:
     return quantize(model, None, None, (), example_input)[1]
 
 
-def _other_weights(
-    traced: nn.Module, records: Container[str], macs_of: Mapping[str, int]
-) -> list[LayerRecord]:
+def _other_weights(traced: nn.Module, records: Container[str]) -> list[LayerRecord]:
     """Return rows for the weights that stay float, as no quant layer exists for their layers."""
     rows = []
     for path, module in traced.named_modules():
@@ -128,11 +110,8 @@ def _other_weights(
             continue
         for name, parameter in module.named_parameters(path, recurse=False):
             if parameter.ndim > 1:
-                of_layer = name.endswith(".weight")
-                target = Target(path if of_layer else name, type(module).__name__)
-                macs = macs_of.get(path, 0) if of_layer else 0
-                shape = tuple(parameter.shape)
-                rows.append(LayerRecord.of(target, "weight", shape, None, (), macs))
+                target = Target(path if name.endswith(".weight") else name, type(module).__name__)
+                rows.append(LayerRecord.of(target, "weight", tuple(parameter.shape), None, ()))
     return rows
 
 

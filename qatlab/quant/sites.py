@@ -165,27 +165,6 @@ def find_sites(traced: fx.GraphModule, tensors: Container[fx.Node]) -> list[Site
     return sorted(sites.values(), key=lambda site: order[site.node])
 
 
-def read_by_layers(
-    traced: fx.GraphModule, sites: Container[fx.Node], tensors: Container[fx.Node]
-) -> dict[str, list[fx.Node]]:
-    """Return for each weight layer, by its path, the sites whose values it reads, and the image.
-
-    Args:
-        traced: float network.
-        sites: the nodes of its sites.
-        tensors: the nodes that make a tensor.
-    """
-    modules = dict(traced.named_modules())
-    read: dict[fx.Node, list[fx.Node]] = {}
-    found: dict[str, list[fx.Node]] = {}
-    for node in traced.graph.nodes:
-        below = dict.fromkeys(n for i in node.all_input_nodes if i in tensors for n in read[i])
-        read[node] = [node] if node in sites or node.op == "placeholder" else list(below)
-        if _is_weight_layer(node, modules):
-            found.setdefault(str(node.target), []).extend(below)
-    return found
-
-
 def weight_layer_names(traced: fx.GraphModule) -> list[str]:
     """Return the paths of all convolutions and fully-connected layers, in order, each once."""
     modules = dict(traced.named_modules())

@@ -14,6 +14,11 @@ from qatlab.quant.rules import Target
 FLOAT_BITS = 32
 
 
+def packed_bytes(count: int, bits: int | None) -> int:
+    """Return the bytes of so many values without gaps between them; None are float32."""
+    return (count * (bits or FLOAT_BITS) + 7) // 8
+
+
 @dataclass(frozen=True)
 class LayerRecord:
     """One weight layer, or one site where activations are quantized.
@@ -30,6 +35,8 @@ class LayerRecord:
         macs: multiply-accumulates of a weight layer for one image.
         input_bits: of what a weight layer reads, the most if it reads several tensors; 8 for the
             bytes of an image, None for float.
+        live_bytes: of a site, bytes of all activations that are kept when its own have just been
+            written; see :class:`qatlab.quant.costs.Costs`.
     """
 
     name: str
@@ -42,6 +49,7 @@ class LayerRecord:
     rules: tuple[str, ...]
     macs: int = 0
     input_bits: int | None = None
+    live_bytes: int = 0
 
     @classmethod
     def of(
@@ -51,8 +59,6 @@ class LayerRecord:
         shape: tuple[int, ...],
         quantizer: Quantizer | None,
         rules: tuple[str, ...],
-        macs: int = 0,
-        input_bits: int | None = None,
     ) -> LayerRecord:
         """Describe a target that has become ``quantizer``, or stays float."""
         count = 0
@@ -62,14 +68,12 @@ class LayerRecord:
                 count *= size
         facts = {} if quantizer is None else quantizer.describe()
         bits = facts.pop("bits", None)
-        return cls(
-            target.name, target.type, part, shape, count, bits, facts, rules, macs, input_bits
-        )
+        return cls(target.name, target.type, part, shape, count, bits, facts, rules)
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the weights at their bit width, packed without gaps."""
-        return (self.parameters * (self.bits or FLOAT_BITS) + 7) // 8
+        return packed_bytes(self.parameters, self.bits)
 
     @property
     def bit_operations(self) -> int:
@@ -88,16 +92,21 @@ class ModelTable:
             and one for each channel of a norm, which is absorbed into the layer before it.
         float_macs: multiply-accumulates for one image that are of no row, such as products of
             activations; they count as float.
+        peak_bytes: the most that is kept of activations at a time, for one image: its own bytes,
+            those of the sites at their bits, the outputs in float32.
     """
 
     layers: tuple[LayerRecord, ...]
     parameters: int
     bias_bytes: int
     float_macs: int
+    peak_bytes: int
 
     @classmethod
-    def of(cls, model: nn.Module, layers: Sequence[LayerRecord], macs: int) -> ModelTable:
-        """Add up a converted network that does ``macs`` multiply-accumulates for one image."""
+    def of(
+        cls, model: nn.Module, layers: Sequence[LayerRecord], macs: int, peak_bytes: int
+    ) -> ModelTable:
+        """Add up a converted network, which does ``macs`` multiply-accumulates for one image."""
         own = [
             (module, name, parameter)
             for module in model.modules()
@@ -106,7 +115,8 @@ class ModelTable:
         ]
         biases = sum(p.numel() for _, name, p in own if name == "bias")
         parameters = sum(p.numel() for _, _, p in own)
-        return cls(tuple(layers), parameters, 4 * biases, macs - sum(x.macs for x in layers))
+        float_macs = macs - sum(layer.macs for layer in layers)
+        return cls(tuple(layers), parameters, 4 * biases, float_macs, peak_bytes)
 
     @property
     def weight_bytes(self) -> int:
@@ -143,5 +153,6 @@ class ModelTable:
             "float_bytes": self.float_bytes,
             "macs": self.macs,
             "bit_operations": self.bit_operations,
+            "peak_bytes": self.peak_bytes,
             "layers": [asdict(layer) for layer in self.layers],
         }

@@ -112,6 +112,47 @@ def test_every_call_counts_and_the_widest_input() -> None:
         "first": (36 * 4 * 2, 8),
         "shared": (2 * 36 * 4 * 4 * 9, 2),
         "both": (36 * 3 * 8, 5),
-        "up": (36 * 4 * 4 * 4, None),
+        "up": (36 * 4 * 4 * 4, 5),  # stays float itself
     }
     assert table.float_macs == 3 * 36 * 3
+
+
+def test_memory_of_lenet_by_hand() -> None:
+    table = table_of(LeNet(10, 1), torch.zeros(1, 1, 32, 32), 4, 4)
+    live = {row.name: row.live_bytes for row in table.layers if row.part == "activation"}
+    image, sizes = 32 * 32, [28 * 28 * 6 // 2, 10 * 10 * 16 // 2, 120 // 2, 84 // 2]
+    pairs = zip([image, *sizes], sizes, strict=False)
+    assert live == {f"relu{i}": before + own for i, (before, own) in enumerate(pairs, 1)}
+    assert table.peak_bytes == max(live.values()) == table.to_json()["peak_bytes"]
+
+
+class Residual(nn.Module):
+    """What is added is kept over the branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 1)
+        self.relu = nn.ReLU()
+        self.narrow = nn.Conv2d(8, 2, 1)
+        self.narrow_relu = nn.ReLU()
+        self.wide = nn.Conv2d(2, 8, 1)
+        self.sum_relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.stem(x))
+        y: Tensor = self.sum_relu(self.wide(self.narrow_relu(self.narrow(x))) + x)
+        return y
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_a_shortcut_is_kept_until_it_is_added(bits: int | None) -> None:
+    table = table_of(Residual(), torch.zeros(1, 1, 10, 10), 4, bits)
+    one = 100 * (4 if bits is None else 1)  # bytes of a channel
+    live = {row.name: row.live_bytes for row in table.layers if row.part == "activation"}
+    assert live == {
+        "relu": 100 + 8 * one,
+        "narrow_relu": 8 * one + 2 * one,
+        "wide_site": 8 * one + 2 * one + 8 * one,
+        "sum_relu": 8 * one + 8 * one + 8 * one,  # the sum takes the place of neither
+    }
+    assert table.peak_bytes == 24 * one

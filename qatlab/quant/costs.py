@@ -1,0 +1,90 @@
+"""What a network computes for one image, and what it keeps in memory meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import fx
+
+from qatlab.quant.sites import Site
+from qatlab.quant.table import LayerRecord, packed_bytes
+from qatlab.quant.trace import Measures
+
+IMAGE_BITS = 8
+
+
+class Costs:
+    """Operations and memory of a network, for whatever bits its layers and sites will have.
+
+    Written to memory are the image, what comes out of sites, and the outputs. All else takes no
+    memory: a layer hands its sums on to the quantizer as it makes them, and what only hands on
+    values, such as max pooling, works where they stand.
+
+    Args:
+        graph: of the float network.
+        sites: in the order of computation.
+        measures: of its nodes.
+    """
+
+    def __init__(self, graph: fx.Graph, sites: Sequence[Site], measures: Measures) -> None:
+        shapes = measures.shapes
+        self._sites = {site.node: site.name for site in sites}
+        self._images = {n for n in graph.nodes if n.op == "placeholder" and n in shapes}
+        outputs = {n for n in graph.output_node().all_input_nodes if n in shapes}
+        kept = self._images | self._sites.keys() | outputs
+        reads: dict[fx.Node, list[fx.Node]] = {}  # kept tensors, also through what is not kept
+        self._sizes: dict[fx.Node, int] = {}  # numbers in each kept tensor, in order
+        self._read_by: dict[str, list[fx.Node]] = defaultdict(list)  # of layers
+        self._macs: Counter[str] = Counter()  # of layers
+        for node in graph.nodes:
+            inputs = [i for i in node.all_input_nodes if i in shapes]
+            read = (n for i in inputs for n in ([i] if i in kept else reads[i]))
+            reads[node] = list(dict.fromkeys(read))
+            if node in kept:
+                self._sizes[node] = math.prod(shapes[node])
+            if node.op == "call_module":
+                self._read_by[str(node.target)] += reads[node]
+                self._macs[str(node.target)] += measures.macs.get(node, 0)
+        self._last_use: dict[fx.Node, int] = {}
+        for i, node in enumerate(self._sizes):
+            self._last_use |= dict.fromkeys([node, *reads[node]], i)
+        self.macs = sum(measures.macs.values())
+
+    def add_to(self, records: Iterable[LayerRecord]) -> tuple[list[LayerRecord], int]:
+        """Return the records with their costs, and the most bytes of activations at a time.
+
+        A tensor is kept until the last one that is made of it has been written.
+        """
+        rows = list(records)
+        bits_of = {row.name: row.bits for row in rows if row.part == "activation"}
+        bits = {
+            node: IMAGE_BITS if node in self._images else bits_of.get(self._sites.get(node, ""))
+            for node in self._sizes
+        }
+        n_bytes = {node: packed_bytes(size, bits[node]) for node, size in self._sizes.items()}
+        live = self._live_bytes(n_bytes)
+        live_at = {name: live[node] for node, name in self._sites.items()}
+        return [
+            replace(row, live_bytes=live_at[row.name])
+            if row.part == "activation"
+            else replace(
+                row, macs=self._macs[row.name], input_bits=self._input_bits(row.name, bits)
+            )
+            for row in rows
+        ], max(live.values())
+
+    def _input_bits(self, layer: str, bits: Mapping[fx.Node, int | None]) -> int | None:
+        """Return the most bits that a layer reads, None for float."""
+        read = [bits[node] for node in self._read_by[layer]]
+        return None if None in read else max((bit for bit in read if bit), default=None)
+
+    def _live_bytes(self, n_bytes: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
+        """Return the bytes of all that is kept when a tensor has just been written."""
+        order = list(n_bytes)
+        return {
+            node: sum(n_bytes[o] for o in order[: i + 1] if self._last_use[o] >= i)
+            for i, node in enumerate(order)
+        }
