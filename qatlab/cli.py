@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from qatlab import config
 from qatlab.errors import ConfigError
 from qatlab.messages import sentence
-from qatlab.record import RESULT
+from qatlab.record import CONFIG, RESULT
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 WANTS_TRACE = os.environ.get(FULL_ERROR, "0") != "0"  # what the user has set; start() sets it too
@@ -70,7 +70,7 @@ def checked(command: str, cfg: DictConfig) -> None:
         getattr(experiment, command)(cfg)
     except KeyboardInterrupt:
         folder = Path(cfg.resume or cfg.folder)
-        is_run = (folder / config.CONFIG).exists() and not (folder / RESULT).exists()
+        is_run = (folder / CONFIG).exists() and not (folder / RESULT).exists()
         _interrupted(f" To continue: {resume_command(folder)}" if is_run else "")
     except Exception as error:
         if not config.in_sweep():

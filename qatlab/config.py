@@ -16,8 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from qatlab.errors import ConfigError
+from qatlab.record import CONFIG, check_run
 
-CONFIG = "config.yaml"  # what a run was asked for, in its folder
 HERE = "\x00"  # stands for the run's folder while paths are made relative to it
 
 
@@ -77,12 +77,6 @@ class TestConfig(TrainConfig):
     run: str | None = None
     checkpoint: str = MISSING
     save_outputs: str | None = None
-
-
-def check_run(folder: Path) -> None:
-    """Raise a ConfigError unless ``folder`` is that of a run."""
-    if not (folder / CONFIG).is_file():
-        raise ConfigError(f"{folder} is not the folder of a run: it has no {CONFIG}")
 
 
 def job_folder(name: str, resume: str | None) -> str:

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, Trainer
 
 from qatlab import evaluation, record, summary
 from qatlab.build import Built, build, callbacks_of, trainer_of
-from qatlab.config import CONFIG, apply_given, portable_yaml, stored_config
+from qatlab.config import apply_given, portable_yaml, stored_config
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.summary import say
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
@@ -116,7 +116,7 @@ def _fit_and_report(
     images = built.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
     built.module.solver.images_per_update = images
     if not resumed and trainer.is_global_zero:
-        record.write_text(folder / CONFIG, portable_yaml(cfg))
+        record.write_text(folder / record.CONFIG, portable_yaml(cfg))
         record.write_json(folder / "layers.json", built.table.to_json())
     _fit(trainer, built, start_from)
     trainer.strategy.barrier()  # the first process may still be renaming the best checkpoint

@@ -12,7 +12,8 @@ from typing import Any
 
 from qatlab.errors import ConfigError, did_you_mean
 
-RESULT = "result.json"
+CONFIG = "config.yaml"  # what a run was asked for
+RESULT = "result.json"  # what it has reached
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,6 +56,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
+
+
+def check_run(folder: Path) -> None:
+    """Raise a ConfigError unless ``folder`` is that of a run."""
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder} is not the folder of a run: it has no {CONFIG}")
 
 
 def environment() -> dict[str, Any]:

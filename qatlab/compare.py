@@ -1,0 +1,120 @@
+"""What runs differ in, side by side: ``python -m qatlab.compare RUN RUN ...``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from qatlab import record
+from qatlab.errors import ConfigError, QatlabError
+
+ABSENT = "-"
+ALWAYS = ("test.top1", "test.loss", "size_bytes", "seconds")  # shown where they are equal, too
+TOO_LONG = ("name", "test.confusion")  # the name stands in the configuration
+
+Facts = dict[str, str]
+
+
+def configuration(run: Path) -> Facts:
+    """Return all keys of a run's configuration.
+
+    Raises:
+        ConfigError: if the folder holds no run, or a damaged one.
+    """
+    record.check_run(run)
+    try:
+        content = yaml.safe_load((run / record.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {run / record.CONFIG}: {error}") from error
+    return {key: value for key, value in _flat(content) if key != "folder"}
+
+
+def bits(run: Path) -> Facts:
+    """Return the bits of each weight layer and each site of a run."""
+    layers = _read(run / "layers.json").get("layers", [])
+    return {x["name"]: "float" if x["bits"] is None else str(x["bits"]) for x in layers}
+
+
+def results(run: Path) -> Facts:
+    """Return what a finished run has reached, and where it was made; nothing of another one."""
+    found = dict(_flat(_read(run / record.RESULT)))
+    return {key: value for key, value in found.items() if key not in TOO_LONG}
+
+
+def differences(facts: Sequence[Facts], always: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return a row for each key whose values differ; ``-`` where a run has none.
+
+    Args:
+        facts: of each run.
+        always: keys that have a row even if they do not, if any run has them.
+    """
+    keys = dict.fromkeys(key for one in facts for key in one)
+    rows = {key: [one.get(key, ABSENT) for one in facts] for key in keys}
+    return {key: row for key, row in rows.items() if key in always or len(set(row)) > 1}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the differences of two or more runs."""
+    parser = argparse.ArgumentParser(prog="python -m qatlab.compare", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    runs: list[Path] = parser.parse_args(arguments).runs
+    if len(runs) < 2:
+        parser.error("give two runs or more")
+    try:
+        sections = {
+            "Configuration": differences([configuration(run) for run in runs]),
+            "Bits of layers and sites": differences([bits(run) for run in runs]),
+            "Results": differences([results(run) for run in runs], ALWAYS),
+        }
+    except QatlabError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, 160))  # in a file nothing has to be cut
+    shared = os.path.commonpath([run.absolute().parent for run in runs])
+    names = [os.path.relpath(run.absolute(), shared) for run in runs]
+    for title, rows in sections.items():
+        if not rows:
+            print(f"{title}: no difference")
+            continue
+        table = Table("", *names, title=title, title_justify="left")
+        for key, row in rows.items():
+            table.add_row(key, *row)
+        console.print(table)
+    for run in runs:
+        if not (run / record.RESULT).exists():
+            print(f"{run} is not finished: no {record.RESULT}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Read what a run has already written."""
+    return record.read_json(file) if file.exists() else {}
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield all values of nested dictionaries, with their keys joined by dots."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, f"{value:.6g}" if isinstance(value, float) else _word(value)
+
+
+def _word(value: Any) -> str:
+    """Return a value as YAML writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    main()
