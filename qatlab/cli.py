@@ -19,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from qatlab import config
+from qatlab import config, sweep
 from qatlab.errors import ConfigError
 from qatlab.messages import sentence
 from qatlab.record import CONFIG, RESULT
@@ -31,7 +31,6 @@ WANTS_TRACE = os.environ.get(FULL_ERROR, "0") != "0"  # what the user has set; s
 @dataclass
 class _Job:
     begun: bool = False  # whether the configuration was composed; later errors may be our own
-    failed: int = 0  # jobs of a sweep
 
 
 _job = _Job()
@@ -41,15 +40,23 @@ def start(main: Callable[[], None]) -> None:
     """Run a Hydra main function; a user's mistake ends in a sentence and exit code 1."""
     config.register()
     os.environ[FULL_ERROR] = "1"  # Hydra would print a stack trace, or its own words, and exit
-    _job.begun, _job.failed = False, 0
+    _job.begun = False
+    error: Exception | None = None
     try:
         _check_options()
         main()
     except KeyboardInterrupt:
         _interrupted("")
-    except Exception as error:
-        if _job.failed and not WANTS_TRACE:
-            _stop(f"{_job.failed} of the sweep's jobs failed; what was wrong stands above.")
+    except Exception as raised:
+        error = raised
+    finally:
+        notes = sweep.take_notes()  # of a sweep
+        if notes:
+            sweep.print_notes(notes)
+    failed = sum(note.state == sweep.FAILED for note in notes)
+    if failed and not WANTS_TRACE:
+        _stop(f"{failed} of the sweep's jobs failed; what was wrong stands above.")
+    if error is not None:
         _stop(_told(error))
 
 
@@ -61,6 +68,7 @@ def checked(command: str, cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning uses torch's older name
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # we log per epoch
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what is logged is of all processes
+    job = sweep.SweepJob(Path(cfg.folder)) if config.in_sweep() else None
     try:
         config.check(cfg)
         experiment = import_module("qatlab.experiment")  # torch: a wrong key is told before
@@ -68,18 +76,25 @@ def checked(command: str, cfg: DictConfig) -> None:
         for name in ("pytorch_lightning", "lightning_fabric.utilities.distributed"):
             logging.getLogger(name).setLevel(logging.WARNING)  # its tips, devices and processes
         getattr(experiment, command)(cfg)
+        if job is not None:
+            job.succeeded()
     except KeyboardInterrupt:
         folder = Path(cfg.resume or cfg.folder)
         is_run = (folder / CONFIG).exists() and not (folder / RESULT).exists()
         _interrupted(f" To continue: {resume_command(folder)}" if is_run else "")
     except Exception as error:
-        if not config.in_sweep():
+        if job is None:
             _stop(_told(error))
-        job = HydraConfig.get().job
         told = sentence(error) or traceback.format_exc()
-        print(f"Error in job {job.num} ({job.override_dirname}): {told}", file=sys.stderr)
-        _job.failed += 1
-        raise
+        job.failed(told)
+        hydra_job = HydraConfig.get().job
+        print(
+            f"Error in job {hydra_job.num} ({hydra_job.override_dirname}): {told}", file=sys.stderr
+        )
+        if cfg.sweep.fail_fast:
+            raise SystemExit(1) from error  # Hydra goes on after any other exception
+        if not sweep.notes_are_taken():
+            raise  # or nobody would know
 
 
 def resume_command(run: Path) -> str:
@@ -103,7 +118,7 @@ def _told(error: Exception) -> str:
     return words
 
 
-def _stop(words: str) -> None:
+def _stop(words: str) -> NoReturn:
     print(f"Error: {words}", file=sys.stderr)
     raise SystemExit(1)
 

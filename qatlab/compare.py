@@ -34,7 +34,7 @@ def configuration(run: Path) -> Facts:
         content = yaml.safe_load((run / record.CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {run / record.CONFIG}: {error}") from error
-    return {key: value for key, value in _flat(content) if key != "folder"}
+    return {key: value for key, value in flat(content) if key != "folder"}
 
 
 def bits(run: Path) -> Facts:
@@ -45,7 +45,7 @@ def bits(run: Path) -> Facts:
 
 def results(run: Path) -> Facts:
     """Return what a finished run has reached, and where it was made; nothing of another one."""
-    found = dict(_flat(_read(run / record.RESULT)))
+    found = dict(flat(_read(run / record.RESULT)))
     return {key: value for key, value in found.items() if key not in TOO_LONG}
 
 
@@ -100,11 +100,11 @@ def _read(file: Path) -> dict[str, Any]:
     return record.read_json(file) if file.exists() else {}
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield all values of nested dictionaries, with their keys joined by dots."""
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield all values of nested dictionaries as texts, with their keys joined by dots."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
-            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+            yield from flat(inner, f"{key}.{name}" if key else str(name))
     else:
         yield key, f"{value:.6g}" if isinstance(value, float) else _word(value)
 

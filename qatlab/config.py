@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -18,6 +20,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from qatlab.errors import ConfigError
 from qatlab.record import CONFIG, check_run
 
+LONGEST_NAME = 200  # bytes, of the folder of a job; file systems take 255
 HERE = "\x00"  # stands for the run's folder while paths are made relative to it
 
 
@@ -41,6 +44,13 @@ class ScheduleConfig:
 
 
 @dataclass
+class SweepConfig:
+    """``sweep``: what holds for all jobs of a sweep."""
+
+    fail_fast: bool = MISSING
+
+
+@dataclass
 class TrainConfig:
     """What ``train.py`` accepts. Groups that others own are checked when they are made."""
 
@@ -56,6 +66,7 @@ class TrainConfig:
     name: str = MISSING
     seed: int = MISSING
     mode: str = MISSING
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     compile: bool = MISSING
     channels_last: bool = MISSING
     memory: str = MISSING
@@ -167,6 +178,20 @@ def apply_given(
         OmegaConf.update(stored, key, OmegaConf.select(given, key), force_add=True)
 
 
+def job_name(overrides: str) -> str:
+    """Return the name of a job's folder: its overrides, as far as a file system takes them.
+
+    Too long ones lose the front parts of their keys, and in the end what is left over; a hash
+    tells apart what then looks the same.
+    """
+    name = overrides.replace("/", "_")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    brief = re.sub(r"(^|,)([\w@]+\.)+(?=\w+=)", r"\1", name).encode()[:LONGEST_NAME]
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:12]
+    return f"{brief.decode(errors='ignore')},{digest}"
+
+
 def in_sweep() -> bool:
     """Tell whether this is one of several jobs that a single process runs."""
     return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
@@ -247,5 +272,6 @@ def register() -> None:
     store.store(name="test_schema", node=TestConfig)
     OmegaConf.register_new_resolver("qatlab.add", lambda *numbers: sum(numbers), replace=True)
     OmegaConf.register_new_resolver("qatlab.job_folder", job_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("qatlab.job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("qatlab.required", required, replace=True)
     OmegaConf.register_new_resolver("qatlab.groups", groups, replace=True)

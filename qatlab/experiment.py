@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 
 from qatlab import evaluation, record, summary
 from qatlab.build import Built, build, callbacks_of, trainer_of
-from qatlab.config import apply_given, portable_yaml, stored_config
+from qatlab.compare import configuration, differences, flat
+from qatlab.config import apply_given, in_sweep, portable_yaml, stored_config
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.summary import say
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
@@ -35,6 +37,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if cfg.resume is not None:
         return _resume(cfg)
     folder = Path(cfg.folder)
+    if cfg.mode == "train" and in_sweep() and (folder / record.CONFIG).exists():
+        _check_same(cfg, folder)
+        return _continue(cfg)
     if cfg.mode == "train" and (folder / "checkpoints").exists():
         raise ConfigError(
             f"{folder} already holds a run: continue it with resume={folder}, delete it, or write "
@@ -52,6 +57,26 @@ def _resume(given: DictConfig) -> dict[str, Any]:
     """Continue a run that was killed as if it had not been."""
     cfg = stored_config(Path(given.resume))
     apply_given(given, cfg, "resume", changeable=MOVABLE)
+    return _continue(cfg)
+
+
+def _check_same(cfg: DictConfig, folder: Path) -> None:
+    """Raise a ConfigError if the run in a sweep's folder was asked for with other settings."""
+    now = dict(flat(yaml.safe_load(portable_yaml(cfg))))
+    other = [
+        f"{key} was {before} and is {after} now"
+        for key, (before, after) in differences([configuration(folder), now]).items()
+        if key not in (*MOVABLE, "folder") and not key.startswith("sweep.")
+    ]
+    if other:
+        raise ConfigError(
+            f"{folder} holds a run of other settings: {'; '.join(other)}; delete it, or give the "
+            "sweep another hydra.sweep.dir."
+        )
+
+
+def _continue(cfg: DictConfig) -> dict[str, Any]:
+    """Train what is left of a run."""
     if (Path(cfg.folder) / record.RESULT).exists():
         print(f"{cfg.folder} is finished and its report written: nothing is left to be done.")
         return dict(record.read_json(Path(cfg.folder) / record.RESULT))
