@@ -44,11 +44,11 @@ def test_a_constant_image() -> None:
     ("database", "name", "content"),
     [
         ("MNIST_IDX_Database", f"MNIST/raw/{IMAGES}", HEADER + PIXELS),
-        ("MNIST_IDX_Database", f"MNIST/raw/{IMAGES}.gz", gzip.compress(HEADER + PIXELS)),
+        ("MNIST_IDX_Database", f"MNIST/raw/{IMAGES}.gz", gzip.compress(HEADER + PIXELS, mtime=0)),
         ("MNIST_IDX_Database", IMAGES, HEADER + PIXELS),
-        ("MNIST_IDX_Database", f"{IMAGES}.gz", gzip.compress(HEADER + PIXELS)),
+        ("MNIST_IDX_Database", f"{IMAGES}.gz", gzip.compress(HEADER + PIXELS, mtime=0)),
         ("Fashion_MNIST_IDX_Database", f"FashionMNIST/raw/{IMAGES}", HEADER + PIXELS),
-        ("Fashion_MNIST_IDX_Database", f"{IMAGES}.gz", gzip.compress(HEADER + PIXELS)),
+        ("Fashion_MNIST_IDX_Database", f"{IMAGES}.gz", gzip.compress(HEADER + PIXELS, mtime=0)),
     ],
 )
 def test_idx_files(tmp_path: Path, database: str, name: str, content: bytes) -> None:
@@ -87,8 +87,12 @@ def test_cifar_100(tmp_path: Path, folder: str) -> None:
         ("MNIST_IDX_Database", IMAGES, HEADER),
         ("MNIST_IDX_Database", IMAGES, b"\0\0\x08\x01" + HEADER[4:] + PIXELS),  # labels
         ("MNIST_IDX_Database", f"{IMAGES}.gz", b"no gzip"),
-        ("MNIST_IDX_Database", f"{IMAGES}.gz", gzip.compress(HEADER + PIXELS)[:-9]),
-        ("MNIST_IDX_Database", f"{IMAGES}.gz", gzip.compress(bytes(99))[:10] + b"\xff" * 30),
+        ("MNIST_IDX_Database", f"{IMAGES}.gz", gzip.compress(HEADER + PIXELS, mtime=0)[:-9]),
+        (
+            "MNIST_IDX_Database",
+            f"{IMAGES}.gz",
+            gzip.compress(bytes(99), mtime=0)[:10] + b"\xff" * 30,
+        ),
         ("CIFAR10_Database", "data_batch_1.bin", bytes(3073)),  # the other four are missing
         ("CIFAR100_Database", "train.bin", bytes(3073)),
         ("CIFAR100_Database", "train.bin", b""),
