@@ -54,10 +54,10 @@ def start(main: Callable[[], None]) -> None:
         if notes:
             sweep.print_notes(notes)
     failed = sum(note.state == sweep.FAILED for note in notes)
-    if failed and not WANTS_TRACE:
-        _stop(f"{failed} of the sweep's jobs failed; what was wrong stands above.")
-    if error is not None:
+    if error is not None and (WANTS_TRACE or not failed):
         _stop(_told(error))
+    if failed:
+        _stop(f"{failed} of the sweep's jobs failed; what was wrong stands above.")
 
 
 def checked(command: str, cfg: DictConfig) -> None:
@@ -79,6 +79,8 @@ def checked(command: str, cfg: DictConfig) -> None:
         if job is not None:
             job.succeeded()
     except KeyboardInterrupt:
+        if job is not None:
+            job.failed("interrupted; the sweep's command continues it")
         folder = Path(cfg.resume or cfg.folder)
         is_run = (folder / CONFIG).exists() and not (folder / RESULT).exists()
         _interrupted(f" To continue: {resume_command(folder)}" if is_run else "")
@@ -93,7 +95,7 @@ def checked(command: str, cfg: DictConfig) -> None:
         )
         if cfg.sweep.fail_fast:
             raise SystemExit(1) from error  # Hydra goes on after any other exception
-        if not sweep.notes_are_taken():
+        if WANTS_TRACE or not sweep.notes_are_taken():
             raise  # or nobody would know
 
 

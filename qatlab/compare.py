@@ -33,7 +33,8 @@ def configuration(run: Path) -> Facts:
     try:
         content = yaml.safe_load((run / record.CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {run / record.CONFIG}: {error}") from error
+        reason = " ".join(str(error).split())  # YAML's errors have several lines
+        raise ConfigError(f"cannot read {run / record.CONFIG}: {reason}") from error
     return {key: value for key, value in flat(content) if key != "folder"}
 
 

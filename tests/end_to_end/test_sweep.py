@@ -109,3 +109,11 @@ def test_a_job_that_fails_does_not_stop_the_others(sweep: Sweep, tmp_path: Path)
     assert fast.code == 1
     assert "\n1 failed\n" in fast.output
     assert of_jobs(tmp_path / "fast", "result.json") == {}
+
+
+def test_a_sweep_that_is_interrupted_says_so_and_goes_on(sweep: Sweep) -> None:
+    ended = sweep("s", **{KILL_AT: "SIGINT 2 1"})
+    assert ended.code == 130
+    assert "interrupted; the sweep's command continues it" in ended.output
+    assert "Traceback" not in ended.output
+    assert "\n1 done, 1 resumed\n" in sweep("s").output
