@@ -6,18 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from empty_files import touched
 
 from qatlab.data import FileSource, Gtsrb, ImageFolder, ImageNet
 from qatlab.data.transforms.transform import Part
 from qatlab.errors import DataError
-
-
-def touched(folder: Path, *names: str) -> str:
-    """Make empty files; sources read no images."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return str(folder)
 
 
 def numbered(kind: str, count: int) -> Iterable[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from empty_files import touched
 
 from qatlab.data import (
     Caltech101,
@@ -19,14 +20,6 @@ from qatlab.data import (
 )
 from qatlab.data.transforms.transform import PARTS, Part
 from qatlab.errors import ConfigError, DataError
-
-
-def touched(folder: Path, *names: str) -> str:
-    """Make empty files; sources read no images."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return str(folder)
 
 
 def numbered(kind: str, count: int) -> Iterable[str]:
