@@ -102,12 +102,12 @@ def test_an_experiment_trains_two_steps_with_the_bits_of_its_name(
         overrides += ["data.source.channels=3"]
     start = [file for model, file in float_weights.items() if name.startswith(model)]
     overrides += [f"init_weights={file}" for file in start if name != "lenet_sat_clamp"]
-    phases = composed(tmp_path, *overrides).schedule
-    given = [key for key in phases if str(key).endswith("_epochs") and phases[key]]
+    cfg = composed(tmp_path, *overrides)
+    given = [k for k, epochs in cfg.schedule.items() if str(k).endswith("_epochs") and epochs]
     # With one phase two steps in it, with two phases one each.
-    overrides += [f"schedule.{key}=1" for key in given]
-    overrides += [f"data.source.training_images={2 * batch // len(given)}"]
-    result = experiment.train(composed(tmp_path, *overrides))
+    cfg.schedule.update(dict.fromkeys(given, 1))
+    cfg.data.source.training_images = 2 * batch // len(given)
+    result = experiment.train(cfg)
     assert result["name"].startswith(name)
     assert sum(result["epochs"].values()) == len(given)
     assert result["test"]["images"] == 1

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
@@ -37,8 +36,7 @@ def start(script: str, *arguments: str, **environment: str) -> Ended:
     done = subprocess.run(
         [sys.executable, script, *arguments],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-        | environment,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -64,7 +62,6 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
         os.dup2(file.fileno(), sys.stderr.fileno())
     os.chdir(ROOT)
     os.environ.update(environment)
-    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores Ctrl-C
     summary.write_figures = lambda *args: None
     sys.argv = [script, *arguments]

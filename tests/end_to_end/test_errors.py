@@ -302,7 +302,7 @@ def test_the_trace_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, told: To
 
 def process(root: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(root / "train.py"), *words]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    variables = {**os.environ, **environment}
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
 
