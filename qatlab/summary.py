@@ -47,7 +47,7 @@ def print_table(table: ModelTable) -> None:
             bits if layer.part == "weight" else "",
             bits if layer.part == "activation" else "",
             on_grid,
-            "yes" if facts.get("scaling") else "",
+            {True: "yes", "fan_in": "fan_in"}.get(facts.get("scaling"), ""),
             ", ".join(layer.rules),
             str(layer.parameters or ""),
         )

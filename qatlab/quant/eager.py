@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qatlab.quant import kernels
-from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.quant.functional import GRIDS, Scaling, sat_fan, sat_weight
 from qatlab.quant.grid import Grid, fake_quantize
 from qatlab.quant.memory import Memory
 
@@ -59,7 +59,7 @@ def without_dead_zeros(x: Tensor, parameter: Tensor, grid: Grid) -> Tensor:
 
 
 def sat_weight_eager(
-    weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: bool
+    weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: Scaling
 ) -> Tensor:
     """Same as :func:`~qatlab.quant.functional.sat_weight`, whose statistics are held constant.
 
@@ -172,18 +172,18 @@ def _not_encoded(y: Tensor) -> None:
 
 
 def _sat_quantized(
-    weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: bool
+    weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: Scaling
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weight, laid out densely, what SAT makes of it, and the slope."""
     weight, q = _dense(weight)
-    fan_out = weight.shape[0] * weight[0, 0].numel() if scaling else 0
+    fan = sat_fan(weight, scaling)
     if on_gpu(weight):
-        slope: Tensor = _gpu().sat_weight_forward(weight, n_steps, grid, quantized, fan_out, q)
+        slope: Tensor = _gpu().sat_weight_forward(weight, n_steps, grid, quantized, fan, q)
         return weight, q, slope
     slope = weight.new_empty(())
     kernels.call(
         *("sat_weight_forward", weight, q, slope, weight.numel()),
-        *(n_steps, GRIDS.index(grid), quantized, float(fan_out)),
+        *(n_steps, GRIDS.index(grid), quantized, float(fan)),
     )
     return weight, q, slope
 
@@ -242,7 +242,7 @@ class _WithoutDeadZeros(torch.autograd.Function):
 class _SatWeight(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: bool
+        ctx: Any, weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: Scaling
     ) -> Tensor:
         weight, q, slope = _sat_quantized(weight, n_steps, grid, quantized, scaling)
         ctx.save_for_backward(weight, slope)

@@ -6,12 +6,13 @@ sees; :mod:`qatlab.quant.eager` does the same in one pass over memory each way.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 GRIDS = ("default", "symmetric", "asymmetric", "full_range", "centered")
+Scaling = bool | Literal["fan_in"]
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -96,7 +97,16 @@ def _asymmetric_shift(unit: Tensor, half: int) -> Tensor:
     return (1 + 1 / (2 * half)) * unit - 1 / (2 * half)
 
 
-def sat_scaling(weight: Tensor, statistics_gradient: bool = False) -> Tensor:
+def sat_fan(weight: Tensor, scaling: Scaling) -> int:
+    """Return ``1 / variance`` of weights that are scaled in this way; 0 for none."""
+    if scaling == "fan_in":
+        return weight[0].numel()
+    return weight.shape[0] * weight[0, 0].numel() if scaling else 0
+
+
+def sat_scaling(
+    weight: Tensor, statistics_gradient: bool = False, scaling: Scaling = True
+) -> Tensor:
     """Return SAT's constant ``s = sqrt(Var(q) * n_out)``; the layer computes with ``q / s``.
 
     ``n_out = C_out * kH * kW`` is the fan-out, also for grouped convolutions, and the variance
@@ -107,12 +117,12 @@ def sat_scaling(weight: Tensor, statistics_gradient: bool = False) -> Tensor:
     Args:
         weight: clamped or quantized weights, ``(C_out, C_in, ...)``, at least two elements.
         statistics_gradient: let gradient flow through the variance; N2D2 holds it constant.
+        scaling: ``fan_in`` takes ``n_in = C_in * kH * kW`` in place of ``n_out``.
 
     Returns:
         Scalar tensor.
     """
-    fan_out = weight.shape[0] * weight[0, 0].numel()
-    scale = (weight.var() * fan_out).sqrt()
+    scale = (weight.var() * sat_fan(weight, scaling)).sqrt()
     return scale if statistics_gradient else scale.detach()
 
 
@@ -121,7 +131,7 @@ def sat_weight(
     n_steps: int,
     grid: str = "default",
     quantized: bool = True,
-    scaling: bool = False,
+    scaling: Scaling = False,
     statistics_gradient: bool = False,
 ) -> Tensor:
     """Clamp, or clamp and quantize, weights by Scale-Adjusted Training.
@@ -135,7 +145,7 @@ def sat_weight(
         n_steps: steps of the grid, ``2**bits - 1`` for a bit width.
         grid: one of :data:`GRIDS`, see :func:`sat_grid`.
         quantized: False in the clamp phase.
-        scaling: divide by :func:`sat_scaling`.
+        scaling: divide by :func:`sat_scaling`; True or ``fan_in``.
         statistics_gradient: differentiate the maximum and the scale too.
 
     Returns:
@@ -146,7 +156,7 @@ def sat_weight(
         return result
     unit = sat_unit_weight(weight, statistics_gradient)
     clamped = (sat_grid if quantized else sat_clamp)(unit, n_steps, grid)
-    return clamped / sat_scaling(clamped, statistics_gradient) if scaling else clamped
+    return clamped / sat_scaling(clamped, statistics_gradient, scaling) if scaling else clamped
 
 
 class _SatWeight(torch.autograd.Function):
@@ -154,10 +164,11 @@ class _SatWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: bool
+        ctx: Any, weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: Scaling
     ) -> Tensor:
         clamped = (sat_grid if quantized else sat_clamp)(sat_unit_weight(weight), n_steps, grid)
-        scale = sat_scaling(clamped) if scaling else torch.ones_like(clamped[(0,) * clamped.ndim])
+        one = clamped[(0,) * clamped.ndim]
+        scale = sat_scaling(clamped, scaling=scaling) if scaling else torch.ones_like(one)
         slope = sat_slope(n_steps, grid) / (weight.abs().amax().tanh() * scale)
         ctx.save_for_backward(weight, slope)
         return clamped / scale if scaling else clamped

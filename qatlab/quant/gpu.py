@@ -198,7 +198,7 @@ def _sat_backward_kernel(w_ptr, grad_ptr, grad_w_ptr, slope_ptr, count, BLOCK: t
 
 
 def sat_weight_forward(
-    weight: Tensor, n_steps: int, grid: str, quantized: bool, fan_out: float, q: Tensor
+    weight: Tensor, n_steps: int, grid: str, quantized: bool, fan: float, q: Tensor
 ) -> Tensor:
     """Write what SAT makes of dense weights to ``q``; return the slope, a scalar."""
     half = n_steps // 2
@@ -217,8 +217,8 @@ def sat_weight_forward(
         **EXACT,
     )
     slope = factor / largest
-    if fan_out > 0:
-        scale = (q.var() * fan_out).sqrt()
+    if fan > 0:
+        scale = (q.var() * fan).sqrt()
         q.div_(scale)
         slope = slope / scale
     return slope

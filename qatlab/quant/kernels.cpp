@@ -253,7 +253,7 @@ void fake_quantize_backward(const Settings* settings, const float* parameter, co
 
 // Returns in `slope` what the derivative of tanh is multiplied by.
 void sat_weight_forward(const float* w, float* q, float* slope, index_t n, std::int32_t n_steps,
-                        std::int32_t grid, std::int32_t quantized, float fan_out, int threads) {
+                        std::int32_t grid, std::int32_t quantized, float fan, int threads) {
   const float largest = tanh_of(largest_of(w, n, threads));
   const float steps = static_cast<float>(n_steps), half = static_cast<float>(n_steps / 2);
   const auto kind = static_cast<SatGrid>(grid);
@@ -265,10 +265,10 @@ void sat_weight_forward(const float* w, float* q, float* slope, index_t n, std::
   if (kind == SatGrid::asymmetric) factor = 1 + 1 / (2.0 * half);
   if (kind == SatGrid::full_range) factor = 1 + 0.9998 / n_steps;  // clamped, too, as in N2D2
   *slope = static_cast<float>(factor / largest);
-  if (fan_out > 0) {  // constant scaling
+  if (fan > 0) {  // constant scaling
     const double mean = sum_of(q, n) / n;
     const double variance = squares_of(q, n, static_cast<float>(mean)) / (n - 1);
-    const float scale = static_cast<float>(std::sqrt(variance * fan_out));
+    const float scale = static_cast<float>(std::sqrt(variance * fan));
 #pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
     for (index_t i = 0; i < n; ++i) q[i] = q[i] / scale;
     *slope = static_cast<float>(factor / largest / scale);

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError
 from qatlab.quant.eager import sat_weight_eager
-from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.quant.functional import GRIDS, Scaling, sat_weight
 from qatlab.quant.grid import Grid, cg_pact_grid
 from qatlab.quant.learned import ActivationQuantizer, given_start
 from qatlab.quant.phase import Phase
@@ -24,7 +24,9 @@ class SatWeight(Quantizer):
         bits: bit width, 1 to 16; or give ``n_steps``.
         n_steps: steps of the grid instead of ``bits`` (ternary: 2).
         grid: ``default`` (DoReFa), ``symmetric``, ``asymmetric``, ``full_range`` or ``centered``.
-        scaling: rescale to variance 1 / fan-out; for layers that no batch norm follows.
+        scaling: rescale to variance 1 / fan-out, for layers that no batch norm follows; or
+            ``fan_in``: to 1 / fan-in, for a last layer with many more inputs than classes, whose
+            outputs would saturate the loss (the paper's first rule of efficient training).
         statistics_gradient: let gradient flow through the maximum and the scale.
         clamp_only: do in the quantize phase what the clamp phase does: no rounding.
     """
@@ -37,7 +39,7 @@ class SatWeight(Quantizer):
         bits: int | None = None,
         n_steps: int | None = None,
         grid: str = "default",
-        scaling: bool = False,
+        scaling: Scaling = False,
         statistics_gradient: bool = False,
         clamp_only: bool = False,
     ) -> None:
@@ -47,7 +49,8 @@ class SatWeight(Quantizer):
             raise QuantRuleError(
                 f"grid={grid} has no levels at 1 bit; use grid=default, or n_steps=2 for ternary"
             )
-        check_switch("scaling", scaling)
+        if scaling != "fan_in" and not isinstance(scaling, bool):
+            raise QuantRuleError(f"scaling={scaling!r} is none of true, false, fan_in")
         check_switch("statistics_gradient", statistics_gradient)
         check_switch("clamp_only", clamp_only)
         self.grid = grid

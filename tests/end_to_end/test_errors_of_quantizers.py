@@ -20,7 +20,7 @@ from mistakes import Told, check
         ("+quant.activation.signed=true", "quant.activation.signed is set by qatlab itself"),
         ("quant.weight.grid=symetric", "quant.weight (conv1): grid='symetric'|'symmetric'|full_"),
         ("quant.weight={bits: 1, grid: symmetric}", "quant.weight (conv2): grid=symmetric|1 bit"),
-        ("quant.weight.scaling=maybe", "quant.weight.scaling=maybe|true or false"),
+        ("quant.weight.scaling=maybe", "quant.weight.scaling=maybe|fan_in, true or false"),
         ("quant.weight=null", "quant.rules.first.weight|quant.weight is null|quant/weight=sat"),
         ("quant.activation.alpha=-1", "quant.activation (relu1): alpha=-1|above 0|'auto'"),
         ("quant.activation.alpha=abc", "quant.activation (relu1): alpha='abc'|above 0|'auto'"),
@@ -28,7 +28,10 @@ from mistakes import Told, check
         ("quant.activation.percentile=abc", "quant.activation.percentile=abc|a number"),
         ("quant.rules.first.weight.bits=33", "quant.rules.first.weight (conv1): bits=33|1 to 16"),
         ("+quant.rules.first.weight.bitts=3", "quant.rules.first.weight.bitts|'bits'|grid"),
-        ("+quant.rules.first.weight.scaling=1", "quant.rules.first.weight.scaling=1|true or false"),
+        (
+            "+quant.rules.first.weight.scaling=1",
+            "quant.rules.first.weight.scaling=1|fan_in, true or false",
+        ),
         (
             "quant.rules.first.index=9",
             "quant.rules.first (weight)|index=9|conv1 (Conv2d 5x5 normed), conv2",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qatlab.quant.eager import sat_weight_eager
-from qatlab.quant.functional import GRIDS, round_ste, sat_weight, scale_gradient
+from qatlab.quant.functional import GRIDS, Scaling, round_ste, sat_weight, scale_gradient
 
 Array = NDArray[np.float64]
 # 1 bit has no symmetric or asymmetric grid: floor(1 / 2) = 0 steps on each side of zero.
@@ -64,9 +64,12 @@ def factor(n: int, grid: str) -> float:
     return {"asymmetric": 1 + 1 / (2 * max(1, n // 2)), "full_range": 1 + 0.9998 / n}.get(grid, 1.0)
 
 
-def scale(q: Array) -> float:
-    fan_out = q.shape[0] * math.prod(q.shape[2:])
-    return math.sqrt(q.var(ddof=1) * fan_out)
+def fan(q: Array, scaling: Scaling) -> int:
+    return q.shape[scaling == "fan_in"] * math.prod(q.shape[2:])
+
+
+def scale(q: Array, scaling: Scaling) -> float:
+    return math.sqrt(q.var(ddof=1) * fan(q, scaling))
 
 
 def n2d2_gradient(w: Array, g: Array, n: int, grid: str, s: float) -> Array:
@@ -74,12 +77,11 @@ def n2d2_gradient(w: Array, g: Array, n: int, grid: str, s: float) -> Array:
     return g * factor(n, grid) / (np.cosh(w) ** 2 * np.abs(np.tanh(w)).max() * s)
 
 
-def full_gradient(w: Array, g: Array, n: int, grid: str, q: Array, scaling: bool) -> Array:
+def full_gradient(w: Array, g: Array, n: int, grid: str, q: Array, scaling: Scaling) -> Array:
     """The chain rule through the maximum and the scale too, straight through the rounding."""
     if scaling:
-        s, count = scale(q), q.size
-        fan_out = q.shape[0] * math.prod(q.shape[2:])
-        ds = fan_out * (q - q.mean()) / ((count - 1) * s)
+        s, count = scale(q, scaling), q.size
+        ds = fan(q, scaling) * (q - q.mean()) / ((count - 1) * s)
         g = g / s - (g * q).sum() / s**2 * ds
     t, g = np.tanh(w), g * factor(n, grid)
     m, at = np.abs(t).max(), np.abs(t).argmax()
@@ -100,17 +102,17 @@ def both_ways(function: Any, w: Tensor, g: Array, *arguments: Any) -> tuple[Tens
     return result.detach(), w.grad
 
 
-@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("scaling", [False, True, "fan_in"])
 @pytest.mark.parametrize("phase", ["clamp", "quantize"])
 @GRID
 @BOTH
 def test_weights_and_their_gradient_are_those_of_the_formulas(
-    function: Any, grid: str, n_steps: int, phase: str, scaling: bool
+    function: Any, grid: str, n_steps: int, phase: str, scaling: Scaling
 ) -> None:
     for shape in SHAPES.values():
         w, g = weights(shape), weights(shape, seed=1)
         values = (quantized if phase == "quantize" else clamped)(unit(w), n_steps, grid)
-        s = scale(values) if scaling else 1.0
+        s = scale(values, scaling) if scaling else 1.0
         result, gradient = both_ways(
             function, torch.from_numpy(w), g, n_steps, grid, phase == "quantize", scaling
         )
@@ -119,11 +121,11 @@ def test_weights_and_their_gradient_are_those_of_the_formulas(
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("scaling", [False, True, "fan_in"])
 @pytest.mark.parametrize("phase", ["clamp", "quantize"])
 @GRID
 def test_gradient_through_the_statistics_is_the_chain_rule(
-    grid: str, n_steps: int, phase: str, scaling: bool
+    grid: str, n_steps: int, phase: str, scaling: Scaling
 ) -> None:
     w, g = weights((6, 4, 3, 3)), weights((6, 4, 3, 3), seed=1)
     values = (quantized if phase == "quantize" else clamped)(unit(w), n_steps, grid)
@@ -134,10 +136,10 @@ def test_gradient_through_the_statistics_is_the_chain_rule(
     torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("scaling", [False, True, "fan_in"])
 @pytest.mark.parametrize("grid", ["default", "symmetric", "asymmetric"])
 def test_gradient_through_the_statistics_is_that_of_finite_differences(
-    grid: str, scaling: bool
+    grid: str, scaling: Scaling
 ) -> None:
     w = torch.from_numpy(weights((4, 2, 3, 3))).requires_grad_()
     options = {"quantized": False, "scaling": scaling, "statistics_gradient": True}
@@ -155,7 +157,7 @@ def test_float32_weights_equal_float64_ones(function: Any, grid: str, n_steps: i
     g = weights(w.shape, seed=1)
     for phase in (clamped, quantized):
         values = phase(unit(np.float64(w)), n_steps, grid)
-        s = scale(values)
+        s = scale(values, True)
         result, gradient = both_ways(
             function, torch.from_numpy(w), g, n_steps, grid, phase is quantized, True
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from qatlab.quant import Memory, eager
 from qatlab.quant.eager import fake_quantize_eager, fits, sat_weight_eager
-from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.quant.functional import GRIDS, Scaling, sat_weight
 from qatlab.quant.grid import cg_pact_grid, fake_quantize, lsq_grid, pact_grid
 
 METHODS = {"cg_pact": (cg_pact_grid, 1.3), "pact": (pact_grid, 1.3), "lsq": (lsq_grid, -0.2)}
@@ -124,12 +124,12 @@ def test_half_precision_differs_by_its_last_bit(
     torch.testing.assert_close(fast[2], slow[2], rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("scaling", [False, True, "fan_in"])
 @pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("grid", GRIDS)
 @in_interpreter
 def test_sat_weights_are_the_definition(
-    interpreted: ModuleType, grid: str, quantized: bool, scaling: bool
+    interpreted: ModuleType, grid: str, quantized: bool, scaling: Scaling
 ) -> None:
     weight = randn(10, 30, 3, 3) / 3
     (q, gradient), (q2, gradient2) = (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qatlab.quant import kernels
 from qatlab.quant.eager import fake_quantize_eager, fits, sat_weight_eager
-from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.quant.functional import GRIDS, Scaling, sat_weight
 from qatlab.quant.grid import Grid, cg_pact_grid, fake_quantize, lsq_grid, pact_grid
 from qatlab.quant.normed import norm_and_quantize
 
@@ -106,12 +106,12 @@ def test_a_step_for_each_channel(shape: tuple[int, ...], layout: str) -> None:
     assert_same(*both)
 
 
-@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("scaling", [False, True, "fan_in"])
 @pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_sat_weights_are_the_definition(
-    grid: str, bits: int, quantized: bool, scaling: bool
+    grid: str, bits: int, quantized: bool, scaling: Scaling
 ) -> None:
     if bits == 1 and grid in ("symmetric", "asymmetric"):
         pytest.skip("refused by SatWeight")

@@ -201,7 +201,7 @@ def test_bits_and_steps_out_of_range_are_refused(
         ({"grid": 3}, "default, symmetric, asymmetric, full_range, centered"),
         ({"bits": 1, "grid": "symmetric"}, "grid=symmetric has no levels at 1 bit.*n_steps=2"),
         ({"bits": 1, "grid": "asymmetric"}, "grid=asymmetric has no levels at 1 bit"),
-        ({"scaling": "no"}, "scaling='no' is neither true nor false"),
+        ({"scaling": "no"}, "scaling='no' is none of true, false, fan_in"),
         ({"statistics_gradient": 1}, "statistics_gradient=1 is neither true nor false"),
     ],
 )
