@@ -20,7 +20,7 @@ from qatlab.quant import (
     set_phase,
     start_quantizers,
 )
-from qatlab.quant.functional import GRIDS, sat_weight
+from qatlab.quant.functional import GRIDS, Scaling, sat_weight
 
 
 def relu_site(**options: Any) -> SatActivation:
@@ -49,6 +49,15 @@ def test_activations_in_each_phase() -> None:
         assert torch.equal(site(x), x.relu())
     site.phase = Phase.QUANTIZE
     assert site(x).unique().tolist() == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(("scaling", "deviation"), [(True, 128**0.5), ("fan_in", 1.0)])
+def test_outputs_of_a_last_layer_are_as_large_as_its_scaling_says(
+    scaling: Scaling, deviation: float
+) -> None:
+    quantizer = SatWeight(bits=2, scaling=scaling)
+    outputs = randn(5000, 1280) @ quantizer(randn(10, 1280, seed=1)).T
+    assert outputs.std().item() == pytest.approx(deviation, rel=0.02)
 
 
 def test_set_phase_reaches_every_quantizer() -> None:
