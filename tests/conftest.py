@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 # Before torch is imported, and for the processes that tests start: their tensors are small, and the
 # other core has tests of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One server for all tests that fork: it imports once, and the last list of modules would win.
+multiprocessing.get_context("forkserver").set_forkserver_preload(["qatlab.experiment"])
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -21,7 +21,6 @@ KILL_AT = "TEST_KILL_AT"  # "SIGKILL 3 7": in epoch 3 after batch 7; "SIGKILL 2 
 SAVE_START = "TEST_SAVE_START"  # file for the state with which the quantize phase starts
 
 forks = multiprocessing.get_context("forkserver")  # imports once, then forks for each run
-forks.set_forkserver_preload(["qatlab.experiment"])
 
 
 class Ended(NamedTuple):

@@ -14,7 +14,6 @@ from torch import distributed, nn
 from qatlab.training.sync_norm import SyncBatchNorm, synchronise_norms
 
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["qatlab.training.sync_norm"])
 
 
 def network(momentum: float | None) -> nn.Module:
