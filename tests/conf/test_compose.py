@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
 from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,25 @@ MODELS = [
     for f in OPTIONS
     if str(f.parent) == "model" and f.name not in {"layer_graph", *LIBRARIES}
 ]
+
+
+def together() -> list[tuple[str, ...]]:
+    """Return what to compose: an experiment alone; of other groups an option of each at once.
+
+    Groups inside groups are for themselves, as options of the outer group may do without them.
+    """
+    groups: dict[str, list[str]] = {}
+    for file in OPTIONS:
+        groups.setdefault(str(file.parent), []).append(f"{file.parent}={file.name}")
+    alone = [(option,) for option in groups.pop("experiment")]
+    inner = [of for group, of in groups.items() if "/" in group]
+    outer = [of for group, of in groups.items() if "/" not in group]
+    return [*alone, *_side_by_side(inner), *_side_by_side(outer)]
+
+
+def _side_by_side(groups: list[list[str]]) -> Iterator[tuple[str, ...]]:
+    count = max(map(len, groups))
+    return zip(*(islice(cycle(group), count) for group in groups), strict=True)
 
 
 @cache
@@ -68,11 +89,14 @@ def check_targets(node: DictConfig, key: str = "") -> int:
     return sum(check_targets(child, f"{key}.{k}".lstrip(".")) for k, child in children)
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=str)
-def test_every_option_composes_resolves_and_finds_its_targets(option: Path) -> None:
-    named = [f"model.name={LIBRARIES[option.name]}"] if option.name in LIBRARIES else []
-    cfg = composed(f"{option.parent}={option.name}", *named)
-    if option.parent.name == "experiment":
+@pytest.mark.parametrize("options", together(), ids=" ".join)
+def test_every_option_composes_resolves_and_finds_its_targets(options: tuple[str, ...]) -> None:
+    model = next((o for o in options if o.startswith("model=")), "").removeprefix("model=")
+    named = [f"model.name={LIBRARIES[model]}"] if model in LIBRARIES else []
+    cfg = composed(*options, *named)
+    chosen = HydraConfig.get().runtime.choices
+    assert dict(option.split("=") for option in options).items() <= chosen.items()
+    if options[0].startswith("experiment="):
         cfg.init_weights = "file"  # which some demand
     config.check(cfg)
     assert check_targets(cfg) >= 6  # model, data, two quantizers, solver, trainer, logger, ...

@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +50,30 @@ def start_forked(log: Path, script: str, *arguments: str, **environment: str) ->
 
     Both take longer than the training of a test. ``log`` is where its output goes.
     """
+    return _end(log, _fork(log, script, *arguments, **environment))
+
+
+def start_two_forked(folder: Path, script: str, *arguments: str, **environment: str) -> list[Ended]:
+    """Run a script in two such processes that train together, as a launcher would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    logs = [folder / f"log{rank}" for rank in range(2)]
+    processes = [
+        _fork(log, script, *arguments, **environment, **meeting, LOCAL_RANK=str(rank))
+        for rank, log in enumerate(logs)
+    ]
+    return [_end(log, process) for log, process in zip(logs, processes, strict=True)]
+
+
+def _fork(log: Path, script: str, *arguments: str, **environment: str) -> BaseProcess:
     process = forks.Process(target=_run, args=(log, script, arguments, environment))
     process.start()
+    return process
+
+
+def _end(log: Path, process: BaseProcess) -> Ended:
     process.join()
     assert process.exitcode is not None
     return Ended(process.exitcode, log.read_text())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killable_runs import KILL_AT, start, start_forked
+from killable_runs import KILL_AT, start, start_forked, start_two_forked
 from safetensors.torch import load_file
 
 from qatlab.training.checkpoint import load
@@ -97,14 +97,18 @@ def test_a_killed_run_of_two_goes_on_as_if_nothing_had_been(
 ) -> None:
     folder = tmp_path / "run"
     words = (*SETTINGS, *TWO, f"hydra.run.dir={folder}")
-    assert start("train.py", *words, **{KILL_AT: place}).code == -9
+    killed = start_two_forked(tmp_path, "train.py", *words, **{KILL_AT: place})
+    assert [ended.code for ended in killed] == [-9, -9], killed
     assert not (folder / "result.json").exists()
-    ended = start("train.py", f"resume={folder}")
-    assert ended.code == 0, ended.output
+    words = (f"resume={folder}", f"hydra.run.dir={folder}/resumed/1")
+    resumed = start_two_forked(tmp_path, "train.py", *words)
+    assert [ended.code for ended in resumed] == [0, 0], resumed
     assert metrics(folder) == metrics(by_two)
-    resumed, whole = (load(run / "checkpoints/last.ckpt")["state_dict"] for run in (folder, by_two))
+    found, expected = (
+        load(run / "checkpoints/last.ckpt")["state_dict"] for run in (folder, by_two)
+    )
     assert all(
-        torch.equal(value, whole[name])
-        for name, value in resumed.items()
-        if name in whole and isinstance(value, torch.Tensor)
+        torch.equal(value, expected[name])
+        for name, value in found.items()
+        if name in expected and isinstance(value, torch.Tensor)
     )

@@ -46,7 +46,10 @@ def killed_and_whole(folder: Path, place: str, *settings: str) -> tuple[Path, Pa
     return killed, whole
 
 
-@pytest.mark.parametrize("place", ["2 end", "3 7"])  # between the phases; after a checkpoint
+@pytest.mark.parametrize(
+    "place",  # after a checkpoint; between the phases
+    ["3 7", pytest.param("2 end", marks=pytest.mark.slow)],
+)
 def test_a_killed_run_by_parameter_equals_an_uninterrupted_one(tmp_path: Path, place: str) -> None:
     killed, whole = killed_and_whole(tmp_path, f"SIGKILL {place}", *BY_PARAMETER)
     assert_identical(killed, whole)

@@ -121,7 +121,7 @@ RATES: list[dict[str, float | str]] = [
 ]
 
 
-@pytest.mark.parametrize("batch", [1, 24, 100, 128])
+@pytest.mark.parametrize("batch", [1, 128])
 @pytest.mark.parametrize("iteration_size", [1, 4])
 @pytest.mark.parametrize("given", RATES, ids=lambda given: "-".join(map(str, given.values())))
 def test_the_rate_at_every_update_is_that_of_n2d2(

@@ -25,13 +25,8 @@ from qatlab.quant import (
 
 FIRST = {
     "convnext_tiny": "features.0.0",
-    "efficientnet_b0": "features.0.0",
-    "mobilenet_v2": "features.0.0",
     "mobilenet_v3_small": "features.0.0",
-    "regnet_y_400mf": "stem.0",
-    "resnet18": "conv1",
     "shufflenet_v2_x0_5": "conv1.0",
-    "squeezenet1_1": "features.0",
 }
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
