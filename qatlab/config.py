@@ -48,6 +48,7 @@ class SweepConfig:
     """``sweep``: what holds for all jobs of a sweep."""
 
     fail_fast: bool = MISSING
+    cache: str | None = MISSING
 
 
 @dataclass

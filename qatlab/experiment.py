@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 
-from qatlab import evaluation, record, summary
+from qatlab import evaluation, record, shared_phases, summary
 from qatlab.build import Built, build, callbacks_of, trainer_of
 from qatlab.compare import configuration, differences, flat
 from qatlab.config import apply_given, in_sweep, portable_yaml, stored_config
@@ -143,7 +143,8 @@ def _fit_and_report(
     if not resumed and trainer.is_global_zero:
         record.write_text(folder / record.CONFIG, portable_yaml(cfg))
         record.write_json(folder / "layers.json", built.table.to_json())
-    _fit(trainer, built, start_from)
+    with _shared_phases(cfg, built, trainer, start_from) as shared:
+        _fit(trainer, built, start_from or shared)
     trainer.strategy.barrier()  # the first process may still be renaming the best checkpoint
     seconds, kept = checkpoint.seconds, checkpoint.best  # the test sets them back to the best epoch
     last_phase = built.schedule.phases[-1][0].value
@@ -159,6 +160,7 @@ def _fit_and_report(
         "float_bytes": built.table.float_bytes,
         "seed": cfg.seed,
         "seconds": round(seconds, 1),
+        "first_phases_of": shared_phases.origin(folder),
         "resumed": resumed,
         "environment": record.environment(),
     }
@@ -169,6 +171,15 @@ def _fit_and_report(
     record.write_json(folder / record.RESULT, result)
     summary.print_result(result, scored, folder)
     return result
+
+
+def _shared_phases(
+    cfg: DictConfig, built: Built, trainer: Trainer, start_from: Path | None
+) -> AbstractContextManager[Path | None]:
+    if start_from is not None or not in_sweep() or cfg.sweep.cache is None:
+        return nullcontext()
+    place, config = Path(cfg.sweep.cache), portable_yaml(cfg)
+    return shared_phases.shared_phases(place, config, built, trainer, Path(cfg.folder))
 
 
 def _fit(trainer: Trainer, built: Built, start_from: Path | None) -> None:

@@ -185,6 +185,10 @@ class ActivationQuantizer(LearnedQuantizer):
         """Return the facts of this quantizer for ``layers.json``."""
         return {**super().describe(), "signed": self.signed}
 
+    def clamp_facts(self) -> tuple[Any, ...]:
+        """Return nothing: activations are as they are until the quantize phase."""
+        return ()
+
     @property
     def only_quantizes(self) -> bool:
         """Whether it stands behind a batch norm and in place of no activation function."""

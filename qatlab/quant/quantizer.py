@@ -94,6 +94,10 @@ class Quantizer(nn.Module):
             return {"method": type(self).__name__}
         return {"method": type(self).__name__, "bits": self.bits, "n_steps": self.n_steps}
 
+    def clamp_facts(self) -> tuple[Any, ...]:
+        """Return all that its float and its clamp phase depend on, as plain values."""
+        return tuple(sorted(self.describe().items())) if self.clamps else ()
+
     def get_extra_state(self) -> str:
         """Return phase, class and steps as plain text, such as ``quantize SatWeight 15``."""
         return f"{self.phase.value} {type(self).__name__} {self.n_steps}"

@@ -63,6 +63,11 @@ class SatWeight(Quantizer):
         facts = {**super().describe(), "grid": self.grid, "scaling": self.scaling}
         return facts if self.on_grid else {**facts, "clamp_only": True}
 
+    def clamp_facts(self) -> tuple[Any, ...]:
+        """Return what its formula has before rounding; the steps are part of two grids' range."""
+        steps = self.n_steps if self.grid in ("asymmetric", "full_range") else None
+        return (self.grid, steps, self.scaling, self.statistics_gradient)
+
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights that the layer computes with in the present phase.
 

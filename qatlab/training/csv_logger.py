@@ -41,12 +41,9 @@ class CsvLogger(Logger):
         self._path = Path(folder) / FILE_NAME
         self._columns = list(FIRST_COLUMNS)
         self._rows: dict[int, dict[str, str]] = {}  # by step, in the order of the file
+        self._read = False
+        self._continues = False
         self._unsaved = False
-        if self._path.exists():
-            for row in read_rows(self._path):
-                self._columns = list(row)
-                self._rows[int(row["step"])] = row
-        self._continues = bool(self._rows)
 
     @property
     def name(self) -> str:
@@ -82,6 +79,7 @@ class CsvLogger(Logger):
         }
         if numbers.keys() <= {"epoch", "step"}:
             return
+        self._read_once()
         self._add(max(self._rows, default=-1) + 1 if step is None else step, numbers)
 
     @rank_zero_only
@@ -98,6 +96,7 @@ class CsvLogger(Logger):
     @rank_zero_only
     def save(self) -> None:
         """Write the file anew under a temporary name and rename it, if anything was added."""
+        self._read_once()
         if not self._unsaved:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +110,19 @@ class CsvLogger(Logger):
         os.replace(temporary, self._path)
         self._unsaved = False
 
+    def _read_once(self) -> None:
+        """Read what there is: not before the training starts, as it may be brought until then."""
+        if self._read:
+            return
+        self._read = True
+        if self._path.exists():
+            for row in read_rows(self._path):
+                self._columns = list(row)
+                self._rows[int(row["step"])] = row
+        self._continues = bool(self._rows)
+
     def _add(self, step: int, cells: Mapping[str, str]) -> None:
+        self._read_once()
         if self._continues:
             self._rows = {old: row for old, row in self._rows.items() if old <= step}
             self._continues = False

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from killable_runs import KILL_AT, Ended, start_forked
+from safetensors.torch import load_file
 
 from qatlab.config import job_name
 
@@ -27,7 +30,8 @@ def sweep(tmp_path: Path) -> Sweep:
     """Start a sweep in a folder of the given name."""
 
     def started(name: str, *more: str, **environment: str) -> Ended:
-        words = (*SWEEP, f'hydra.sweep.dir="{tmp_path / name}"', *more)
+        places = (f'hydra.sweep.dir="{tmp_path / name}"', f'sweep.cache="{tmp_path / name}.cache"')
+        words = (*SWEEP, *places, *more)
         return start_forked(tmp_path / "log", "train.py", *words, **environment)
 
     return started
@@ -55,7 +59,8 @@ def of_jobs(folder: Path, file: str) -> dict[str, Any]:
         text = path.read_text()
         found[bits] = json.loads(text) if file.endswith("json") else text
         if file == "result.json":
-            del found[bits]["seconds"], found[bits]["resumed"]
+            for key in ("seconds", "resumed", "first_phases_of"):
+                del found[bits][key]
     return found
 
 
@@ -117,3 +122,47 @@ def test_a_sweep_that_is_interrupted_says_so_and_goes_on(sweep: Sweep) -> None:
     assert "interrupted; the sweep's command continues it" in ended.output
     assert "Traceback" not in ended.output
     assert "\n1 done, 1 resumed\n" in sweep("s").output
+
+
+@pytest.mark.parametrize("preset", ["sat_4bit", "lsq_4bit"])
+def test_the_phases_before_quantization_are_trained_once(
+    sweep: Sweep, tmp_path: Path, preset: str
+) -> None:
+    first = "clamp" if preset.startswith("sat") else "float"
+    words = (f"quant={preset}", "schedule.clamp_epochs=0", f"schedule.{first}_epochs=2")
+    shared = sweep("shared", *words)
+    assert shared.code == 0, shared.output
+    assert shared.output.count(f"epoch 1/3 [{first}]") == 1
+    assert re.search(rf"\n{first} phase of \S*bits=2,\S* taken over", shared.output)
+    alone = sweep("alone", *words, "sweep.cache=null")
+    assert alone.code == 0, alone.output
+    assert alone.output.count(f"epoch 1/3 [{first}]") == 2
+
+    for file in ("metrics.csv", "result.json", "layers.json"):
+        one, other = (of_jobs(tmp_path / name, file) for name in ("shared", "alone"))
+        assert one.keys() == {"2", "4"}
+        assert one == other
+    for bits in ("2", "4"):
+        one, other = (
+            load_file(*(tmp_path / name).glob(f"*bits={bits},*/weights.safetensors"))
+            for name in ("shared", "alone")
+        )
+        assert all(torch.equal(one[key], other[key]) for key in one.keys() | other.keys())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("quant.weight.bits=4", "quant.weight.grid=default,symmetric"),  # its gradient is another
+        ("quant.weight.bits=4", "seed=1,2"),
+        ("quant.weight.bits=4", "data.batch_size=30,45"),
+        ("quant.weight.grid=full_range",),  # whose range depends on the bits
+    ],
+)
+def test_jobs_that_differ_before_quantization_share_nothing(
+    sweep: Sweep, settings: tuple[str, ...]
+) -> None:
+    ended = sweep("s", *settings)
+    assert ended.code == 0, ended.output
+    assert ended.output.count("[clamp]") == 2
+    assert "taken over" not in ended.output

@@ -60,6 +60,27 @@ def test_outputs_of_a_last_layer_are_as_large_as_its_scaling_says(
     assert outputs.std().item() == pytest.approx(deviation, rel=0.02)
 
 
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("phase", [Phase.FLOAT, Phase.CLAMP])
+def test_weights_of_the_same_clamp_facts_are_the_same_before_quantization(
+    grid: str, phase: Phase
+) -> None:
+    found: dict[tuple[Any, ...], set[tuple[bytes, bytes]]] = {}
+    for bits in (2, 3, 8):
+        quantizer = SatWeight(bits=bits, grid=grid, scaling=True)
+        quantizer.phase = phase
+        w = randn(4, 3, 3, 3).requires_grad_()
+        result = quantizer(w)
+        result.square().sum().backward()
+        assert w.grad is not None
+        both = (result.detach().numpy().tobytes(), w.grad.numpy().tobytes())
+        found.setdefault(quantizer.clamp_facts(), set()).add(both)
+    assert all(len(results) == 1 for results in found.values())
+    assert len(found) == (3 if grid in ("asymmetric", "full_range") else 1)
+    assert SatWeight(bits=2).clamp_facts() != SatWeight(bits=2, scaling=True).clamp_facts()
+    assert SatActivation(nn.ReLU(), 2).clamp_facts() == SatActivation(nn.ReLU(), 4).clamp_facts()
+
+
 def test_set_phase_reaches_every_quantizer() -> None:
     model = nn.Sequential(SatWeight(bits=4), nn.Sequential(relu_site(), SatWeight(bits=2)))
     assert len(quantizers(model)) == 3

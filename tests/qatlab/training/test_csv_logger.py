@@ -46,9 +46,9 @@ def test_text_with_commas_quotes_and_lines_reads_back(tmp_path: Path) -> None:
     logger = CsvLogger(str(tmp_path))
     logger.note(0, phase='one, "two"\nthree')
     logger.save()
-    assert CsvLogger(str(tmp_path))._rows == {
-        0: {"epoch": "", "step": "0", "phase": 'one, "two"\nthree'}
-    }
+    again = CsvLogger(str(tmp_path))
+    again.save()
+    assert again._rows == {0: {"epoch": "", "step": "0", "phase": 'one, "two"\nthree'}}
 
 
 def test_resumed_run_drops_the_rows_after_its_checkpoint_and_keeps_the_others(
@@ -115,7 +115,7 @@ def test_file_is_written_only_when_something_was_added(tmp_path: Path) -> None:
 def test_damaged_file_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:
     write(tmp_path, text)
     with pytest.raises(TrainingError, match=rf"metrics\.csv:{line}: [^\n]*\.$"):
-        CsvLogger(str(tmp_path))
+        CsvLogger(str(tmp_path)).save()
 
 
 class TinyModule(LightningModule):

@@ -1,0 +1,205 @@
+"""What the jobs of a sweep train alike is trained once: all phases before the quantize phase.
+
+The first job that needs them trains them and leaves its checkpoint in a folder that is named by a
+hash of all they depend on; each further job begins with it, as a run that was killed at that point
+and is resumed. Jobs that start together wait for the first one, which holds a lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import random
+import shutil
+import sysconfig
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from qatlab import record
+from qatlab.build import Built
+from qatlab.quant import Phase, Quantizer
+from qatlab.summary import say
+from qatlab.training.checkpoint import LAST
+from qatlab.training.csv_logger import FILE_NAME
+
+ORIGIN = "shared_phases.json"  # who trained them, in the folder of each job that took them over
+# What they do not depend on. Of quantizers only some facts count, of initial weights the values.
+WITHOUT_EFFECT = ("folder", "init_weights", "logger", "mode", "name", "quant", "resume", "sweep")
+WITHOUT_EFFECT_INSIDE = {
+    "schedule": {"quantize_epochs", "calibration_batches"},
+    "trainer": {"max_epochs"},
+}
+CHECKPOINTS = "checkpoints"
+
+
+@contextmanager
+def shared_phases(
+    cache: Path, config: str, built: Built, trainer: Trainer, folder: Path
+) -> Iterator[Path | None]:
+    """Take over the phases that another job has trained, or leave them for others.
+
+    Args:
+        cache: where they are kept; may be deleted whenever no job runs.
+        config: the resolved configuration of this job, as YAML.
+        built: what will be trained.
+        trainer: what will train it.
+        folder: of this job.
+
+    Yields:
+        The checkpoint to start from; None if this job has to train from the start.
+    """
+    first = [
+        (phase, epochs) for phase, epochs in built.schedule.phases if phase is not Phase.QUANTIZE
+    ]
+    if not first or len(first) == len(built.schedule.phases) or trainer.world_size > 1:
+        yield None
+        return
+    names = " and ".join(phase.value for phase, _ in first)
+    key = _digest(_facts(config, built))
+    cache.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cache / f"{key}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"waiting for another job of the sweep, which trains the same {names} phase")
+        lock.acquire()
+    try:
+        if (cache / key / ORIGIN).exists():
+            lock.release()
+            origin = _take(cache / key, folder)
+            say(f"{names} phase of {origin['job']} taken over: it would be the same here")
+            yield folder / CHECKPOINTS / LAST
+        else:
+            end = sum(epochs for _, epochs in first)
+            # In front: the callback of the schedule writes about the next phase.
+            trainer.callbacks.insert(0, _Leave(end, folder, cache / key, lock))  # type: ignore[attr-defined]
+            yield None
+    finally:
+        lock.release(force=True)
+
+
+def origin(folder: Path) -> str | None:
+    """Return the name of the job whose first phases a run has taken over, None for its own."""
+    file = folder / ORIGIN
+    return str(record.read_json(file)["job"]) if file.exists() else None
+
+
+class _Leave(Callback):
+    """Leaves the phases for others when the next one begins."""
+
+    def __init__(self, end: int, folder: Path, entry: Path, lock: FileLock) -> None:
+        self.end, self.folder, self.entry, self.lock = end, folder, entry, lock
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Copy checkpoints and metrics, which are those of the end of the last epoch."""
+        if batch_idx > 0 or trainer.current_epoch != self.end:
+            return
+        if not self.entry.exists():
+            for logger in trainer.loggers:
+                logger.save()
+            new = self.entry.with_name(f".{self.entry.name}.{os.getpid()}")
+            shutil.rmtree(new, ignore_errors=True)
+            _copy(self.folder, new)
+            record.write_json(new / ORIGIN, {"job": self.folder.name})
+            os.replace(new, self.entry)
+        self.lock.release(force=True)
+
+
+def _take(entry: Path, folder: Path) -> Any:
+    """Make a folder that of a run which was killed at the end of the phases."""
+    _copy(entry, folder)
+    shutil.copyfile(entry / ORIGIN, folder / ORIGIN)
+    return record.read_json(folder / ORIGIN)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy metrics and checkpoints; the last one comes last, as a resume looks for it."""
+    (target / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    best = sorted((source / CHECKPOINTS).glob("best_*.ckpt"))
+    for file in (source / FILE_NAME, *best, source / CHECKPOINTS / LAST):
+        if not file.exists():  # logger=null writes no metrics
+            continue
+        place = target / file.relative_to(source)
+        shutil.copyfile(file, place.with_suffix(".new"))
+        os.replace(place.with_suffix(".new"), place)
+
+
+def _facts(config: str, built: Built) -> dict[str, Any]:
+    """Return all that the phases before the quantize phase depend on."""
+    settings: dict[str, Any] = yaml.safe_load(config)
+    for key in WITHOUT_EFFECT:
+        settings.pop(key, None)
+    for key, inner in WITHOUT_EFFECT_INSIDE.items():
+        settings[key] = {k: v for k, v in settings[key].items() if k not in inner}
+    quantizers = {n: m for n, m in built.model.named_modules() if isinstance(m, Quantizer)}
+    groups = built.module.solver.build(built.model).param_groups
+    environment = record.environment()
+    del environment["commit"]  # the sources count, committed or not
+    return {
+        "settings": settings,
+        "quantizers": [[n, type(q).__name__, q.clamp_facts()] for n, q in quantizers.items()],
+        "solver": [{k: repr(v) for k, v in group.items() if k != "params"} for group in groups],
+        "state": _digest_of_tensors(built.model.state_dict()),
+        "network": str(getattr(built.model, "code", "")),
+        "random": _digest_of_generators(),
+        "sources": _digest_of_files(_sources(built)),
+        "environment": environment,
+    }
+
+
+def _digest(facts: Any) -> str:
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _digest_of_tensors(state: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest_of_generators() -> str:
+    numpy_state: Any = np.random.get_state()
+    parts = (repr(random.getstate()), repr(numpy_state[1].tolist()), repr(numpy_state[2:]))
+    digest = hashlib.sha256("".join(parts).encode())
+    digest.update(torch.get_rng_state().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest_of_files(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file).encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(built: Built) -> list[Path]:
+    """Return the files of qatlab, and those of the user's own classes."""
+    package = Path(__file__).parent
+    found = {file for pattern in ("*.py", "*.cpp") for file in package.rglob(pattern)}
+    libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    made = (*built.model.modules(), built.data, built.module.solver)
+    for kind in {inner for part in made for inner in type(part).__mro__}:
+        try:
+            file = Path(inspect.getfile(kind))
+        except (TypeError, OSError):
+            continue  # built in, or made while running
+        if file.exists() and not any(file.is_relative_to(place) for place in libraries):
+            found.add(file)
+    return sorted(found)
