@@ -75,6 +75,9 @@ def checked(command: str, cfg: DictConfig) -> None:
         # After the import, which sets the level itself.
         for name in ("pytorch_lightning", "lightning_fabric.utilities.distributed"):
             logging.getLogger(name).setLevel(logging.WARNING)  # its tips, devices and processes
+        if job is not None and "n_jobs" in HydraConfig.get().launcher and cfg.trainer.devices == 1:
+            gpus = import_module("torch").cuda.device_count()
+            sweep.claim_gpu(Path(HydraConfig.get().sweep.dir), gpus)
         getattr(experiment, command)(cfg)
         if job is not None:
             job.succeeded()

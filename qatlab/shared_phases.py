@@ -33,6 +33,7 @@ from qatlab.training.checkpoint import LAST
 from qatlab.training.csv_logger import FILE_NAME
 
 ORIGIN = "shared_phases.json"  # who trained them, in the folder of each job that took them over
+FACTS = "facts.json"  # all that they depend on, beside them: tells why two jobs share nothing
 # What they do not depend on. Of quantizers only some facts count, of initial weights the values.
 WITHOUT_EFFECT = ("folder", "init_weights", "logger", "mode", "name", "quant", "resume", "sweep")
 WITHOUT_EFFECT_INSIDE = {
@@ -65,7 +66,8 @@ def shared_phases(
         yield None
         return
     names = " and ".join(phase.value for phase, _ in first)
-    key = _digest(_facts(config, built))
+    facts = json.dumps(_facts(config, built), sort_keys=True, indent=1)
+    key = hashlib.sha256(facts.encode()).hexdigest()[:24]
     cache.mkdir(parents=True, exist_ok=True)
     lock = FileLock(cache / f"{key}.lock")
     try:
@@ -82,7 +84,7 @@ def shared_phases(
         else:
             end = sum(epochs for _, epochs in first)
             # In front: the callback of the schedule writes about the next phase.
-            trainer.callbacks.insert(0, _Leave(end, folder, cache / key, lock))  # type: ignore[attr-defined]
+            trainer.callbacks.insert(0, _Leave(end, folder, cache / key, facts, lock))  # type: ignore[attr-defined]
             yield None
     finally:
         lock.release(force=True)
@@ -97,8 +99,8 @@ def origin(folder: Path) -> str | None:
 class _Leave(Callback):
     """Leaves the phases for others when the next one begins."""
 
-    def __init__(self, end: int, folder: Path, entry: Path, lock: FileLock) -> None:
-        self.end, self.folder, self.entry, self.lock = end, folder, entry, lock
+    def __init__(self, end: int, folder: Path, entry: Path, facts: str, lock: FileLock) -> None:
+        self.end, self.folder, self.entry, self.facts, self.lock = end, folder, entry, facts, lock
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -112,6 +114,7 @@ class _Leave(Callback):
             new = self.entry.with_name(f".{self.entry.name}.{os.getpid()}")
             shutil.rmtree(new, ignore_errors=True)
             _copy(self.folder, new)
+            record.write_text(new / FACTS, self.facts)
             record.write_json(new / ORIGIN, {"job": self.folder.name})
             os.replace(new, self.entry)
         self.lock.release(force=True)
@@ -157,11 +160,6 @@ def _facts(config: str, built: Built) -> dict[str, Any]:
         "sources": _digest_of_files(_sources(built)),
         "environment": environment,
     }
-
-
-def _digest(facts: Any) -> str:
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _digest_of_tensors(state: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ A file for each, as launchers may run jobs in other processes or on other machin
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -78,6 +80,32 @@ class SweepJob:
         if notes_are_taken():
             file = Path(os.environ[NOTES]) / f"{self._note.number}.json"
             record.write_json(file, asdict(self._note))
+
+
+_gpu_locks: list[FileLock] = []  # held as long as this process lives
+
+
+def claim_gpu(places: Path, count: int) -> None:
+    """Leave this process one GPU of several that no other job on this machine has claimed.
+
+    For jobs that run side by side, and before CUDA is used. A process that runs one job after
+    another keeps its GPU; where there are more processes than GPUs, the rest sees them all.
+
+    Args:
+        places: folder of the claims, the same for all jobs.
+        count: GPUs that this process sees.
+    """
+    if count < 2 or _gpu_locks:
+        return
+    given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    places.mkdir(parents=True, exist_ok=True)
+    for gpu in given.split(","):
+        lock = FileLock(places / f"{platform.node()}_gpu_{gpu.replace('/', '_')}.lock")
+        with suppress(Timeout):
+            lock.acquire(blocking=False)
+            _gpu_locks.append(lock)
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            return
 
 
 def notes_are_taken() -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from killable_runs import KILL_AT, Ended, start_forked
+from killable_runs import KILL_AT, Ended, start, start_forked
 from safetensors.torch import load_file
 
 from qatlab.config import job_name
@@ -29,9 +29,11 @@ Sweep = Callable[..., Ended]
 def sweep(tmp_path: Path) -> Sweep:
     """Start a sweep in a folder of the given name."""
 
-    def started(name: str, *more: str, **environment: str) -> Ended:
+    def started(name: str, *more: str, forked: bool = True, **environment: str) -> Ended:
         places = (f'hydra.sweep.dir="{tmp_path / name}"', f'sweep.cache="{tmp_path / name}.cache"')
         words = (*SWEEP, *places, *more)
+        if not forked:
+            return start("train.py", *words, **environment)
         return start_forked(tmp_path / "log", "train.py", *words, **environment)
 
     return started
@@ -148,6 +150,17 @@ def test_the_phases_before_quantization_are_trained_once(
             for name in ("shared", "alone")
         )
         assert all(torch.equal(one[key], other[key]) for key in one.keys() | other.keys())
+
+
+def test_jobs_side_by_side_share_the_first_phase_too(sweep: Sweep, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra `parallel` is missing")
+    # Not forked: joblib does not start processes out of such a one.
+    ended = sweep("s", "hydra/launcher=parallel", "quant.weight.bits=2,3,33", forked=False)
+    assert ended.code == 1
+    assert "\n2 done, 1 failed\n" in ended.output
+    assert "bits=33 is not a whole number" in ended.output
+    assert ended.output.count("[clamp]") == 1
+    assert of_jobs(tmp_path / "s", "result.json").keys() == {"2", "3"}
 
 
 @pytest.mark.parametrize(
