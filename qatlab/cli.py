@@ -19,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from qatlab import config, sweep
+from qatlab import config, search, sweep
 from qatlab.errors import ConfigError
 from qatlab.messages import sentence
 from qatlab.record import CONFIG, RESULT
@@ -39,6 +39,7 @@ _job = _Job()
 def start(main: Callable[[], None]) -> None:
     """Run a Hydra main function; a user's mistake ends in a sentence and exit code 1."""
     config.register()
+    search.register()
     os.environ[FULL_ERROR] = "1"  # Hydra would print a stack trace, or its own words, and exit
     _job.begun = False
     error: Exception | None = None
