@@ -28,6 +28,11 @@ ROOMS = {
         *("qatlab.quant", "torch", "pytorch_lightning", "torchmetrics"),
         *("numpy", "rich"),
     },
+    # It reads files only, so that it starts in a moment.
+    "qatlab.report": {
+        *("qatlab.record", "qatlab.figures"),
+        *("plotly", "matplotlib", "numpy", "yaml"),
+    },
     # Its contract with qatlab is files: YAML and safetensors. So it starts in a moment.
     "ini_compat": {"numpy", "safetensors", "onnx", "google.protobuf"},
 }
@@ -35,7 +40,7 @@ NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.
 # Where configuration is composed and becomes objects; elsewhere there are plain values.
 KNOW_HYDRA = {
     *("qatlab.config", "qatlab.cli", "qatlab.build", "qatlab.experiment"),
-    "qatlab.sweep",
+    *("qatlab.sweep", "qatlab.search"),
     *("qatlab.messages", "qatlab.targets"),
 }
 

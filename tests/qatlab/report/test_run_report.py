@@ -1,27 +1,16 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from written_runs import write_result, write_run
 
-from qatlab.report import main
-
-
-def finished(folder: Path, name: str, seed: int, **test: Any) -> None:
-    """Leave the result of a run."""
-    folder.mkdir(parents=True)
-    result = {
-        **{"name": name, "seed": seed, "size_bytes": 31798, "epochs": {"clamp": 8, "quantize": 12}},
-        **{"test": {"loss": 0.1, **test}, "environment": {"commit": "0123456789"}},
-    }
-    (folder / "result.json").write_text(json.dumps(result))
+from qatlab.report.__main__ import main
 
 
 def test_seeds_of_a_name_share_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    finished(tmp_path / "a/1", "lenet", 2, top1=0.99)
-    finished(tmp_path / "b", "lenet", 1, top1=0.98)
+    write_result(tmp_path / "a/1", "lenet", 2, top1=0.99)
+    write_result(tmp_path / "b", "lenet", 1, top1=0.98)
     main([str(tmp_path)])
     row = "| lenet | 8 clamp + 12 quantize | 31,798 | 1, 2 | 98.50 | 98.00 | 99.00 | 0123456 |"
     assert row in capsys.readouterr().out.splitlines()
@@ -30,12 +19,34 @@ def test_seeds_of_a_name_share_a_row(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_run_without_classes_has_no_accuracy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finished(tmp_path / "a", "autoencoder", 1)
-    finished(tmp_path / "b", "lenet", 1, top1=0.98)
+    write_result(tmp_path / "a", "autoencoder", 1)
+    write_result(tmp_path / "b", "lenet", 1, top1=0.98)
     main([str(tmp_path)])
     out = capsys.readouterr().out
     assert "| autoencoder | 8 clamp + 12 quantize | 31,798 | 1 | none | none | none |" in out
     assert "| lenet |" in out
+
+
+def test_runs_of_a_name_with_other_overrides_have_rows_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Activation bits change neither the name nor the size.
+    for i, bits in enumerate((2, 4)):
+        for seed in (1, 2):
+            path = tmp_path / f"{bits}_{seed}"
+            write_run(path, top1=0.9 + 0.01 * i, seed=seed, activation_bits=bits)
+    main([str(tmp_path)])
+    rows = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
+    assert [(row[0], row[3], row[4]) for row in rows] == [
+        ("| lenet_sat quant.activation.bits=2", "1, 2", "90.00"),
+        ("| lenet_sat quant.activation.bits=4", "1, 2", "91.00"),
+    ]
+
+
+def test_a_name_cannot_break_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_result(tmp_path / "a", "lenet | x\ny", 1, top1=0.5)
+    main([str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[2].startswith("| lenet \\| x y | 8 clamp")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"name": "a", "test": 1}'])
@@ -57,7 +68,7 @@ def test_a_folder_without_runs_is_told(tmp_path: Path, capsys: pytest.CaptureFix
 def test_the_page_of_results_has_the_table_of_the_committed_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    docs = Path(__file__).parents[2] / "docs"
+    docs = Path(__file__).parents[3] / "docs"
     main([str(docs / "runs")])
     rows = capsys.readouterr().out.strip()
     assert len(rows.splitlines()) > 2

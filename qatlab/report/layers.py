@@ -1,0 +1,107 @@
+"""What the ``layers.json`` of a run says about bits, method and costs of its network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qatlab import record
+from qatlab.errors import ConfigError
+
+LAYERS = "layers.json"
+FLOAT = "float"
+FLOAT_BITS = 32
+NAMES = {"Sat": "SAT", "Lsq": "LSQ", "LsqPlus": "LSQ+", "Pact": "PACT", "Dorefa": "DoReFa"}
+# Methods that take the weight quantizer of another one.
+MIXED = {("LSQ", "LSQ+"): "LSQ+", ("DoReFa", "PACT"): "PACT"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight layer or a site; ``bits`` is None where the tensor stays float."""
+
+    name: str
+    type: str
+    part: str
+    bits: int | None
+    parameters: int
+    macs: int
+    input_bits: int | None
+    method: str
+
+
+def read_costs(file: Path) -> dict[str, Any]:
+    """Return layers and costs of a ``layers.json``; nothing where there is none."""
+    if not file.exists():
+        return {}
+    content = record.read_json(file)
+    try:
+        layers = tuple(
+            Layer(
+                **{key: row[key] for key in ("name", "type", "part", "bits", "parameters")},
+                macs=row.get("macs", 0),
+                input_bits=row.get("input_bits"),
+                method=row["quantizer"].get("method", ""),
+            )
+            for row in content["layers"]
+        )
+        # Absent in runs of older versions.
+        numbers = {key: content.get(key) for key in ("size_bytes", "macs", "bit_operations")}
+        return {"layers": layers, **numbers}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{file} does not hold the layers of a run: no {error}") from error
+
+
+def facts_of(
+    layers: Sequence[Layer], size: int | None, costs: dict[str, Any], quantized: bool = True
+) -> dict[str, Any]:
+    """Return bits, method and costs of the tested network.
+
+    A network that is tested before its quantize phase is a float one, whatever bits it would have
+    had, so that a clamped network is not reported as a 4-bit one.
+    """
+    facts = {"tested_bytes": size, **{key: costs.get(key) for key in ("macs", "bit_operations")}}
+    if not quantized:
+        macs = costs.get("macs")
+        operations = None if macs is None else _float_operations(layers, macs)
+        bits = {"weight_bits": FLOAT, "activation_bits": FLOAT}
+        return {**facts, **bits, "method": FLOAT, "bit_operations": operations}
+    if not layers:
+        return facts
+    weights = [layer for layer in layers if layer.part == "weight"]
+    sites = [layer for layer in layers if layer.part == "activation"]
+    inner = weights[1:-1] or weights
+    weight, site = (_most_common(x.method for x in group if x.bits) for group in (inner, sites))
+    return {
+        **facts,
+        "weight_bits": _bits(inner),
+        "activation_bits": _bits(sites) or FLOAT,
+        "method": _method(weight or "", site or ""),
+    }
+
+
+def _bits(layers: Sequence[Layer]) -> str:
+    bits = _most_common(FLOAT if layer.bits is None else str(layer.bits) for layer in layers)
+    return bits or ""
+
+
+def _most_common(values: Iterable[str]) -> str | None:
+    counts = Counter(values).most_common(1)
+    return counts[0][0] if counts else None
+
+
+def _method(weight: str, site: str) -> str:
+    stems = weight.removesuffix("Weight"), site.removesuffix("Activation")
+    first, second = (NAMES.get(stem, stem) for stem in stems)
+    names = dict.fromkeys(name for name in (first, second) if name)
+    return MIXED.get((first, second)) or "/".join(names) or FLOAT
+
+
+def _float_operations(layers: Sequence[Layer], macs: int) -> int:
+    """Return the bit operations of a float network: only the first layer reads bytes."""
+    weights = [layer for layer in layers if layer.part == "weight"]
+    first = weights[0].macs * (FLOAT_BITS - (weights[0].input_bits or FLOAT_BITS)) if weights else 0
+    return (macs * FLOAT_BITS - first) * FLOAT_BITS

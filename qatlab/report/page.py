@@ -1,0 +1,115 @@
+"""The page: one HTML file that holds runs, the plotting library and the page's own scripts."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # ships no types
+
+from qatlab.report.details import details
+from qatlab.report.marks import marks
+from qatlab.report.runs import Run
+from qatlab.report.settings import Setting
+
+ASSETS = files("qatlab.report") / "assets"
+# Later ones use earlier ones.
+SCRIPTS = (
+    *("data.js", "charts.js", "overview.js"),
+    *("run_charts.js", "run.js", "table.js", "main.js"),
+)
+
+
+def page(title: str, runs: Sequence[Run], settings: Sequence[Setting]) -> str:
+    """Return the page of runs as HTML.
+
+    Raises:
+        ConfigError: if a file of a run is damaged.
+    """
+    parts = {
+        "title": html.escape(title),
+        "style": _asset("page.css"),
+        "plotly": get_plotlyjs(),
+        "data": _data(title, runs, settings),
+        "script": "\n".join(_asset(name) for name in SCRIPTS),
+    }
+    # In one pass, so that nothing inside of a part is taken for the place of another.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _asset("page.html"))
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _data(title: str, runs: Sequence[Run], settings: Sequence[Setting]) -> str:
+    """Return all that is shown as JSON that may stand in a script element.
+
+    What belongs to a single run is JSON inside a string: a browser skips that quickly, and takes it
+    apart when the run is opened.
+    """
+    places = {run.folder: i for i, run in enumerate(runs)}
+    content = {
+        "title": title,
+        "marks": {
+            method: {"color": mark.color, "symbol": mark.symbol}
+            for method, mark in marks(run.method for run in runs).items()
+        },
+        "runs": [_facts(run) for run in runs],
+        "settings": [
+            {
+                "label": setting.label,
+                "runs": [places[run.folder] for run in setting.runs],
+                "mean": setting.mean,
+                "deviation": setting.deviation,
+            }
+            for setting in settings
+        ],
+        "details": [_json(details(run)) for run in runs],
+    }
+    # "<" could end the element, or begin a comment in it.
+    return _json(content).replace("<", "\\u003c")
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """Return what all runs are compared by."""
+    return {
+        "folder": run.folder,
+        "state": run.state,
+        "reason": run.reason,
+        "name": run.name,
+        "seed": run.seed,
+        "top1": run.top1,
+        "loss": run.loss,
+        "phase": run.phase,
+        "epochs": run.epochs,
+        "bytes": run.tested_bytes,
+        "operations": run.bit_operations,
+        "macs": run.macs,
+        "weightBits": run.weight_bits,
+        "activationBits": run.activation_bits,
+        "method": run.method,
+        "seconds": run.seconds,
+        "commit": run.commit,
+        "device": run.device,
+        "command": run.command,
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with null for numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return value

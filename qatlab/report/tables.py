@@ -1,0 +1,65 @@
+"""Runs as a Markdown table and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from qatlab.report.settings import Setting
+
+
+def markdown_table(settings: Sequence[Setting]) -> list[str]:
+    """Return the lines of a table: seeds joined to mean, minimum, maximum; accuracy in percent."""
+    lines = [
+        "| run | epochs | bytes | seeds | top-1 mean | minimum | maximum | commit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for setting in settings:
+        run = setting.facts
+        percents = [100 * accuracy for accuracy in setting.accuracies]
+        mean = sum(percents) / max(len(percents), 1)
+        numbers = [mean, min(percents), max(percents)] if percents else []
+        scores = " | ".join(f"{number:.2f}" for number in numbers) or "none | none | none"
+        seeds = ", ".join(str(run.seed) for run in setting.runs)
+        commits = ", ".join(sorted({run.commit[:7] or "none" for run in setting.runs}))
+        label = " ".join(setting.label.split()).replace("|", "\\|")
+        lines.append(
+            f"| {label} | {run.epochs} | {run.size_bytes:,} | {seeds} | {scores} | {commits} |"
+        )
+    return lines
+
+
+def csv_table(settings: Sequence[Setting]) -> str:
+    """Return one row for each run, with the mean of its setting; accuracies are fractions."""
+    text = io.StringIO()
+    rows = [
+        {
+            "setting": setting.label,
+            "folder": run.folder,
+            "state": run.state,
+            "seed": run.seed,
+            "method": run.method,
+            "weight_bits": run.weight_bits,
+            "activation_bits": run.activation_bits,
+            "top1": run.top1,
+            "top1_mean": setting.mean,
+            "top1_deviation": setting.deviation,
+            "loss": run.loss,
+            "tested_in_phase": run.phase,
+            "size_bytes": run.tested_bytes,
+            "bit_operations": run.bit_operations,
+            "macs": run.macs,
+            "epochs": run.epochs,
+            "seconds": run.seconds,
+            "commit": run.commit,
+            "command": run.command,
+            "reason": run.reason,
+        }
+        for setting in settings
+        for run in setting.runs
+    ]
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

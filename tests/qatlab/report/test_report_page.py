@@ -1,0 +1,319 @@
+"""The page in a real browser: what it shows, and what happens when it is used."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from written_runs import write_result, write_run, write_sweep
+
+from qatlab.report.page import page
+from qatlab.report.runs import find_runs
+from qatlab.report.settings import join_seeds
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+EVIL = '<b>x</b></script><script>window.evil = 1</script><img src=x onerror="window.evil = 2">'
+ROWS = "#table tbody tr"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium without a window."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"there is no browser here: none of {', '.join(BROWSERS)}")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Shown:
+    """A page, and all that it has said or asked for since it was opened."""
+
+    def __init__(self, browser: Any, file: Path) -> None:
+        self.said: list[str] = []
+        self.asked_for: list[str] = []
+        self.file = file
+        self.page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked_for.append(request.url))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_selector("html[data-drawn]", state="attached")
+
+    def data(self, chart: str) -> Any:
+        """Return what plotly has drawn in a chart."""
+        self.page.wait_for_selector(f"#{chart} .main-svg", state="attached")
+        text = self.page.evaluate(f"JSON.stringify(document.getElementById('{chart}').data)")
+        return json.loads(text)
+
+    def until(self, condition: str) -> None:
+        """Wait; playwright's own way to do so needs what the page forbids its scripts."""
+        for _ in range(100):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(50)
+        pytest.fail(f"this has not become true: {condition}")
+
+    def column(self, number: int) -> list[str]:
+        """Return the texts of a column of the table, from 1."""
+        return list(self.page.locator(f"{ROWS} td:nth-child({number})").all_inner_texts())
+
+    def filter(self, words: str, rows: int) -> None:
+        """Type into the filter and wait for as many rows."""
+        self.page.fill("#words", words)
+        sync_api.expect(self.page.locator(ROWS)).to_have_count(rows)
+
+    def to_only_point(self, chart: str) -> None:
+        """Move the mouse to the one point of a chart; what plotly lays above it gets the event."""
+        self.until(f"document.getElementById('{chart}').data.length === 2")
+        point = self.page.locator(f"#{chart} .scatterlayer .trace .points path")
+        sync_api.expect(point).to_have_count(1)
+        point.scroll_into_view_if_needed()
+        box = point.bounding_box()
+        self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+    def hover_text(self, chart: str) -> str:
+        """Return what stands beside the mouse."""
+        label = self.page.locator(f"#{chart} .hoverlayer .hovertext")
+        label.wait_for(state="attached", timeout=5000)
+        return str(label.text_content())
+
+
+def report(folder: Path) -> Path:
+    runs = find_runs(folder)
+    file = folder / "report.html"
+    file.write_text(page(folder.name, runs, join_seeds(runs)), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """A page of three settings of two seeds, and of three runs: an evil name, killed, failed."""
+    folder = tmp_path_factory.mktemp("report")
+    for seed in (1, 2):
+        accuracy = 0.01 * seed
+        write_run(folder / f"2/{seed}", top1=0.9 + accuracy, seed=seed, weight_bits=2)
+        write_run(folder / f"4/{seed}", top1=0.95 + accuracy, seed=seed)
+        write_run(folder / f"8/{seed}", top1=0.93 + accuracy, seed=seed, weight_bits=8)
+    write_run(folder / "evil", top1=0.5, name=EVIL, method="lsq", activation_bits=2)
+    write_run(folder / "killed", top1=0.9, name="killed")
+    (folder / "killed/result.json").unlink()
+    write_run(folder / "failed", top1=0.9, name="failed", overrides=["trainer.devices=77"])
+    (folder / "failed/result.json").unlink()
+    (folder / "failed/error.txt").write_text("trainer.devices=77 is more than there are.\n")
+    return Shown(browser, report(folder))
+
+
+@pytest.fixture
+def shown(shared_page: Shown) -> Shown:
+    """The page as it was opened."""
+    page = shared_page.page
+    page.select_option("#state", "all")
+    page.select_option("#method", "all")
+    page.check("#join")
+    page.mouse.move(0, 0)
+    shared_page.filter("", 6)
+    return shared_page
+
+
+def test_it_says_nothing_and_needs_no_network(shared_page: Shown) -> None:
+    shared_page.page.wait_for_timeout(100)
+    assert shared_page.said == []
+    assert [url for url in shared_page.asked_for if not url.startswith("data:")] == [
+        shared_page.file.as_uri()
+    ]
+
+
+def test_seeds_are_joined_and_can_be_parted(shown: Shown) -> None:
+    assert shown.column(5)[0] == "96.50 ± 0.71"
+    assert shown.column(9)[0] == "1-2"
+    shown.page.uncheck("#join")
+    assert shown.column(5)[:2] == ["97.00", "96.00"]
+    assert shown.page.locator(ROWS).count() == 9
+
+
+def test_hovering_a_point_shows_its_run(shown: Shown) -> None:
+    shown.filter("quant=sat_4bit quant.weight.bits=2", 1)
+    shown.to_only_point("front-bytes")
+    text = shown.hover_text("front-bytes")
+    assert "lenet_sat quant.weight.bits=2" in text
+    assert "91.50 ± 0.71 %" in text
+    assert "SAT, weights 2, activations 4" in text
+
+
+def test_clicking_a_point_opens_its_run(shown: Shown) -> None:
+    shown.filter("sat_4bit weight.bits=8", 1)
+    shown.to_only_point("front-bytes")
+    shown.page.mouse.down()
+    shown.page.mouse.up()
+    run = shown.page.locator("#run")
+    sync_api.expect(run.locator("h2")).to_have_text("lenet_sat quant.weight.bits=8")
+    command = "python train.py quant=sat_4bit quant.weight.bits=8 quant.activation.bits=4 seed=1"
+    assert run.locator(".command").inner_text() == command
+    assert run.locator(".overrides li").all_inner_texts() == command.split()[2:]
+    assert "0123456789abcdef" in run.locator(".facts").inner_text()
+    assert 'name: "lenet_sat"' in run.locator(".config").text_content()
+    run.get_by_role("button", name="seed 2").click()
+    assert run.locator(".command").inner_text() == command.replace("seed=1", "seed=2")
+    assert "95.00 %" in run.locator(".facts").inner_text()
+
+
+def test_the_filter_changes_table_and_charts(shown: Shown) -> None:
+    shown.filter("weight.bits=4 -lenet_sat", 3)
+    assert shown.page.locator("#shown").inner_text() == "3 of 6 rows are shown."
+    shown.filter("nothing has this", 0)
+    shown.until("document.getElementById('curves').data.length === 0")
+    shown.filter("", 6)
+    shown.page.select_option("#method", "LSQ")
+    sync_api.expect(shown.page.locator(ROWS)).to_have_count(1)
+    shown.until("document.getElementById('bits').data[0].z.length === 1")
+    assert [trace.get("name") for trace in shown.data("front-bytes")] == ["Pareto front", "LSQ"]
+
+
+def test_a_click_on_a_heading_sorts(shown: Shown) -> None:
+    heading = shown.page.get_by_role("button", name="bytes", exact=True)
+    heading.click()
+    sizes = [int(text.replace(",", "")) for text in shown.column(6)]
+    assert sizes == sorted(sizes)
+    assert shown.page.locator("th[aria-sort=ascending]").inner_text().startswith("bytes")
+    heading.press("Enter")
+    assert [int(text.replace(",", "")) for text in shown.column(6)] == sizes[::-1]
+    shown.page.get_by_role("button", name="top-1 (%)").click()
+    assert shown.column(5)[-2:] == ["", ""]  # what is not known stands last
+    assert shown.column(5)[0].startswith("96.50")
+
+
+def test_the_front_is_drawn_and_noted(shown: Shown) -> None:
+    front = shown.data("front-operations")[0]
+    assert front["name"] == "Pareto front"
+    # The run at 8 bits is larger than that at 4 bits, and worse; that of LSQ is the cheapest one.
+    assert [round(y, 6) for y in front["y"]] == [50, 91.5, 96.5]
+    assert front["x"] == sorted(front["x"])
+    noted = dict(zip(shown.column(1), shown.column(8), strict=True))
+    assert noted["lenet_sat quant.weight.bits=4"] == "size, ops"
+    assert noted["lenet_sat quant.weight.bits=8"] == ""
+
+
+def test_methods_differ_in_colour_and_shape(shown: Shown) -> None:
+    marks = [trace["marker"] for trace in shown.data("front-bytes")[1:]]
+    assert len({mark["color"] for mark in marks}) == len({mark["symbol"] for mark in marks}) == 2
+
+
+def test_the_heat_map_has_the_best_accuracy_of_each_pair_of_bits(shown: Shown) -> None:
+    (cells,) = shown.data("bits")
+    assert (cells["x"], cells["y"]) == (["2", "4"], ["2", "4", "8"])
+    assert cells["text"] == [["", "91.50"], ["50.00", "96.50"], ["", "94.50"]]
+
+
+def test_learning_curves_show_the_phases(shown: Shown) -> None:
+    first, second = shown.data("curves")[:2]
+    assert (first["line"]["dash"], second["line"]["dash"]) == ("dot", "solid")
+    assert (first["x"], second["x"]) == ([1, 2, 3], [3, 4])  # two epochs each, and joined
+
+
+def test_a_run_shows_its_layers_curves_quantizers_and_errors(shown: Shown) -> None:
+    shown.filter("sat_4bit weight.bits=2", 1)
+    shown.page.locator(ROWS).first.click()
+    weights, sites = shown.data("run-layers")
+    assert dict(zip(weights["x"], weights["y"], strict=True)) == {
+        **{"conv0": 8, "conv1": 2, "conv2": 2, "conv3": 8}
+    }
+    assert set(sites["y"]) == {4}
+    alphas = shown.data("run-learned")
+    assert [trace["name"] for trace in alphas] == [f"relu{i}, alpha" for i in range(4)]
+    assert alphas[0]["x"] == [3, 4]
+    assert shown.data("run-clipped")[3]["y"] == [3, 3]  # percent
+    assert shown.data("run-confusion")[0]["text"] == [["", "4"], ["", ""]]
+    curves = {trace["name"] for trace in shown.data("run-curves")}
+    assert curves == {"training", "validation"}
+    phases = shown.page.locator("#run-curves .annotation-text").all_text_contents()
+    assert phases == ["clamp", "quantize"]
+
+
+def test_runs_without_a_result_are_listed_with_their_state(shown: Shown) -> None:
+    assert "7 finished, 1 unfinished, 1 failed" in shown.page.locator("#summary").inner_text()
+    shown.page.select_option("#state", "unfinished")
+    assert shown.column(1) == ["killed"]
+    shown.page.select_option("#state", "failed")
+    assert shown.column(1) == ["failed"]
+    shown.page.locator(ROWS).first.click()
+    reason = shown.page.locator("#run .reason").inner_text()
+    assert reason == "trainer.devices=77 is more than there are."
+    assert "trainer.devices=77" in shown.page.locator("#run .command").inner_text()
+
+
+def test_what_stands_in_files_is_text(shown: Shown) -> None:
+    shown.filter("lsq_4bit", 1)
+    assert shown.column(1) == [EVIL]
+    shown.to_only_point("front-bytes")
+    assert EVIL in shown.hover_text("front-bytes")
+    shown.page.locator(ROWS).first.click()
+    assert shown.page.locator("#run h2").inner_text() == EVIL
+    assert shown.page.locator("img").count() == 0
+    assert shown.page.evaluate("window.evil") is None
+
+
+def test_it_fits_a_narrow_screen(shown: Shown) -> None:
+    shown.page.set_viewport_size({"width": 500, "height": 900})
+    shown.until("document.querySelector('#curves svg').clientWidth < 500")
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= 500
+    shown.page.set_viewport_size({"width": 1400, "height": 1000})
+
+
+def test_results_alone_make_a_page(browser: Any, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_result(tmp_path / str(seed), "lenet", seed, top1=0.9)
+    shown = Shown(browser, report(tmp_path))
+    assert [shown.page.locator("figure").count(), shown.column(5)] == [1, ["90.00 ± 0.00"]]
+    absent = shown.page.locator("#absent").inner_text()
+    assert "Accuracy against bit operations" in absent
+    assert "Learning curves" in absent
+    assert (
+        "configuration, overrides, learning curves, layers"
+        in shown.page.locator("#run").inner_text()
+    )
+    assert shown.said == []
+
+
+@pytest.fixture(scope="module")
+def many(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """A page of 500 runs of 48 settings."""
+    folder = tmp_path_factory.mktemp("many")
+    write_sweep(folder, 500)
+    return Shown(browser, report(folder))
+
+
+def test_500_runs_are_all_in_the_table(many: Shown) -> None:
+    assert int(many.page.locator("html").get_attribute("data-opened")) > 0  # for benchmarks
+    assert many.page.locator(ROWS).count() == 48
+    many.page.uncheck("#join")
+    assert many.page.locator(ROWS).count() == 500
+    many.page.check("#join")
+    assert many.said == []
+
+
+def test_it_prints_on_pages_of_paper(many: Shown) -> None:
+    shown = many
+    pages = len(re.findall(rb"/Type\s*/Page\b", shown.page.pdf(prefer_css_page_size=True)))
+    assert pages in (3, 4)  # one of charts, the others of 48 rows
+    paper = 703  # pixels between the margins of A4
+    shown.page.set_viewport_size({"width": paper, "height": 1000})
+    shown.page.emulate_media(media="print")
+    shown.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    shown.page.wait_for_timeout(200)
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= paper
+    assert not shown.page.locator("#controls").is_visible()
+    table = shown.page.locator("#scroll")
+    assert table.evaluate("(it) => it.scrollHeight - it.clientHeight") <= 1  # no row is cut off
+    assert table.evaluate("(it) => it.scrollWidth - it.clientWidth") <= 1
+    for figure in shown.page.locator("figure").all():
+        assert figure.evaluate("(it) => it.querySelector('svg').clientWidth <= it.clientWidth")
+    assert shown.said == []
