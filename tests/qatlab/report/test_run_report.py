@@ -7,6 +7,8 @@ from written_runs import write_result, write_run
 
 from qatlab.report.__main__ import main
 
+DOCS = Path(__file__).parents[3] / "docs"
+
 
 def test_seeds_of_a_name_share_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_result(tmp_path / "a/1", "lenet", 2, top1=0.99)
@@ -65,11 +67,12 @@ def test_a_folder_without_runs_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert "holds no finished run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("folder", sorted((DOCS / "runs").iterdir()), ids=lambda path: path.name)
 def test_the_page_of_results_has_the_table_of_the_committed_runs(
-    capsys: pytest.CaptureFixture[str],
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    docs = Path(__file__).parents[3] / "docs"
-    main([str(docs / "runs")])
+    main([str(folder)])
     rows = capsys.readouterr().out.strip()
     assert len(rows.splitlines()) > 2
-    assert rows in (docs / "results.md").read_text()
+    page = (DOCS / "results.md").read_text()
+    assert f"`python -m qatlab.report docs/runs/{folder.name}` prints\n\n{rows}\n\n" in page
