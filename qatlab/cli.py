@@ -71,6 +71,8 @@ def checked(command: str, cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what is logged is of all processes
     job = sweep.SweepJob(Path(cfg.folder)) if config.in_sweep() else None
     try:
+        if job is not None:
+            job.begin()
         config.check(cfg)
         experiment = import_module("qatlab.experiment")  # torch: a wrong key is told before
         # After the import, which sets the level itself.

@@ -22,12 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from qatlab import record
+from qatlab.errors import ConfigError
 
 NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this sweep
 ERROR = "error.txt"  # in the folder of a job that failed: why
 DONE, SKIPPED, RESUMED, FAILED = "done", "skipped", "resumed", "failed"
 STATES = (DONE, SKIPPED, RESUMED, FAILED)
 LOST = "its process ended without a word"
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of processes that train together
 
 
 class Watch(Callback):
@@ -56,6 +58,7 @@ class SweepJob:
     def __init__(self, folder: Path) -> None:
         config = HydraConfig.get()
         self.folder = folder
+        self._lock = FileLock(folder / ".lock")
         self._success = DONE
         if (folder / record.RESULT).exists():
             self._success = SKIPPED
@@ -65,13 +68,32 @@ class SweepJob:
         self._write()
         (folder / ERROR).unlink(missing_ok=True)
 
+    def begin(self) -> None:
+        """Keep other processes from this job, such as those that a killed sweep has left behind.
+
+        Raises:
+            ConfigError: if one of them is at work.
+        """
+        if any(os.environ.get(name, "0") != "0" for name in RANKS):
+            return  # the first of several processes does so for all
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(blocking=False)  # free as soon as this process ends, however
+        except Timeout:
+            raise ConfigError(
+                f"{self.folder} is being trained by another process; wait for it or end it, and "
+                "give the command again."
+            ) from None
+
     def succeeded(self) -> None:
         """Note that the job is done, or has been before."""
+        self._lock.release(force=True)
         self._note.state, self._note.reason = self._success, ""
         self._write()
 
     def failed(self, reason: str) -> None:
         """Note why the job failed, here and in its own folder."""
+        self._lock.release(force=True)
         record.write_text(self.folder / ERROR, reason + "\n")
         self._note.state, self._note.reason = FAILED, reason
         self._write()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from killable_runs import KILL_AT, Ended, start, start_forked
 from safetensors.torch import load_file
 
@@ -99,6 +100,17 @@ def test_other_settings_in_the_place_of_a_run_are_refused(sweep: Sweep, tmp_path
     assert (tmp_path / "s/job_0/result.json").read_bytes() == before
     allowed = sweep("s", *place, "sweep.fail_fast=true")  # says nothing about the run
     assert "\n1 skipped\n" in allowed.output
+
+
+def test_a_job_that_another_process_trains_is_left_to_it(sweep: Sweep, tmp_path: Path) -> None:
+    place = ("hydra.sweep.subdir=job_${hydra:job.num}", "quant.weight.bits=2")
+    (tmp_path / "s/job_0").mkdir(parents=True)
+    with FileLock(tmp_path / "s/job_0/.lock"):
+        ended = sweep("s", *place)
+        assert ended.code == 1
+        assert "job_0 is being trained by another process; wait" in ended.output
+        assert not (tmp_path / "s/job_0/config.yaml").exists()
+    assert "\n1 done\n" in sweep("s", *place).output
 
 
 def test_a_job_that_fails_does_not_stop_the_others(sweep: Sweep, tmp_path: Path) -> None:
