@@ -43,7 +43,7 @@ def front(output: str) -> list[tuple[float, int]]:
     return [(float(row[1]), int(row[2])) for row in cells]
 
 
-@pytest.mark.parametrize("sweeper", ["optuna", "random"])
+@pytest.mark.parametrize("sweeper", ["optuna", pytest.param("random", marks=pytest.mark.slow)])
 def test_a_search_that_was_killed_goes_on_until_it_has_its_trials(
     tmp_path: Path, sweeper: str
 ) -> None:

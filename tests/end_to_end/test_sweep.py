@@ -178,9 +178,7 @@ def test_jobs_side_by_side_share_the_first_phase_too(sweep: Sweep, tmp_path: Pat
 @pytest.mark.parametrize(
     "settings",
     [
-        ("quant.weight.bits=4", "quant.weight.grid=default,symmetric"),  # its gradient is another
         ("quant.weight.bits=4", "seed=1,2"),
-        ("quant.weight.bits=4", "data.batch_size=30,45"),
         ("quant.weight.grid=full_range",),  # whose range depends on the bits
     ],
 )
