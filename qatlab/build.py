@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, Timer
-from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from qatlab.config import in_sweep
@@ -19,6 +19,7 @@ from qatlab.errors import ConfigError
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.summary import say
 from qatlab.targets import check_node, make
+from qatlab.trackers import make_tracker
 from qatlab.training.checkpoint import RunCheckpoint
 from qatlab.training.classifier import Classifier
 from qatlab.training.forward import TrainingForward
@@ -129,7 +130,8 @@ def trainer_of(
         epochs = {phase.value: count for phase, count in schedule.phases}
         steps = PhaseSchedule(schedule, cfg.schedule.calibration_batches)
         callbacks = [RandomState(), steps, PhaseProgressBar(epochs), *chosen]
-        loggers = [make(f"logger.{k}", v, Logger) for k, v in (cfg.logger or {}).items()]
+        nodes, folder = cfg.logger or {}, Path(cfg.folder)
+        loggers = [make_tracker(str(name), node, folder) for name, node in nodes.items()]
     node = cfg.trainer.copy()
     del node.sync_batchnorm  # done before the quantizers were put in
     trainer: Trainer = make(

@@ -17,6 +17,7 @@ from qatlab.compare import configuration, differences, flat
 from qatlab.config import apply_given, in_sweep, portable_yaml, stored_config
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.summary import say
+from qatlab.trackers import tracked
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.weights import save_weights
 
@@ -136,8 +137,23 @@ def _fit_and_report(
     start_from: Path | None = None,
     resumed: bool = False,
 ) -> dict[str, Any]:
-    folder = Path(cfg.folder)
     trainer = trainer_of(cfg, built.schedule, chosen)
+    names, config = list(cfg.logger or {}), yaml.safe_load(portable_yaml(cfg))
+    with tracked(trainer, names, Path(cfg.folder), config, built.table) as trackers:
+        result = _fit_and_test(cfg, built, trainer, checkpoint, start_from, resumed)
+        trackers.report(result, trainer.global_step - 1)
+    return result
+
+
+def _fit_and_test(
+    cfg: DictConfig,
+    built: Built,
+    trainer: Trainer,
+    checkpoint: RunCheckpoint,
+    start_from: Path | None,
+    resumed: bool,
+) -> dict[str, Any]:
+    folder = Path(cfg.folder)
     images = built.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
     built.module.solver.images_per_update = images
     if not resumed and trainer.is_global_zero:

@@ -32,7 +32,7 @@ from qatlab.models import LeNet
         ("solver=sdg", "solver=sdg is unknown|adam, adamw, by_parameter, lsq, sat, sgd_cosine"),
         ("solver/lr_policy=stepp", "solver/lr_policy=stepp is|'step'|constant, cosine"),
         ("experiment=lenet", "experiment=lenet is unknown|lenet_sat_8bit"),
-        ("logger=tensorbord", "logger=tensorbord is|'tensorboard'|csv, tensorboard"),
+        ("logger=tensorbord", "logger=tensorbord is|'tensorboard'|csv, mlflow, tensorboard"),
         ("modell=lenet", "modell is unknown|Did you mean 'model'|model, data, quant"),
         ("solver/lr_polic=step", "solver.lr_polic is unknown|'lr_policy'|optimizer"),
         ("model@a=lenet", "Could not override 'model@a'. Did you mean to override model?"),
