@@ -24,6 +24,8 @@ from qatlab.errors import QatlabError, did_you_mean, unknown
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.ENAMETOOLONG}
 CANNOT_USE = "cannot use"
 NO_SLURM = "are you indeed on a slurm cluster"  # what the launcher of Slurm jobs asks
+# Options of other packages, and our presets that are made of them: named as the extra.
+LAUNCHERS = {"hydra/launcher/submitit_slurm": "slurm", "hydra/launcher/joblib": "parallel"}
 TYPES = {
     "Integer": "a whole number",
     "Float": "a number",
@@ -59,6 +61,10 @@ def _words(error: BaseException) -> str:
         if isinstance(cause, QatlabError):  # may be a resolver's, inside of OmegaConf's
             return str(cause)
     for cause in chain:
+        missing = [name for path, name in LAUNCHERS.items() if f"{path}'" in str(cause)]
+        if isinstance(cause, MissingConfigException) and missing:
+            extra = missing[0]
+            return f"hydra/launcher={extra} needs another package: pip install 'qatlab[{extra}]'."
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file and cause.options:
             return _unknown_option(cause.missing_cfg_file, cause.options)
         if isinstance(cause, OverrideParseException):
@@ -89,8 +95,6 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 def _unknown_option(path: str, options: Sequence[str]) -> str:
     group, _, name = path.rpartition("/")
     options = [option for option in options if not option.startswith("_")]
-    if path == "hydra/launcher/submitit_slurm":
-        return "hydra/launcher=slurm needs another package: pip install 'qatlab[slurm]'."
     hint = did_you_mean(name, options)
     return f"{group}={name} is unknown.{hint} Accepted: {', '.join(options)}."
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +28,7 @@ from rich.table import Table
 
 from qatlab import record
 from qatlab.errors import ConfigError, did_you_mean
+from qatlab.targets import make
 
 JOURNAL = "optuna.journal"  # in the sweep's folder
 DIRECTIONS = ("maximize", "minimize")
@@ -37,7 +38,7 @@ class SearchSweeper(Sweeper):
     """Proposes settings, has them run, and tells the sampler what they have reached.
 
     Args:
-        sampler: takes a ``seed`` and returns a sampler of Optuna.
+        sampler: node of a class of ``optuna.samplers`` that takes a ``seed``.
         n_trials: how many jobs shall succeed in all, those of earlier commands included.
         seed: of the sampler.
         batch_size: jobs that are proposed together; -1: one for each core.
@@ -46,7 +47,7 @@ class SearchSweeper(Sweeper):
 
     def __init__(
         self,
-        sampler: Callable[..., Any],
+        sampler: DictConfig,
         n_trials: int,
         seed: int,
         batch_size: int,
@@ -81,7 +82,9 @@ class SearchSweeper(Sweeper):
             import optuna
             from optuna.storages.journal import JournalFileBackend
         except ImportError as error:
-            raise ConfigError("hydra/sweeper: install qatlab with the extra `search`") from error
+            raise ConfigError(
+                "hydra/sweeper needs another package: pip install 'qatlab[search]'."
+            ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides(arguments)
@@ -102,7 +105,8 @@ class SearchSweeper(Sweeper):
             load_if_exists=True,
         )
         # From the number of trials: going on, it must not propose the same ones again.
-        study.sampler = self.sampler(seed=self.seed + len(study.trials))
+        seed = self.seed + len(study.trials)
+        study.sampler = make("hydra.sweeper.sampler", self.sampler, seed=seed)
         self._queue_unfinished(study, optuna.trial.TrialState)
         number = 0
         while (missing := self.n_trials - self._count(study, optuna.trial.TrialState)) > 0:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.config_store import ConfigStore
 from mistakes import TINY, Told, check
 from omegaconf import DictConfig, OmegaConf
 
@@ -269,6 +270,18 @@ def test_mistakes_in_an_experiment(command: Told, tmp_path: Path, text: str, wor
     file.write_text(text + "\n")
     message = command("--config-dir", str(tmp_path / "conf"), "experiment=mine")
     check(message, tuple(words.split("|")))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "of_plugin"), [("slurm", "submitit_slurm"), ("parallel", "joblib")]
+)
+def test_launchers_without_their_package_name_the_extra(
+    command: Told, monkeypatch: pytest.MonkeyPatch, launcher: str, of_plugin: str
+) -> None:
+    stored = ConfigStore.instance().repo["hydra"]["launcher"]
+    monkeypatch.delitem(stored, f"{of_plugin}.yaml")
+    told = command("-m", f"hydra/launcher={launcher}", "seed=1,2")
+    check(told, (f"hydra/launcher={launcher} needs", f"pip install 'qatlab[{launcher}]'"))
 
 
 def test_a_sweep_goes_on_after_a_job_that_failed(command: Told, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from killable_runs import KILL_AT, Ended, start_forked
+from omegaconf import DictConfig
 
 from qatlab.errors import ConfigError
 from qatlab.search import SearchSweeper, _inner, _word
 
-optuna = pytest.importorskip("optuna", reason="extra `search` is missing")
+pytest.importorskip("optuna", reason="extra `search` is missing")
 
 SEARCH = (
     *("-m", "hydra.sweeper.n_trials=3", "quant.weight.bits=range(2,5)", "data=synthetic"),
@@ -123,7 +124,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"size_bytes=minimise is wrong\. Did you mean 'minimize'"
     ):
-        SearchSweeper(optuna.samplers.RandomSampler, 1, 1, 1, {"size_bytes": "minimise"})
+        SearchSweeper(DictConfig({}), 1, 1, 1, {"size_bytes": "minimise"})
     with pytest.raises(ConfigError, match=r"objectives: best\.x is not in .*which has quantize; "):
         _inner({"best": {"quantize": 1}}, "best.x", tmp_path)
     told = search(
