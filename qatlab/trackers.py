@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.seed import isolate_rng
 
 from qatlab import record
 from qatlab.errors import ConfigError
@@ -87,7 +88,8 @@ def tracked(
     trackers = Trackers(others, folder, config, table)
     failed = True
     try:
-        trackers.begin()
+        with isolate_rng(include_cuda=False):  # what they draw is none of the training's
+            trackers.begin()
         trainer.callbacks.append(trackers)  # type: ignore[attr-defined]
         yield trackers
         failed = False

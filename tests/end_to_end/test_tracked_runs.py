@@ -46,7 +46,7 @@ def run(place: Path, *words: str, **more: str) -> Ended:
 
 
 def words_in(place: Path, *more: str) -> tuple[str, ...]:
-    store = (f'logger.mlflow.save_dir="{place}/mlruns"', "logger.wandb.offline=true")
+    store = (f'+logger.mlflow.tracking_uri="file:{place}/mlruns"', "logger.wandb.offline=true")
     return (*SETTINGS, "logger=[tensorboard,wandb,mlflow]", *store, *more)
 
 

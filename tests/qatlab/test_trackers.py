@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,15 @@ MISSING = {  # what Lightning looks at
     "WandbLogger": ("pytorch_lightning.loggers.wandb._WANDB_AVAILABLE",),
     "MLFlowLogger": ("pytorch_lightning.loggers.mlflow._MLFLOW_AVAILABLE",),
 }
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    # MLflow and qatlab set the first two, which later tests and their processes would inherit.
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def node(kind: str, **arguments: Any) -> Any:
@@ -73,7 +83,7 @@ def test_what_is_no_logger_is_told(tmp_path: Path) -> None:
 def test_a_run_that_its_tracker_has_lost_is_told(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     (tmp_path / "trackers.json").write_text('{"mlflow": "0123"}')
-    store = node("MLFlowLogger", save_dir=str(tmp_path / "mlruns"))
+    store = node("MLFlowLogger", tracking_uri=f"file:{tmp_path}/mlruns")
     trainer = trainer_with(make_tracker("mlflow", store, tmp_path))
     told = r"logger\.mlflow cannot begin, or go on with 0123: .*0123"
     with (
@@ -85,10 +95,12 @@ def test_a_run_that_its_tracker_has_lost_is_told(tmp_path: Path) -> None:
 
 def test_jobs_that_start_together_share_the_experiment_of_their_sweep(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
-    store = str(tmp_path / "mlruns")
+    store = f"file:{tmp_path}/mlruns"
 
     def begin(job: int) -> None:
-        logger = make_tracker("mlflow", node("MLFlowLogger", save_dir=store), tmp_path / str(job))
+        logger = make_tracker(
+            "mlflow", node("MLFlowLogger", tracking_uri=store), tmp_path / str(job)
+        )
         together.wait()
         with tracked(trainer_with(logger), ["mlflow"], tmp_path / str(job), {}, TABLE):
             pass
@@ -96,7 +108,7 @@ def test_jobs_that_start_together_share_the_experiment_of_their_sweep(tmp_path: 
     together = Barrier(4)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(begin, range(4)))
-    names = [x.name for x in mlflow.MlflowClient(f"file:{store}").search_experiments()]
+    names = [x.name for x in mlflow.MlflowClient(store).search_experiments()]
     assert sorted(names) == ["Default", tmp_path.name]
 
 
@@ -116,6 +128,15 @@ def test_a_run_of_wandb_ends_with_ours(tmp_path: Path, fails: bool) -> None:
         assert fails
     run.finish.assert_called_once_with(int(fails))
     run.config.update.assert_called_once_with({"seed": 1}, allow_val_change=True)
+
+
+def test_training_draws_the_same_random_numbers_with_a_tracker(tmp_path: Path) -> None:
+    logger = Mock(spec=Logger, version=3, experiment=None)
+    logger.log_hyperparams.side_effect = lambda config: random.random()
+    before = random.getstate()
+    with tracked(trainer_with(logger), ["mine"], tmp_path, {}, TABLE):
+        assert random.getstate() == before
+    logger.log_hyperparams.assert_called_once()
 
 
 def test_metrics_csv_alone_is_no_tracker(tmp_path: Path) -> None:
