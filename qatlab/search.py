@@ -8,12 +8,8 @@ again goes on with a search that was killed; the job that was killed is resumed.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -56,6 +52,15 @@ class SearchSweeper(Sweeper):
         self.sampler, self.n_trials, self.seed = sampler, n_trials, seed
         self.batch_size = (os.cpu_count() or 1) if batch_size == -1 else batch_size
         self.objectives = dict(objectives)
+        for name, value in {"n_trials": n_trials, "batch_size": self.batch_size}.items():
+            if type(value) is not int or value < 1:
+                raise ConfigError(
+                    f"hydra.sweeper.{name}={value} is wrong. Accepted: a whole number above 0."
+                )
+        if type(seed) is not int or seed < 0:
+            raise ConfigError(
+                f"hydra.sweeper.seed={seed} is wrong. Accepted: a whole number from 0."
+            )
         for key, direction in self.objectives.items():
             if direction not in DIRECTIONS:
                 hint = did_you_mean(direction, DIRECTIONS)
@@ -188,16 +193,12 @@ def _inner(result: Any, key: str, folder: Path) -> float:
                 f"{there}; val/acc is there where data.validation is above 0."
             )
         value = value[part]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"hydra.sweeper.objectives: {key} is no number, but {value!r:.60}.")
     return float(value)
 
 
 def register() -> None:
     """Let Hydra find the sweeper; it takes plugins of one package only, which is not ours."""
-    with suppress(ImportError):
-        import_module("hydra_plugins")  # of a plugin that is installed
-    sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
-    module = ModuleType("hydra_plugins.qatlab")
-    sys.modules[module.__name__] = module
-    vars(module)[SearchSweeper.__name__] = SearchSweeper
-    name = f"{module.__name__}.{SearchSweeper.__name__}"
+    name = f"hydra_plugins.qatlab.{SearchSweeper.__name__}"
     Plugins.instance().class_name_to_class[name] = SearchSweeper

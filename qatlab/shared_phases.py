@@ -17,6 +17,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
 
 from qatlab import record
 from qatlab.build import Built
 from qatlab.quant import Phase, Quantizer
 from qatlab.summary import say
+from qatlab.targets import TARGET
 from qatlab.training.checkpoint import LAST
 from qatlab.training.csv_logger import FILE_NAME
 
@@ -157,7 +160,7 @@ def _facts(config: str, built: Built) -> dict[str, Any]:
         "state": _digest_of_tensors(built.model.state_dict()),
         "network": str(getattr(built.model, "code", "")),
         "random": _digest_of_generators(),
-        "sources": _digest_of_files(_sources(built)),
+        "sources": _digest_of_files(_sources(settings, built.model)),
         "environment": environment,
     }
 
@@ -187,17 +190,29 @@ def _digest_of_files(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _sources(built: Built) -> list[Path]:
-    """Return the files of qatlab, and those of the user's own classes."""
+def _sources(settings: Any, model: nn.Module) -> list[Path]:
+    """Return the files of qatlab, and those of the user's own functions and classes."""
     package = Path(__file__).parent
     found = {file for pattern in ("*.py", "*.cpp") for file in package.rglob(pattern)}
     libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    made = (*built.model.modules(), built.data, built.module.solver)
-    for kind in {inner for part in made for inner in type(part).__mro__}:
+    used = [resolve_name(target) for target in _targets(settings)]
+    used += [type(module) for module in model.modules()]
+    for part in {base for one in used for base in getattr(one, "__mro__", (one,))}:
         try:
-            file = Path(inspect.getfile(kind))
+            file = Path(inspect.getfile(part))
         except (TypeError, OSError):
             continue  # built in, or made while running
         if file.exists() and not any(file.is_relative_to(place) for place in libraries):
             found.add(file)
     return sorted(found)
+
+
+def _targets(settings: Any) -> Iterator[str]:
+    """Yield what the nodes of a configuration make, at any depth."""
+    if isinstance(settings, dict):
+        if settings.get(TARGET) is not None:
+            yield str(settings[TARGET])
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        for inner in settings:
+            yield from _targets(inner)

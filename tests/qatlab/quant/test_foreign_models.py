@@ -130,4 +130,5 @@ def test_modules_that_drop_branches_are_known_by_their_names(name: str, told: st
     model.eval()
     assert torch.equal(model(IMAGES), model(IMAGES))
     model.train()
+    torch.manual_seed(0)  # unseeded, both calls may drop the same of the two images
     assert not torch.equal(model(IMAGES), model(IMAGES))
