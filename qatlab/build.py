@@ -13,7 +13,6 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 from torch import nn
 
-from qatlab.config import in_sweep
 from qatlab.data import ImageModule
 from qatlab.errors import ConfigError
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
@@ -144,12 +143,6 @@ def trainer_of(
         default_root_dir=cfg.folder,
     )
     check_processes(cfg.trainer, trainer.world_size)
-    environment = getattr(trainer.strategy, "cluster_environment", None)  # of several processes
-    if environment is not None and not environment.creates_processes_externally and in_sweep():
-        raise ConfigError(
-            f"trainer asks for {trainer.world_size} processes in a sweep, and each would start the "
-            "whole sweep; give each run a command of its own, or Slurm: docs/scaling.md."
-        )
     return trainer
 
 

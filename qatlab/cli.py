@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
 import sys
 import traceback
@@ -22,10 +21,11 @@ from omegaconf import DictConfig
 from qatlab import config, search, sweep
 from qatlab.errors import ConfigError
 from qatlab.messages import sentence
-from qatlab.record import CONFIG, RESULT
+from qatlab.record import CONFIG, RESULT, reserve
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-WANTS_TRACE = os.environ.get(FULL_ERROR, "0") != "0"  # what the user has set; start() sets it too
+USERS = "QATLAB_FULL_ERROR"  # what the user has set it to, for processes that this one starts
+WANTS_TRACE = os.environ.get(USERS, os.environ.get(FULL_ERROR, "0")) != "0"
 
 
 @dataclass
@@ -40,6 +40,7 @@ def start(main: Callable[[], None]) -> None:
     """Run a Hydra main function; a user's mistake ends in a sentence and exit code 1."""
     config.register()
     search.register()
+    os.environ[USERS] = "1" if WANTS_TRACE else "0"
     os.environ[FULL_ERROR] = "1"  # Hydra would print a stack trace, or its own words, and exit
     _job.begun = False
     error: Exception | None = None
@@ -70,9 +71,10 @@ def checked(command: str, cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # we log per epoch
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what is logged is of all processes
     job = sweep.SweepJob(Path(cfg.folder)) if config.in_sweep() else None
+    folder, lock = Path(cfg.resume or cfg.folder), None
     try:
-        if job is not None:
-            job.begin()
+        if command == "train" and cfg.mode == "train" and (folder.exists() or not cfg.resume):
+            lock = reserve(folder)
         config.check(cfg)
         experiment = import_module("qatlab.experiment")  # torch: a wrong key is told before
         # After the import, which sets the level itself.
@@ -87,7 +89,6 @@ def checked(command: str, cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         if job is not None:
             job.failed("interrupted; the sweep's command continues it")
-        folder = Path(cfg.resume or cfg.folder)
         is_run = (folder / CONFIG).exists() and not (folder / RESULT).exists()
         _interrupted(f" To continue: {resume_command(folder)}" if is_run else "")
     except Exception as error:
@@ -103,14 +104,14 @@ def checked(command: str, cfg: DictConfig) -> None:
             raise SystemExit(1) from error  # Hydra goes on after any other exception
         if WANTS_TRACE or not sweep.notes_are_taken():
             raise  # or nobody would know
+    finally:
+        if lock is not None:
+            lock.release(force=True)
 
 
 def resume_command(run: Path) -> str:
-    """Return what to type to resume a run; a sweep's folders have names that need quotes."""
-    name = str(run)
-    if not re.fullmatch(r"[\w./+-]+", name, re.ASCII):
-        name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'  # for Hydra
-    return f"python train.py {shlex.quote(f'resume={name}')}"  # and for the shell
+    """Return what to type to resume a run."""
+    return f"python train.py {shlex.quote(sweep.resume_word(run))}"
 
 
 def _interrupted(hint: str) -> None:

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 
-from qatlab import evaluation, record, shared_phases, summary
+from qatlab import evaluation, record, shared_phases, summary, sweep
 from qatlab.build import Built, build, callbacks_of, trainer_of
 from qatlab.compare import configuration, differences, flat
 from qatlab.config import apply_given, in_sweep, portable_yaml, stored_config
@@ -48,8 +48,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         )
     chosen, checkpoint = callbacks_of(cfg)
     built = build(cfg)
-    summary.print_table(built.table)
     if cfg.mode == "plan":
+        summary.print_table(built.table)
         return {}
     return _fit_and_report(cfg, built, chosen, checkpoint)
 
@@ -88,8 +88,7 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
     if start_from is not None:
         _forget_weights(cfg)
     built = build(cfg)
-    summary.print_table(built.table)
-    return _fit_and_report(cfg, built, chosen, checkpoint, start_from, resumed=True)
+    return _fit_and_report(cfg, built, chosen, checkpoint, start_from)
 
 
 def _forget_weights(cfg: DictConfig) -> None:
@@ -135,12 +134,18 @@ def _fit_and_report(
     chosen: list[Callback],
     checkpoint: RunCheckpoint,
     start_from: Path | None = None,
-    resumed: bool = False,
 ) -> dict[str, Any]:
-    trainer = trainer_of(cfg, built.schedule, chosen)
+    trainer, folder = trainer_of(cfg, built.schedule, chosen), Path(cfg.folder)
+    if start_from is None and trainer.is_global_zero:
+        record.write_text(folder / record.CONFIG, portable_yaml(cfg))
+        record.write_json(folder / "layers.json", built.table.to_json())
+    if in_sweep() and _starts_processes(trainer):
+        sweep.train_apart(folder)
+        return dict(record.read_json(folder / record.RESULT))
+    summary.print_table(built.table)
     names, config = list(cfg.logger or {}), yaml.safe_load(portable_yaml(cfg))
-    with tracked(trainer, names, Path(cfg.folder), config, built.table) as trackers:
-        result = _fit_and_test(cfg, built, trainer, checkpoint, start_from, resumed)
+    with tracked(trainer, names, folder, config, built.table) as trackers:
+        result = _fit_and_test(cfg, built, trainer, checkpoint, start_from)
         trackers.report(result, trainer.global_step - 1)
     return result
 
@@ -151,14 +156,10 @@ def _fit_and_test(
     trainer: Trainer,
     checkpoint: RunCheckpoint,
     start_from: Path | None,
-    resumed: bool,
 ) -> dict[str, Any]:
     folder = Path(cfg.folder)
     images = built.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
     built.module.solver.images_per_update = images
-    if not resumed and trainer.is_global_zero:
-        record.write_text(folder / record.CONFIG, portable_yaml(cfg))
-        record.write_json(folder / "layers.json", built.table.to_json())
     with _shared_phases(cfg, built, trainer, start_from) as shared:
         _fit(trainer, built, start_from or shared)
     trainer.strategy.barrier()  # the first process may still be renaming the best checkpoint
@@ -177,7 +178,7 @@ def _fit_and_test(
         "seed": cfg.seed,
         "seconds": round(seconds, 1),
         "first_phases_of": shared_phases.origin(folder),
-        "resumed": resumed,
+        "resumed": start_from is not None,
         "environment": record.environment(),
     }
     if not trainer.is_global_zero:
@@ -187,6 +188,12 @@ def _fit_and_test(
     record.write_json(folder / record.RESULT, result)
     summary.print_result(result, scored, folder)
     return result
+
+
+def _starts_processes(trainer: Trainer) -> bool:
+    """Tell whether others are started for this trainer, by the command line of this process."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return environment is not None and not environment.creates_processes_externally
 
 
 def _shared_phases(

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,14 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from qatlab import record
-from qatlab.errors import ConfigError
+from qatlab.errors import QatlabError
 
 NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this sweep
 ERROR = "error.txt"  # in the folder of a job that failed: why
 DONE, SKIPPED, RESUMED, FAILED = "done", "skipped", "resumed", "failed"
 STATES = (DONE, SKIPPED, RESUMED, FAILED)
 LOST = "its process ended without a word"
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of processes that train together
 
 
 class Watch(Callback):
@@ -58,7 +60,6 @@ class SweepJob:
     def __init__(self, folder: Path) -> None:
         config = HydraConfig.get()
         self.folder = folder
-        self._lock = FileLock(folder / ".lock")
         self._success = DONE
         if (folder / record.RESULT).exists():
             self._success = SKIPPED
@@ -68,32 +69,13 @@ class SweepJob:
         self._write()
         (folder / ERROR).unlink(missing_ok=True)
 
-    def begin(self) -> None:
-        """Keep other processes from this job, such as those that a killed sweep has left behind.
-
-        Raises:
-            ConfigError: if one of them is at work.
-        """
-        if any(os.environ.get(name, "0") != "0" for name in RANKS):
-            return  # the first of several processes does so for all
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(blocking=False)  # free as soon as this process ends, however
-        except Timeout:
-            raise ConfigError(
-                f"{self.folder} is being trained by another process; wait for it or end it, and "
-                "give the command again."
-            ) from None
-
     def succeeded(self) -> None:
         """Note that the job is done, or has been before."""
-        self._lock.release(force=True)
         self._note.state, self._note.reason = self._success, ""
         self._write()
 
     def failed(self, reason: str) -> None:
         """Note why the job failed, here and in its own folder."""
-        self._lock.release(force=True)
         record.write_text(self.folder / ERROR, reason + "\n")
         self._note.state, self._note.reason = FAILED, reason
         self._write()
@@ -102,6 +84,43 @@ class SweepJob:
         if notes_are_taken():
             file = Path(os.environ[NOTES]) / f"{self._note.number}.json"
             record.write_json(file, asdict(self._note))
+
+
+def resume_word(run: Path) -> str:
+    """Return the setting that resumes a run; a sweep's folders have names that need quotes."""
+    name = str(run)
+    if not re.fullmatch(r"[\w./+-]+", name, re.ASCII):
+        name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'  # for Hydra
+    return f"resume={name}"
+
+
+def train_apart(folder: Path) -> None:
+    """Train what is left of a run in a command of its own.
+
+    For a job of several processes: Lightning gives each the command line of the first, which would
+    run the whole sweep.
+
+    Args:
+        folder: of the run; its configuration is there.
+
+    Raises:
+        QatlabError: if the command fails; the reason is the sentence that it ends with.
+    """
+    record.give_up(folder)  # the command reserves it
+    words = [sys.executable, str(Path(__file__).parents[1] / "train.py"), resume_word(folder)]
+    environment = {name: value for name, value in os.environ.items() if name != NOTES}
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    reason = ""
+    try:
+        for line in process.stderr:
+            sys.stderr.write(line)
+            if line.startswith("Error: "):
+                reason = line.removeprefix("Error: ").strip()
+    finally:
+        code = process.wait()  # also after Ctrl-C, which reaches both
+    if code != 0:
+        raise QatlabError(reason or f"its processes ended with exit code {code}")
 
 
 _gpu_locks: list[FileLock] = []  # held as long as this process lives

@@ -26,6 +26,8 @@ def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.chdir(tmp_path)  # runs write to outputs/
     for name in (cli.FULL_ERROR, "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(name, "0")  # set by a run; put back as it was
+    monkeypatch.setenv(cli.USERS, "0")
+    monkeypatch.delenv(cli.USERS)
     monkeypatch.setattr(cli, "WANTS_TRACE", False)
     yield
     GlobalHydra.instance().clear()

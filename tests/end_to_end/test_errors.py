@@ -144,12 +144,6 @@ def test_what_cannot_be_built(told: Told, overrides: str, words: str) -> None:
     check(told(*parts), tuple(words.split("|")))
 
 
-def test_a_sweep_of_runs_of_several_processes_is_refused(command: Told) -> None:
-    words = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=1,2")
-    message = command("-m", *TINY[:1], *TINY[2:], *words)
-    assert message.count("2 processes in a sweep, and each would start the whole sweep") == 2
-
-
 @pytest.mark.parametrize(
     ("environment", "told_of"),
     [

@@ -87,10 +87,28 @@ def test_every_test_image_counts_once(by_one: Path, by_two: Path) -> None:
     assert two["top5"] == pytest.approx(one["top5"])
 
 
+def test_a_killed_job_of_a_sweep_goes_on_with_processes_of_its_own(
+    by_two: Path, tmp_path: Path
+) -> None:
+    path = {"PYTHONPATH": str(Path(__file__).parent)}  # of KillAt, for processes that are started
+    words = ("-m", *SETTINGS, *TWO, f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=one job")
+    killed = start_forked(tmp_path / "log", "train.py", *words, **path, **{KILL_AT: "SIGKILL 2 7"})
+    assert killed.code == 1
+    assert (tmp_path / "one job/error.txt").read_text().startswith("its processes ended with exit")
+    again = start_forked(tmp_path / "log", "train.py", *words, **path)
+    assert again.code == 0, again.output
+    assert "\n1 resumed\n" in again.output
+    assert again.output.count("Layers and sites") == 1  # only the processes of its own speak
+    assert metrics(tmp_path / "one job") == metrics(by_two)
+    again = start_forked(tmp_path / "log", "train.py", *words)
+    assert "\n1 skipped\n" in again.output
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     # In the middle of the clamp phase; where the phases meet.
-    ["SIGKILL 2 7", pytest.param("SIGKILL 2 end", marks=pytest.mark.slow)],
+    ["SIGKILL 2 7", "SIGKILL 2 end"],
 )
 def test_a_killed_run_of_two_goes_on_as_if_nothing_had_been(
     place: str, by_two: Path, tmp_path: Path
