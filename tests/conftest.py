@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from pathlib import Path
@@ -10,10 +11,16 @@ import pytest
 # other core has tests of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One server for all tests that fork: it imports once, and the last list of modules would win.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["qatlab.experiment"])
+multiprocessing.get_context("forkserver").set_forkserver_preload(["warm", "qatlab.experiment"])
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from walking over all imports and all tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

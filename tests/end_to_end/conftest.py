@@ -12,6 +12,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,6 +27,7 @@ def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.chdir(tmp_path)  # runs write to outputs/
     for name in (cli.FULL_ERROR, "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(name, "0")  # set by a run; put back as it was
+    monkeypatch.setattr(Hydra, "get_mode", lambda *args, **more: None)  # composes once more
     monkeypatch.setenv(cli.USERS, "0")
     monkeypatch.delenv(cli.USERS)
     monkeypatch.setattr(cli, "WANTS_TRACE", False)

@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra._internal.hydra import Hydra
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
@@ -21,6 +22,8 @@ from qatlab import summary
 ROOT = Path(__file__).parents[2]
 KILL_AT = "TEST_KILL_AT"  # "SIGKILL 3 7": in epoch 3 after batch 7; "SIGKILL 2 end": after epoch 2
 SAVE_START = "TEST_SAVE_START"  # file for the state with which the quantize phase starts
+
+DRAW = "TEST_DRAW"  # a forked run draws its figures
 
 forks = multiprocessing.get_context("forkserver")  # imports once, then forks for each run
 
@@ -46,7 +49,7 @@ def start(script: str, *arguments: str, **environment: str) -> Ended:
 
 
 def start_forked(log: Path, script: str, *arguments: str, **environment: str) -> Ended:
-    """Run a script in a process that is born with all imports done, and draws no figures.
+    """Run a script in a process that is born with all imports done, and draws no figures unasked.
 
     Both take longer than the training of a test. ``log`` is where its output goes.
     """
@@ -86,7 +89,9 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
     os.chdir(ROOT)
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores Ctrl-C
-    summary.write_figures = lambda *args: None
+    if DRAW not in environment:
+        summary.write_figures = lambda *args: None
+    Hydra.get_mode = lambda *args, **more: None  # composes everything to find hydra.mode
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
 

@@ -87,20 +87,23 @@ def test_every_test_image_counts_once(by_one: Path, by_two: Path) -> None:
     assert two["top5"] == pytest.approx(one["top5"])
 
 
-def test_a_killed_job_of_a_sweep_goes_on_with_processes_of_its_own(
-    by_two: Path, tmp_path: Path
+@pytest.mark.parametrize("kill", [None, pytest.param("SIGKILL 2 7", marks=pytest.mark.slow)])
+def test_a_job_of_a_sweep_has_processes_of_its_own(
+    kill: str | None, by_two: Path, tmp_path: Path
 ) -> None:
     path = {"PYTHONPATH": str(Path(__file__).parent)}  # of KillAt, for processes that are started
     words = ("-m", *SETTINGS, *TWO, f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=one job")
-    killed = start_forked(tmp_path / "log", "train.py", *words, **path, **{KILL_AT: "SIGKILL 2 7"})
-    assert killed.code == 1
-    assert (tmp_path / "one job/error.txt").read_text().startswith("its processes ended with exit")
-    again = start_forked(tmp_path / "log", "train.py", *words, **path)
-    assert again.code == 0, again.output
-    assert "\n1 resumed\n" in again.output
-    assert again.output.count("Layers and sites") == 1  # only the processes of its own speak
+    if kill is not None:
+        killed = start_forked(tmp_path / "log", "train.py", *words, **path, **{KILL_AT: kill})
+        assert killed.code == 1
+        reason = (tmp_path / "one job/error.txt").read_text()
+        assert reason.startswith("its processes ended with exit code")
+    ended = start_forked(tmp_path / "log", "train.py", *words, **path)
+    assert ended.code == 0, ended.output
+    assert ("\n1 done\n" if kill is None else "\n1 resumed\n") in ended.output
+    assert ended.output.count("Layers and sites") == 1  # only the processes of its own speak
     assert metrics(tmp_path / "one job") == metrics(by_two)
-    again = start_forked(tmp_path / "log", "train.py", *words)
+    again = start_forked(tmp_path / "log", "train.py", *words, **path)
     assert "\n1 skipped\n" in again.output
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killable_runs import KILL_AT, Ended, start, start_forked
+from killable_runs import DRAW, KILL_AT, Ended, start_forked
 from mistakes import Told, check
 from test_resume import SETTINGS, assert_identical, in_folder
 
@@ -66,7 +66,7 @@ def test_a_killed_run_by_parameter_equals_an_uninterrupted_one(tmp_path: Path, p
 
 def test_a_run_without_classes_is_judged_by_its_loss(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    ended = start("train.py", *SETTINGS, *AUTOENCODER, in_folder(folder))
+    ended = run(folder, *SETTINGS, *AUTOENCODER, in_folder(folder), **{DRAW: "1"})
     assert ended.code == 0, ended.output
     result = json.loads((folder / "result.json").read_text())
     assert set(result["test"]) == {"phase", "images", "loss"}

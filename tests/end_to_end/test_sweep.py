@@ -138,7 +138,7 @@ def test_a_sweep_that_is_interrupted_says_so_and_goes_on(sweep: Sweep) -> None:
     assert "\n1 done, 1 resumed\n" in sweep("s").output
 
 
-@pytest.mark.parametrize("preset", ["sat_4bit", "lsq_4bit"])
+@pytest.mark.parametrize("preset", ["sat_4bit", pytest.param("lsq_4bit", marks=pytest.mark.slow)])
 def test_the_phases_before_quantization_are_trained_once(
     sweep: Sweep, tmp_path: Path, preset: str
 ) -> None:

@@ -391,7 +391,7 @@ def test_torch_is_not_needed(root: Path) -> None:
 
 
 def test_output_that_nobody_reads_to_its_end(run: Run, root: Path) -> None:
-    Path("deep.ini").write_text(projects.deep(300))  # more than a pipe holds
+    Path("deep.ini").write_text(projects.deep(100))  # more than a pipe holds
     for words, code in ((["check", "--json"], 1), (["convert", "-ox.yaml"], 0)):
         with process(*words, "deep.ini", root=root) as child:
             assert child.stdout is not None
