@@ -182,15 +182,24 @@ def apply_given(
 def job_name(overrides: str) -> str:
     """Return the name of a job's folder: its overrides, as far as a file system takes them.
 
-    Too long ones lose the front parts of their keys, and in the end what is left over; a hash
-    tells apart what then looks the same.
+    Of too long ones the keys lose the front parts that do not tell them apart, and the end is left
+    out; a hash tells apart what then looks the same.
     """
     name = overrides.replace("/", "_")
     if len(name.encode()) <= LONGEST_NAME:
         return name
-    brief = re.sub(r"(^|,)([\w@]+\.)+(?=\w+=)", r"\1", name).encode()[:LONGEST_NAME]
+    key = re.compile(r"(?:(?<=^)|(?<=,))[\w@]+(?:\.[\w@]+)*(?==)")
+    brief = key.sub(lambda found: _end(found[0], set(key.findall(name))), name)
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:12]
-    return f"{brief.decode(errors='ignore')},{digest}"
+    return f"{brief.encode()[:LONGEST_NAME].decode(errors='ignore')},{digest}"
+
+
+def _end(key: str, keys: set[str]) -> str:
+    """Return the shortest end of a dotted key that no other one has."""
+    end = key.rpartition(".")[2]
+    while end != key and sum(f".{other}".endswith(f".{end}") for other in keys) > 1:
+        end = ".".join(key.split(".")[-end.count(".") - 2 :])
+    return end
 
 
 def in_sweep() -> bool:

@@ -45,6 +45,10 @@ def sweep(tmp_path: Path) -> Sweep:
     [
         ("data=mnist,seed=1", "data=mnist,seed=1"),
         ("init_weights=a/b.ckpt", "init_weights=a_b.ckpt"),
+        (
+            "quant.activation.bits=2,quant.weight.bits=3," + "trainer.devices=1," * 20,
+            "activation.bits=2,weight.bits=3,devices=1,devices=1,",
+        ),
         ("+a.b={c.d: 1}," + "model.very_long_key=1," * 12, "+a.b={c.d: 1},very_long_key=1,"),
     ],
 )
