@@ -24,6 +24,7 @@ from qatlab.errors import QatlabError, did_you_mean, unknown
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.ENAMETOOLONG}
 CANNOT_USE = "cannot use"
 NO_SLURM = "are you indeed on a slurm cluster"  # what the launcher of Slurm jobs asks
+NO_PLUGIN = "Unknown plugin class : "
 # Options of other packages, and our presets that are made of them: named as the extra.
 LAUNCHERS = {"hydra/launcher/submitit_slurm": "slurm", "hydra/launcher/joblib": "parallel"}
 TYPES = {
@@ -45,7 +46,10 @@ def sentence(error: BaseException, composing: bool = False) -> str | None:
         users = False  # code has asked for a key that no configuration has
     if isinstance(error, OSError) and error.errno in REFUSALS:
         users = True
-    if composing and (isinstance(error, (OSError, ValueError)) or NO_SLURM in str(error)):
+    if composing and (
+        isinstance(error, (OSError, ValueError))
+        or any(words in str(error) for words in (NO_SLURM, NO_PLUGIN))
+    ):
         users = True
     if not users:
         return None
@@ -63,8 +67,7 @@ def _words(error: BaseException) -> str:
     for cause in chain:
         missing = [name for path, name in LAUNCHERS.items() if f"{path}'" in str(cause)]
         if isinstance(cause, MissingConfigException) and missing:
-            extra = missing[0]
-            return f"hydra/launcher={extra} needs another package: pip install 'qatlab[{extra}]'."
+            return _needs(missing[0])
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file and cause.options:
             return _unknown_option(cause.missing_cfg_file, cause.options)
         if isinstance(cause, OverrideParseException):
@@ -140,6 +143,10 @@ def _unknown_key(key: str, node: Any) -> str:
     return words
 
 
+def _needs(launcher: str) -> str:
+    return f"hydra/launcher={launcher} needs another package: pip install 'qatlab[{launcher}]'."
+
+
 def _hydras(message: str) -> str:
     """Return what is left to be put into other words, and else Hydra's own."""
     if match := re.match(r"Ambiguous value for argument '(.*)'", message):
@@ -148,6 +155,8 @@ def _hydras(message: str) -> str:
         return f"+{match[1]} exists already: leave out the +."
     if match := re.match(r"(.*) appears more than once", message):
         return f"{match[1]} is chosen already: leave out the +."
+    if match := re.match(rf"{NO_PLUGIN}'hydra_plugins\.hydra_(\w+)_launcher\.", message):
+        return _needs(match[1])
     if NO_SLURM in message:
         return "hydra/launcher=slurm: there is no Slurm here, as the command srun is missing."
     if message.startswith("Config group override must be"):

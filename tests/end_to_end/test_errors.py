@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from mistakes import TINY, Told, check
 from omegaconf import DictConfig, OmegaConf
 
@@ -272,10 +273,16 @@ def test_mistakes_in_an_experiment(command: Told, tmp_path: Path, text: str, wor
 def test_launchers_without_their_package_name_the_extra(
     command: Told, monkeypatch: pytest.MonkeyPatch, launcher: str, of_plugin: str
 ) -> None:
+    Plugins.instance()  # they store their options when they are found
     stored = ConfigStore.instance().repo["hydra"]["launcher"]
     monkeypatch.delitem(stored, f"{of_plugin}.yaml")
     told = command("-m", f"hydra/launcher={launcher}", "seed=1,2")
     check(told, (f"hydra/launcher={launcher} needs", f"pip install 'qatlab[{launcher}]'"))
+
+
+def test_the_launcher_that_no_test_environment_has(command: Told) -> None:
+    told = command("-m", "hydra/launcher=ray", "seed=1,2")
+    check(told, ("hydra/launcher=ray needs", "pip install 'qatlab[ray]'"))
 
 
 def test_a_sweep_goes_on_after_a_job_that_failed(command: Told, tmp_path: Path) -> None:
