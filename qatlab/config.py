@@ -145,6 +145,13 @@ def stored_config(run: Path) -> DictConfig:
     return cfg
 
 
+def forget_weights(cfg: DictConfig) -> None:
+    """Start from no weights but those of a checkpoint, so that the files of others may be gone."""
+    cfg.init_weights = None
+    if "weights" in cfg.model:
+        cfg.model.weights = None
+
+
 def apply_given(
     given: DictConfig,
     stored: DictConfig,

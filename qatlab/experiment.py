@@ -14,7 +14,7 @@ from pytorch_lightning import Callback, Trainer
 from qatlab import evaluation, record, shared_phases, summary, sweep
 from qatlab.build import Built, build, callbacks_of, trainer_of
 from qatlab.compare import configuration, differences, flat
-from qatlab.config import apply_given, in_sweep, portable_yaml, stored_config
+from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, stored_config
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.summary import say
 from qatlab.trackers import tracked
@@ -86,16 +86,9 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
     if remark:
         say(remark)
     if start_from is not None:
-        _forget_weights(cfg)
+        forget_weights(cfg)
     built = build(cfg)
     return _fit_and_report(cfg, built, chosen, checkpoint, start_from)
-
-
-def _forget_weights(cfg: DictConfig) -> None:
-    """Start from no weights but those of a checkpoint, so that the files of others may be gone."""
-    cfg.init_weights = None
-    if "weights" in cfg.model:
-        cfg.model.weights = None
 
 
 def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
@@ -107,7 +100,7 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
         given, cfg = cfg, stored_config(Path(run))
         also = ("checkpoint", "save_outputs")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
-        _forget_weights(cfg)
+        forget_weights(cfg)
         cfg.init_weights = str(record.checkpoint_of(Path(run), name))
     elif cfg.init_weights is None:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")

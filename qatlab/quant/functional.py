@@ -82,6 +82,13 @@ def sat_grid(unit: Tensor, n_steps: int, grid: str) -> Tensor:
     return (2 * index - n_steps) / n_steps
 
 
+def sat_divisor(n_steps: int, grid: str) -> int:
+    """Return the whole number that makes whole numbers of all levels of :func:`sat_grid`."""
+    if grid in ("symmetric", "asymmetric"):
+        return n_steps // 2
+    return n_steps + 1 if grid == "centered" else n_steps
+
+
 def sat_clamp(unit: Tensor, n_steps: int, grid: str) -> Tensor:
     """Return what the clamp phase trains with: the grid's range, without rounding.
 

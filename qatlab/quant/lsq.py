@@ -84,6 +84,10 @@ class LsqWeight(LearnedQuantizer):
         """Set the step."""
         self.step_size.copy_(start)
 
+    def weight_step(self, weight: Tensor) -> Tensor:
+        """Return the learned step."""
+        return self.step_size.detach().abs()
+
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
         if self.phase is not Phase.QUANTIZE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from qatlab.quant.functional import dorefa_weight
@@ -67,6 +68,11 @@ class DorefaWeight(Quantizer):
 
     def __init__(self, bits: int | None = None, n_steps: int | None = None) -> None:
         super().__init__(bits, n_steps)
+
+    def weight_step(self, weight: Tensor) -> Tensor:
+        """Return half the distance of two levels; codes are odd. Of 1 bit: the mean size."""
+        mean = weight.detach().abs().mean()
+        return mean if self.n_steps == 1 else torch.ones_like(mean) / self.n_steps
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""

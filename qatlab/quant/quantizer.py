@@ -88,6 +88,10 @@ class Quantizer(nn.Module):
     def fit(self, weight: Tensor) -> None:
         """Give the parameters the shape that these weights need."""
 
+    def weight_step(self, weight: Tensor) -> Tensor:
+        """Return the number, or one for each channel, of which quantized weights are multiples."""
+        raise NotImplementedError
+
     def describe(self) -> dict[str, Any]:
         """Return the facts of this quantizer for ``layers.json``."""
         if not self.on_grid:

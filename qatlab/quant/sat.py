@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError
 from qatlab.quant.eager import sat_weight_eager
-from qatlab.quant.functional import GRIDS, Scaling, sat_weight
+from qatlab.quant.functional import (
+    GRIDS,
+    Scaling,
+    sat_divisor,
+    sat_grid,
+    sat_scaling,
+    sat_unit_weight,
+    sat_weight,
+)
 from qatlab.quant.grid import Grid, cg_pact_grid
 from qatlab.quant.learned import ActivationQuantizer, given_start
 from qatlab.quant.phase import Phase
@@ -67,6 +75,12 @@ class SatWeight(Quantizer):
         """Return what its formula has before rounding; the steps are part of two grids' range."""
         steps = self.n_steps if self.grid in ("asymmetric", "full_range") else None
         return (self.grid, steps, self.scaling, self.statistics_gradient)
+
+    def weight_step(self, weight: Tensor) -> Tensor:
+        """Return the step of the grid; where zero is no level, half of it, and codes are odd."""
+        levels = sat_grid(sat_unit_weight(weight), self.n_steps, self.grid)
+        step = torch.ones_like(levels[(0,) * levels.ndim]) / sat_divisor(self.n_steps, self.grid)
+        return step / sat_scaling(levels, scaling=self.scaling) if self.scaling else step
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights that the layer computes with in the present phase.
