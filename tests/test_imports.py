@@ -21,6 +21,7 @@ ROOMS = {
     "qatlab.arguments": set(),
     "qatlab.native": set(),
     "qatlab.quant": {"torch", "triton"},
+    "qatlab.integer": {"qatlab.quant", "torch", "numpy"},
     "qatlab.models": {"torch", "torchvision", "timm"},
     "qatlab.data": {"torch", "torchvision", "pytorch_lightning", "numpy", "PIL"},
     # numpy for the state of its generator, rich for the progress bar
@@ -40,7 +41,7 @@ NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.
 # Where configuration is composed and becomes objects; elsewhere there are plain values.
 KNOW_HYDRA = {
     *("qatlab.config", "qatlab.cli", "qatlab.build", "qatlab.experiment"),
-    *("qatlab.sweep", "qatlab.search"),
+    *("qatlab.sweep", "qatlab.search", "qatlab.loading"),
     *("qatlab.messages", "qatlab.targets"),
 }
 

@@ -40,11 +40,17 @@ from qatlab.quant import Phase, Quantizer
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.memory import add, add_apart
+from qatlab.quant.sites import (
+    ACTIVATION_CALLS,
+    ACTIVATION_MODULES,
+    OTHER_ACTIVATION_CALLS,
+)
 from qatlab.quant.trace import measure
 
 Shape = tuple[int, ...]
 LARGEST = 2**31 - 1  # of an accumulator of 32 bits
 SAME = (nn.Dropout, nn.Dropout2d, nn.Identity)
+ACTIVATIONS = (ACTIVATION_MODULES, ACTIVATION_CALLS, OTHER_ACTIVATION_CALLS)
 ADDITIONS = (add, add_apart, operator.add, torch.add)
 
 
@@ -136,6 +142,9 @@ class _Lowering:
                 self._add(PadChannels(node.name, (source.name,), channels))
                 return Coded(node.name, source.codes)
             name = f"{node.name} ({getattr(node.target, '__name__', node.target)})"
+        kind = type(self.modules[str(node.target)]) if node.op == "call_module" else node.target
+        if any(kind in known for known in ACTIVATIONS):
+            raise ConfigError(f"{name} is a float site, and so has no integer form: give it bits.")
         raise ConfigError(f"{name} has no integer form.")
 
     def _linear(self, node: Any) -> Linear:
@@ -247,6 +256,7 @@ MODULES: dict[Any, Callable[..., Coded | Linear]] = {
 }
 
 
+@torch.no_grad()
 def integer_weight(layer: QuantConv2d | QuantLinear) -> tuple[Integers, Reals]:
     """Return the codes of a layer's weights, and their step: one, or one for each output channel.
 
