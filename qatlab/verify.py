@@ -19,6 +19,7 @@ from qatlab.errors import ConfigError, QatlabError
 from qatlab.integer import IntegerNetwork, compute, lower
 from qatlab.integer.network import Codes
 from qatlab.loading import load_run
+from qatlab.quant import hold_weights, release_weights
 from qatlab.quant.learned import ActivationQuantizer
 
 PIXEL = Codes(0, 255, 1 / 255)  # of the images of a data set
@@ -74,6 +75,7 @@ def compare(model: nn.Module, network: IntegerNetwork, data: LightningDataModule
         ConfigError: if the images are not multiples of 1 / 255.
     """
     found = Comparison(accumulator_bits=network.accumulator_bits)
+    hold_weights(model)
     codes_of: dict[str, Tensor] = {}
     hooks = [
         module.register_forward_hook(_keep(name, module, codes_of))
@@ -88,23 +90,23 @@ def compare(model: nn.Module, network: IntegerNetwork, data: LightningDataModule
                 "the images that the network gets are not whole multiples of 1/255, as behind a "
                 "transform that normalises; an integer network takes bytes."
             )
-        outputs = model(images)
         for first in range(0, len(images), AT_ONCE):
             part = slice(first, first + AT_ONCE)
-            computed = compute(network, pixels[part])
-            answers = {"fake": outputs[part].argmax(1), "integer": computed.outputs.argmax(1)}
+            outputs, computed = model(images[part]), compute(network, pixels[part])
+            answers = {"fake": outputs.argmax(1), "integer": computed.outputs.argmax(1)}
             for name, answer in answers.items():
                 right[name] += int((answer == labels[part]).sum())
             found.images += len(computed.outputs)
             found.different += int((answers["fake"] != answers["integer"]).sum())
-            apart = (outputs[part] - computed.outputs).abs()
+            apart = (outputs - computed.outputs).abs()
             found.largest = max(found.largest, apart.max().item())
             total, count = total + apart.sum().item(), count + apart.numel()
             agree = torch.ones(len(computed.outputs), dtype=torch.bool)
             for name, codes in computed.codes.items():
                 site = found.sites.setdefault(name, Site())
-                other = codes_of[name][part] != codes
+                other = codes_of[name] != codes
                 agree &= _compare_site(site, other, computed.positions[name], agree)
+    release_weights(model)
     for hook in hooks:
         hook.remove()
     found.top1 = {name: number / found.images for name, number in right.items()}
