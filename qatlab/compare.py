@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from qatlab import record
 from qatlab.errors import ConfigError, QatlabError
+from qatlab.terminal import wide_console
 
 ABSENT = "-"
 ALWAYS = ("test.top1", "test.loss", "size_bytes", "seconds")  # shown where they are equal, too
@@ -78,9 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except QatlabError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, 160))  # in a file nothing has to be cut
+    console = wide_console()
     shared = os.path.commonpath([run.absolute().parent for run in runs])
     names = [os.path.relpath(run.absolute(), shared) for run in runs]
     for title, rows in sections.items():

@@ -19,12 +19,12 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from qatlab import record
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.targets import make
+from qatlab.terminal import wide_console
 
 JOURNAL = "optuna.journal"  # in the sweep's folder
 DIRECTIONS = ("maximize", "minimize")
@@ -162,10 +162,7 @@ class SearchSweeper(Sweeper):
         for trial in sorted(best.values(), key=lambda trial: trial.values):
             settings = " ".join(f"{key}={value}" for key, value in trial.params.items())
             table.add_row(settings, *(f"{value:.6g}" for value in trial.values))
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=max(console.width, 160))
-        console.print(table)
+        wide_console().print(table)
 
 
 def _word(override: Override, trial: Any) -> str:

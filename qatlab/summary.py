@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
 from rich.table import Table
 
 from qatlab import figures
 from qatlab.evaluation import Evaluation, lines
 from qatlab.quant import ModelTable, Quantizer
 from qatlab.quantizer_curves import monitored, quantizer_curves
+from qatlab.terminal import wide_console
 from qatlab.training.classifier import Classifier
 from qatlab.training.csv_logger import FILE_NAME, read_rows
 from qatlab.training.progress import format_metric
@@ -51,10 +51,7 @@ def print_table(table: ModelTable) -> None:
             ", ".join(layer.rules),
             str(layer.parameters or ""),
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, 160))  # in a log file nothing has to be cut
-    console.print(grid)
+    wide_console().print(grid)
     print(
         f"{table.parameters:,} parameters; {table.size_bytes:,} bytes at these bits, "
         f"{table.float_bytes:,} in float32 ({table.float_bytes / table.size_bytes:.2f} times as "

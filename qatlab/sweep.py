@@ -21,11 +21,11 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from qatlab import record
 from qatlab.errors import QatlabError
+from qatlab.terminal import wide_console
 
 NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this sweep
 ERROR = "error.txt"  # in the folder of a job that failed: why
@@ -174,10 +174,7 @@ def print_notes(notes: list[Note]) -> None:
         own = " ".join(word for word in note.overrides if word not in shared)
         reason = note.reason.strip().splitlines()[-1] if note.reason else ""
         table.add_row(str(note.number), own, note.state, reason)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, 160))  # in a log file nothing has to be cut
-    console.print(table)
+    wide_console().print(table)
     counts = {state: sum(note.state == state for note in notes) for state in STATES}
     print(", ".join(f"{count} {state}" for state, count in counts.items() if count))
     for note in notes:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from qatlab.integer.network import Codes
 from qatlab.loading import load_run
 from qatlab.quant import hold_weights, release_weights
 from qatlab.quant.learned import ActivationQuantizer
+from qatlab.terminal import wide_console
 
 PIXEL = Codes(0, 255, 1 / 255)  # of the images of a data set
 AT_ONCE = 100  # images: their tensors then stay in the processor's caches
@@ -139,7 +139,7 @@ def _print(found: Comparison) -> None:
     for name, site in found.sites.items():
         counts = (f"{number:,}" for number in (site.codes, site.different, site.first))
         table.add_row(name, *counts, f"{site.from_tie:.1e}" if site.first else "")
-    Console().print(table)
+    wide_console().print(table)
     widest = max(found.accumulator_bits.values())
     print(
         f"{found.images:,} test images: top-1 {found.top1['fake']:.2%} fake-quantized, "
