@@ -14,10 +14,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from qatlab import record
-from qatlab.errors import ConfigError, QatlabError
+from qatlab.errors import ConfigError
 from qatlab.integer import IntegerNetwork, compute, lower
 from qatlab.integer.network import Codes
 from qatlab.loading import load_run
+from qatlab.messages import sentence
 from qatlab.quant import hold_weights, release_weights
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.terminal import wide_console
@@ -165,8 +166,10 @@ def main(words: list[str] | None = None) -> int:
         _print(found)
         if given.json is not None:
             record.write_json(given.json, asdict(found))
-    except QatlabError as error:
-        print(f"Error: {error}", file=sys.stderr)
+    except Exception as error:
+        if (told := sentence(error)) is None:
+            raise
+        print(f"Error: {told}", file=sys.stderr)
         return 1
     return 0 if found.different == 0 else 2
 

@@ -25,7 +25,6 @@ from qatlab.integer.network import (
     Flatten,
     Input,
     IntegerNetwork,
-    Integers,
     MaxPool,
     Multiply,
     Operation,
@@ -36,8 +35,9 @@ from qatlab.integer.network import (
     Subsample,
     SumPool,
 )
+from qatlab.integer.weights import integer_weight, largest_accumulator
 from qatlab.quant import Phase, Quantizer
-from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
+from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.memory import add, add_apart
 from qatlab.quant.sites import (
@@ -48,7 +48,6 @@ from qatlab.quant.sites import (
 from qatlab.quant.trace import measure
 
 Shape = tuple[int, ...]
-LARGEST = 2**31 - 1  # of an accumulator of 32 bits
 SAME = (nn.Dropout, nn.Dropout2d, nn.Identity)
 ACTIVATIONS = (ACTIVATION_MODULES, ACTIVATION_CALLS, OTHER_ACTIVATION_CALLS)
 ADDITIONS = (add, add_apart, operator.add, torch.add)
@@ -88,7 +87,8 @@ def lower(model: nn.Module, input_codes: Codes, example_input: Tensor) -> Intege
         ConfigError: for a layer, a site or an operator without an integer form, and for an
             accumulator that 32 bits may not hold.
     """
-    assert isinstance(model, fx.GraphModule)  # as quantize makes them
+    if not isinstance(model, fx.GraphModule):  # which quantize makes of all it quantizes
+        raise ConfigError("the network is float, and so has no integer form: train it with bits.")
     return _Lowering(model, input_codes, measure(model, example_input).shapes).network()
 
 
@@ -169,7 +169,7 @@ class _Lowering:
     def _layer(self, name: str, layer: QuantConv2d | QuantLinear, node: Any) -> Linear:
         source = self._coded(node, name)
         weight, step = integer_weight(layer)
-        largest = _largest(weight, source.codes, name)
+        largest = largest_accumulator(weight, source.codes, name)
         if isinstance(layer, QuantConv2d):
             if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
                 raise ConfigError(f"{name}: padding={layer.padding!r} has no integer form.")
@@ -254,45 +254,6 @@ MODULES: dict[Any, Callable[..., Coded | Linear]] = {
     nn.Flatten: _Lowering._flatten,
     SAME: _Lowering._same,
 }
-
-
-@torch.no_grad()
-def integer_weight(layer: QuantConv2d | QuantLinear) -> tuple[Integers, Reals]:
-    """Return the codes of a layer's weights, and their step: one, or one for each output channel.
-
-    Raises:
-        ConfigError: if the weights lie on no grid.
-    """
-    quantizer, quantized = layer.weight_quantizer, quantized_weight(layer).double()
-    if not quantizer.on_grid:
-        raise ConfigError(f"{quantizer.layer} has no grid (clamp_only), and so no integer form.")
-    step = quantizer.weight_step(layer.weight).double()
-    codes = (quantized / step).round()
-    # The step once more, from what the layer computes with: exact to the last bit of a weight.
-    flat = codes.abs().flatten(1) if step.numel() > 1 else codes.abs().flatten()[None]
-    at = flat.argmax(1, keepdim=True)
-    values = quantized.abs().reshape(flat.shape).gather(1, at) / flat.gather(1, at).clamp(min=1)
-    step = values.squeeze(1)
-    shaped = step.reshape(-1, *(1,) * (codes.ndim - 1))
-    off = ((codes * shaped - quantized).abs().amax() / quantized.abs().amax()).item()
-    if off > 1e-5:
-        raise ConfigError(f"{quantizer.layer}: weights lie {off:.1e} off their grid.")
-    return codes.numpy().astype(np.int64), step.numpy() if step.numel() > 1 else _reals(step[0])
-
-
-def _largest(weight: Integers, codes: Codes, name: str) -> int:
-    """Return the largest size of an accumulator, or raise if it may not fit into 32 bits."""
-    positive = np.where(weight > 0, weight, 0).reshape(len(weight), -1).sum(1)
-    negative = np.where(weight < 0, weight, 0).reshape(len(weight), -1).sum(1)
-    highest = (positive * codes.high + negative * codes.low).max()
-    lowest = (positive * codes.low + negative * codes.high).min()
-    largest = int(max(highest, -lowest, 0))
-    if largest > LARGEST:
-        raise ConfigError(
-            f"{name}: an accumulator can become {largest:,}, which 32 bits do not hold; give its "
-            "weights or its input fewer bits."
-        )
-    return largest
 
 
 def _folded(name: str, norm: nn.BatchNorm2d) -> tuple[Reals, Reals]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from killable_runs import DRAW, KILL_AT, SAVE_START, Ended, start_forked
 
 from qatlab.training.checkpoint import load
@@ -234,6 +235,10 @@ def test_what_cannot_be_done_is_told_in_a_sentence(tmp_path: Path, run: Run, who
         ended = run(script, *arguments, logs)
         assert (ended.code, sentence in ended.output) == (1, True), ended.output
         assert "Traceback" not in ended.output
+    with FileLock(finished / ".lock"):
+        assert_refused(
+            run, finished, f"{finished} is being trained by another process; wait for it"
+        )
         assert ended.output.count("Error: ") == 1
     assert not (tmp_path / "none").exists()
 

@@ -175,6 +175,7 @@ def test_jobs_side_by_side_share_the_first_phase_too(sweep: Sweep, tmp_path: Pat
     assert ended.code == 1
     assert "\n2 done, 1 failed\n" in ended.output
     assert "bits=33 is not a whole number" in ended.output
+    assert "Error executing job" not in ended.output  # Hydra's, with its trace
     assert ended.output.count("[clamp]") == 1
     assert of_jobs(tmp_path / "s", "result.json").keys() == {"2", "3"}
 

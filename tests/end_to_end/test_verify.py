@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,6 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == (
         f"Error: {tmp_path} is not the folder of a run: it has no config.yaml\n"
     )
+    (tmp_path / "config.yaml").write_text("model: [")
+    assert verify.main([str(tmp_path)]) == 1
+    assert re.fullmatch(r"Error: [^\n]+\n", capsys.readouterr().err)

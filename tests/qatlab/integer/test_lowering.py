@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from qatlab import quant
 from qatlab.errors import ConfigError
 from qatlab.integer import compute, lower
-from qatlab.integer.lowering import integer_weight
 from qatlab.integer.network import Codes
+from qatlab.integer.weights import integer_weight
 from qatlab.models.resnet import PaddedShortcut
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 from qatlab.quant.learned import ActivationQuantizer
@@ -211,6 +211,11 @@ def test_what_has_no_integer_form_is_told(
     model = convert(network, "sat", 4, **settings)
     with pytest.raises(ConfigError, match=words):
         lower(model, PIXEL, EXAMPLE)
+
+
+def test_a_float_network_is_told() -> None:
+    with pytest.raises(ConfigError, match="the network is float, and so has no integer form"):
+        lower(NETWORKS["chain"](), PIXEL, EXAMPLE)
 
 
 def test_a_network_of_another_phase_is_told() -> None:

@@ -1,0 +1,60 @@
+"""The weights of a layer as whole numbers, and how large the sums of their products become."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from qatlab.errors import ConfigError
+from qatlab.integer.network import Codes, Integers, Reals
+from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
+
+LARGEST = 2**31 - 1  # of an accumulator of 32 bits
+
+
+@torch.no_grad()
+def integer_weight(layer: QuantConv2d | QuantLinear) -> tuple[Integers, Reals]:
+    """Return the codes of a layer's weights, and their step: one, or one for each output channel.
+
+    Raises:
+        ConfigError: if the weights lie on no grid.
+    """
+    quantizer, quantized = layer.weight_quantizer, quantized_weight(layer).double()
+    if not quantizer.on_grid:
+        raise ConfigError(f"{quantizer.layer} has no grid (clamp_only), and so no integer form.")
+    step = quantizer.weight_step(layer.weight).double()
+    codes = (quantized / step).round()
+    # The step once more, from what the layer computes with: exact to the last bit of a weight.
+    flat = codes.abs().flatten(1) if step.numel() > 1 else codes.abs().flatten()[None]
+    at = flat.argmax(1, keepdim=True)
+    values = quantized.abs().reshape(flat.shape).gather(1, at) / flat.gather(1, at).clamp(min=1)
+    step = values.squeeze(1)
+    shaped = step.reshape(-1, *(1,) * (codes.ndim - 1))
+    off = ((codes * shaped - quantized).abs().amax() / quantized.abs().amax()).item()
+    if off > 1e-5:
+        raise ConfigError(f"{quantizer.layer}: weights lie {off:.1e} off their grid.")
+    return codes.numpy().astype(np.int64), step.numpy() if step.numel() > 1 else step[0].numpy()
+
+
+def largest_accumulator(weight: Integers, codes: Codes, name: str) -> int:
+    """Return the largest size of an accumulator.
+
+    Args:
+        weight: codes ``(C_out, ...)``.
+        codes: those of the input.
+        name: of the layer.
+
+    Raises:
+        ConfigError: if it may not fit into 32 bits.
+    """
+    positive = np.where(weight > 0, weight, 0).reshape(len(weight), -1).sum(1)
+    negative = np.where(weight < 0, weight, 0).reshape(len(weight), -1).sum(1)
+    highest = (positive * codes.high + negative * codes.low).max()
+    lowest = (positive * codes.low + negative * codes.high).min()
+    largest = int(max(highest, -lowest, 0))
+    if largest > LARGEST:
+        raise ConfigError(
+            f"{name}: an accumulator can become {largest:,}, which 32 bits do not hold; give its "
+            "weights or its input fewer bits."
+        )
+    return largest
