@@ -110,6 +110,15 @@ def test_an_integer_network_answers_what_its_origin_does(name: str, method: str,
     torch.testing.assert_close(computed.outputs, outputs, rtol=1e-9, atol=1e-9)
 
 
+def test_a_sum_of_accumulators_needs_no_sites_of_its_own() -> None:
+    torch.manual_seed(1)
+    without = {"name": ["shortcut_site", "bn_site"], "activation": None}
+    model = convert(NETWORKS["projected shortcut"](), sites=without)
+    assert sites(model).keys() == {"stem_relu", "relu", "pool_site"}
+    computed = compute(lower(model, PIXEL, EXAMPLE), PIXELS)
+    torch.testing.assert_close(computed.outputs, model(PIXELS.double() / 255), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("quantizer", "levels"),
     [
