@@ -160,7 +160,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         built = load_run(given.run, given.checkpoint)
         model = built.model.eval()
-        network = lower(model, PIXEL, built.data.example_input())
+        network = lower(model, [PIXEL] * built.data.in_channels, built.data.example_input())
         built.data.setup("test")
         found = compare(model, network, built.data)
         _print(found)

@@ -1,7 +1,8 @@
 """A quantized network as integers alone."""
 
 from qatlab.integer.lowering import lower
-from qatlab.integer.network import IntegerNetwork
+from qatlab.integer.network import Codes, IntegerNetwork
+from qatlab.integer.rescaling import RESCALES, with_rescale
 from qatlab.integer.vectorised import Computed, compute
 
-__all__ = ["Computed", "IntegerNetwork", "compute", "lower"]
+__all__ = ["RESCALES", "Codes", "Computed", "IntegerNetwork", "compute", "lower", "with_rescale"]

@@ -2,15 +2,17 @@
 
 Between two sites everything is linear: a convolution, its batch norm, an addition. So what reaches
 a site is a sum of accumulators, each times a number for each channel, and one more number; that is
-what a ``Rescale`` holds, and nothing of it is rounded but the code at its end.
+what a ``Rescale`` holds, and nothing of it is rounded but the code at its end. A concatenation
+stays apart in its parts, which may have other steps: a layer that reads it is the sum of layers
+that read one part each.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from qatlab.errors import ConfigError
+from qatlab.integer.folding import folded, reals, site_codes
 from qatlab.integer.network import (
+    Channels,
     Codes,
+    Concatenate,
     Convolve,
     Flatten,
     Input,
@@ -35,6 +40,7 @@ from qatlab.integer.network import (
     Subsample,
     SumPool,
 )
+from qatlab.integer.values import NOTHING, Coded, Linear, added, linear
 from qatlab.integer.weights import integer_weight, largest_accumulator
 from qatlab.quant import Phase, Quantizer
 from qatlab.quant.layers import QuantConv2d, QuantLinear
@@ -48,39 +54,25 @@ from qatlab.quant.sites import (
 from qatlab.quant.trace import measure
 
 Shape = tuple[int, ...]
+Parts = tuple[Coded | Linear, ...]
 SAME = (nn.Dropout, nn.Dropout2d, nn.Identity)
 ACTIVATIONS = (ACTIVATION_MODULES, ACTIVATION_CALLS, OTHER_ACTIVATION_CALLS)
 ADDITIONS = (add, add_apart, operator.add, torch.add)
-
-
-@dataclass(frozen=True)
-class Coded:
-    """A tensor of codes: the result of an operation."""
-
-    name: str
-    codes: Codes
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A tensor that is ``sum_i terms[i] * result i + offset``, with numbers for each channel."""
-
-    terms: tuple[tuple[str, Reals], ...]
-    offset: Reals
-
-    def scaled(self, factor: Reals, shift: Reals) -> Linear:
-        """Return ``factor * self + shift``."""
-        terms = tuple((name, number * factor) for name, number in self.terms)
-        return Linear(terms, self.offset * factor + shift)
+CONCATENATIONS = (torch.cat, torch.concat)
+CALLS: dict[Any, type[nn.Module]] = {
+    F.max_pool2d: nn.MaxPool2d,
+    F.avg_pool2d: nn.AvgPool2d,
+    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+}
 
 
 @torch.no_grad()
-def lower(model: nn.Module, input_codes: Codes, example_input: Tensor) -> IntegerNetwork:
+def lower(model: nn.Module, input_codes: Sequence[Codes], example_input: Tensor) -> IntegerNetwork:
     """Return the integer network of a trained network.
 
     Args:
         model: what :func:`qatlab.quant.quantize` returned, with trained values, on the CPU.
-        input_codes: those of the images.
+        input_codes: those of each channel of the images.
         example_input: ``(1, C, H, W)``, for the shapes.
 
     Raises:
@@ -94,11 +86,11 @@ def lower(model: nn.Module, input_codes: Codes, example_input: Tensor) -> Intege
 
 class _Lowering:
     def __init__(
-        self, model: fx.GraphModule, input_codes: Codes, shapes: Mapping[fx.Node, Shape]
+        self, model: fx.GraphModule, input_codes: Sequence[Codes], shapes: Mapping[fx.Node, Shape]
     ) -> None:
         self.model, self.input_codes, self.shapes = model, input_codes, shapes
         self.modules = dict(model.named_modules())
-        self.values: dict[fx.Node, Coded | Linear] = {}
+        self.values: dict[fx.Node, Parts] = {}
         self.operations: list[Operation] = []
         for quantizer in self.modules.values():
             if isinstance(quantizer, Quantizer) and quantizer.phase is not Phase.QUANTIZE:
@@ -110,17 +102,37 @@ class _Lowering:
     def network(self) -> IntegerNetwork:
         for node in self.model.graph.nodes:
             if node.op == "output":
-                value = self._linear(node.args[0])
-                names, numbers = zip(*value.terms, strict=True)
-                self.operations.append(Output("output", names, numbers, value.offset))
+                self._output(node.args[0])
             elif node.op == "placeholder":
-                self.operations.append(Input(node.name, (), self.input_codes))
-                self.values[node] = Coded(node.name, self.input_codes)
+                self.values[node] = self._image(node)
+            elif node.op == "get_attr":
+                continue  # told where it is read, if it has no integer form
             else:
                 self.values[node] = self._value(node)
         return IntegerNetwork(tuple(self.operations))
 
-    def _value(self, node: fx.Node) -> Coded | Linear:
+    def _image(self, node: fx.Node) -> Parts:
+        """Return the image, as one part where all its channels have the same codes."""
+        _, channels, height, width = self.shapes[node]
+        first = self.input_codes[0]
+        self._add(Input(node.name, (), first, (channels, height, width)))
+        if all(codes == first for codes in self.input_codes):
+            return (Coded(node.name, first, channels),)
+        return tuple(
+            Coded(self._add(Channels(f"{node.name}[{i}]", (node.name,), i, i + 1)), codes, 1)
+            for i, codes in enumerate(self.input_codes)
+        )
+
+    def _output(self, node: Any) -> None:
+        if not isinstance(node, fx.Node):
+            raise ConfigError("a network with several outputs has no integer form.")
+        if len(self.values[node]) > 1:
+            raise ConfigError(f"{node.name} is a concatenation, which no output can be.")
+        value = linear(self.values[node][0])
+        names, numbers = zip(*value.terms, strict=True)
+        self._add(Output("output", names, numbers, value.bias, value.from_offsets))
+
+    def _value(self, node: fx.Node) -> Parts:
         if node.op == "call_module":
             module = self.modules[str(node.target)]
             for kinds, made in MODULES.items():
@@ -128,122 +140,217 @@ class _Lowering:
                     return made(self, str(node.target), module, node.args[0])
             name = f"{node.target} ({type(module).__name__})"
         else:
+            if node.target in CALLS:
+                module = CALLS[node.target](*node.args[1:], **node.kwargs)
+                made = next(made for kinds, made in MODULES.items() if isinstance(module, kinds))
+                return made(self, node.name, module, node.args[0])
             if node.target in ADDITIONS and all(isinstance(n, fx.Node) for n in node.args):
-                one, other = (self._linear(n) for n in node.args)
-                return Linear((*one.terms, *other.terms), one.offset + other.offset)
+                return self._sum(node)
+            if node.target in CONCATENATIONS and (node.args[1:] or (node.kwargs["dim"],)) == (1,):
+                joined: Any = node.args[0]
+                return tuple(part for n in joined for part in self.values[n])
             if node.target in (torch.flatten, "flatten") and node.args[1:] == (1,):
                 return self._flatten(node.name, None, node.args[0])
             if node.target is operator.getitem and (stride := _stride(node.args[1])):
-                source = self._coded(node.args[0], node.name)
-                self._add(Subsample(node.name, (source.name,), stride))
-                return Coded(node.name, source.codes)
+                return self._each_coded(
+                    node, lambda name, part: Subsample(name, (part.name,), stride)
+                )
             if node.target is F.pad and (channels := _added_channels(node)):
-                source = self._coded(node.args[0], node.name)
-                self._add(PadChannels(node.name, (source.name,), channels))
-                return Coded(node.name, source.codes)
+                return self._padded(node, channels)
             name = f"{node.name} ({getattr(node.target, '__name__', node.target)})"
         kind = type(self.modules[str(node.target)]) if node.op == "call_module" else node.target
         if any(kind in known for known in ACTIVATIONS):
             raise ConfigError(f"{name} is a float site, and so has no integer form: give it bits.")
         raise ConfigError(f"{name} has no integer form.")
 
-    def _linear(self, node: Any) -> Linear:
-        value = self.values[node]
-        if isinstance(value, Linear):
-            return value
-        return Linear(((value.name, np.array(value.codes.step)),), np.array(0.0))
+    def _sum(self, node: fx.Node) -> Parts:
+        terms: list[Parts] = [self.values[n] for n in node.args if isinstance(n, fx.Node)]
+        splits = {tuple(part.channels for part in parts) for parts in terms}
+        if len(splits) > 1:
+            raise ConfigError(f"{node.name} adds to a concatenation, which has no integer form.")
+        return tuple(added(map(linear, pair)) for pair in zip(*terms, strict=True))
 
-    def _coded(self, node: Any, reader: str) -> Coded:
-        value = self.values[node]
-        if isinstance(value, Coded):
-            return value
-        raise ConfigError(
-            f"{reader} reads {node.name}, which is float: give the site in front of it bits, "
-            "which a rule with activation: null has taken away."
+    def _coded(self, node: Any, reader: str) -> list[Coded]:
+        """Return the parts of a tensor that has to be codes."""
+        parts = [part for part in self.values[node] if isinstance(part, Coded)]
+        if len(parts) < len(self.values[node]):
+            raise ConfigError(
+                f"{reader} reads {node.name}, which is float: give the site in front of it bits, "
+                "which a rule with activation: null has taken away."
+            )
+        return parts
+
+    def _each_coded(self, node: fx.Node, made: Callable[[str, Coded], Operation]) -> Parts:
+        """Apply an operation that hands on codes to each part."""
+        return self._each(node.name, node.args[0], made)
+
+    def _each(self, name: str, node: Any, made: Callable[[str, Coded], Operation]) -> Parts:
+        parts = self._coded(node, name)
+        names = _names(name, parts)
+        return tuple(
+            replace(part, name=self._add(made(own, part)))
+            for own, part in zip(names, parts, strict=True)
         )
+
+    def _padded(self, node: fx.Node, channels: int) -> Parts:
+        """Return a tensor with channels of zeros behind the others."""
+        *others, last = self._coded(node.args[0], node.name)
+        padded = Coded(
+            self._add(PadChannels(node.name, (last.name,), channels)),
+            replace(last.codes, offset=0.0),
+            last.channels + channels,
+        )
+        if last.codes.offset == 0:
+            return (*others, padded)
+        # No code stands for 0 there, so the new channels are no codes of that tensor.
+        offsets = np.repeat([last.codes.offset, 0.0], [last.channels, channels])
+        return (*others, replace(linear(padded), from_offsets=offsets))
 
     def _add(self, operation: Operation) -> str:
         self.operations.append(operation)
         return operation.name
 
-    def _layer(self, name: str, layer: QuantConv2d | QuantLinear, node: Any) -> Linear:
-        source = self._coded(node, name)
+    def _layer(self, name: str, layer: QuantConv2d | QuantLinear, node: Any) -> Parts:
+        parts = self._coded(node, name)
         weight, step = integer_weight(layer)
-        largest = largest_accumulator(weight, source.codes, name)
+        groups = layer.groups if isinstance(layer, QuantConv2d) else 1
+        channels = sum(part.channels for part in parts)
+        results, first = [], 0
+        for own, part in zip(_names(name, parts), parts, strict=True):
+            part_of = slice(first, first + part.channels)
+            first = part_of.stop
+            if groups == 1:  # the sum over all parts
+                taken, scale, own_groups = weight[:, part_of], step, 1
+            else:  # each part makes channels of its own
+                own_groups, rest = divmod(part.channels * groups, channels)
+                if rest or part_of.start * groups % channels:
+                    raise ConfigError(
+                        f"{name}: a group reads across the parts of a concatenation, which has no "
+                        "integer form."
+                    )
+                of = slice(*(at * len(weight) // channels for at in (part_of.start, first)))
+                taken, scale = weight[of], step[of] if step.ndim else step
+            results.append(self._accumulators(own, layer, part, taken, scale, own_groups, node))
+        parts_of_result = results if groups > 1 else [added(results)]
+        if layer.bias is None:
+            return tuple(parts_of_result)
+        biases = _split(reals(layer.bias), parts_of_result)
+        return tuple(
+            replace(part, bias=part.bias + bias)
+            for part, bias in zip(parts_of_result, biases, strict=True)
+        )
+
+    def _accumulators(
+        self,
+        name: str,
+        layer: QuantConv2d | QuantLinear,
+        part: Coded,
+        weight: Any,
+        step: Reals,
+        groups: int,
+        node: fx.Node,
+    ) -> Linear:
+        """Return what a layer, or what of it reads one part, makes of codes."""
+        largest = largest_accumulator(weight, part.codes, name)
         if isinstance(layer, QuantConv2d):
             if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
                 raise ConfigError(f"{name}: padding={layer.padding!r} has no integer form.")
             where = (_pair(layer.stride), _pair(layer.padding), _pair(layer.dilation))
-            operation: Operation = Convolve(
-                name, (source.name,), weight, *where, layer.groups, largest
-            )
+            self._add(Convolve(name, (part.name,), weight, *where, groups, largest))
+            ones = torch.ones(1, part.channels, *self.shapes[node][2:], dtype=torch.double)
+            sums = F.conv2d(ones, torch.from_numpy(weight).double(), None, *where, groups)[0]
+            inside = sums.numpy() if any(where[1]) else sums[:, 0, 0].numpy()
         else:
-            operation = Multiply(name, (source.name,), weight, largest)
-        bias = np.array(0.0) if layer.bias is None else _reals(layer.bias)
-        return Linear(((self._add(operation), step * source.codes.step),), bias)
+            self._add(Multiply(name, (part.name,), weight, largest))
+            inside = weight.sum(1).astype(np.float64)
+        own = np.asarray(step).reshape(-1, *(1,) * (inside.ndim - 1))
+        offsets = inside * own * part.codes.offset if part.codes.offset else NOTHING
+        terms = ((name, np.asarray(step * part.codes.step)),)
+        return Linear(terms, NOTHING, offsets, len(weight))
 
-    def _float_layer(self, name: str, layer: nn.Module, node: Any) -> Linear:
+    def _float_layer(self, name: str, layer: nn.Module, node: Any) -> Parts:
         raise ConfigError(f"{name} has float weights, and so no integer form: give it bits.")
 
-    def _norm(self, name: str, norm: nn.BatchNorm2d, node: Any) -> Linear:
-        return self._linear(node).scaled(*_folded(name, norm))
+    def _norm(self, name: str, norm: nn.BatchNorm2d, node: Any) -> Parts:
+        parts = [linear(part) for part in self.values[node]]
+        numbers = zip(*(_split(all_of, parts) for all_of in folded(name, norm)), strict=True)
+        return tuple(
+            part.scaled(factor, shift) for part, (factor, shift) in zip(parts, numbers, strict=True)
+        )
 
-    def _site(self, name: str, quantizer: ActivationQuantizer, node: Any) -> Coded:
-        value = self._linear(node)
+    def _site(self, name: str, quantizer: ActivationQuantizer, node: Any) -> Parts:
+        codes = site_codes(name, quantizer)
+        parts = self.values[node]
         if quantizer._norm:
-            value = value.scaled(*_folded(name, quantizer._norm[0]))
-        if not (quantizer.clips or isinstance(quantizer.activation, nn.Identity)):
-            kind = type(quantizer.activation).__name__
-            raise ConfigError(f"{name}: {kind} has no integer form; nn.ReLU and nn.ReLU6 have one.")
-        if quantizer.learned_offset is not None:
-            raise ConfigError(f"{name}: an offset (LSQ+) has no integer form yet.")
-        grid = quantizer.grid
-        step = abs(float(quantizer.parameter)) / grid.divisor
-        codes = Codes(grid.q_min, grid.q_max, step)
-        names, numbers = zip(*value.terms, strict=True)
-        in_steps = tuple(number / step for number in numbers)
-        self._add(Rescale(name, names, in_steps, value.offset / step, codes))
-        return Coded(name, codes)
+            parts = self._norm(name, quantizer._norm[0], node)
+        names, channels = _names(name, parts), sum(part.channels for part in parts)
+        for own, part in zip(names, parts, strict=True):
+            value = linear(part)
+            inputs, numbers = zip(*value.terms, strict=True)
+            in_steps = tuple(number / codes.step for number in numbers)
+            bias = (value.bias - codes.offset) / codes.step
+            self._add(Rescale(own, inputs, in_steps, bias, value.from_offsets / codes.step, codes))
+        if len(parts) > 1:
+            self._add(Concatenate(name, tuple(names)))
+        return (Coded(name, codes, channels),)
 
-    def _max_pool(self, name: str, pool: nn.MaxPool2d, node: Any) -> Coded:
-        source = self._coded(node, name)
+    def _max_pool(self, name: str, pool: nn.MaxPool2d, node: Any) -> Parts:
         if pool.ceil_mode or pool.return_indices:
             raise ConfigError(f"{name}: MaxPool2d with ceil_mode or indices has no integer form.")
-        settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
-        self._add(MaxPool(name, (source.name,), *map(_pair, settings)))
-        return Coded(name, source.codes)
+        stride = pool.kernel_size if pool.stride is None else pool.stride
+        kernel, *others = map(_pair, (pool.kernel_size, stride, pool.padding, pool.dilation))
+        return self._each(name, node, lambda own, x: MaxPool(own, (x.name,), kernel, *others))
 
-    def _average(self, name: str, pool: nn.AvgPool2d, node: Any) -> Linear:
-        source = self._coded(node, name)
+    def _average(self, name: str, pool: nn.AvgPool2d, node: Any) -> Parts:
         if pool.ceil_mode or not (pool.count_include_pad or pool.padding in (0, (0, 0))):
             raise ConfigError(f"{name}: this AvgPool2d has no integer form.")
-        kernel, stride, padding = map(_pair, (pool.kernel_size, pool.stride, pool.padding))
-        count = pool.divisor_override or math.prod(kernel)
-        largest = math.prod(kernel) * max(-source.codes.low, source.codes.high)
-        self._add(SumPool(name, (source.name,), kernel, stride, padding, largest))
-        return Linear(((name, np.array(source.codes.step / count)),), np.array(0.0))
+        stride = pool.kernel_size if pool.stride is None else pool.stride
+        where = [_pair(part) for part in (pool.kernel_size, stride, pool.padding)]
+        count = pool.divisor_override or math.prod(where[0])
+        return self._sums(name, node, where, count)
 
-    def _whole_map(self, name: str, pool: nn.AdaptiveAvgPool2d, node: Any) -> Linear:
-        source, (height, width) = self._coded(node, name), self.shapes[node][-2:]
+    def _whole_map(self, name: str, pool: nn.AdaptiveAvgPool2d, node: Any) -> Parts:
+        height, width = self.shapes[node][-2:]
         if pool.output_size not in (1, (1, 1)):
             raise ConfigError(
                 f"{name}: AdaptiveAvgPool2d has an integer form for 1x1 outputs only."
             )
-        count = height * width
-        largest = count * max(-source.codes.low, source.codes.high)
-        self._add(SumPool(name, (source.name,), (height, width), (1, 1), (0, 0), largest))
-        return Linear(((name, np.array(source.codes.step / count)),), np.array(0.0))
+        return self._sums(name, node, [(height, width), (1, 1), (0, 0)], height * width)
 
-    def _flatten(self, name: str, module: Any, node: Any) -> Coded:
-        source = self._coded(node, name)
-        self._add(Flatten(name, (source.name,)))
-        return Coded(name, source.codes)
+    def _sums(self, name: str, node: Any, where: list[tuple[int, int]], count: int) -> Parts:
+        """Return averages over windows of ``where``: kernel, stride, padding."""
+        kernel, stride, padding = where
+        results, parts = [], self._coded(node, name)
+        for own, part in zip(_names(name, parts), parts, strict=True):
+            codes, area = part.codes, math.prod(kernel)
+            if codes.offset and any(padding):
+                raise ConfigError(
+                    f"{name}: an average over zeros beyond the border has no integer form behind "
+                    "a site with an offset (LSQ+)."
+                )
+            lowest = min(codes.low, 0) if any(padding) else codes.low
+            total = Codes(
+                area * lowest, area * codes.high, codes.step / count, codes.offset * area / count
+            )
+            self._add(SumPool(own, (part.name,), kernel, stride, padding, total))
+            results.append(Coded(own, total, part.channels))
+        return tuple(results)
 
-    def _same(self, name: str, module: nn.Module, node: Any) -> Coded | Linear:
+    def _flatten(self, name: str, module: Any, node: Any) -> Parts:
+        shape = self.shapes[node]
+        area = math.prod(shape[2:])
+        if area == 1 and len(shape) == 2:
+            return self.values[node]  # it is flat
+        if area == 1 and any(isinstance(part, Linear) for part in self.values[node]):
+            return self.values[node]  # the output is made flat anyway
+        parts = self._each(name, node, lambda own, part: Flatten(own, (part.name,)))
+        return tuple(replace(part, channels=part.channels * area) for part in parts)
+
+    def _same(self, name: str, module: nn.Module, node: Any) -> Parts:
         return self.values[node]
 
 
-MODULES: dict[Any, Callable[..., Coded | Linear]] = {
+MODULES: dict[Any, Callable[..., Parts]] = {
     (QuantConv2d, QuantLinear): _Lowering._layer,
     (nn.Conv2d, nn.Linear): _Lowering._float_layer,
     nn.BatchNorm2d: _Lowering._norm,
@@ -256,19 +363,15 @@ MODULES: dict[Any, Callable[..., Coded | Linear]] = {
 }
 
 
-def _folded(name: str, norm: nn.BatchNorm2d) -> tuple[Reals, Reals]:
-    """Return factor and shift of a batch norm in evaluation."""
-    if norm.running_mean is None or norm.running_var is None:
-        raise ConfigError(f"{name}: a batch norm without running statistics has no integer form.")
-    factor = 1 / np.sqrt(_reals(norm.running_var) + norm.eps)
-    if norm.weight is not None:
-        factor = factor * _reals(norm.weight)
-    shift = -_reals(norm.running_mean) * factor
-    return factor, shift if norm.bias is None else shift + _reals(norm.bias)
+def _names(name: str, parts: Sequence[Any]) -> list[str]:
+    """Return a name for what is made of each part."""
+    return [name] if len(parts) == 1 else [f"{name}[{i}]" for i in range(len(parts))]
 
 
-def _reals(values: Tensor) -> Reals:
-    return np.asarray(values.detach().double().numpy())
+def _split(numbers: Reals, parts: Sequence[Coded | Linear]) -> list[Reals]:
+    """Return the numbers of the channels of each part."""
+    ends = np.cumsum([part.channels for part in parts])[:-1]
+    return [np.asarray(own) for own in np.split(numbers, ends)]
 
 
 def _stride(index: Any) -> tuple[int, int] | None:

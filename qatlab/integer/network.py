@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +15,29 @@ Reals = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Codes:
-    """The whole numbers that stand for the values of a tensor: ``value = step * code``.
+    """The whole numbers that stand for a tensor: ``value = step * code + offset``.
 
     Attributes:
         low: smallest code.
         high: largest code.
         step: distance of neighbouring values.
+        offset: value of code 0: not 0 for LSQ+ and for images that are normalised.
     """
 
     low: int
     high: int
     step: float
+    offset: float = 0.0
 
     @property
     def bits(self) -> int:
         """Bit width that holds all codes."""
         return (self.high - self.low).bit_length()
+
+    @property
+    def largest(self) -> int:
+        """No code is larger in size."""
+        return max(-self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,15 @@ class Operation:
 
 @dataclass(frozen=True)
 class Input(Operation):
-    """The image, ``(N, C, H, W)``."""
+    """The image.
+
+    Attributes:
+        codes: of its values, before the steps and offsets of its channels.
+        shape: ``(C, H, W)``.
+    """
 
     codes: Codes
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -83,12 +97,21 @@ class Multiply(Operation):
 
 @dataclass(frozen=True)
 class SumPool(Operation):
-    """Sums of codes over windows, of which zeros beyond the border are a part."""
+    """Sums of codes over windows, of which zeros beyond the border are a part.
+
+    Attributes:
+        codes: of the result: these sums stand for averages.
+    """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
-    largest: int
+    codes: Codes
+
+    @property
+    def largest(self) -> int:
+        """No sum is larger in size."""
+        return self.codes.largest
 
 
 @dataclass(frozen=True)
@@ -99,6 +122,19 @@ class MaxPool(Operation):
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Channels(Operation):
+    """The channels from ``start`` up to, but without, ``stop``."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Concatenate(Operation):
+    """All channels of the inputs, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -121,28 +157,92 @@ class PadChannels(Operation):
 
 
 @dataclass(frozen=True)
-class Rescale(Operation):
-    """Accumulators become codes of a site.
+class Weighted(Operation):
+    """Real numbers that accumulators and codes stand for.
 
-        code = clip(round(sum_i multipliers[i] * input_i + offset), low, high)
+        sum_i multipliers[i] * input_i + bias + from_offsets
 
     Attributes:
         multipliers: for each input one number, or one for each channel.
-        offset: likewise.
-        codes: of the result.
+        bias: likewise.
+        from_offsets: what the offsets of input codes come to: likewise, or ``(C, H, W)``, as zeros
+            beyond the border have none.
     """
 
     multipliers: tuple[Reals, ...]
-    offset: Reals
+    bias: Reals
+    from_offsets: Reals
+
+    @property
+    def offset(self) -> Reals:
+        """``bias + from_offsets``."""
+        return summed(self.bias, self.from_offsets)
+
+
+@dataclass(frozen=True)
+class Rescale(Weighted):
+    """Accumulators become codes of a site: the codes nearest to a sum, ties to even.
+
+    Attributes:
+        codes: of the result; multipliers, bias and from_offsets are in their steps.
+    """
+
     codes: Codes
 
 
 @dataclass(frozen=True)
-class Output(Operation):
-    """What the network answers, as real numbers: ``sum_i multipliers[i] * input_i + offset``."""
+class Output(Weighted):
+    """What the network answers, ``(N, classes)``."""
 
-    multipliers: tuple[Reals, ...]
-    offset: Reals
+
+@dataclass(frozen=True)
+class FixedPoint(Operation):
+    """The same in whole numbers of 64 bits.
+
+        sum_i multipliers[i] * input_i + offset
+
+    Attributes:
+        multipliers: for each input, one for each channel.
+        offset: one for each channel, or ``(C, H, W)``.
+        shift: by which the sum is larger than the number that it stands for: powers of two, one
+            for each channel.
+    """
+
+    multipliers: tuple[Integers, ...]
+    offset: Integers
+    shift: Integers
+
+
+@dataclass(frozen=True)
+class FixedRescale(FixedPoint):
+    """``clip((sum_i ... + offset) >> shift, low, high)``; the offset holds the half that rounds.
+
+    Attributes:
+        codes: of the result.
+    """
+
+    codes: Codes
+
+
+@dataclass(frozen=True)
+class FixedOutput(FixedPoint):
+    """What the network answers, times ``2**shift``, which is the same for all classes."""
+
+
+def along_channels(numbers: NDArray[Any], ndim: int) -> NDArray[Any]:
+    """Return numbers in a shape that broadcasts to ``(N, C, ...)``, a tensor of ``ndim``."""
+    if numbers.ndim > 1:
+        return numbers[None]
+    return np.atleast_1d(numbers).reshape(1, -1, *(1,) * (ndim - 2))
+
+
+def summed(one: Reals, other: Reals) -> Reals:
+    """Return the sum of two that are one number, ``(C,)`` or ``(C, H, W)``."""
+    ndim = max(one.ndim, other.ndim)
+    if ndim < 2:
+        return np.asarray(one + other)
+    total = along_channels(one, ndim + 1) + along_channels(other, ndim + 1)
+    return np.asarray(total[0])
 
 
 @dataclass(frozen=True)
@@ -150,6 +250,21 @@ class IntegerNetwork:
     """Operations in the order of computation; the last one is the output."""
 
     operations: Sequence[Operation]
+
+    def __getitem__(self, name: str) -> Operation:
+        """Return the operation of that name."""
+        return next(op for op in self.operations if op.name == name)
+
+    @property
+    def codes(self) -> dict[str, Codes]:
+        """Those of all results that are codes, by the name of the operation."""
+        found: dict[str, Codes] = {}
+        for op in self.operations:
+            if isinstance(op, (Input, SumPool, Rescale, FixedRescale)):
+                found[op.name] = op.codes
+            elif not isinstance(op, (Convolve, Multiply, Weighted, FixedPoint)):
+                found[op.name] = found[op.inputs[0]]
+        return found
 
     @property
     def input(self) -> Input:

@@ -37,7 +37,7 @@ def integer_weight(layer: QuantConv2d | QuantLinear) -> tuple[Integers, Reals]:
 
 
 def largest_accumulator(weight: Integers, codes: Codes, name: str) -> int:
-    """Return the largest size of an accumulator.
+    """Return the largest size of an accumulator, and of any sum of a part of its products.
 
     Args:
         weight: codes ``(C_out, ...)``.
@@ -49,8 +49,9 @@ def largest_accumulator(weight: Integers, codes: Codes, name: str) -> int:
     """
     positive = np.where(weight > 0, weight, 0).reshape(len(weight), -1).sum(1)
     negative = np.where(weight < 0, weight, 0).reshape(len(weight), -1).sum(1)
-    highest = (positive * codes.high + negative * codes.low).max()
-    lowest = (positive * codes.low + negative * codes.high).min()
+    low, high = min(codes.low, 0), max(codes.high, 0)  # beyond the border there are zeros
+    highest = (positive * high + negative * low).max()
+    lowest = (positive * low + negative * high).min()
     largest = int(max(highest, -lowest, 0))
     if largest > LARGEST:
         raise ConfigError(

@@ -49,13 +49,13 @@ def test_a_wrong_integer_network_is_found(
 ) -> None:
     built = load_run(run)
     model = built.model.eval()
-    network = lower(model, verify.PIXEL, built.data.example_input())
+    network = lower(model, [verify.PIXEL], built.data.example_input())
     at = max(i for i, op in enumerate(network.operations) if isinstance(op, kind))
     wrong = network.operations[at]
     assert isinstance(wrong, (Rescale, Output))
-    offset = wrong.offset + 0.3 * np.arange(channels)
+    bias = wrong.bias + 0.3 * np.arange(channels)
     operations = [*network.operations]
-    operations[at] = dataclasses.replace(wrong, offset=offset)
+    operations[at] = dataclasses.replace(wrong, bias=bias)
     built.data.setup("test")
     found = verify.compare(model, IntegerNetwork(operations), built.data)
     if kind is Output:

@@ -2,91 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from networks import EXAMPLE, METHODS, NETWORKS, PIXEL, PIXELS, convert, sites
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qatlab import quant
 from qatlab.errors import ConfigError
 from qatlab.integer import compute, lower
-from qatlab.integer.network import Codes
 from qatlab.integer.weights import integer_weight
-from qatlab.models.resnet import PaddedShortcut
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 from qatlab.quant.learned import ActivationQuantizer
 
-PIXEL = Codes(0, 255, 1 / 255)
-PIXELS = torch.randint(0, 256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
-EXAMPLE = PIXELS[:1].double() / 255
-METHODS: dict[str, tuple[Callable[..., quant.Quantizer], Callable[..., quant.Quantizer]]] = {
-    "sat": (quant.SatWeight, quant.SatActivation),
-    "lsq": (quant.LsqWeight, quant.LsqActivation),
-    "dorefa": (quant.DorefaWeight, quant.PactActivation),
-}
 
-
-def convert(network: nn.Module, method: str = "sat", bits: int = 4, **more: Any) -> nn.Module:
-    """Return the network with quantizers that have started, in float64, ready to be evaluated."""
-    for norm in network.modules():
-        if isinstance(norm, nn.BatchNorm2d):  # some of its channels turn their input around
-            nn.init.uniform_(norm.weight, -1.5, 1.5)
-            nn.init.uniform_(norm.bias, -0.5, 0.5)
-            nn.init.uniform_(norm.running_mean, -0.5, 0.5)
-            nn.init.uniform_(norm.running_var, 0.5, 1.5)
-    weight, activation = (partial(part, bits=bits) for part in METHODS[method])
-    rules = [quant.Rule.parse(key, node) for key, node in more.items()]
-    images = PIXELS / 255
-    model, _ = quant.quantize(network.eval(), weight, activation, rules, images[:1])
-    quant.start_quantizers(model, [images])
-    for number, quantizer in enumerate(sites(model).values()):
-        quantizer.parameter.data.mul_(0.97 - 0.0137 * number)  # no ratio that makes ties
-    return model.double().eval()
-
-
-def sites(model: nn.Module) -> dict[str, ActivationQuantizer]:
-    return {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, ActivationQuantizer)
-    }
-
-
-class Residual(nn.Module):
-    def __init__(self, shortcut: nn.Module, stride: int = 1, channels: int = 4) -> None:
-        super().__init__()
-        self.stem, self.stem_bn, self.stem_relu = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
-        self.conv = nn.Conv2d(4, channels, 3, stride, padding=1, groups=2, bias=False)
-        self.bn, self.relu, self.shortcut = nn.BatchNorm2d(channels), nn.ReLU(), shortcut
-        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(channels, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem_relu(self.stem_bn(self.stem(x)))
-        x = self.relu(self.bn(self.conv(x)) + self.shortcut(x))
-        result: Tensor = self.fc(torch.flatten(self.pool(x), 1))
-        return result
-
-
-NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
-    "chain": lambda: nn.Sequential(
-        *(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU6(), nn.MaxPool2d(3, 2, 1)),
-        *(nn.Conv2d(6, 8, (2, 3), dilation=2, padding=(2, 1)), nn.ReLU(), nn.AvgPool2d(2)),
-        *(nn.Dropout(0.5), nn.Flatten(), nn.Linear(24, 5)),
-    ),
-    "bottleneck": lambda: nn.Sequential(  # a linear one: its site is signed
-        *(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)),
-        *(nn.BatchNorm2d(4), nn.Conv2d(4, 8, 3, groups=4), nn.ReLU(), nn.Flatten()),
-        nn.Linear(8, 5, bias=False),
-    ),
-    "residual": lambda: Residual(nn.Identity()),
-    "padded shortcut": lambda: Residual(PaddedShortcut(2, 4), 2, 8),
-    "projected shortcut": lambda: Residual(nn.Conv2d(4, 8, 1, 2), 2, 8),
-}
+def keep_codes(
+    codes: dict[str, Tensor], path: str, site: ActivationQuantizer, inputs: Any, y: Tensor
+) -> None:
+    step = site.parameter.detach().abs() / site.grid.divisor
+    offset = 0 if site.learned_offset is None else site.learned_offset.detach()
+    codes[path] = ((y - offset) / step).round()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -97,11 +37,8 @@ def test_an_integer_network_answers_what_its_origin_does(name: str, method: str,
     model = convert(NETWORKS[name](), method, bits)
     codes: dict[str, Tensor] = {}
     for path, site in sites(model).items():
-        step = site.parameter.detach().abs() / site.grid.divisor
-        site.register_forward_hook(
-            lambda m, x, y, path=path, step=step: codes.__setitem__(path, (y / step).round())
-        )
-    computed = compute(lower(model, PIXEL, EXAMPLE), PIXELS)
+        site.register_forward_hook(partial(keep_codes, codes, path))
+    computed = compute(lower(model, [PIXEL] * 3, EXAMPLE), PIXELS)
     outputs = model(PIXELS.double() / 255)
     assert codes.keys() == computed.codes.keys()
     for path, found in codes.items():
@@ -115,7 +52,7 @@ def test_a_sum_of_accumulators_needs_no_sites_of_its_own() -> None:
     without = {"name": ["shortcut_site", "bn_site"], "activation": None}
     model = convert(NETWORKS["projected shortcut"](), sites=without)
     assert sites(model).keys() == {"stem_relu", "relu", "pool_site"}
-    computed = compute(lower(model, PIXEL, EXAMPLE), PIXELS)
+    computed = compute(lower(model, [PIXEL] * 3, EXAMPLE), PIXELS)
     torch.testing.assert_close(computed.outputs, model(PIXELS.double() / 255), rtol=1e-9, atol=1e-9)
 
 
@@ -169,7 +106,7 @@ def arguments(quantizer: quant.Quantizer) -> dict[str, Any]:
 def test_accumulators_are_bounded_by_their_weights_and_codes() -> None:
     torch.manual_seed(0)
     model = convert(NETWORKS["chain"](), bits=8)
-    network = lower(model, PIXEL, EXAMPLE)
+    network = lower(model, [PIXEL] * 3, EXAMPLE)
     codes, _ = integer_weight(model.get_submodule("0"))
     below = np.where(codes < 0, -codes, 0).reshape(6, -1).sum(1).max()
     above = np.where(codes > 0, codes, 0).reshape(6, -1).sum(1).max()
@@ -205,7 +142,7 @@ class Activated(nn.Module):
         (
             nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), nn.Linear(4, 2)),
             {"a": {"name": "0_site", "activation": None}},
-            "1 reads _0, which is float",
+            "2 reads _1, which is float",
         ),
         (
             Activated(torch.relu),
@@ -219,22 +156,22 @@ def test_what_has_no_integer_form_is_told(
 ) -> None:
     model = convert(network, "sat", 4, **settings)
     with pytest.raises(ConfigError, match=words):
-        lower(model, PIXEL, EXAMPLE)
+        lower(model, [PIXEL] * 3, EXAMPLE)
 
 
 def test_a_float_network_is_told() -> None:
     with pytest.raises(ConfigError, match="the network is float, and so has no integer form"):
-        lower(NETWORKS["chain"](), PIXEL, EXAMPLE)
+        lower(NETWORKS["chain"](), [PIXEL] * 3, EXAMPLE)
 
 
 def test_a_network_of_another_phase_is_told() -> None:
     model = convert(NETWORKS["chain"]())
     quant.set_phase(model, quant.Phase.CLAMP)
     with pytest.raises(ConfigError, match="is in the clamp phase"):
-        lower(model, PIXEL, EXAMPLE)
+        lower(model, [PIXEL] * 3, EXAMPLE)
 
 
 def test_an_accumulator_that_32_bits_do_not_hold_is_told() -> None:
     model = convert(NETWORKS["chain"](), "sat", 16)
     with pytest.raises(ConfigError, match=r"4: an accumulator can become .*32 bits do not hold"):
-        lower(model, PIXEL, EXAMPLE)
+        lower(model, [PIXEL] * 3, EXAMPLE)

@@ -1,0 +1,125 @@
+"""Multiplications by real numbers, in front of a rounding, as whole numbers and shifts.
+
+A site's codes are ``(sum_i M_i * accumulator_i + B) >> S`` with whole M, B and S for each channel:
+S makes full use of the width of M, and B holds the bias to the same precision, so that no step but
+that of M itself is rounded twice. All sums fit into 64 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qatlab.errors import ConfigError, did_you_mean
+from qatlab.integer.network import (
+    Convolve,
+    FixedOutput,
+    FixedRescale,
+    IntegerNetwork,
+    Integers,
+    Multiply,
+    Operation,
+    Reals,
+    Rescale,
+    SumPool,
+    Weighted,
+)
+
+RESCALES = {
+    "float": "float64 numbers, rounded to even: what the fake-quantized network computes",
+    "fixed32": "multipliers of 32 bits, sign included, and a shift",
+    "fixed16": "multipliers of 16 bits and a shift",
+    "single_shift": "multipliers that are one power of two",
+    "double_shift": "multipliers that are the sum or difference of two powers of two",
+}
+SUM_BITS = 62  # of sums in fixed point, without their sign: one bit is kept free
+OUTPUT_BITS = 52  # of outputs, so that float64 holds them
+MANTISSA = 15  # bits behind the first one of what shifts approximate
+
+
+def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
+    """Return a network whose multiplications by real numbers are done in another way.
+
+    Args:
+        network: one that :func:`~qatlab.integer.lower` returned.
+        rescale: one of :data:`RESCALES`.
+
+    Raises:
+        ConfigError: for another word.
+    """
+    if rescale not in RESCALES:
+        hint = did_you_mean(rescale, RESCALES)
+        raise ConfigError(f"rescale={rescale!r} is unknown.{hint} Accepted: {', '.join(RESCALES)}.")
+    if rescale == "float":
+        return network
+    largest: dict[str, int] = {
+        op.name: op.largest
+        for op in network.operations
+        if isinstance(op, (Convolve, Multiply, SumPool))
+    }
+    largest |= {name: codes.largest for name, codes in network.codes.items()}
+    operations: list[Operation] = [
+        _fixed(op, [largest[name] for name in op.inputs], rescale)
+        if isinstance(op, Weighted)
+        else op
+        for op in network.operations
+    ]
+    return IntegerNetwork(tuple(operations))
+
+
+def _fixed(op: Weighted, largest: Sequence[int], rescale: str) -> FixedRescale | FixedOutput:
+    offset = op.offset
+    channels = max(np.size(m) for m in op.multipliers)
+    if offset.ndim:
+        channels = max(channels, len(offset))
+    terms = [np.broadcast_to(m, channels).astype(np.float64) for m in op.multipliers]
+    offset = offset if offset.ndim > 1 else np.broadcast_to(offset, channels)
+    if rescale.endswith("shift"):
+        near = [_near(term, double=rescale == "double_shift") for term in terms]
+        # What the first term, that of the layer, is larger or smaller by, its bias is, too.
+        own = np.divide(near[0], terms[0], out=np.ones(channels), where=terms[0] != 0)
+        offset = offset * own.reshape(-1, *(1,) * (offset.ndim - 1))
+        terms, bits = near, 31
+    else:
+        bits = int(rescale.removeprefix("fixed")) - 1
+    widest = np.max([abs(term) for term in terms], axis=0)
+    shift = bits - _bits(widest)
+    shift = shift - (_whole(widest, shift) >> bits)  # 0.99999 would become 1
+    whole = abs(offset.reshape(channels, -1)).max(1) + 1
+    sizes = np.sum([abs(t) * bound for t, bound in zip(terms, largest, strict=True)], 0) + whole
+    if isinstance(op, Rescale):
+        room = np.minimum(SUM_BITS - _bits(sizes), SUM_BITS - op.codes.largest.bit_length())
+    else:
+        room = OUTPUT_BITS - _bits(sizes)
+        shift = np.full(channels, shift.min())
+        room = np.full(channels, room.min())
+    shift = np.maximum(np.minimum(shift, room), 0)
+    multipliers = tuple(_whole(term, shift) for term in terms)
+    of_each = shift.reshape(-1, *(1,) * (offset.ndim - 1))
+    added = np.round(np.ldexp(offset, of_each)).astype(np.int64)
+    if isinstance(op, Rescale):
+        added = added + np.where(of_each > 0, np.int64(1) << np.maximum(of_each - 1, 0), 0)
+        return FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes)
+    return FixedOutput(op.name, op.inputs, multipliers, added, shift)
+
+
+def _bits(numbers: Reals) -> Integers:
+    """Return the least n with ``|number| < 2**n``; 0 for 0."""
+    return np.asarray(np.frexp(numbers)[1], dtype=np.int64)
+
+
+def _whole(numbers: Reals, shift: Integers) -> Integers:
+    return np.asarray(np.round(np.ldexp(numbers, shift)).astype(np.int64))
+
+
+def _near(numbers: Reals, double: bool) -> Reals:
+    """Return the nearest numbers that are one power of two, or a sum or difference of two."""
+    mantissa, exponent = np.frexp(numbers)  # a mantissa is at least 1/2 in size, and below 1
+    size, powers = abs(mantissa), 2.0 ** -np.arange(1, MANTISSA + 1)
+    near = np.array([0.5, 1.0])
+    if double:
+        near = np.concatenate([near, 0.5 + powers, 1.0 - powers])
+        near = near[(near >= 0.5) & (near <= 1)]
+    found = near[abs(size[:, None] - near).argmin(1)]
+    return np.asarray(np.sign(mantissa) * np.where(mantissa == 0, 0, np.ldexp(found, exponent)))
