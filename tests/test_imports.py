@@ -22,6 +22,16 @@ ROOMS = {
     "qatlab.native": set(),
     "qatlab.quant": {"torch", "triton"},
     "qatlab.integer": {"qatlab.quant", "torch", "numpy"},
+    # A network, an integer network, a file. Runs are loaded by qatlab.loading.
+    "qatlab.export": {
+        *("qatlab.integer", "qatlab.loading", "qatlab.messages", "qatlab.pixels", "qatlab.record"),
+        *("numpy", "onnx"),
+    },
+    "qatlab.verify": {
+        *("qatlab.integer", "qatlab.loading", "qatlab.messages", "qatlab.pixels", "qatlab.record"),
+        *("qatlab.data", "qatlab.export", "qatlab.quant", "qatlab.terminal"),
+        *("torch", "numpy", "onnx", "onnxruntime", "rich"),
+    },
     "qatlab.models": {"torch", "torchvision", "timm"},
     "qatlab.data": {"torch", "torchvision", "pytorch_lightning", "numpy", "PIL"},
     # numpy for the state of its generator, rich for the progress bar

@@ -79,6 +79,11 @@ class ImageModule(LightningDataModule):
         """C of the images after the transforms, known without reading any."""
         return self._in_channels
 
+    @property
+    def source_channels(self) -> int:
+        """C of the images before the transforms."""
+        return self._described.channels
+
     def example_input(self) -> Tensor:
         """Return one black image, (1, C, H, W), to trace a model; reads no data set."""
         return torch.zeros(1, self.in_channels, *self.image_size)

@@ -255,6 +255,11 @@ class IntegerNetwork:
         """Return the operation of that name."""
         return next(op for op in self.operations if op.name == name)
 
+    def parts(self, site: str) -> tuple[str, ...]:
+        """Return the names of the operations that make the codes of a site."""
+        op = self[site]
+        return op.inputs if isinstance(op, Concatenate) else (site,)
+
     @property
     def codes(self) -> dict[str, Codes]:
         """Those of all results that are codes, by the name of the operation."""

@@ -1,0 +1,1 @@
+"""Files of trained networks for other programs: ONNX and C."""

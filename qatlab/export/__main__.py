@@ -1,0 +1,104 @@
+"""Writes a trained network for other programs: ``python -m qatlab.export RUN -o model.onnx``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from qatlab import record
+from qatlab.errors import ConfigError
+from qatlab.integer import RESCALES, lower, with_rescale
+from qatlab.loading import Loaded, load_words
+from qatlab.messages import sentence
+from qatlab.pixels import pixel_codes
+
+FORMATS = {
+    "qdq": "ONNX: QuantizeLinear and DequantizeLinear around operators on floats (default)",
+    "qonnx": "ONNX with QONNX's Quant, for FINN and hls4ml",
+    "integer": "ONNX of whole numbers: ConvInteger and MatMulInteger",
+    "c": "one C99 file of whole numbers",
+}
+SUFFIXES = {"c": ".c"}
+RESCALE = "fixed32"
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m qatlab.export", description=__doc__)
+    parser.add_argument(
+        "run", nargs="+", help="folder of a run, or words of test.py: experiment=LeNet_4b"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    formats = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+    parser.add_argument("--format", default="qdq", choices=FORMATS, help=formats)
+    parser.add_argument("--opset", type=int, help="of ONNX, 13 to 25; default 21")
+    parser.add_argument("--rescale", help=f"of integer and c: {', '.join(RESCALES)}")
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
+    given = parser.parse_args(words)
+    try:
+        _check(given)
+        loaded = load_words(given.run, given.checkpoint)
+        if given.format == "c":
+            told = _write_c(loaded, given.output, given.rescale or RESCALE)
+        else:
+            told = _write_onnx(loaded, given)
+    except Exception as error:
+        if (problem := sentence(error)) is None:
+            raise
+        print(f"Error: {problem}", file=sys.stderr)
+        return 1
+    print(told)
+    return 0
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Raise for an option that has no effect, or a package that is not there."""
+    name, suffix = given.format, SUFFIXES.get(given.format, ".onnx")
+    if given.output.suffix != suffix:
+        raise ConfigError(
+            f"-o {given.output} is wrong: a file of --format {name} ends in {suffix}."
+        )
+    if given.opset is not None and name == "c":
+        raise ConfigError("--opset has no effect on --format c.")
+    if given.rescale is not None and name in ("qdq", "qonnx"):
+        raise ConfigError(
+            f"--rescale has no effect on --format {name}, which rescales in float; "
+            "integer and c take it."
+        )
+    if name != "c" and not find_spec("onnx"):
+        raise ConfigError(f"--format {name} needs the package onnx: pip install 'qatlab[onnx]'.")
+
+
+def _write_onnx(loaded: Loaded, given: argparse.Namespace) -> str:
+    from qatlab.export.onnx_file import OPSET, onnx_file
+
+    opset = OPSET if given.opset is None else given.opset
+    file = onnx_file(loaded, given.format, opset, given.rescale or RESCALE)
+    content = file.SerializeToString()
+    record.write_bytes(given.output, content)
+    table = loaded.built.table
+    facts = sum(len(entry.key) + len(entry.value) for entry in file.metadata_props)
+    return (
+        f"{given.output}: {len(content):,} bytes, of these {facts:,} of metadata; the size report "
+        f"says {table.size_bytes:,} for weights and biases. Opset {opset}, checked."
+    )
+
+
+def _write_c(loaded: Loaded, path: Path, rescale: str) -> str:
+    from qatlab.export.c import c_program
+
+    data, model = loaded.built.data, loaded.built.model.eval()
+    network = lower(model, pixel_codes(data), data.example_input())
+    about = [f"{loaded.source}, rescale={rescale}", f"commit {record.commit()}"]
+    program = c_program(with_rescale(network, rescale), data.class_names, about)
+    record.write_text(path, program.source)
+    return (
+        f"{path}: {program.flash:,} bytes of constants (flash), {program.ram:,} bytes of memory "
+        f"(RAM). Build it: cc -std=c99 -O2 {path} -o {path.with_suffix('')}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""ONNX of whole numbers alone: ConvInteger, MatMulInteger, and what rescales between them.
+
+The file computes what :mod:`qatlab.integer` does, to the last bit: bytes in, sums of 32 bits,
+codes. Rescaling is done in int64, or with ``rescale=float`` in float64.
+
+Both factors of a product are unsigned bytes with a zero point: on processors without VNNI,
+onnxruntime adds pairs of products of signed weights in 16 bits, which overflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from qatlab.errors import ConfigError
+from qatlab.export.graph import Graph, container
+from qatlab.export.qdq import handed_on
+from qatlab.export.stored import stored
+from qatlab.integer.network import (
+    Codes,
+    Convolve,
+    FixedPoint,
+    FixedRescale,
+    Input,
+    IntegerNetwork,
+    Multiply,
+    Rescale,
+    SumPool,
+    Weighted,
+    along_channels,
+)
+from qatlab.integer.vectorised import shapes
+
+# Types of signed weights: the unsigned type of the same width, and the number that stands for 0.
+UNSIGNED: dict[int, tuple[int, int]] = {
+    TensorProto.INT8: (TensorProto.UINT8, 128),
+    TensorProto.INT4: (TensorProto.UINT4, 8),
+    TensorProto.INT2: (TensorProto.UINT2, 2),
+}
+
+
+class IntegerWriter:
+    """Writes one network.
+
+    Args:
+        network: the operations.
+        opset: of the file.
+    """
+
+    def __init__(self, network: IntegerNetwork, opset: int) -> None:
+        self.network, self.codes, self.shapes = network, network.codes, shapes(network)
+        self.graph = Graph(opset)
+        self.kinds: dict[str, int] = {}  # type of each result
+        for name, codes in self.codes.items():
+            self.kinds[name] = self._kind(name, codes)
+        self.tensors: dict[str, str] = {}
+        self._moved: dict[str, str] = {}  # signed codes as unsigned bytes
+
+    def _kind(self, name: str, codes: Codes) -> int:
+        if isinstance(self.network[name], SumPool):
+            return TensorProto.INT32
+        kind = container(min(codes.low, 0), codes.high, 13)
+        if kind is None:
+            raise ConfigError(
+                f"{name}: activations of {codes.bits} bits are more than the 8 that ConvInteger "
+                "and MatMulInteger take; use --format qdq."
+            )
+        return kind
+
+    def write(self, facts: Mapping[str, str]) -> onnx.ModelProto:
+        """Return the file.
+
+        Args:
+            facts: become its metadata.
+
+        Raises:
+            ConfigError: for what its operators cannot compute, naming layer or site.
+        """
+        image = self.graph.input("image", TensorProto.UINT8, self.network.input.shape)
+        for op in self.network.operations:
+            inputs = [self.tensors[name] for name in op.inputs]
+            if isinstance(op, Input):
+                made = "image"
+            elif isinstance(op, (Convolve, Multiply)):
+                made = self._layer(op, inputs[0])
+            elif isinstance(op, SumPool):
+                made = self._sums(op, inputs[0])
+            elif isinstance(op, Weighted):
+                made = self._real(op, inputs)
+            elif isinstance(op, FixedPoint):
+                made = self._fixed(op, inputs)
+            else:
+                made = handed_on(self.graph, op, inputs)
+            self.tensors[op.name] = made
+        last = self.network.operations[-1].name
+        answer = self.tensors[last]
+        if len(self.shapes[last]) > 1:
+            answer = self.graph.node("Flatten", [answer], f"{last}_flat", axis=1)
+        count = int(np.prod(self.shapes[last]))
+        output = helper.make_tensor_value_info(answer, TensorProto.DOUBLE, ["N", count])
+        return self.graph.model(image, output, facts)
+
+    def _layer(self, op: Convolve | Multiply, x: str) -> str:
+        graph, name = self.graph, op.name
+        if isinstance(op, Multiply) and self.kinds[op.inputs[0]] == TensorProto.INT32:
+            return self._of_sums(op, x)
+        if self.kinds[op.inputs[0]] == TensorProto.INT32:
+            raise ConfigError(
+                f"{name} reads sums of an average, which ConvInteger does not take; use "
+                "--format qdq or c."
+            )
+        numbers, kind, gap, base = stored(op.weight, graph.opset, name)
+        if kind not in UNSIGNED:
+            bits = int(op.weight.max() - op.weight.min()).bit_length()
+            raise ConfigError(
+                f"{name}: weights of {bits} bits are more than the 8 that ConvInteger and "
+                "MatMulInteger take; use --format qdq."
+            )
+        total = self._products(op, x, numbers, kind)
+        if gap != 1:  # codes = gap * numbers + base: so are the sums
+            factor = graph.constant(np.int32(gap), f"gap_{gap}")
+            total = graph.node("Mul", [total, factor], f"{name}_doubled")
+        if base:
+            ones = np.ones_like(op.weight[:1] if self._one_sum(op) else op.weight)
+            sums = self._products(op, x, ones, TensorProto.INT8, of_all=len(ones) == 1)
+            total = graph.node("Add", [total, sums], f"{name}_odd")
+        return total
+
+    @staticmethod
+    def _one_sum(op: Convolve | Multiply) -> bool:
+        """Tell whether all output channels read the same input channels."""
+        return isinstance(op, Multiply) or op.groups == 1
+
+    def _products(
+        self,
+        op: Convolve | Multiply,
+        x: str,
+        numbers: NDArray[np.int64],
+        kind: int,
+        of_all: bool = False,
+    ) -> str:
+        """Return sums of products, int32."""
+        graph, name = self.graph, f"{op.name}_ones" if of_all else op.name
+        unsigned, zero = UNSIGNED[kind]
+        flat = isinstance(op, Multiply)
+        numbers = (numbers.T if flat else numbers) + zero
+        weight = graph.constant(numbers.copy(), f"{name}_weight", unsigned)
+        if unsigned != TensorProto.UINT8:
+            weight = graph.node("Cast", [weight], f"{name}_bytes", to=TensorProto.UINT8)
+        x, x_zero = self._unsigned(op.inputs[0], x)
+        inputs = [x, weight, x_zero, graph.constant(np.uint8(zero), f"zero_{zero}")]
+        if isinstance(op, Multiply):
+            return graph.node("MatMulInteger", inputs, name)
+        return graph.node(
+            "ConvInteger",
+            inputs,
+            name,
+            kernel_shape=op.weight.shape[2:],
+            strides=op.stride,
+            pads=[*op.padding, *op.padding],
+            dilations=op.dilation,
+            group=1 if of_all else op.groups,
+        )
+
+    def _unsigned(self, name: str, x: str) -> tuple[str, str]:
+        """Return codes as unsigned bytes, and the byte that stands for 0."""
+        graph = self.graph
+        if self.kinds[name] == TensorProto.UINT8:
+            return x, graph.constant(np.uint8(0), "zero_0")
+        if name not in self._moved:
+            wide = graph.node("Cast", [x], f"{name}_32", to=TensorProto.INT32)
+            moved = graph.node("Add", [wide, graph.constant(np.int32(128), "half")], f"{name}_up")
+            self._moved[name] = graph.node("Cast", [moved], f"{name}_u8", to=TensorProto.UINT8)
+        return self._moved[name], graph.constant(np.uint8(128), "zero_128")
+
+    def _of_sums(self, op: Multiply, x: str) -> str:
+        """Return products with sums of an average, which are wider than a byte."""
+        numbers, kind, gap, base = stored(op.weight, self.graph.opset, op.name)
+        constant = self.graph.constant(numbers.T.copy(), f"{op.name}_weight", kind)
+        weight = self.graph.node("Cast", [constant], f"{op.name}_32", to=TensorProto.INT32)
+        if gap != 1:
+            factor = self.graph.constant(np.int32(gap), f"gap_{gap}")
+            weight = self.graph.node("Mul", [weight, factor], f"{op.name}_doubled")
+        if base:
+            one = self.graph.constant(np.int32(base), f"base_{base}")
+            weight = self.graph.node("Add", [weight, one], f"{op.name}_odd")
+        return self.graph.node("MatMul", [x, weight], op.name)
+
+    def _sums(self, op: SumPool, x: str) -> str:
+        graph, name, shape = self.graph, op.name, self.shapes[op.inputs[0]]
+        if self.kinds[op.inputs[0]] == TensorProto.INT32:
+            raise ConfigError(f"{name} averages averages, which ConvInteger does not take.")
+        if op.kernel == shape[1:] and not any(op.padding):
+            wide = graph.node("Cast", [x], f"{name}_32", to=TensorProto.INT32)
+            axes = graph.constant(np.array([2, 3]), "rows_and_columns")
+            return graph.node("ReduceSum", [wide, axes], name, keepdims=1)
+        ones = graph.constant(np.ones((shape[0], 1, *op.kernel), np.uint8), f"{name}_ones")
+        x, zero = self._unsigned(op.inputs[0], x)
+        return graph.node(
+            "ConvInteger",
+            [x, ones, zero],
+            name,
+            kernel_shape=op.kernel,
+            strides=op.stride,
+            pads=[*op.padding, *op.padding],
+            group=shape[0],
+        )
+
+    def _total(
+        self,
+        op: Weighted | FixedPoint,
+        inputs: list[str],
+        kind: int,
+        dtype: type[np.float64] | type[np.int64],
+    ) -> str:
+        """Return ``offset + sum_i multipliers[i] * input_i``, in this order."""
+        graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
+        total = self._numbers(op.offset.astype(dtype), ndim, f"{op.name}_offset")
+        for x, multiplier in zip(inputs, op.multipliers, strict=True):
+            wide = graph.node("Cast", [x], f"{x}_64", to=kind)
+            factor = self._numbers(multiplier.astype(dtype), ndim, f"{op.name}_multiplier")
+            term = graph.node("Mul", [factor, wide], f"{op.name}_term")
+            total = graph.node("Add", [total, term], f"{op.name}_sum")
+        return total
+
+    def _numbers(self, numbers: NDArray[Any], ndim: int, name: str) -> str:
+        return self.graph.constant(along_channels(numbers, ndim), name)
+
+    def _real(self, op: Weighted, inputs: list[str]) -> str:
+        graph = self.graph
+        total = self._total(op, inputs, TensorProto.DOUBLE, np.float64)
+        if not isinstance(op, Rescale):
+            return total
+        rounded = graph.node("Round", [total], f"{op.name}_rounded")
+        ends = [
+            graph.constant(np.float64(end), f"{op.name}_{which}")
+            for which, end in (("low", op.codes.low), ("high", op.codes.high))
+        ]
+        clipped = graph.node("Clip", [rounded, *ends], f"{op.name}_clipped")
+        return graph.node("Cast", [clipped], op.name, to=self.kinds[op.name])
+
+    def _fixed(self, op: FixedPoint, inputs: list[str]) -> str:
+        graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
+        total = self._total(op, inputs, TensorProto.INT64, np.int64)
+        if not isinstance(op, FixedRescale):
+            real = graph.node("Cast", [total], f"{op.name}_real", to=TensorProto.DOUBLE)
+            unit = self._numbers(np.ldexp(1.0, -op.shift), ndim, f"{op.name}_unit")
+            return graph.node("Mul", [real, unit], op.name)
+        # BitShift takes no negative numbers, and Div rounds them up. So: clip, move to 0, divide.
+        low = op.codes.low << op.shift
+        ends = [
+            self._numbers(end, ndim, f"{op.name}_{which}")
+            for which, end in (("low", low), ("high", op.codes.high << op.shift))
+        ]
+        clipped = graph.node("Max", [total, ends[0]], f"{op.name}_above")
+        clipped = graph.node("Min", [clipped, ends[1]], f"{op.name}_clipped")
+        if op.codes.low:
+            clipped = graph.node("Sub", [clipped, ends[0]], f"{op.name}_positive")
+        unit = self._numbers(np.int64(1) << op.shift, ndim, f"{op.name}_unit")
+        codes = graph.node("Div", [clipped, unit], f"{op.name}_shifted")
+        if op.codes.low:
+            lowest = graph.constant(np.int64(op.codes.low), f"lowest_{op.codes.low}")
+            codes = graph.node("Add", [codes, lowest], f"{op.name}_back")
+        return graph.node("Cast", [codes], op.name, to=self.kinds[op.name])

@@ -1,0 +1,78 @@
+"""The ONNX file of a trained network, and what its metadata say."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+
+import onnx
+
+from qatlab import record
+from qatlab.errors import ConfigError
+from qatlab.export.graph import OPSETS
+from qatlab.export.integer_onnx import IntegerWriter
+from qatlab.export.qdq import QdqWriter
+from qatlab.export.qonnx import QonnxWriter
+from qatlab.integer import Codes, lower, with_rescale
+from qatlab.loading import Loaded
+from qatlab.pixels import pixel_codes
+
+FORMATS = ("qdq", "qonnx", "integer")
+OPSET = 21  # the first one with integers of 4 bits
+AS_GIVEN = Codes(0, 255, 1 / 255)  # of images that a file takes in float: whatever they are
+
+
+def onnx_file(
+    loaded: Loaded, kind: str, opset: int = OPSET, rescale: str = "fixed32"
+) -> onnx.ModelProto:
+    """Return the ONNX file of a network.
+
+    Args:
+        loaded: the trained network.
+        kind: one of :data:`FORMATS`.
+        opset: 13 to 25.
+        rescale: of ``integer``, one of :data:`~qatlab.integer.RESCALES`.
+
+    Raises:
+        ConfigError: for what has no such form, naming layer, site or option.
+    """
+    lowest, highest = OPSETS
+    if not lowest <= opset <= highest:
+        raise ConfigError(f"--opset {opset} is wrong. Accepted: {lowest} to {highest}.")
+    model, data = loaded.built.model.eval(), loaded.built.data
+    facts = facts_of(loaded, kind)
+    if kind == "integer":
+        network = lower(model, pixel_codes(data), data.example_input())
+        facts["rescale"] = rescale
+        return IntegerWriter(with_rescale(network, rescale), opset).write(facts)
+    network = lower(model, [AS_GIVEN] * data.in_channels, data.example_input())
+    writer = QonnxWriter if kind == "qonnx" else QdqWriter
+    return writer(network, opset).write(facts)
+
+
+def facts_of(loaded: Loaded, kind: str) -> dict[str, str]:
+    """Return what a file says of its network: text, or JSON."""
+    data, table = loaded.built.data, loaded.built.table
+    layers = [
+        {"name": row.name, "part": row.part, "bits": row.bits, **row.quantizer}
+        for row in table.layers
+    ]
+    codes = pixel_codes(data)
+    image = {
+        "input": "bytes (N, C, H, W)" if kind == "integer" else "float32 (N, C, H, W)",
+        "float = step * byte + offset": {
+            "step": [own.step for own in codes],
+            "offset": [own.offset for own in codes],
+        },
+        "before that": "what data: in the configuration says",
+    }
+    return {
+        "format": kind,
+        "source": loaded.source,
+        "qatlab": version("qatlab"),
+        "commit": record.commit() or "",
+        "class_names": json.dumps(data.class_names),
+        "preprocessing": json.dumps(image),
+        "layers": json.dumps(layers),
+        "config": loaded.config,
+    }

@@ -1,0 +1,54 @@
+"""How the codes of weights are stored: in the narrowest type that ONNX has for them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from qatlab.errors import ConfigError
+from qatlab.export.graph import container
+from qatlab.integer.network import Integers
+
+
+class Stored(NamedTuple):
+    """``codes = gap * numbers + base``.
+
+    Attributes:
+        numbers: shape of the codes.
+        kind: type that they are stored in.
+        gap: 2 where all codes are odd, as on SAT's grid without zero, or all are even.
+        base: 1 for odd ones.
+    """
+
+    numbers: Integers
+    kind: int
+    gap: int
+    base: int
+
+
+def stored(codes: Integers, opset: int, name: str) -> Stored:
+    """Return the numbers to store for the codes of weights.
+
+    Args:
+        codes: any shape.
+        opset: of the file.
+        name: of the layer.
+
+    Raises:
+        ConfigError: if no type of that opset holds them.
+    """
+    direct = container(min(int(codes.min()), -1), int(codes.max()), opset)
+    base = int(codes.flat[0]) % 2
+    if np.all(codes % 2 == base):
+        halves = (codes - base) // 2
+        kind = container(min(int(halves.min()), -1), int(halves.max()), opset)
+        if kind is not None and kind != direct:
+            return Stored(halves, kind, 2, base)
+    if direct is None:
+        bits = int(codes.max() - codes.min()).bit_length()
+        raise ConfigError(
+            f"{name}: weights of {bits} bits need --opset 21 or higher; opset {opset} has integers "
+            "of 8 bits at most."
+        )
+    return Stored(codes, direct, 1, 0)

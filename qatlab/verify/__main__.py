@@ -1,0 +1,174 @@
+"""Compares all forms of a network on a data set: ``python -m qatlab.verify outputs/runs/<run>``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from qatlab import record
+from qatlab.data import ImageModule
+from qatlab.integer import RESCALES, Codes, IntegerNetwork, lower, with_rescale
+from qatlab.loading import Loaded, load_words
+from qatlab.messages import sentence
+from qatlab.pixels import bytes_of, pixel_codes
+from qatlab.terminal import wide_console
+from qatlab.verify.comparison import Comparison
+from qatlab.verify.forms import HINT, AsIntegers, FakeQuantized, Form, InOnnxruntime, read_onnx
+
+AT_ONCE = 100  # images: their tensors then stay in the processor's caches
+TOLERANCE = 5e-4  # share of images that may get another class in fixed point
+
+
+@torch.no_grad()
+def compare(
+    first: FakeQuantized,
+    exact: AsIntegers,
+    others: Sequence[Form],
+    batches: Iterator[tuple[Tensor, Tensor]],
+    codes: Sequence[Codes],
+) -> list[Comparison]:
+    """Compare forms with the first one.
+
+    Args:
+        first: the fake-quantized network.
+        exact: the integer network with float rescaling.
+        others: further forms.
+        batches: images and labels.
+        codes: of the images, see :func:`~qatlab.pixels.pixel_codes`.
+
+    Returns:
+        One comparison for each form, the first one's with itself in front.
+    """
+    forms: list[Form] = [first, exact, *others]
+    found = [Comparison(form.name, form.tolerance) for form in forms]
+    for images, labels in batches:
+        pixels = bytes_of(images, codes)
+        expected, whole, *answers = (form(images, pixels) for form in forms)
+        batch = (images, pixels, labels)
+        for form, own, answer in zip(forms, found, [expected, whole, *answers], strict=True):
+            own.add(form, batch, expected, whole, answer)
+    return found
+
+
+def batches_of(data: ImageModule, part: str, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images and labels of a part of the data, a few at a time."""
+    data.setup("test" if part == "test" else "validate")
+    loader: Any = data.test_dataloader() if part == "test" else data.val_dataloader()
+    pieces = (
+        (images[first : first + AT_ONCE], labels[first : first + AT_ONCE])
+        for images, labels in loader
+        for first in range(0, len(images), AT_ONCE)
+    )
+    if limit is None:
+        yield from pieces
+        return
+    left = limit
+    for images, labels in pieces:
+        if left <= 0:
+            return
+        yield images[:left], labels[:left]
+        left -= len(images)
+
+
+def forms_of(
+    loaded: Loaded,
+    network: IntegerNetwork,
+    rescales: Sequence[str],
+    files: Sequence[Path],
+    tolerance: float,
+) -> list[Form]:
+    """Return the forms beside the fake-quantized network and exact integers."""
+    forms: list[Form] = [
+        AsIntegers(with_rescale(network, rescale), rescale, tolerance)
+        for rescale in rescales
+        if rescale != "float"
+    ]
+    given = [read_onnx(path) for path in files]
+    if not given and find_spec("onnxruntime") and find_spec("onnx"):
+        from qatlab.export.onnx_file import onnx_file
+
+        given = [(onnx_file(loaded, "qdq"), "qdq")]
+    for file, kind in given:
+        own = tolerance if kind == "integer" else 0.0
+        forms += [InOnnxruntime(file, kind, network, way, own) for way in (False, True)]
+    return forms
+
+
+def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
+    table = Table("form", "top-1", "other class", "of these ties", "outputs differ: most", "mean")
+    table.add_column("parts at")
+    for own in found:
+        at = own.sites.get(own.parts_at or "")
+        where = f"{own.parts_at}: {at.first:,} codes, {at.from_tie:.1e} from a tie" if at else ""
+        table.add_row(
+            own.name,
+            f"{own.right / own.images:.2%}",
+            *(f"{own.different:,}", f"{own.ties:,}"),
+            *(f"{own.largest:.1e}", f"{own.total / own.outputs:.1e}"),
+            where,
+        )
+    wide_console().print(table)
+    shown = [own for own in found[1:] if own.sites]
+    inside = Table("site", "codes", *(f"others: {own.name}" for own in shown))
+    for site in shown[0].sites:
+        counts = (f"{own.sites[site].different:,}" for own in shown if site in own.sites)
+        inside.add_row(site, f"{shown[0].sites[site].codes:,}", *counts)
+    wide_console().print(inside)
+    widest = max(network.accumulator_bits.items(), key=lambda item: item[1])
+    print(f"{found[0].images:,} images; accumulators need {widest[1]} bits ({widest[0]}).")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m qatlab.verify", description=__doc__)
+    parser.add_argument(
+        "run", nargs="+", help="folder of a run, or words of test.py: experiment=LeNet_4b"
+    )
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
+    parser.add_argument("--data", default="test", choices=("test", "validation"))
+    parser.add_argument("--images", type=int, help="compare the first so many only")
+    parser.add_argument("--rescale", nargs="+", default=["fixed32"], help=", ".join(RESCALES))
+    parser.add_argument(
+        "--onnx", nargs="+", type=Path, default=[], help="files of this run; else one is made"
+    )
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="share of images")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    given = parser.parse_args(words)
+    try:
+        loaded = load_words(given.run, given.checkpoint)
+        built, codes = loaded.built, pixel_codes(loaded.built.data)
+        model = built.model.eval()
+        network = lower(model, codes, built.data.example_input())
+        others = forms_of(loaded, network, given.rescale, given.onnx, given.tolerance)
+        first, exact = FakeQuantized(model), AsIntegers(network, "float", 0.0)
+        found = compare(
+            first, exact, others, batches_of(built.data, given.data, given.images), codes
+        )
+        _print(found, network)
+        if given.json is not None:
+            forms = {own.name: own.to_json() for own in found}
+            numbers = {"images": found[0].images, "forms": forms}
+            record.write_json(given.json, {**numbers, "accumulator_bits": network.accumulator_bits})
+    except Exception as error:
+        if (told := sentence(error)) is None:
+            raise
+        print(f"Error: {told}", file=sys.stderr)
+        return 1
+    failed = [own.name for own in found if not own.passes]
+    if not given.onnx and len(others) == len(given.rescale):
+        print(f"ONNX was not compared, as onnxruntime is not there: {HINT}.")
+    if failed:
+        print(f"Beyond the tolerance: {', '.join(failed)}.", file=sys.stderr)
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""How far the answers of two forms of a network agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qatlab.verify.forms import Answer, Form
+
+TIE = 1e-3  # steps from the middle between two levels, within which float32 may round either way
+EVEN = 1e-5  # of the largest output: two outputs that are that close are equal to float32
+
+
+@dataclass
+class Site:
+    """How far the codes of a site agree.
+
+    Attributes:
+        codes: how many were compared.
+        different: how many of them are others.
+        first: how many of these are in images that agree at all sites before this one.
+        from_tie: the largest distance of those first ones from the middle between two levels, in
+            steps: what float32 and exact arithmetic round differently is a tie but for its errors.
+    """
+
+    codes: int = 0
+    different: int = 0
+    first: int = 0
+    from_tie: float = 0.0
+
+
+@dataclass
+class Comparison:
+    """What a form answers, compared with the fake-quantized network.
+
+    Attributes:
+        name: of the form.
+        tolerance: share of images that may get another class beside ties.
+        images: how many.
+        right: how many get the class of their label.
+        different: how many get another class than from the fake-quantized network.
+        ties: how many of these begin with codes within ``TIE`` of a tie, or with equal outputs.
+        largest: difference of two outputs.
+        total: sum of all differences of outputs.
+        outputs: how many were compared.
+        sites: by name, in the order of computation, for a form that shows its codes.
+    """
+
+    name: str
+    tolerance: float
+    images: int = 0
+    right: int = 0
+    different: int = 0
+    ties: int = 0
+    largest: float = 0.0
+    total: float = 0.0
+    outputs: int = 0
+    sites: dict[str, Site] = field(default_factory=dict)
+
+    @property
+    def passes(self) -> bool:
+        """Whether no more images get another class than may."""
+        return self.different - self.ties <= self.tolerance * self.images
+
+    @property
+    def parts_at(self) -> str | None:
+        """The first site at which codes differ."""
+        return next((name for name, site in self.sites.items() if site.first), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers."""
+        return {
+            "tolerance": self.tolerance,
+            "top1": self.right / self.images,
+            "different": self.different,
+            "ties": self.ties,
+            "largest": self.largest,
+            "mean": self.total / self.outputs,
+            "parts_at": self.parts_at,
+            "passes": self.passes,
+            "sites": {name: vars(site) for name, site in self.sites.items()},
+        }
+
+    def add(
+        self,
+        form: Form,
+        batch: tuple[Tensor, Tensor, Tensor],
+        expected: Answer,
+        exact: Answer,
+        found: Answer,
+    ) -> None:
+        """Compare one batch.
+
+        Args:
+            form: what has answered.
+            batch: images, their bytes, labels.
+            expected: of the fake-quantized network.
+            exact: of the integer network in float64, which knows what was rounded.
+            found: of the form.
+        """
+        images, pixels, labels = batch
+        classes, theirs = found.outputs.argmax(1), expected.outputs.argmax(1)
+        self.images += len(labels)
+        self.right += int((classes == labels).sum())
+        apart = (found.outputs - expected.outputs).abs()
+        self.largest = max(self.largest, apart.max().item())
+        self.total += apart.sum().item()
+        self.outputs += apart.numel()
+        agree = torch.ones(len(labels), dtype=torch.bool)
+        for name, codes in found.codes.items():
+            site = self.sites.setdefault(name, Site())
+            other = codes != expected.codes[name]
+            agree &= _compare_site(site, other, exact.positions[name], agree)
+        for i in (classes != theirs).nonzero().ravel().tolist():
+            one = slice(i, i + 1)
+            inside = form.look_inside(images[one], pixels[one])
+            self.different += 1
+            self.ties += _is_tie(
+                inside,
+                Answer(expected.outputs[one], {n: c[one] for n, c in expected.codes.items()}),
+                {name: position[one] for name, position in exact.positions.items()},
+            )
+
+
+def _compare_site(site: Site, other: Tensor, position: Tensor, agree: Tensor) -> Tensor:
+    """Count what is other at a site; return which images are all the same there."""
+    site.codes += other.numel()
+    site.different += int(other.sum())
+    first = position[agree][other[agree]]
+    if len(first):
+        site.first += len(first)
+        site.from_tie = max(site.from_tie, _from_tie(first))
+    return ~other.flatten(1).any(1)
+
+
+def _from_tie(position: Tensor) -> float:
+    return (position - position.floor() - 0.5).abs().max().item()
+
+
+def _is_tie(found: Answer, expected: Answer, positions: dict[str, Tensor]) -> bool:
+    """Tell whether the answers to one image part at a tie."""
+    for name, codes in found.codes.items():
+        other = codes != expected.codes[name]
+        if other.any():
+            return _from_tie(positions[name][other]) < TIE
+    one, two = found.outputs.argmax(), expected.outputs.argmax()
+    outputs = expected.outputs.ravel()
+    return bool((outputs[one] - outputs[two]).abs() < EVEN * outputs.abs().max())
