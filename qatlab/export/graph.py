@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,28 +49,37 @@ class Graph:
 
     Args:
         opset: of the file.
+        reserved: names that are given on demand only: those of layers and sites.
         domain: a further domain of operators, or "".
     """
 
-    def __init__(self, opset: int, domain: str = "") -> None:
-        self.opset, self.domain = opset, domain
+    def __init__(self, opset: int, reserved: Iterable[str], domain: str = "") -> None:
+        self.opset, self.domain, self._reserved = opset, domain, frozenset(reserved)
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._known: dict[tuple[Any, ...], str] = {}
         self._names: set[str] = set()
 
-    def node(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Add a node, and return the name of its output: ``name``, or one that is still free."""
+    def node(self, kind: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
+        """Add a node, and return the name of its output.
+
+        Args:
+            kind: the operator.
+            inputs: names of tensors.
+            name: or one like it that is still free; a number for what nobody looks for.
+            attributes: of the operator; what is None is left out.
+        """
         output = self._free(name)
+        attributes = {key: value for key, value in attributes.items() if value is not None}
         self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def constant(self, values: ArrayLike, name: str, kind: int | None = None) -> str:
+    def constant(self, values: ArrayLike, name: str = "", kind: int | None = None) -> str:
         """Add a constant, and return its name; what is there already is not stored twice.
 
         Args:
             values: of the type that it is stored in, unless ``kind`` says another one.
-            name: or one like it that is still free.
+            name: see :meth:`node`.
             kind: one of onnx.TensorProto's types.
         """
         array = np.asarray(values)
@@ -85,9 +94,9 @@ class Graph:
         return self._known[key]
 
     def _free(self, name: str) -> str:
-        number, found = 1, name
-        while found in self._names:
-            number, found = number + 1, f"{name}_{number}"
+        number, found = len(self._names), name or str(len(self._names))
+        while found in self._names or (found in self._reserved and not name):
+            number, found = number + 1, f"{name}_{number}" if name else str(number)
         self._names.add(found)
         return found
 
@@ -124,6 +133,21 @@ class Graph:
         helper.set_model_props(model, dict(facts))
         onnx.checker.check_model(model, full_check=not self.domain)
         return model
+
+
+def window(
+    kernel: Sequence[int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
+) -> dict[str, Any]:
+    """Return the attributes of a convolution or a pooling; None for what is the default."""
+    return {
+        "kernel_shape": list(kernel),
+        "strides": list(stride) if max(stride) > 1 else None,
+        "pads": [*padding, *padding] if any(padding) else None,
+        "dilations": list(dilation) if max(dilation) > 1 else None,
+    }
 
 
 def _packed(array: NDArray[Any], name: str, kind: int) -> onnx.TensorProto:

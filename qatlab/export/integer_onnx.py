@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from qatlab.errors import ConfigError
-from qatlab.export.graph import Graph, container
+from qatlab.export.graph import Graph, container, window
 from qatlab.export.qdq import handed_on
 from qatlab.export.stored import stored
 from qatlab.integer.network import (
@@ -54,7 +54,7 @@ class IntegerWriter:
 
     def __init__(self, network: IntegerNetwork, opset: int) -> None:
         self.network, self.codes, self.shapes = network, network.codes, shapes(network)
-        self.graph = Graph(opset)
+        self.graph = Graph(opset, [op.name for op in network.operations])
         self.kinds: dict[str, int] = {}  # type of each result
         for name, codes in self.codes.items():
             self.kinds[name] = self._kind(name, codes)
@@ -100,7 +100,7 @@ class IntegerWriter:
         last = self.network.operations[-1].name
         answer = self.tensors[last]
         if len(self.shapes[last]) > 1:
-            answer = self.graph.node("Flatten", [answer], f"{last}_flat", axis=1)
+            answer = self.graph.node("Flatten", [answer], axis=1)
         count = int(np.prod(self.shapes[last]))
         output = helper.make_tensor_value_info(answer, TensorProto.DOUBLE, ["N", count])
         return self.graph.model(image, output, facts)
@@ -123,12 +123,12 @@ class IntegerWriter:
             )
         total = self._products(op, x, numbers, kind)
         if gap != 1:  # codes = gap * numbers + base: so are the sums
-            factor = graph.constant(np.int32(gap), f"gap_{gap}")
-            total = graph.node("Mul", [total, factor], f"{name}_doubled")
+            factor = graph.constant(np.int32(gap))
+            total = graph.node("Mul", [total, factor])
         if base:
             ones = np.ones_like(op.weight[:1] if self._one_sum(op) else op.weight)
             sums = self._products(op, x, ones, TensorProto.INT8, of_all=len(ones) == 1)
-            total = graph.node("Add", [total, sums], f"{name}_odd")
+            total = graph.node("Add", [total, sums])
         return total
 
     @staticmethod
@@ -151,44 +151,41 @@ class IntegerWriter:
         numbers = (numbers.T if flat else numbers) + zero
         weight = graph.constant(numbers.copy(), f"{name}_weight", unsigned)
         if unsigned != TensorProto.UINT8:
-            weight = graph.node("Cast", [weight], f"{name}_bytes", to=TensorProto.UINT8)
+            weight = graph.node("Cast", [weight], to=TensorProto.UINT8)
         x, x_zero = self._unsigned(op.inputs[0], x)
-        inputs = [x, weight, x_zero, graph.constant(np.uint8(zero), f"zero_{zero}")]
+        inputs = [x, weight, x_zero, graph.constant(np.uint8(zero))]
         if isinstance(op, Multiply):
             return graph.node("MatMulInteger", inputs, name)
         return graph.node(
             "ConvInteger",
             inputs,
             name,
-            kernel_shape=op.weight.shape[2:],
-            strides=op.stride,
-            pads=[*op.padding, *op.padding],
-            dilations=op.dilation,
-            group=1 if of_all else op.groups,
+            group=None if of_all or op.groups == 1 else op.groups,
+            **window(op.weight.shape[2:], op.stride, op.padding, op.dilation),
         )
 
     def _unsigned(self, name: str, x: str) -> tuple[str, str]:
         """Return codes as unsigned bytes, and the byte that stands for 0."""
         graph = self.graph
         if self.kinds[name] == TensorProto.UINT8:
-            return x, graph.constant(np.uint8(0), "zero_0")
+            return x, graph.constant(np.uint8(0))
         if name not in self._moved:
-            wide = graph.node("Cast", [x], f"{name}_32", to=TensorProto.INT32)
-            moved = graph.node("Add", [wide, graph.constant(np.int32(128), "half")], f"{name}_up")
-            self._moved[name] = graph.node("Cast", [moved], f"{name}_u8", to=TensorProto.UINT8)
-        return self._moved[name], graph.constant(np.uint8(128), "zero_128")
+            wide = graph.node("Cast", [x], to=TensorProto.INT32)
+            moved = graph.node("Add", [wide, graph.constant(np.int32(128))])
+            self._moved[name] = graph.node("Cast", [moved], to=TensorProto.UINT8)
+        return self._moved[name], graph.constant(np.uint8(128))
 
     def _of_sums(self, op: Multiply, x: str) -> str:
         """Return products with sums of an average, which are wider than a byte."""
         numbers, kind, gap, base = stored(op.weight, self.graph.opset, op.name)
         constant = self.graph.constant(numbers.T.copy(), f"{op.name}_weight", kind)
-        weight = self.graph.node("Cast", [constant], f"{op.name}_32", to=TensorProto.INT32)
+        weight = self.graph.node("Cast", [constant], to=TensorProto.INT32)
         if gap != 1:
-            factor = self.graph.constant(np.int32(gap), f"gap_{gap}")
-            weight = self.graph.node("Mul", [weight, factor], f"{op.name}_doubled")
+            factor = self.graph.constant(np.int32(gap))
+            weight = self.graph.node("Mul", [weight, factor])
         if base:
-            one = self.graph.constant(np.int32(base), f"base_{base}")
-            weight = self.graph.node("Add", [weight, one], f"{op.name}_odd")
+            one = self.graph.constant(np.int32(base))
+            weight = self.graph.node("Add", [weight, one])
         return self.graph.node("MatMul", [x, weight], op.name)
 
     def _sums(self, op: SumPool, x: str) -> str:
@@ -196,19 +193,17 @@ class IntegerWriter:
         if self.kinds[op.inputs[0]] == TensorProto.INT32:
             raise ConfigError(f"{name} averages averages, which ConvInteger does not take.")
         if op.kernel == shape[1:] and not any(op.padding):
-            wide = graph.node("Cast", [x], f"{name}_32", to=TensorProto.INT32)
-            axes = graph.constant(np.array([2, 3]), "rows_and_columns")
+            wide = graph.node("Cast", [x], to=TensorProto.INT32)
+            axes = graph.constant(np.array([2, 3]))
             return graph.node("ReduceSum", [wide, axes], name, keepdims=1)
-        ones = graph.constant(np.ones((shape[0], 1, *op.kernel), np.uint8), f"{name}_ones")
+        ones = graph.constant(np.ones((shape[0], 1, *op.kernel), np.uint8))
         x, zero = self._unsigned(op.inputs[0], x)
         return graph.node(
             "ConvInteger",
             [x, ones, zero],
             name,
-            kernel_shape=op.kernel,
-            strides=op.stride,
-            pads=[*op.padding, *op.padding],
             group=shape[0],
+            **window(op.kernel, op.stride, op.padding),
         )
 
     def _total(
@@ -220,50 +215,44 @@ class IntegerWriter:
     ) -> str:
         """Return ``offset + sum_i multipliers[i] * input_i``, in this order."""
         graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
-        total = self._numbers(op.offset.astype(dtype), ndim, f"{op.name}_offset")
+        total = self._numbers(op.offset.astype(dtype), ndim)
         for x, multiplier in zip(inputs, op.multipliers, strict=True):
-            wide = graph.node("Cast", [x], f"{x}_64", to=kind)
-            factor = self._numbers(multiplier.astype(dtype), ndim, f"{op.name}_multiplier")
-            term = graph.node("Mul", [factor, wide], f"{op.name}_term")
-            total = graph.node("Add", [total, term], f"{op.name}_sum")
+            wide = graph.node("Cast", [x], to=kind)
+            factor = self._numbers(multiplier.astype(dtype), ndim)
+            term = graph.node("Mul", [factor, wide])
+            total = graph.node("Add", [total, term])
         return total
 
-    def _numbers(self, numbers: NDArray[Any], ndim: int, name: str) -> str:
-        return self.graph.constant(along_channels(numbers, ndim), name)
+    def _numbers(self, numbers: NDArray[Any], ndim: int) -> str:
+        return self.graph.constant(along_channels(numbers, ndim))
 
     def _real(self, op: Weighted, inputs: list[str]) -> str:
         graph = self.graph
         total = self._total(op, inputs, TensorProto.DOUBLE, np.float64)
         if not isinstance(op, Rescale):
             return total
-        rounded = graph.node("Round", [total], f"{op.name}_rounded")
-        ends = [
-            graph.constant(np.float64(end), f"{op.name}_{which}")
-            for which, end in (("low", op.codes.low), ("high", op.codes.high))
-        ]
-        clipped = graph.node("Clip", [rounded, *ends], f"{op.name}_clipped")
+        rounded = graph.node("Round", [total])
+        ends = [graph.constant(np.float64(end)) for end in (op.codes.low, op.codes.high)]
+        clipped = graph.node("Clip", [rounded, *ends])
         return graph.node("Cast", [clipped], op.name, to=self.kinds[op.name])
 
     def _fixed(self, op: FixedPoint, inputs: list[str]) -> str:
         graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
         total = self._total(op, inputs, TensorProto.INT64, np.int64)
         if not isinstance(op, FixedRescale):
-            real = graph.node("Cast", [total], f"{op.name}_real", to=TensorProto.DOUBLE)
-            unit = self._numbers(np.ldexp(1.0, -op.shift), ndim, f"{op.name}_unit")
+            real = graph.node("Cast", [total], to=TensorProto.DOUBLE)
+            unit = self._numbers(np.ldexp(1.0, -op.shift), ndim)
             return graph.node("Mul", [real, unit], op.name)
         # BitShift takes no negative numbers, and Div rounds them up. So: clip, move to 0, divide.
         low = op.codes.low << op.shift
-        ends = [
-            self._numbers(end, ndim, f"{op.name}_{which}")
-            for which, end in (("low", low), ("high", op.codes.high << op.shift))
-        ]
-        clipped = graph.node("Max", [total, ends[0]], f"{op.name}_above")
-        clipped = graph.node("Min", [clipped, ends[1]], f"{op.name}_clipped")
+        ends = [self._numbers(end, ndim) for end in (low, op.codes.high << op.shift)]
+        clipped = graph.node("Max", [total, ends[0]])
+        clipped = graph.node("Min", [clipped, ends[1]])
         if op.codes.low:
-            clipped = graph.node("Sub", [clipped, ends[0]], f"{op.name}_positive")
-        unit = self._numbers(np.int64(1) << op.shift, ndim, f"{op.name}_unit")
-        codes = graph.node("Div", [clipped, unit], f"{op.name}_shifted")
+            clipped = graph.node("Sub", [clipped, ends[0]])
+        unit = self._numbers(np.int64(1) << op.shift, ndim)
+        codes = graph.node("Div", [clipped, unit])
         if op.codes.low:
-            lowest = graph.constant(np.int64(op.codes.low), f"lowest_{op.codes.low}")
-            codes = graph.node("Add", [codes, lowest], f"{op.name}_back")
+            lowest = graph.constant(np.int64(op.codes.low))
+            codes = graph.node("Add", [codes, lowest])
         return graph.node("Cast", [codes], op.name, to=self.kinds[op.name])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from qatlab.errors import ConfigError
-from qatlab.export.graph import Graph, container
+from qatlab.export.graph import Graph, container, window
 from qatlab.export.stored import stored
 from qatlab.integer.network import (
     Channels,
@@ -57,7 +57,7 @@ class QdqWriter:
     def __init__(self, network: IntegerNetwork, opset: int) -> None:
         self.network, self.codes, self.shapes = network, network.codes, shapes(network)
         self.by_name = {op.name: op for op in network.operations}
-        self.graph = Graph(opset, self.domain)
+        self.graph = Graph(opset, self.by_name, self.domain)
         self.tensors: dict[str, str] = {}  # the real numbers that a result stands for
 
     def write(self, facts: Mapping[str, str]) -> onnx.ModelProto:
@@ -84,7 +84,7 @@ class QdqWriter:
         last = self.network.operations[-1].name
         answer = self.tensors[last]
         if len(self.shapes[last]) > 1:
-            answer = self.graph.node("Flatten", [answer], f"{last}_flat", axis=1)
+            answer = self.graph.node("Flatten", [answer], axis=1)
         count = int(np.prod(self.shapes[last]))
         output = helper.make_tensor_value_info(answer, TensorProto.FLOAT, ["N", count])
         return self.graph.model(image, output, facts)
@@ -96,15 +96,13 @@ class QdqWriter:
             "AveragePool",
             [x],
             name,
-            kernel_shape=op.kernel,
-            strides=op.stride,
-            pads=[*op.padding, *op.padding],
             count_include_pad=1,
+            **window(op.kernel, op.stride, op.padding),
         )
         area = np.prod(op.kernel)
         factor = np.float32(op.codes.step / self.codes[op.inputs[0]].step * area)
         if factor != 1:
-            constant = self.graph.constant(factor, f"{name}_factor")
+            constant = self.graph.constant(factor)
             result = self.graph.node("Mul", [result, constant], name)
         return result
 
@@ -118,19 +116,17 @@ class QdqWriter:
                 term = self._layer(layer, factor)
             else:
                 term = self._scaled(name, factor)
-            total = (
-                term if total is None else self.graph.node("Add", [total, term], f"{op.name}_sum")
-            )
+            total = term if total is None else self.graph.node("Add", [total, term])
         assert total is not None
         if bias.any():
-            constant = self._of_channels(bias, op.inputs[0], f"{op.name}_bias")
-            total = self.graph.node("Add", [total, constant], f"{op.name}_biased")
+            constant = self._of_channels(bias, op.inputs[0])
+            total = self.graph.node("Add", [total, constant])
         if not isinstance(op, Rescale):
             return total
         real = self.quantized(total, op.codes, op.name)
         if op.codes.offset:
-            constant = self.graph.constant(np.float32(op.codes.offset), f"{op.name}_offset")
-            real = self.graph.node("Add", [real, constant], f"{op.name}_moved")
+            constant = self.graph.constant(np.float32(op.codes.offset))
+            real = self.graph.node("Add", [real, constant])
         return real
 
     def _scaled(self, name: str, factor: Reals) -> str:
@@ -138,13 +134,13 @@ class QdqWriter:
         rest = factor / self.codes[name].step
         if np.allclose(rest, 1, rtol=1e-12, atol=0):
             return self.tensors[name]
-        constant = self._of_channels(rest.astype(np.float32), name, f"{name}_factor")
-        return self.graph.node("Mul", [self.tensors[name], constant], f"{name}_scaled")
+        constant = self._of_channels(rest.astype(np.float32), name)
+        return self.graph.node("Mul", [self.tensors[name], constant])
 
-    def _of_channels(self, numbers: Floats, like: str, name: str) -> str:
+    def _of_channels(self, numbers: Floats, like: str) -> str:
         if numbers.ndim:
             numbers = numbers.reshape(1, -1, *(1,) * (len(self.shapes[like]) - 1))
-        return self.graph.constant(numbers, name)
+        return self.graph.constant(numbers)
 
     def _layer(self, layer: Convolve | Multiply, factor: Reals) -> str:
         """Return ``factor`` times the accumulators of a layer."""
@@ -163,11 +159,8 @@ class QdqWriter:
             "Conv",
             inputs,
             name,
-            kernel_shape=weight.shape[2:],
-            strides=layer.stride,
-            pads=[*layer.padding, *layer.padding],
-            dilations=layer.dilation,
-            group=layer.groups,
+            group=layer.groups if layer.groups > 1 else None,
+            **window(weight.shape[2:], layer.stride, layer.padding, layer.dilation),
         )
 
     def weights(self, codes: Integers, scale: Floats, name: str) -> str:
@@ -176,15 +169,14 @@ class QdqWriter:
         numbers, kind, gap, base = stored(codes, graph.opset, name)
         constant = graph.constant(numbers, f"{name}_weight", kind)
         if not base:
-            scales = graph.constant(np.asarray(gap * scale, np.float32), f"{name}_scale")
-            axis = {"axis": 0} if scale.ndim else {}
-            return graph.node("DequantizeLinear", [constant, scales], f"{name}_real", **axis)
+            scales = graph.constant(np.asarray(gap * scale, np.float32))
+            return graph.node("DequantizeLinear", [constant, scales], axis=0 if scale.ndim else None)
         # Odd codes, exactly: 2 * numbers + 1.
-        two, one = (graph.constant(np.float32(number), f"{number}") for number in (gap, base))
-        even = graph.node("DequantizeLinear", [constant, two], f"{name}_even")
-        odd = graph.node("Add", [even, one], f"{name}_odd")
+        two, one = (graph.constant(np.float32(number)) for number in (gap, base))
+        even = graph.node("DequantizeLinear", [constant, two])
+        odd = graph.node("Add", [even, one])
         shaped = scale.reshape(-1, *(1,) * (codes.ndim - 1)) if scale.ndim else scale
-        return graph.node("Mul", [odd, graph.constant(shaped, f"{name}_scale")], f"{name}_real")
+        return graph.node("Mul", [odd, graph.constant(shaped)])
 
     def quantized(self, x: str, codes: Codes, name: str) -> str:
         """Return real numbers on the grid of a site; ``x`` are those above its offset."""
@@ -196,15 +188,14 @@ class QdqWriter:
                 f"{graph.opset} has integers of 8 bits at most."
             )
         # A quarter of a step inside of what rounds to the ends: onnxruntime would take a Clip that
-        # changes nothing away, and then round biases to whole numbers.
-        ends = (codes.low + INSIDE, codes.high - INSIDE)
-        limits = [
-            graph.constant(np.float32(end * codes.step), f"{name}_{which}")
-            for which, end in zip(("low", "high"), ends, strict=True)
-        ]
-        x = graph.node("Clip", [x, *limits], f"{name}_clipped")
-        scale = graph.constant(np.float32(codes.step), f"{name}_step")
-        zero = graph.constant(np.array(0), f"zero_{kind}", kind)
+        # changes nothing away, and then round biases to whole numbers. Below 0 the type ends.
+        low, high = (
+            np.float32(end * codes.step) for end in (codes.low + INSIDE, codes.high - INSIDE)
+        )
+        lowest = graph.constant(low) if codes.low else ""
+        x = graph.node("Clip", [x, lowest, graph.constant(high)])
+        scale = graph.constant(np.float32(codes.step))
+        zero = graph.constant(np.array(0), kind=kind)
         stored_codes = graph.node("QuantizeLinear", [x, scale, zero], f"{name}_codes")
         return graph.node("DequantizeLinear", [stored_codes, scale, zero], name)
 
@@ -217,17 +208,14 @@ def handed_on(graph: Graph, op: Operation, inputs: list[str]) -> str:
             "MaxPool",
             inputs,
             name,
-            kernel_shape=op.kernel,
-            strides=op.stride,
-            pads=[*op.padding, *op.padding],
-            dilations=op.dilation,
+            **window(op.kernel, op.stride, op.padding, op.dilation),
         )
     if isinstance(op, Flatten):
         return graph.node("Flatten", inputs, name, axis=1)
     if isinstance(op, Concatenate):
         return graph.node("Concat", inputs, name, axis=1)
     if isinstance(op, PadChannels):
-        sides = graph.constant(np.array([0, 0, 0, 0, 0, op.channels, 0, 0]), f"{name}_sides")
+        sides = graph.constant(np.array([0, 0, 0, 0, 0, op.channels, 0, 0]))
         return graph.node("Pad", [*inputs, sides], name)
     if isinstance(op, (Subsample, Channels)):
         starts, ends, axes, steps = (
@@ -235,11 +223,6 @@ def handed_on(graph: Graph, op: Operation, inputs: list[str]) -> str:
             if isinstance(op, Subsample)
             else ([op.start], [op.stop], [1], [1])
         )
-        parts = [
-            graph.constant(np.array(part, np.int64), f"{name}_{word}")
-            for word, part in zip(
-                ("starts", "ends", "axes", "steps"), (starts, ends, axes, steps), strict=True
-            )
-        ]
+        parts = [graph.constant(np.array(part, np.int64)) for part in (starts, ends, axes, steps)]
         return graph.node("Slice", [*inputs, *parts], name)
     raise TypeError(f"{type(op).__name__} is no operation that hands on what it reads")

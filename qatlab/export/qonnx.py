@@ -23,8 +23,8 @@ class QonnxWriter(QdqWriter):
         shaped = scale.reshape(-1, *(1,) * (codes.ndim - 1)) if scale.ndim else scale
         real = self.graph.constant((codes * shaped).astype(np.float32), f"{name}_weight")
         if set(np.unique(codes)) == {-1, 1}:
-            scales = self.graph.constant(shaped, f"{name}_scale")
-            return self.graph.node("BipolarQuant", [real, scales], f"{name}_real", domain=DOMAIN)
+            scales = self.graph.constant(shaped)
+            return self.graph.node("BipolarQuant", [real, scales], domain=DOMAIN)
         low, high = int(codes.min()), int(codes.max())
         bits = max((-low - 1).bit_length(), high.bit_length()) + 1
         return self._quant(real, shaped, bits, True, f"{name}_real")
@@ -39,18 +39,17 @@ class QonnxWriter(QdqWriter):
         highest = (1 << (bits - 1 if signed else bits)) - 1
         if (codes.low, codes.high) != (lowest, highest):
             ends = [
-                self.graph.constant(np.float32(end * codes.step), f"{name}_{which}")
-                for which, end in (("low", codes.low), ("high", codes.high))
+                self.graph.constant(np.float32(end * codes.step)) for end in (codes.low, codes.high)
             ]
-            x = self.graph.node("Clip", [x, *ends], f"{name}_clipped")
+            x = self.graph.node("Clip", [x, *ends])
         return self._quant(x, np.float32(codes.step), bits, signed, name)
 
     def _quant(self, x: str, scale: Floats | np.float32, bits: int, signed: bool, name: str) -> str:
         inputs = [
             x,
-            self.graph.constant(np.asarray(scale, np.float32), f"{name}_scale"),
-            self.graph.constant(np.float32(0), "zero"),
-            self.graph.constant(np.float32(bits), f"bits_{bits}"),
+            self.graph.constant(np.asarray(scale, np.float32)),
+            self.graph.constant(np.float32(0)),
+            self.graph.constant(np.float32(bits)),
         ]
         settings = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
         return self.graph.node("Quant", inputs, name, domain=DOMAIN, **settings)

@@ -33,6 +33,14 @@ class Answer:
     codes: dict[str, Tensor] = field(default_factory=dict)
     positions: dict[str, Tensor] = field(default_factory=dict)
 
+    def of(self, images: slice) -> Answer:
+        """Return the answer to some of the images."""
+        return Answer(
+            self.outputs[images],
+            {name: codes[images] for name, codes in self.codes.items()},
+            {name: position[images] for name, position in self.positions.items()},
+        )
+
 
 class Form(Protocol):
     """Something that computes the network."""

@@ -1,10 +1,12 @@
-"""Runs that are compared with their integer networks."""
+"""Runs that are compared with their integer networks and their ONNX files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,17 @@ import pytest
 from killable_runs import start_forked
 from mistakes import TINY
 
-from qatlab import verify
+from qatlab.export import __main__ as export
 from qatlab.integer import IntegerNetwork, lower
-from qatlab.integer.network import Output, Rescale
+from qatlab.integer.network import Operation, Output, Rescale, Weighted
+from qatlab.integer.vectorised import shapes
 from qatlab.loading import load_run
+from qatlab.pixels import pixel_codes
+from qatlab.verify import __main__ as verify
+from qatlab.verify.comparison import Comparison
+from qatlab.verify.forms import AsIntegers, FakeQuantized
+
+Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -27,46 +36,113 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_answers_the_same_as_integers(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_answers_the_same_in_all_forms(run: Path, tmp_path: Path, capsys: Captured) -> None:
     file = tmp_path / "found.json"
-    assert verify.main([str(run), "--json", str(file)]) == 0
-    assert "50 test images: top-1 " in capsys.readouterr().out
+    assert verify.main([str(run), "--json", str(file), "--rescale", "fixed32", "fixed16"]) == 0
+    told = capsys.readouterr().out
+    assert "50 images; accumulators need " in told
     found = json.loads(file.read_text())
     result = json.loads((run / "result.json").read_text())
     assert found["images"] == 50
-    assert found["top1"]["integer"] == pytest.approx(result["test"]["top1"])
-    assert list(found["sites"]) == ["relu1", "relu2", "relu3", "relu4"]
-    assert found["sites"]["relu1"]["codes"] == 50 * 6 * 28 * 28
-    assert all(site["from_tie"] < 1e-4 for site in found["sites"].values())
+    assert list(found["forms"]) == [
+        *("fake-quantized", "integers, float", "integers, fixed32", "integers, fixed16"),
+        *("onnx qdq, as written", "onnx qdq, optimised"),
+    ]
+    for name, form in found["forms"].items():
+        assert name in told
+        assert form["top1"] == pytest.approx(result["test"]["top1"])
+        assert form["different"] == 0
+        if name != "onnx qdq, optimised":
+            assert list(form["sites"]) == ["relu1", "relu2", "relu3", "relu4"]
+            assert form["sites"]["relu1"]["codes"] == 50 * 6 * 28 * 28
+    exact = found["forms"]["integers, float"]
+    assert all(site["from_tie"] < 1e-4 for site in exact["sites"].values())
     assert found["accumulator_bits"].keys() == {"conv1", "conv2", "conv3", "fc1", "fc2"}
 
 
-@pytest.mark.parametrize(("kind", "channels"), [(Rescale, 84), (Output, 10)])
-def test_a_wrong_integer_network_is_found(
-    run: Path, kind: type[Rescale | Output], channels: int
-) -> None:
-    built = load_run(run)
-    model = built.model.eval()
-    network = lower(model, [verify.PIXEL], built.data.example_input())
+@pytest.mark.parametrize("kind", ["qdq", "integer"])
+def test_a_written_file_is_verified(run: Path, tmp_path: Path, capsys: Captured, kind: str) -> None:
+    file = tmp_path / "model.onnx"
+    assert export.main([str(run), "-o", str(file), "--format", kind]) == 0
+    told = capsys.readouterr().out
+    assert f"{file}: {file.stat().st_size:,} bytes" in told
+    assert os.listdir(tmp_path) == ["model.onnx"]
+    words = [str(run), "--onnx", str(file), "--images", "10", "--data", "validation"]
+    assert verify.main(words) == 0
+    told = capsys.readouterr().out
+    assert f"onnx {kind}, optimised" in told
+    assert "10 images; " in told
+
+
+def changed(network: IntegerNetwork, kind: type[Weighted], by: float) -> IntegerNetwork:
+    """Return a network whose last operation of a kind adds a little more to each channel."""
     at = max(i for i, op in enumerate(network.operations) if isinstance(op, kind))
     wrong = network.operations[at]
-    assert isinstance(wrong, (Rescale, Output))
-    bias = wrong.bias + 0.3 * np.arange(channels)
-    operations = [*network.operations]
+    assert isinstance(wrong, Weighted)
+    bias = wrong.bias + by * np.arange(shapes(network)[wrong.name][0])
+    operations: list[Operation] = [*network.operations]
     operations[at] = dataclasses.replace(wrong, bias=bias)
-    built.data.setup("test")
-    found = verify.compare(model, IntegerNetwork(operations), built.data)
+    return IntegerNetwork(operations)
+
+
+@pytest.mark.parametrize("kind", [Rescale, Output])
+def test_a_wrong_network_is_found(run: Path, kind: type[Weighted]) -> None:
+    built = load_run(run)
+    model, codes = built.model.eval(), pixel_codes(built.data)
+    network = lower(model, codes, built.data.example_input())
+    wrong = changed(network, kind, 0.3)
+    exact = AsIntegers(network, "float", 0.0)
+    forms = [AsIntegers(wrong, "fixed32", tolerance) for tolerance in (0.0, 1.0)]
+    batches = verify.batches_of(built.data, "test", None)
+    found: list[Comparison] = verify.compare(FakeQuantized(model), exact, forms, batches, codes)
+    strict, lenient = found[2:]
+    assert (found[1].different, found[1].passes) == (0, True)
     if kind is Output:
-        assert found.different > 0
+        assert strict.different > strict.ties == 0
+        assert strict.parts_at is None
+        assert not strict.passes
     else:
-        assert found.sites["relu4"].first > 0
-        assert found.sites["relu4"].from_tie > 0.01
-    assert found.largest > 0.01
+        assert strict.parts_at == "relu4"
+        assert strict.sites["relu4"].from_tie > 0.01
+    assert strict.largest > 0.01
+    assert lenient.passes
 
 
-def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_another_run_fails(
+    run: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qatlab.export import onnx_file
+
+    real: Callable[..., IntegerNetwork] = onnx_file.lower
+    monkeypatch.setattr(onnx_file, "lower", lambda *a: changed(real(*a), Output, 3.0))
+    file = tmp_path / "other.onnx"
+    assert export.main([str(run), "-o", str(file)]) == 0
+    assert verify.main([str(run), "--onnx", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error == "Beyond the tolerance: onnx qdq, as written, onnx qdq, optimised.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--onnx", "{tmp}/missing.onnx"], "cannot read {tmp}/missing.onnx"),
+        (["--onnx", "{tmp}/run.log"], "cannot read {tmp}/run.log"),
+        (["--rescale", "fixed23"], "rescale='fixed23' is unknown. Did you mean 'fixed32'?"),
+        (["--checkpoint", "lats"], "Did you mean 'last'?"),
+    ],
+)
+def test_mistakes_are_told(
+    run: Path, tmp_path: Path, capsys: Captured, words: list[str], told: str
+) -> None:
+    (tmp_path / "run.log").write_text("no protocol buffer")
+    given = [word.format(tmp=tmp_path) for word in words]
+    assert verify.main([str(run), *given]) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"Error: [^\n]+\n", error)
+    assert told.format(tmp=tmp_path) in error
+
+
+def test_a_folder_without_a_run_is_told(tmp_path: Path, capsys: Captured) -> None:
     assert verify.main([str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         f"Error: {tmp_path} is not the folder of a run: it has no config.yaml\n"
@@ -74,3 +150,41 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     (tmp_path / "config.yaml").write_text("model: [")
     assert verify.main([str(tmp_path)]) == 1
     assert re.fullmatch(r"Error: [^\n]+\n", capsys.readouterr().err)
+
+
+def test_a_clamped_run_has_nothing_to_export(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "model.onnx"
+    words = [str(run), "-o", str(file), "--checkpoint", "best_clamp"]
+    assert export.main(words) == 1
+    assert "is in the clamp phase: integer networks are made of runs" in capsys.readouterr().err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-o", "model.pt"], "a file of --format qdq ends in .onnx"),
+        (["-o", "model.onnx", "--format", "c"], "a file of --format c ends in .c"),
+        (["-o", "m.onnx", "--opset", "12"], "--opset 12 is wrong. Accepted: 13 to 25."),
+        (["-o", "m.onnx", "--rescale", "float"], "--rescale has no effect on --format qdq"),
+        (["-o", "m.c", "--format", "c", "--opset", "21"], "--opset has no effect on --format c"),
+        (
+            ["-o", "m.onnx", "--format", "integer", "--rescale", "float32"],
+            "rescale='float32' is unknown",
+        ),
+    ],
+)
+def test_options_of_no_effect_are_told(
+    run: Path,
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export.main([str(run), *words]) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"Error: [^\n]+\n", error)
+    assert told in error
+    assert os.listdir(tmp_path) == []
