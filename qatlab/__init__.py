@@ -1,1 +1,28 @@
-"""Quantization-aware training of image networks with PyTorch Lightning and Hydra."""
+"""Quantization-aware training of image networks with PyTorch Lightning and Hydra.
+
+From Python: :func:`quantize` a network of one's own, :func:`load_quantized` a run, and take its
+:func:`integer_weights`. They are imported when they are asked for: commands that only read files
+then start in a moment.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qatlab.integer.weights import integer_weights
+    from qatlab.loading import load_quantized
+    from qatlab.quant import quantize
+
+__all__ = ["integer_weights", "load_quantized", "quantize"]
+_PLACES = {
+    "integer_weights": "qatlab.integer.weights",
+    "load_quantized": "qatlab.loading",
+    "quantize": "qatlab.quant",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public function."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'qatlab' has no attribute '{name}'")
+    return getattr(import_module(_PLACES[name]), name)

@@ -170,7 +170,8 @@ class QdqWriter:
         constant = graph.constant(numbers, f"{name}_weight", kind)
         if not base:
             scales = graph.constant(np.asarray(gap * scale, np.float32))
-            return graph.node("DequantizeLinear", [constant, scales], axis=0 if scale.ndim else None)
+            axis = 0 if scale.ndim else None
+            return graph.node("DequantizeLinear", [constant, scales], axis=axis)
         # Odd codes, exactly: 2 * numbers + 1.
         two, one = (graph.constant(np.float32(number)) for number in (gap, base))
         even = graph.node("DequantizeLinear", [constant, two])

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
 from qatlab.errors import ConfigError
 from qatlab.integer.network import Codes, Integers, Reals
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 
 LARGEST = 2**31 - 1  # of an accumulator of 32 bits
+
+
+def integer_weights(model: nn.Module) -> dict[str, tuple[Integers, Reals]]:
+    """Return the weights of all quantized layers as whole numbers.
+
+    Args:
+        model: what :func:`qatlab.quantize` or :func:`qatlab.load_quantized` returned.
+
+    Returns:
+        By the path of the layer, codes ``(C_out, ...)`` and their step: the layer computes with
+        ``codes * step``. The step is one number, or one for each output channel, ``(C_out,)``.
+
+    Raises:
+        ConfigError: if the weights of a layer lie on no grid.
+    """
+    return {
+        path: integer_weight(layer)
+        for path, layer in model.named_modules()
+        if isinstance(layer, (QuantConv2d, QuantLinear))
+    }
 
 
 @torch.no_grad()

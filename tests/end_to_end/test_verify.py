@@ -11,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from killable_runs import start_forked
 from mistakes import TINY
 
+import qatlab
 from qatlab.export import __main__ as export
 from qatlab.integer import IntegerNetwork, lower
 from qatlab.integer.network import Operation, Output, Rescale, Weighted
 from qatlab.integer.vectorised import shapes
 from qatlab.loading import load_run
 from qatlab.pixels import pixel_codes
+from qatlab.quant.layers import quantized_weight
 from qatlab.verify import __main__ as verify
 from qatlab.verify.comparison import Comparison
 from qatlab.verify.forms import AsIntegers, FakeQuantized
@@ -72,6 +75,19 @@ def test_a_written_file_is_verified(run: Path, tmp_path: Path, capsys: Captured,
     told = capsys.readouterr().out
     assert f"onnx {kind}, optimised" in told
     assert "10 images; " in told
+
+
+def test_three_lines_of_python_load_call_and_take_the_weights(run: Path) -> None:
+    model = qatlab.load_quantized(run)
+    outputs = model(torch.rand(2, 1, 32, 32))
+    weights = qatlab.integer_weights(model)
+
+    assert outputs.shape == (2, 10)
+    assert list(weights) == ["conv1", "conv2", "conv3", "fc1", "fc2"]
+    codes, step = weights["conv2"]
+    assert set(np.unique(codes)) <= set(range(-15, 16, 2))
+    expected = quantized_weight(model.get_submodule("conv2")).detach().numpy()
+    np.testing.assert_allclose(codes * step, expected, rtol=1e-6)
 
 
 def changed(network: IntegerNetwork, kind: type[Weighted], by: float) -> IntegerNetwork:
