@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.status import Status
 from rich.table import Table
 from torch import Tensor
 
@@ -78,6 +79,17 @@ def batches_of(data: ImageModule, part: str, limit: int | None) -> Iterator[tupl
         left -= len(images)
 
 
+def _shown(
+    batches: Iterator[tuple[Tensor, Tensor]], status: Status
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Hand on batches, and say how many images there were."""
+    done = 0
+    for images, labels in batches:
+        yield images, labels
+        done += len(images)
+        status.update(f"{done:,} images compared")
+
+
 def forms_of(
     loaded: Loaded,
     network: IntegerNetwork,
@@ -122,8 +134,8 @@ def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
         counts = (f"{own.sites[site].different:,}" for own in shown if site in own.sites)
         inside.add_row(site, f"{shown[0].sites[site].codes:,}", *counts)
     wide_console().print(inside)
-    widest = max(network.accumulator_bits.items(), key=lambda item: item[1])
-    print(f"{found[0].images:,} images; accumulators need {widest[1]} bits ({widest[0]}).")
+    bits = ", ".join(f"{name} {width}" for name, width in network.accumulator_bits.items())
+    print(f"{found[0].images:,} images; bits that accumulators need: {bits}.")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -149,9 +161,9 @@ def main(words: list[str] | None = None) -> int:
         network = lower(model, codes, built.data.example_input())
         others = forms_of(loaded, network, given.rescale, given.onnx, given.tolerance)
         first, exact = FakeQuantized(model), AsIntegers(network, "float", 0.0)
-        found = compare(
-            first, exact, others, batches_of(built.data, given.data, given.images), codes
-        )
+        batches = batches_of(built.data, given.data, given.images)
+        with wide_console().status("comparing") as status:  # on a terminal only
+            found = compare(first, exact, others, _shown(batches, status), codes)
         _print(found, network)
         if given.json is not None:
             forms = {own.name: own.to_json() for own in found}

@@ -43,7 +43,7 @@ def test_a_run_answers_the_same_in_all_forms(run: Path, tmp_path: Path, capsys: 
     file = tmp_path / "found.json"
     assert verify.main([str(run), "--json", str(file), "--rescale", "fixed32", "fixed16"]) == 0
     told = capsys.readouterr().out
-    assert "50 images; accumulators need " in told
+    assert "50 images; bits that accumulators need: conv1 20, conv2 " in told
     found = json.loads(file.read_text())
     result = json.loads((run / "result.json").read_text())
     assert found["images"] == 50
