@@ -209,6 +209,7 @@ def handed_on(graph: Graph, op: Operation, inputs: list[str]) -> str:
             "MaxPool",
             inputs,
             name,
+            ceil_mode=1 if op.ceil_mode else None,
             **window(op.kernel, op.stride, op.padding, op.dilation),
         )
     if isinstance(op, Flatten):

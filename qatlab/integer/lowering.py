@@ -59,10 +59,12 @@ SAME = (nn.Dropout, nn.Dropout2d, nn.Identity)
 ACTIVATIONS = (ACTIVATION_MODULES, ACTIVATION_CALLS, OTHER_ACTIVATION_CALLS)
 ADDITIONS = (add, add_apart, operator.add, torch.add)
 CONCATENATIONS = (torch.cat, torch.concat)
+FLATTENINGS = (torch.flatten, torch.reshape, "flatten", "reshape", "view")
 CALLS: dict[Any, type[nn.Module]] = {
     F.max_pool2d: nn.MaxPool2d,
     F.avg_pool2d: nn.AvgPool2d,
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
 }
 
 
@@ -105,9 +107,7 @@ class _Lowering:
                 self._output(node.args[0])
             elif node.op == "placeholder":
                 self.values[node] = self._image(node)
-            elif node.op == "get_attr":
-                continue  # told where it is read, if it has no integer form
-            else:
+            elif node.op != "get_attr" and node in self.shapes:  # not what a size is read from
                 self.values[node] = self._value(node)
         return IntegerNetwork(tuple(self.operations))
 
@@ -126,9 +126,10 @@ class _Lowering:
     def _output(self, node: Any) -> None:
         if not isinstance(node, fx.Node):
             raise ConfigError("a network with several outputs has no integer form.")
-        if len(self.values[node]) > 1:
+        parts = self._parts(node)
+        if len(parts) > 1:
             raise ConfigError(f"{node.name} is a concatenation, which no output can be.")
-        value = linear(self.values[node][0])
+        value = linear(parts[0])
         names, numbers = zip(*value.terms, strict=True)
         self._add(Output("output", names, numbers, value.bias, value.from_offsets))
 
@@ -144,13 +145,15 @@ class _Lowering:
                 module = CALLS[node.target](*node.args[1:], **node.kwargs)
                 made = next(made for kinds, made in MODULES.items() if isinstance(module, kinds))
                 return made(self, node.name, module, node.args[0])
-            if node.target in ADDITIONS and all(isinstance(n, fx.Node) for n in node.args):
+            if node.target in ADDITIONS and len(node.args) == 2 and not node.kwargs:
                 return self._sum(node)
             if node.target in CONCATENATIONS and (node.args[1:] or (node.kwargs["dim"],)) == (1,):
                 joined: Any = node.args[0]
-                return tuple(part for n in joined for part in self.values[n])
-            if node.target in (torch.flatten, "flatten") and node.args[1:] == (1,):
+                return tuple(part for n in joined for part in self._parts(n))
+            if node.target in FLATTENINGS and self._is_flat(node):
                 return self._flatten(node.name, None, node.args[0])
+            if node.target in (torch.mean, "mean") and _is_whole_map(node):
+                return self._whole_map(node.name, nn.AdaptiveAvgPool2d(1), node.args[0], flat=True)
             if node.target is operator.getitem and (stride := _stride(node.args[1])):
                 return self._each_coded(
                     node, lambda name, part: Subsample(name, (part.name,), stride)
@@ -163,8 +166,17 @@ class _Lowering:
             raise ConfigError(f"{name} is a float site, and so has no integer form: give it bits.")
         raise ConfigError(f"{name} has no integer form.")
 
+    def _parts(self, node: Any) -> Parts:
+        """Return what a node has made."""
+        if node not in self.values:
+            raise ConfigError(
+                f"{getattr(node, 'target', node)} is a tensor or a number of the network itself, "
+                "which has no integer form."
+            )
+        return self.values[node]
+
     def _sum(self, node: fx.Node) -> Parts:
-        terms: list[Parts] = [self.values[n] for n in node.args if isinstance(n, fx.Node)]
+        terms = [self._parts(n) for n in node.args]
         splits = {tuple(part.channels for part in parts) for parts in terms}
         if len(splits) > 1:
             raise ConfigError(f"{node.name} adds to a concatenation, which has no integer form.")
@@ -172,8 +184,9 @@ class _Lowering:
 
     def _coded(self, node: Any, reader: str) -> list[Coded]:
         """Return the parts of a tensor that has to be codes."""
-        parts = [part for part in self.values[node] if isinstance(part, Coded)]
-        if len(parts) < len(self.values[node]):
+        given = self._parts(node)
+        parts = [part for part in given if isinstance(part, Coded)]
+        if len(parts) < len(given):
             raise ConfigError(
                 f"{reader} reads {node.name}, which is float: give the site in front of it bits, "
                 "which a rule with activation: null has taken away."
@@ -184,8 +197,9 @@ class _Lowering:
         """Apply an operation that hands on codes to each part."""
         return self._each(node.name, node.args[0], made)
 
-    def _each(self, name: str, node: Any, made: Callable[[str, Coded], Operation]) -> Parts:
-        parts = self._coded(node, name)
+    def _each(self, name: str, given: Any, made: Callable[[str, Coded], Operation]) -> Parts:
+        """Apply it to a node, or to parts."""
+        parts = given if isinstance(given, tuple) else self._coded(given, name)
         names = _names(name, parts)
         return tuple(
             replace(part, name=self._add(made(own, part)))
@@ -272,7 +286,7 @@ class _Lowering:
         raise ConfigError(f"{name} has float weights, and so no integer form: give it bits.")
 
     def _norm(self, name: str, norm: nn.BatchNorm2d, node: Any) -> Parts:
-        parts = [linear(part) for part in self.values[node]]
+        parts = [linear(part) for part in self._parts(node)]
         numbers = zip(*(_split(all_of, parts) for all_of in folded(name, norm)), strict=True)
         return tuple(
             part.scaled(factor, shift) for part, (factor, shift) in zip(parts, numbers, strict=True)
@@ -280,7 +294,7 @@ class _Lowering:
 
     def _site(self, name: str, quantizer: ActivationQuantizer, node: Any) -> Parts:
         codes = site_codes(name, quantizer)
-        parts = self.values[node]
+        parts = self._parts(node)
         if quantizer._norm:
             parts = self._norm(name, quantizer._norm[0], node)
         names, channels = _names(name, parts), sum(part.channels for part in parts)
@@ -295,11 +309,42 @@ class _Lowering:
         return (Coded(name, codes, channels),)
 
     def _max_pool(self, name: str, pool: nn.MaxPool2d, node: Any) -> Parts:
-        if pool.ceil_mode or pool.return_indices:
-            raise ConfigError(f"{name}: MaxPool2d with ceil_mode or indices has no integer form.")
+        if pool.return_indices:
+            raise ConfigError(f"{name}: MaxPool2d with indices has no integer form.")
         stride = pool.kernel_size if pool.stride is None else pool.stride
-        kernel, *others = map(_pair, (pool.kernel_size, stride, pool.padding, pool.dilation))
-        return self._each(name, node, lambda own, x: MaxPool(own, (x.name,), kernel, *others))
+        settings = map(_pair, (pool.kernel_size, stride, pool.padding, pool.dilation))
+        kernel, stride, padding, dilation = settings
+        ceil_mode = bool(pool.ceil_mode)
+        if ceil_mode:  # where windows fit, it means nothing
+            spans = (dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1))
+            sizes = self.shapes[node][2:]
+            rests = [
+                (size + 2 * pad - span) % step
+                for size, pad, span, step in zip(sizes, padding, spans, stride, strict=True)
+            ]
+            ceil_mode = any(rests)
+        where = (kernel, stride, padding, dilation, ceil_mode)
+        return self._each(name, node, lambda own, x: MaxPool(own, (x.name,), *where))
+
+    def _adaptive_max_pool(self, name: str, pool: nn.AdaptiveMaxPool2d, node: Any) -> Parts:
+        kernel = self._adaptive(name, pool, node)
+        if kernel == (1, 1):
+            return self._parts(node)
+        where = (kernel, kernel, (0, 0), (1, 1))
+        return self._each(name, node, lambda own, x: MaxPool(own, (x.name,), *where))
+
+    def _adaptive(
+        self, name: str, pool: nn.AdaptiveMaxPool2d | nn.AdaptiveAvgPool2d, node: Any
+    ) -> tuple[int, int]:
+        """Return the kernel, which is the stride, too."""
+        given, size = _pair(pool.output_size), self.shapes[node][-2:]
+        if any(s % g for s, g in zip(size, given, strict=True)):
+            kind = type(pool).__name__
+            raise ConfigError(
+                f"{name}: {kind} has an integer form only where its outputs divide its inputs, "
+                f"not for {given[0]}x{given[1]} of {size[0]}x{size[1]}."
+            )
+        return size[0] // given[0], size[1] // given[1]
 
     def _average(self, name: str, pool: nn.AvgPool2d, node: Any) -> Parts:
         if pool.ceil_mode or not (pool.count_include_pad or pool.padding in (0, (0, 0))):
@@ -309,13 +354,17 @@ class _Lowering:
         count = pool.divisor_override or math.prod(where[0])
         return self._sums(name, node, where, count)
 
-    def _whole_map(self, name: str, pool: nn.AdaptiveAvgPool2d, node: Any) -> Parts:
-        height, width = self.shapes[node][-2:]
-        if pool.output_size not in (1, (1, 1)):
-            raise ConfigError(
-                f"{name}: AdaptiveAvgPool2d has an integer form for 1x1 outputs only."
-            )
-        return self._sums(name, node, [(height, width), (1, 1), (0, 0)], height * width)
+    def _whole_map(
+        self, name: str, pool: nn.AdaptiveAvgPool2d, node: Any, flat: bool = False
+    ) -> Parts:
+        kernel = self._adaptive(name, pool, node)
+        if kernel == (1, 1):
+            parts = self._parts(node)
+        else:
+            parts = self._sums(name, node, [kernel, kernel, (0, 0)], math.prod(kernel))
+        if flat:
+            return self._each(f"{name}_flat", parts, lambda own, x: Flatten(own, (x.name,)))
+        return parts
 
     def _sums(self, name: str, node: Any, where: list[tuple[int, int]], count: int) -> Parts:
         """Return averages over windows of ``where``: kernel, stride, padding."""
@@ -336,18 +385,23 @@ class _Lowering:
             results.append(Coded(own, total, part.channels))
         return tuple(results)
 
+    def _is_flat(self, node: fx.Node) -> bool:
+        """Tell whether a tensor has become ``(N, features)``."""
+        before: Any = node.args[0]
+        return self.shapes[node] == (1, math.prod(self.shapes[before]))
+
     def _flatten(self, name: str, module: Any, node: Any) -> Parts:
-        shape = self.shapes[node]
+        shape, given = self.shapes[node], self._parts(node)
         area = math.prod(shape[2:])
-        if area == 1 and len(shape) == 2:
-            return self.values[node]  # it is flat
-        if area == 1 and any(isinstance(part, Linear) for part in self.values[node]):
-            return self.values[node]  # the output is made flat anyway
+        if len(shape) == 2:
+            return given  # it is flat
+        if area == 1 and any(isinstance(part, Linear) for part in given):
+            return given  # the output is made flat anyway
         parts = self._each(name, node, lambda own, part: Flatten(own, (part.name,)))
         return tuple(replace(part, channels=part.channels * area) for part in parts)
 
     def _same(self, name: str, module: nn.Module, node: Any) -> Parts:
-        return self.values[node]
+        return self._parts(node)
 
 
 MODULES: dict[Any, Callable[..., Parts]] = {
@@ -356,6 +410,7 @@ MODULES: dict[Any, Callable[..., Parts]] = {
     nn.BatchNorm2d: _Lowering._norm,
     ActivationQuantizer: _Lowering._site,
     nn.MaxPool2d: _Lowering._max_pool,
+    nn.AdaptiveMaxPool2d: _Lowering._adaptive_max_pool,
     nn.AvgPool2d: _Lowering._average,
     nn.AdaptiveAvgPool2d: _Lowering._whole_map,
     nn.Flatten: _Lowering._flatten,
@@ -384,6 +439,14 @@ def _stride(index: Any) -> tuple[int, int] | None:
         return None
     steps = [part.step or 1 for part in index]
     return (steps[2], steps[3]) if steps[:2] == [1, 1] else None
+
+
+def _is_whole_map(node: fx.Node) -> bool:
+    """Tell whether a mean is that of all rows and columns, without keeping them as dimensions."""
+    given = dict(zip(("dim", "keepdim"), node.args[1:], strict=False)) | node.kwargs
+    dims: Any = given.get("dim")
+    is_map = isinstance(dims, (list, tuple)) and sorted(d % 4 for d in dims) == [2, 3]
+    return is_map and not given.get("keepdim")
 
 
 def _added_channels(node: fx.Node) -> int:

@@ -116,12 +116,17 @@ class SumPool(Operation):
 
 @dataclass(frozen=True)
 class MaxPool(Operation):
-    """Largest code of each window; what stands beyond the border is never the largest."""
+    """Largest code of each window; what stands beyond the border is never the largest.
+
+    Attributes:
+        ceil_mode: whether windows that reach over the end count, too.
+    """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
+    ceil_mode: bool = False
 
 
 @dataclass(frozen=True)

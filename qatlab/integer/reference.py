@@ -115,12 +115,9 @@ def _result(op: Operation, inputs: list[Values]) -> Values:
     kernel = op.weight.shape[2:] if isinstance(op, Convolve) else op.kernel
     dilation = (1, 1) if isinstance(op, SumPool) else op.dilation
     made = _window(op, x, channels)
-    sizes = [
-        (size + 2 * pad - spread * (taps - 1) - 1) // stride + 1
-        for size, pad, spread, taps, stride in zip(
-            map(len, _sides(x)), op.padding, dilation, kernel, op.stride, strict=True
-        )
-    ]
+    places = zip(map(len, _sides(x)), op.padding, dilation, kernel, op.stride, strict=True)
+    ceil_mode = isinstance(op, MaxPool) and op.ceil_mode
+    sizes = [_windows(*place, ceil_mode) for place in places]
     out = len(op.weight) if isinstance(op, Convolve) else channels
     found: Values = {}
     for c, i, j in product(range(out), *map(range, sizes)):
@@ -134,6 +131,17 @@ def _result(op: Operation, inputs: list[Values]) -> Values:
         inside = {tap: at for tap, at in taps.items() if (0, *at) in x}
         found[c, i, j] = made(c, inside)
     return found
+
+
+def _windows(
+    size: int, padding: int, dilation: int, taps: int, stride: int, ceil_mode: bool
+) -> int:
+    """Return how many windows there are along an axis."""
+    beyond = size + 2 * padding - dilation * (taps - 1) - 1
+    if not ceil_mode:
+        return beyond // stride + 1
+    count = -(-beyond // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + padding else count  # begins beyond the end
 
 
 def _window(

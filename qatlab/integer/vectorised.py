@@ -126,7 +126,7 @@ def _integers(op: Operation, inputs: list[Tensor]) -> Tensor:
     if isinstance(op, SumPool):
         return F.avg_pool2d(x, op.kernel, op.stride, op.padding, divisor_override=1)
     if isinstance(op, MaxPool):
-        return F.max_pool2d(x, op.kernel, op.stride, op.padding, op.dilation)
+        return F.max_pool2d(x, op.kernel, op.stride, op.padding, op.dilation, op.ceil_mode)
     if isinstance(op, Subsample):
         return x[:, :, :: op.stride[0], :: op.stride[1]]
     if isinstance(op, PadChannels):
