@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from qatlab.errors import ConfigError
-from qatlab.export.graph import Graph, container, window
+from qatlab.export.graph import OPSETS, Graph, container, window
 from qatlab.export.qdq import handed_on
 from qatlab.export.stored import stored
 from qatlab.integer.network import (
@@ -55,22 +55,16 @@ class IntegerWriter:
     def __init__(self, network: IntegerNetwork, opset: int) -> None:
         self.network, self.codes, self.shapes = network, network.codes, shapes(network)
         self.graph = Graph(opset, [op.name for op in network.operations])
-        self.kinds: dict[str, int] = {}  # type of each result
-        for name, codes in self.codes.items():
-            self.kinds[name] = self._kind(name, codes)
+        self.kinds: dict[str, int] = {}  # type of each result that is codes
+        for op in network.operations:
+            if isinstance(op, (Input, Rescale, FixedRescale)):
+                self.kinds[op.name] = _kind(op.name, op.codes)
+            elif isinstance(op, SumPool):
+                self.kinds[op.name] = TensorProto.INT32
+            elif op.name in self.codes:
+                self.kinds[op.name] = self.kinds[op.inputs[0]]
         self.tensors: dict[str, str] = {}
         self._moved: dict[str, str] = {}  # signed codes as unsigned bytes
-
-    def _kind(self, name: str, codes: Codes) -> int:
-        if isinstance(self.network[name], SumPool):
-            return TensorProto.INT32
-        kind = container(min(codes.low, 0), codes.high, 13)
-        if kind is None:
-            raise ConfigError(
-                f"{name}: activations of {codes.bits} bits are more than the 8 that ConvInteger "
-                "and MatMulInteger take; use --format qdq."
-            )
-        return kind
 
     def write(self, facts: Mapping[str, str]) -> onnx.ModelProto:
         """Return the file.
@@ -256,3 +250,13 @@ class IntegerWriter:
             lowest = graph.constant(np.int64(op.codes.low))
             codes = graph.node("Add", [codes, lowest])
         return graph.node("Cast", [codes], op.name, to=self.kinds[op.name])
+
+
+def _kind(name: str, codes: Codes) -> int:
+    kind = container(min(codes.low, 0), codes.high, OPSETS[0])
+    if kind is None:
+        raise ConfigError(
+            f"{name}: activations of {codes.bits} bits are more than the 8 that ConvInteger "
+            "and MatMulInteger take; use --format qdq."
+        )
+    return kind

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qatlab import quant
 from qatlab.integer import Codes
@@ -73,6 +74,27 @@ class Inception(nn.Module):
         return result
 
 
+class Windows(nn.Module):
+    """Pooling of all kinds, as functions and as modules, and ways to make a tensor flat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.pool = nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.conv2, self.adaptive = nn.Conv2d(4, 6, 3, padding=1), nn.AdaptiveAvgPool2d(2)
+        self.conv3, self.fc = nn.Conv2d(6, 4, 1), nn.Linear(10, 5)
+        nn.init.constant_(
+            self.conv3.get_parameter("bias"), 1.0
+        )  # so that its ReLU lets something through
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(torch.relu(self.conv1(x)))
+        x = self.adaptive(torch.relu(self.conv2(x)))
+        largest = F.adaptive_max_pool2d(x, 1)
+        x = torch.cat([torch.relu(self.conv3(x)).mean((2, 3)), largest.view(x.size(0), -1)], 1)
+        result: Tensor = self.fc(x)
+        return result
+
+
 class Residual(nn.Module):
     def __init__(self, shortcut: nn.Module, stride: int = 1, channels: int = 4) -> None:
         super().__init__()
@@ -102,5 +124,6 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "residual": lambda: Residual(nn.Identity()),
     "padded shortcut": lambda: Residual(PaddedShortcut(2, 4), 2, 8),
     "inception": Inception,
+    "windows": Windows,
     "projected shortcut": lambda: Residual(nn.Conv2d(4, 8, 1, 2), 2, 8),
 }
