@@ -154,11 +154,10 @@ class QdqWriter:
             size = size[0]
         inputs = [x, self.weights(codes, np.asarray(size, np.float32), name)]
         if isinstance(layer, Multiply):
-            return graph.node("Gemm", inputs, name, transB=1)
+            return graph.node("Gemm", inputs, transB=1)
         return graph.node(
             "Conv",
             inputs,
-            name,
             group=layer.groups if layer.groups > 1 else None,
             **window(weight.shape[2:], layer.stride, layer.padding, layer.dilation),
         )
@@ -198,7 +197,7 @@ class QdqWriter:
         scale = graph.constant(np.float32(codes.step))
         zero = graph.constant(np.array(0), kind=kind)
         stored_codes = graph.node("QuantizeLinear", [x, scale, zero], f"{name}_codes")
-        return graph.node("DequantizeLinear", [stored_codes, scale, zero], name)
+        return graph.node("DequantizeLinear", [stored_codes, scale, zero])
 
 
 def handed_on(graph: Graph, op: Operation, inputs: list[str]) -> str:
