@@ -1,0 +1,135 @@
+/* Numbers of `width` bits, read one after the other. */
+typedef struct {
+    const uint8_t *next;
+    uint32_t held;
+    int32_t left; /* bits in `held` */
+} qatlab_bits;
+
+/* Begins at a bit of an array. */
+static inline qatlab_bits qatlab_open(const uint8_t *packed, uint32_t first)
+{
+    qatlab_bits bits = {packed + first / 8, 0, 0};
+    if (first % 8 != 0) {
+        bits.held = (uint32_t)*bits.next++ >> first % 8;
+        bits.left = 8 - (int32_t)(first % 8);
+    }
+    return bits;
+}
+
+/* Returns the next number; reads no byte that it does not need. */
+static inline int32_t qatlab_take(qatlab_bits *bits, int32_t width)
+{
+    while (bits->left < width) {
+        bits->held |= (uint32_t)*bits->next++ << bits->left;
+        bits->left += 8;
+    }
+    const uint32_t taken = bits->held & (((uint32_t)1 << width) - 1);
+    bits->held >>= width;
+    bits->left -= width;
+    return (int32_t)taken;
+}
+
+/* Unpacks the weights of one output channel: gap * k + lowest. */
+static inline void qatlab_unpack_int8_t(qatlab_bits bits, int32_t width, int32_t gap, int32_t lowest,
+                                        int8_t *row, int32_t count)
+{
+    for (int32_t i = 0; i < count; ++i) {
+        row[i] = (int8_t)(gap * qatlab_take(&bits, width) + lowest);
+    }
+}
+
+static inline void qatlab_unpack_int16_t(qatlab_bits bits, int32_t width, int32_t gap,
+                                         int32_t lowest, int16_t *row, int32_t count)
+{
+    for (int32_t i = 0; i < count; ++i) {
+        row[i] = (int16_t)(gap * qatlab_take(&bits, width) + lowest);
+    }
+}
+
+static inline void qatlab_unpack_int32_t(qatlab_bits bits, int32_t width, int32_t gap,
+                                         int32_t lowest, int32_t *row, int32_t count)
+{
+    for (int32_t i = 0; i < count; ++i) {
+        row[i] = gap * qatlab_take(&bits, width) + lowest;
+    }
+}
+
+/* Codes wider than a byte are kept byte by byte, so that tensors of any type can share memory. */
+static inline void qatlab_put_16(uint8_t *codes, int32_t at, int32_t code)
+{
+    const uint16_t bits = (uint16_t)code;
+    codes[2 * at] = (uint8_t)(bits & 255);
+    codes[2 * at + 1] = (uint8_t)(bits >> 8);
+}
+
+static inline int32_t qatlab_get_uint16_t(const uint8_t *codes, int32_t at)
+{
+    return (int32_t)codes[2 * at + 1] * 256 + codes[2 * at];
+}
+
+/* The sign is put back by arithmetic: converting a number that is too large depends on compilers. */
+static inline int32_t qatlab_get_int16_t(const uint8_t *codes, int32_t at)
+{
+    const int32_t bits = (int32_t)codes[2 * at + 1] * 256 + codes[2 * at];
+    return bits < 32768 ? bits : bits - 65536;
+}
+
+static inline void qatlab_put_32(uint8_t *codes, int32_t at, int32_t code)
+{
+    const uint32_t bits = (uint32_t)code;
+    codes[4 * at] = (uint8_t)(bits & 255);
+    codes[4 * at + 1] = (uint8_t)(bits >> 8 & 255);
+    codes[4 * at + 2] = (uint8_t)(bits >> 16 & 255);
+    codes[4 * at + 3] = (uint8_t)(bits >> 24);
+}
+
+static inline int32_t qatlab_get_int32_t(const uint8_t *codes, int32_t at)
+{
+    const uint32_t bits = (uint32_t)codes[4 * at + 3] << 24 | (uint32_t)codes[4 * at + 2] << 16 |
+                          (uint32_t)codes[4 * at + 1] << 8 | (uint32_t)codes[4 * at];
+    return bits <= INT32_MAX ? (int32_t)bits : -(int32_t)(UINT32_MAX - bits) - 1;
+}
+
+/* The first tap of a window that does not lie in front of the border, and the end of those that do
+ * not lie behind it; `start` is where the first tap would be. */
+static inline int32_t qatlab_first_tap(int32_t start, int32_t spread)
+{
+    return start < 0 ? (spread - 1 - start) / spread : 0;
+}
+
+static inline int32_t qatlab_end_tap(int32_t start, int32_t spread, int32_t size, int32_t taps)
+{
+    const int32_t inside = start < size ? (size - start + spread - 1) / spread : 0;
+    return inside < taps ? inside : taps;
+}
+
+/* Rounds down; C leaves it open what >> does to a negative number. */
+static inline int64_t qatlab_shift(int64_t total, int32_t bits)
+{
+    return total < 0 ? ~(~total >> bits) : total >> bits;
+}
+
+static inline int32_t qatlab_clip(int64_t code, int32_t low, int32_t high)
+{
+    return code < low ? low : code > high ? high : (int32_t)code;
+}
+
+/* Clips and rounds to the nearest whole number, ties to even. */
+static inline int32_t qatlab_nearest(double position, int32_t low, int32_t high)
+{
+    if (position <= (double)low) {
+        return low;
+    }
+    if (position >= (double)high) {
+        return high;
+    }
+    const int32_t whole = (int32_t)position; /* towards 0 */
+    const double rest = position - (double)whole;
+    if (rest > 0.5 || (rest == 0.5 && whole % 2 != 0)) {
+        return whole + 1;
+    }
+    if (rest < -0.5 || (rest == -0.5 && whole % 2 != 0)) {
+        return whole - 1;
+    }
+    return whole;
+}
