@@ -25,7 +25,7 @@ ROOMS = {
     # A network, an integer network, a file. Runs are loaded by qatlab.loading.
     "qatlab.export": {
         *("qatlab.integer", "qatlab.loading", "qatlab.messages", "qatlab.pixels", "qatlab.record"),
-        *("numpy", "onnx"),
+        *("qatlab.terminal", "numpy", "onnx", "rich"),
     },
     "qatlab.verify": {
         *("qatlab.integer", "qatlab.loading", "qatlab.messages", "qatlab.pixels", "qatlab.record"),

@@ -7,12 +7,15 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from rich.table import Table
+
 from qatlab import record
 from qatlab.errors import ConfigError
 from qatlab.integer import RESCALES, lower, with_rescale
 from qatlab.loading import Loaded, load_words
 from qatlab.messages import sentence
 from qatlab.pixels import pixel_codes
+from qatlab.terminal import wide_console
 
 FORMATS = {
     "qdq": "ONNX: QuantizeLinear and DequantizeLinear around operators on floats (default)",
@@ -94,6 +97,10 @@ def _write_c(loaded: Loaded, path: Path, rescale: str) -> str:
     about = [f"{loaded.source}, rescale={rescale}", f"commit {record.commit()}"]
     program = c_program(with_rescale(network, rescale), data.class_names, about)
     record.write_text(path, program.source)
+    table = Table("layer", "", "bytes of constants", "products for an image")
+    for row in program.layers:
+        table.add_row(row.name, row.what, f"{row.flash:,}", f"{row.multiply_accumulates:,}")
+    wide_console().print(table)
     return (
         f"{path}: {program.flash:,} bytes of constants (flash), {program.ram:,} bytes of memory "
         f"(RAM). Build it: cc -std=c99 -O2 {path} -o {path.with_suffix('')}"

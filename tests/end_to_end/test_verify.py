@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from qatlab.integer import IntegerNetwork, lower
 from qatlab.integer.network import Operation, Output, Rescale, Weighted
 from qatlab.integer.vectorised import shapes
 from qatlab.loading import load_run
-from qatlab.pixels import pixel_codes
+from qatlab.pixels import bytes_of, pixel_codes
 from qatlab.quant.layers import quantized_weight
 from qatlab.verify import __main__ as verify
 from qatlab.verify.comparison import Comparison
@@ -75,6 +77,26 @@ def test_a_written_file_is_verified(run: Path, tmp_path: Path, capsys: Captured,
     told = capsys.readouterr().out
     assert f"onnx {kind}, optimised" in told
     assert "10 images; " in told
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler: cc")
+def test_a_run_becomes_a_program(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    assert export.main([str(run), "-o", str(tmp_path / "model.c"), "--format", "c"]) == 0
+    told = capsys.readouterr().out
+    assert "bytes of constants (flash)" in told
+    assert re.search(r"conv2 +.* +240,000", told)  # products
+    subprocess.run(["cc", "-std=c99", "-O2", "model.c", "-o", "model"], cwd=tmp_path, check=True)
+    built = load_run(run)
+    codes = pixel_codes(built.data)
+    built.data.setup("test")
+    images, labels = next(iter(built.data.test_dataloader()))
+    (tmp_path / "images.raw").write_bytes(bytes_of(images, codes).numpy().tobytes())
+    words = ["./model", "images.raw"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = [int(line.split("\t")[0]) for line in done.stdout.splitlines()]
+    result = json.loads((run / "result.json").read_text())
+    right = np.mean(np.array(found) == labels.numpy())
+    assert right == pytest.approx(result["test"]["top1"])
 
 
 def test_three_lines_of_python_load_call_and_take_the_weights(run: Path) -> None:
