@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from qatlab.errors import ConfigError
 from qatlab.export.graph import OPSETS, Graph, container, window
 from qatlab.export.qdq import handed_on
-from qatlab.export.stored import stored
+from qatlab.export.stored import stored, width
 from qatlab.integer.network import (
     Codes,
     Convolve,
@@ -110,10 +110,9 @@ class IntegerWriter:
             )
         numbers, kind, gap, base = stored(op.weight, graph.opset, name)
         if kind not in UNSIGNED:
-            bits = int(op.weight.max() - op.weight.min()).bit_length()
             raise ConfigError(
-                f"{name}: weights of {bits} bits are more than the 8 that ConvInteger and "
-                "MatMulInteger take; use --format qdq."
+                f"{name}: weights of {width(op.weight)} bits are more than the 8 that ConvInteger "
+                "and MatMulInteger take; use --format qdq."
             )
         total = self._products(op, x, numbers, kind)
         if gap != 1:  # codes = gap * numbers + base: so are the sums

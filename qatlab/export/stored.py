@@ -40,15 +40,22 @@ def stored(codes: Integers, opset: int, name: str) -> Stored:
     """
     direct = container(min(int(codes.min()), -1), int(codes.max()), opset)
     base = int(codes.flat[0]) % 2
+    halves = (codes - base) // 2
     if np.all(codes % 2 == base):
-        halves = (codes - base) // 2
         kind = container(min(int(halves.min()), -1), int(halves.max()), opset)
         if kind is not None and kind != direct:
             return Stored(halves, kind, 2, base)
     if direct is None:
-        bits = int(codes.max() - codes.min()).bit_length()
         raise ConfigError(
-            f"{name}: weights of {bits} bits need --opset 21 or higher; opset {opset} has integers "
-            "of 8 bits at most."
+            f"{name}: weights of {width(codes)} bits need --opset 21 or higher; opset {opset} has "
+            "integers of 8 bits at most."
         )
     return Stored(codes, direct, 1, 0)
+
+
+def width(codes: Integers) -> int:
+    """Return the bits that hold codes with their sign, or half of them if all are odd or even."""
+    base = int(codes.flat[0]) % 2
+    if np.all(codes % 2 == base):
+        codes = (codes - base) // 2
+    return max(int(-codes.min() - 1).bit_length(), int(codes.max()).bit_length()) + 1

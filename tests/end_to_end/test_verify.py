@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from killable_runs import start_forked
@@ -72,6 +73,14 @@ def test_a_written_file_is_verified(run: Path, tmp_path: Path, capsys: Captured,
     told = capsys.readouterr().out
     assert f"{file}: {file.stat().st_size:,} bytes" in told
     assert os.listdir(tmp_path) == ["model.onnx"]
+    facts = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    assert facts["format"] == kind
+    assert json.loads(facts["class_names"]) == [f"pattern {i}" for i in range(10)]
+    layers = {row["name"]: row["bits"] for row in json.loads(facts["layers"])}
+    assert (layers["conv1"], layers["conv2"], layers["relu1"]) == (8, 4, 4)
+    image = json.loads(facts["preprocessing"])["float = step * byte + offset"]
+    assert image == {"step": [pytest.approx(1 / 255)], "offset": [0.0]}
+    assert "_target_: qatlab.models.LeNet" in facts["config"]
     words = [str(run), "--onnx", str(file), "--images", "10", "--data", "validation"]
     assert verify.main(words) == 0
     told = capsys.readouterr().out

@@ -25,6 +25,18 @@ def _needed(name: str, found: dict[str, metadata.Distribution]) -> dict[str, met
     return found
 
 
+CODE = """
+from qatlab.export.__main__ import main as export
+from qatlab.verify.__main__ import main as verify
+import sys
+run, folder = sys.argv[1:]
+assert export([run, "-o", f"{folder}/model.onnx"]) == 1
+assert export([run, "-o", f"{folder}/model.c", "--format", "c"]) == 0
+assert verify([run]) == 0
+assert verify([run, "--onnx", f"{folder}/model.onnx"]) == 1
+"""
+
+
 def test_a_network_trains_where_no_extra_is_installed(tmp_path: Path, root: Path) -> None:
     site, folder = tmp_path / "site", tmp_path / "run"
     site.mkdir()
@@ -34,13 +46,25 @@ def test_a_network_trains_where_no_extra_is_installed(tmp_path: Path, root: Path
                 (site / name).symlink_to(Path(str(distribution.locate_file(name))))
     assert (site / "hydra").exists()
     assert not (site / "hydra_plugins").exists()  # a folder that only plugins make
-    done = subprocess.run(
-        # -S: without the site-packages of this environment
-        [sys.executable, "-S", "train.py", "quant=sat_4bit", *TINY, f"hydra.run.dir={folder}"],
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+
+    def python(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-S", *words],  # -S: without the site-packages of this environment
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": f"{site}:{root}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    python("train.py", "quant=sat_4bit", *TINY, f"hydra.run.dir={folder}")
     assert json.loads((folder / "result.json").read_text())["test"]["images"] == 50
+    told = python("-c", CODE, folder, tmp_path)
+    assert told.stderr == (
+        "Error: --format qdq needs the package onnx: pip install 'qatlab[onnx]'.\n"
+        "Error: ONNX files are read by the package onnx: pip install 'qatlab[onnx]'.\n"
+    )
+    assert "ONNX was not compared, as onnxruntime is not there: pip install" in told.stdout
+    assert (tmp_path / "model.c").is_file()
+    assert not (tmp_path / "model.onnx").exists()
