@@ -11,12 +11,12 @@ import onnxruntime
 import pytest
 import torch
 from networks import EXAMPLE, NETWORKS, PIXEL, PIXELS, convert
-from torch import nn
 
 from qatlab.export.integer_onnx import IntegerWriter
 from qatlab.export.qdq import QdqWriter
 from qatlab.integer import IntegerNetwork, compute, lower, with_rescale
 
+CHANNELS = {"lsq by channel": {"per_channel": True}, "sat ternary": {"bits": None, "n_steps": 2}}
 ALL, NONE = (
     onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
     onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -24,10 +24,11 @@ ALL, NONE = (
 
 
 @cache
-def network_of(name: str, method: str, bits: int) -> tuple[nn.Module, IntegerNetwork]:
+def network_of(name: str, method: str, bits: int) -> IntegerNetwork:
     torch.manual_seed(1)
-    model = convert(NETWORKS[name](), method, bits)
-    return model, lower(model, [PIXEL] * 3, EXAMPLE)
+    rules = {"all": {"name": "*", "weight": CHANNELS[method]}} if method in CHANNELS else {}
+    model = convert(NETWORKS[name](), method.partition(" ")[0], bits, **rules)
+    return lower(model, [PIXEL] * 3, EXAMPLE)
 
 
 def answer(model: onnx.ModelProto, images: np.ndarray, level: Any, *more: str) -> list[np.ndarray]:
@@ -44,13 +45,13 @@ def answer(model: onnx.ModelProto, images: np.ndarray, level: Any, *more: str) -
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("method", ["sat", "lsq", "lsq_plus", "dorefa"])
+@pytest.mark.parametrize("method", ["sat", "lsq", "lsq_plus", "dorefa", *CHANNELS])
 @pytest.mark.parametrize(("bits", "opset"), [(2, 25), (4, 21), (8, 13)])
 @pytest.mark.parametrize("level", [NONE, ALL], ids=["as written", "optimised"])
 def test_quantized_tensors_hold_what_the_integer_network_computes(
     name: str, method: str, bits: int, opset: int, level: Any
 ) -> None:
-    _, network = network_of(name, method, bits)
+    network = network_of(name, method, bits)
     file = QdqWriter(network, opset).write({})
     computed = compute(network, PIXELS)
     images = (PIXELS / 255).numpy()
@@ -89,7 +90,7 @@ def test_files_of_whole_numbers_compute_the_same_to_the_last_bit(
             pytest.skip("LSQ has no weights of 1 bit")
         exact = lower(convert(NETWORKS[name](), method, 4, **weight_only), [PIXEL] * 3, EXAMPLE)
     else:
-        _, exact = network_of(name, method, bits)
+        exact = network_of(name, method, bits)
     network = with_rescale(exact, rescale)
     file = IntegerWriter(network, opset).write({})
     computed = compute(network, PIXELS)

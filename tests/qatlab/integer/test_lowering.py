@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from qatlab import quant
 from qatlab.errors import ConfigError
 from qatlab.integer import compute, lower
-from qatlab.integer.weights import integer_weight
+from qatlab.integer.weights import integer_weight, integer_weights
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 from qatlab.quant.learned import ActivationQuantizer
 
@@ -45,6 +45,17 @@ def test_an_integer_network_answers_what_its_origin_does(name: str, method: str,
         assert torch.equal(found, computed.codes[path]), path
         assert found.unique().numel() > 1
     torch.testing.assert_close(computed.outputs, outputs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_channel_may_have_a_step_of_its_own(name: str) -> None:
+    torch.manual_seed(1)
+    everywhere = {"name": "*", "weight": {"per_channel": True}}
+    model = convert(NETWORKS[name](), "lsq", 4, all=everywhere)
+    steps = [step for _, step in integer_weights(model).values()]
+    assert any(step.ndim == 1 and len(np.unique(step)) > 1 for step in steps)
+    computed = compute(lower(model, [PIXEL] * 3, EXAMPLE), PIXELS)
+    torch.testing.assert_close(computed.outputs, model(PIXELS.double() / 255), rtol=1e-9, atol=1e-9)
 
 
 def test_a_sum_of_accumulators_needs_no_sites_of_its_own() -> None:
