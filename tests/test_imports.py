@@ -29,7 +29,7 @@ ROOMS = {
     },
     "qatlab.verify": {
         *("qatlab.integer", "qatlab.loading", "qatlab.messages", "qatlab.pixels", "qatlab.record"),
-        *("qatlab.data", "qatlab.export", "qatlab.quant", "qatlab.terminal"),
+        *("qatlab.build", "qatlab.data", "qatlab.export", "qatlab.quant", "qatlab.terminal"),
         *("torch", "numpy", "onnx", "onnxruntime", "rich"),
     },
     "qatlab.models": {"torch", "torchvision", "timm"},

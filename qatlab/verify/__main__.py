@@ -15,48 +15,19 @@ from rich.table import Table
 from torch import Tensor
 
 from qatlab import record
+from qatlab.build import Built
 from qatlab.data import ImageModule
-from qatlab.integer import RESCALES, Codes, IntegerNetwork, lower, with_rescale
+from qatlab.errors import ConfigError
+from qatlab.integer import RESCALES, IntegerNetwork, lower, with_rescale
 from qatlab.loading import Loaded, load_words
 from qatlab.messages import sentence
-from qatlab.pixels import bytes_of, pixel_codes
+from qatlab.pixels import pixel_codes
 from qatlab.terminal import wide_console
-from qatlab.verify.comparison import Comparison
+from qatlab.verify.comparison import Comparison, compare
 from qatlab.verify.forms import HINT, AsIntegers, FakeQuantized, Form, InOnnxruntime, read_onnx
 
 AT_ONCE = 100  # images: their tensors then stay in the processor's caches
 TOLERANCE = 5e-4  # share of images that may get another class in fixed point
-
-
-@torch.no_grad()
-def compare(
-    first: FakeQuantized,
-    exact: AsIntegers,
-    others: Sequence[Form],
-    batches: Iterator[tuple[Tensor, Tensor]],
-    codes: Sequence[Codes],
-) -> list[Comparison]:
-    """Compare forms with the first one.
-
-    Args:
-        first: the fake-quantized network.
-        exact: the integer network with float rescaling.
-        others: further forms.
-        batches: images and labels.
-        codes: of the images, see :func:`~qatlab.pixels.pixel_codes`.
-
-    Returns:
-        One comparison for each form, the first one's with itself in front.
-    """
-    forms: list[Form] = [first, exact, *others]
-    found = [Comparison(form.name, form.tolerance) for form in forms]
-    for images, labels in batches:
-        pixels = bytes_of(images, codes)
-        expected, whole, *answers = (form(images, pixels) for form in forms)
-        batch = (images, pixels, labels)
-        for form, own, answer in zip(forms, found, [expected, whole, *answers], strict=True):
-            own.add(form, batch, expected, whole, answer)
-    return found
 
 
 def batches_of(data: ImageModule, part: str, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -131,11 +102,26 @@ def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
     shown = [own for own in found[1:] if own.sites]
     inside = Table("site", "codes", *(f"others: {own.name}" for own in shown))
     for site in shown[0].sites:
-        counts = (f"{own.sites[site].different:,}" for own in shown if site in own.sites)
+        counts = (f"{own.sites[site].different:,}" if site in own.sites else "" for own in shown)
         inside.add_row(site, f"{shown[0].sites[site].codes:,}", *counts)
     wide_console().print(inside)
     bits = ", ".join(f"{name} {width}" for name, width in network.accumulator_bits.items())
     print(f"{found[0].images:,} images; bits that accumulators need: {bits}.")
+
+
+def _check(built: Built, images: int | None) -> None:
+    if not built.module.classifies or built.data.num_classes != _count(built):
+        raise ConfigError(
+            "the classes of images are compared, which takes a network with an output for each."
+        )
+    if images is not None and images < 1:
+        raise ConfigError(f"--images {images} is wrong. Accepted: 1 or more.")
+
+
+@torch.no_grad()
+def _count(built: Built) -> int:
+    outputs = built.model(built.data.example_input())
+    return int(outputs.flatten(1).shape[1]) if isinstance(outputs, Tensor) else 0
 
 
 def main(words: list[str] | None = None) -> int:
@@ -158,6 +144,7 @@ def main(words: list[str] | None = None) -> int:
         loaded = load_words(given.run, given.checkpoint)
         built, codes = loaded.built, pixel_codes(loaded.built.data)
         model = built.model.eval()
+        _check(built, given.images)
         network = lower(model, codes, built.data.example_input())
         others = forms_of(loaded, network, given.rescale, given.onnx, given.tolerance)
         first, exact = FakeQuantized(model), AsIntegers(network, "float", 0.0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from qatlab.verify.forms import Answer, Form
+from qatlab.integer import Codes
+from qatlab.pixels import bytes_of
+from qatlab.verify.forms import Answer, AsIntegers, FakeQuantized, Form
 
 TIE = 1e-3  # steps from the middle between two levels, within which float32 may round either way
 EVEN = 1e-5  # of the largest output: two outputs that are that close are equal to float32
@@ -138,6 +141,37 @@ class Comparison:
             inside = form.look_inside(images[one], pixels[one])
             self.different += 1
             self.ties += _is_tie(inside, expected.of(one), exact.of(one))
+
+
+@torch.no_grad()
+def compare(
+    first: FakeQuantized,
+    exact: AsIntegers,
+    others: Sequence[Form],
+    batches: Iterator[tuple[Tensor, Tensor]],
+    codes: Sequence[Codes],
+) -> list[Comparison]:
+    """Compare forms with the first one.
+
+    Args:
+        first: the fake-quantized network.
+        exact: the integer network with float rescaling.
+        others: further forms.
+        batches: images and labels.
+        codes: of the images, see :func:`~qatlab.pixels.pixel_codes`.
+
+    Returns:
+        One comparison for each form, the first one's with itself in front.
+    """
+    forms: list[Form] = [first, exact, *others]
+    found = [Comparison(form.name, form.tolerance) for form in forms]
+    for images, labels in batches:
+        pixels = bytes_of(images, codes)
+        expected, whole, *answers = (form(images, pixels) for form in forms)
+        batch = (images, pixels, labels)
+        for form, own, answer in zip(forms, found, [expected, whole, *answers], strict=True):
+            own.add(form, batch, expected, whole, answer)
+    return found
 
 
 def _from_tie(position: Tensor) -> float:

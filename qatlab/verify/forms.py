@@ -131,20 +131,25 @@ class InOnnxruntime:
         """Compute; see :class:`Form`."""
         if not self.optimised:
             return self.look_inside(images, pixels)
-        (outputs,) = self._session.run(None, {"image": self._image(images, pixels)})
+        (outputs,) = self._run(self._session, images, pixels)
         return Answer(torch.from_numpy(outputs).double())
 
     def look_inside(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute, and show all codes."""
-        outputs, *codes = self._inside.run(None, {"image": self._image(images, pixels)})
+        outputs, *codes = self._run(self._inside, images, pixels)
         found = {
             site: torch.from_numpy(np.concatenate([codes.pop(0) for _ in parts], 1)).double()
             for site, parts in self._parts.items()
         }
         return Answer(torch.from_numpy(outputs).double(), found)
 
-    def _image(self, images: Tensor, pixels: Tensor) -> Any:
-        return pixels.numpy() if self.takes_bytes else images.numpy()
+    def _run(self, session: Any, images: Tensor, pixels: Tensor) -> list[Any]:
+        image = pixels.numpy() if self.takes_bytes else images.numpy()
+        try:
+            return list(session.run(None, {"image": image}))
+        except Exception as error:  # of onnxruntime, such as for images of another size
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"{self.name}: onnxruntime cannot compute it: {reason}") from error
 
 
 def _sites(network: IntegerNetwork) -> dict[str, tuple[str, ...]]:

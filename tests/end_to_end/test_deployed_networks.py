@@ -11,7 +11,7 @@ from qatlab.export.onnx_file import onnx_file
 from qatlab.integer import lower, with_rescale
 from qatlab.loading import Loaded
 from qatlab.pixels import bytes_of, pixel_codes
-from qatlab.verify.__main__ import compare
+from qatlab.verify.comparison import compare
 from qatlab.verify.forms import AsIntegers, FakeQuantized, InOnnxruntime
 
 

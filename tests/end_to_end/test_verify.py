@@ -27,7 +27,7 @@ from qatlab.loading import load_run
 from qatlab.pixels import bytes_of, pixel_codes
 from qatlab.quant.layers import quantized_weight
 from qatlab.verify import __main__ as verify
-from qatlab.verify.comparison import Comparison
+from qatlab.verify.comparison import compare
 from qatlab.verify.forms import AsIntegers, FakeQuantized
 
 Captured = pytest.CaptureFixture[str]
@@ -141,7 +141,7 @@ def test_a_wrong_network_is_found(run: Path, kind: type[Weighted]) -> None:
     exact = AsIntegers(network, "float", 0.0)
     forms = [AsIntegers(wrong, "fixed32", tolerance) for tolerance in (0.0, 1.0)]
     batches = verify.batches_of(built.data, "test", None)
-    found: list[Comparison] = verify.compare(FakeQuantized(model), exact, forms, batches, codes)
+    found = compare(FakeQuantized(model), exact, forms, batches, codes)
     strict, lenient = found[2:]
     assert (found[1].different, found[1].passes) == (0, True)
     if kind is Output:
@@ -176,6 +176,7 @@ def test_a_file_of_another_run_fails(
         (["--onnx", "{tmp}/run.log"], "cannot read {tmp}/run.log"),
         (["--rescale", "fixed23"], "rescale='fixed23' is unknown. Did you mean 'fixed32'?"),
         (["--checkpoint", "lats"], "Did you mean 'last'?"),
+        (["--images", "0"], "--images 0 is wrong. Accepted: 1 or more."),
     ],
 )
 def test_mistakes_are_told(
