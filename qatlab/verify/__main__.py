@@ -74,14 +74,14 @@ def forms_of(
         for rescale in rescales
         if rescale != "float"
     ]
-    given = [read_onnx(path) for path in files]
+    given = [(str(path), *read_onnx(path)) for path in files]
     if not given and find_spec("onnxruntime") and find_spec("onnx"):
         from qatlab.export.onnx_file import onnx_file
 
-        given = [(onnx_file(loaded, "qdq"), "qdq")]
-    for file, kind in given:
+        given = [("onnx qdq", onnx_file(loaded, "qdq"), "qdq")]
+    for name, file, kind in given:
         own = tolerance if kind == "integer" else 0.0
-        forms += [InOnnxruntime(file, kind, network, way, own) for way in (False, True)]
+        forms += [InOnnxruntime(name, file, kind, network, way, own) for way in (False, True)]
     return forms
 
 

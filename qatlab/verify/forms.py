@@ -101,6 +101,7 @@ class InOnnxruntime:
     """An ONNX file in onnxruntime.
 
     Args:
+        name: of the file.
         file: its content.
         kind: ``qdq`` or ``integer``, which takes bytes.
         network: what it was made of; names the sites.
@@ -109,10 +110,16 @@ class InOnnxruntime:
     """
 
     def __init__(
-        self, file: Any, kind: str, network: IntegerNetwork, optimised: bool, tolerance: float
+        self,
+        name: str,
+        file: Any,
+        kind: str,
+        network: IntegerNetwork,
+        optimised: bool,
+        tolerance: float,
     ) -> None:
         how = "optimised" if optimised else "as written"
-        self.name, self.tolerance = f"onnx {kind}, {how}", tolerance
+        self.name, self.tolerance = f"{name}, {how}", tolerance
         self.takes_bytes, self.optimised = kind == "integer", optimised
         suffix = "" if self.takes_bytes else "_codes"
         written = {name for node in file.graph.node for name in node.output}
@@ -122,10 +129,14 @@ class InOnnxruntime:
             for site, parts in sites.items()
             if all(f"{part}{suffix}" in written for part in parts)
         }
-        self._session = _session(file, optimised)
-        self._inside = _session(
-            file, optimised, [p for parts in self._parts.values() for p in parts]
-        )
+        shown = [part for parts in self._parts.values() for part in parts]
+        try:
+            self._session = _session(file, optimised)
+            self._inside = _session(file, optimised, shown)
+        except ImportError as error:
+            raise ConfigError(f"ONNX files are computed by onnxruntime: {HINT}.") from error
+        except Exception as error:  # of onnxruntime
+            raise self._refused(error) from error
 
     def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute; see :class:`Form`."""
@@ -148,8 +159,11 @@ class InOnnxruntime:
         try:
             return list(session.run(None, {"image": image}))
         except Exception as error:  # of onnxruntime, such as for images of another size
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"{self.name}: onnxruntime cannot compute it: {reason}") from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> ConfigError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return ConfigError(f"{self.name}: onnxruntime cannot compute it: {reason}")
 
 
 def _sites(network: IntegerNetwork) -> dict[str, tuple[str, ...]]:
@@ -159,11 +173,9 @@ def _sites(network: IntegerNetwork) -> dict[str, tuple[str, ...]]:
 
 
 def _session(file: Any, optimised: bool, more: list[str] | None = None) -> Any:
-    try:
-        import onnxruntime
-        from onnx import ValueInfoProto
-    except ImportError as error:
-        raise ConfigError(f"ONNX files are computed by onnxruntime: {HINT}.") from error
+    import onnxruntime
+    from onnx import ValueInfoProto
+
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = (
@@ -192,7 +204,7 @@ def read_onnx(path: Path) -> tuple[Any, str]:
     except ImportError as error:
         raise ConfigError(f"ONNX files are read by the package onnx: {HINT}.") from error
     try:
-        file = onnx.load(path)
+        file = onnx.load(path, load_external_data=False)
         facts = {entry.key: entry.value for entry in file.metadata_props}
     except Exception as error:  # of protobuf or the file system
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -24,10 +24,14 @@ def test_all_forms_of_a_trained_network_answer_the_same(network: str, method: st
     fixed = with_rescale(exact, "fixed32")
     loaded = Loaded(own, "", f"{network}, {method}")
     files = {kind: onnx_file(loaded, kind) for kind in ("qdq", "integer")}
+    made = {"qdq": exact, "integer": fixed}
     forms = [
         AsIntegers(fixed, "fixed32", tolerance=5e-4),
-        *(InOnnxruntime(files["qdq"], "qdq", exact, way, 0.0) for way in (False, True)),
-        *(InOnnxruntime(files["integer"], "integer", fixed, way, 5e-4) for way in (False, True)),
+        *(
+            InOnnxruntime(kind, files[kind], kind, made[kind], optimised, 5e-4 * (kind != "qdq"))
+            for kind in files
+            for optimised in (False, True)
+        ),
     ]
     found = compare(FakeQuantized(model), AsIntegers(exact, "float", 0.0), forms, shown(own), codes)
     assert [form.name for form in found if not form.passes] == []

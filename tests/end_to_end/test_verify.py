@@ -81,11 +81,12 @@ def test_a_written_file_is_verified(run: Path, tmp_path: Path, capsys: Captured,
     image = json.loads(facts["preprocessing"])["float = step * byte + offset"]
     assert image == {"step": [pytest.approx(1 / 255)], "offset": [0.0]}
     assert "_target_: qatlab.models.LeNet" in facts["config"]
+    found = tmp_path / "found.json"
     words = [str(run), "--onnx", str(file), "--images", "10", "--data", "validation"]
-    assert verify.main(words) == 0
-    told = capsys.readouterr().out
-    assert f"onnx {kind}, optimised" in told
-    assert "10 images; " in told
+    assert verify.main([*words, "--json", str(found)]) == 0
+    forms = json.loads(found.read_text())["forms"]
+    assert [*forms][-2:] == [f"{file}, as written", f"{file}, optimised"]
+    assert "10 images; " in capsys.readouterr().out
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler: cc")
@@ -166,7 +167,7 @@ def test_a_file_of_another_run_fails(
     assert export.main([str(run), "-o", str(file)]) == 0
     assert verify.main([str(run), "--onnx", str(file)]) == 2
     error = capsys.readouterr().err
-    assert error == "Beyond the tolerance: onnx qdq, as written, onnx qdq, optimised.\n"
+    assert error == f"Beyond the tolerance: {file}, as written, {file}, optimised.\n"
 
 
 @pytest.mark.parametrize(
