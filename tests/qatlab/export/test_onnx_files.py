@@ -16,7 +16,11 @@ from qatlab.export.integer_onnx import IntegerWriter
 from qatlab.export.qdq import QdqWriter
 from qatlab.integer import IntegerNetwork, compute, lower, with_rescale
 
-CHANNELS = {"lsq by channel": {"per_channel": True}, "sat ternary": {"bits": None, "n_steps": 2}}
+VARIANTS = {  # changes of all weights
+    "lsq by channel": {"per_channel": True},
+    "sat ternary": {"bits": None, "n_steps": 2},
+    "sat binary": {"bits": 1},
+}
 ALL, NONE = (
     onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
     onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -26,7 +30,7 @@ ALL, NONE = (
 @cache
 def network_of(name: str, method: str, bits: int) -> IntegerNetwork:
     torch.manual_seed(1)
-    rules = {"all": {"name": "*", "weight": CHANNELS[method]}} if method in CHANNELS else {}
+    rules = {"all": {"name": "*", "weight": VARIANTS[method]}} if method in VARIANTS else {}
     model = convert(NETWORKS[name](), method.partition(" ")[0], bits, **rules)
     return lower(model, [PIXEL] * 3, EXAMPLE)
 
@@ -45,7 +49,7 @@ def answer(model: onnx.ModelProto, images: np.ndarray, level: Any, *more: str) -
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("method", ["sat", "lsq", "lsq_plus", "dorefa", *CHANNELS])
+@pytest.mark.parametrize("method", ["sat", "lsq", "lsq_plus", "dorefa", *VARIANTS])
 @pytest.mark.parametrize(("bits", "opset"), [(2, 25), (4, 21), (8, 13)])
 @pytest.mark.parametrize("level", [NONE, ALL], ids=["as written", "optimised"])
 def test_quantized_tensors_hold_what_the_integer_network_computes(
@@ -70,29 +74,20 @@ def test_quantized_tensors_hold_what_the_integer_network_computes(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("method", ["sat", "lsq", "lsq_plus"])
 @pytest.mark.parametrize(
-    ("bits", "rescale", "opset"),
+    ("method", "bits", "rescale", "opset"),
     [
-        (1, "fixed32", 25),
-        (4, "float", 21),
-        (4, "fixed32", 21),
-        (8, "fixed16", 13),
-        (8, "float", 21),
+        *(("sat binary", 4, "fixed32", 25), ("sat ternary", 4, "fixed32", 21)),
+        *(("sat", 4, "float", 21), ("sat", 8, "fixed16", 13), ("sat", 8, "float", 21)),
+        *(("lsq", 4, "fixed32", 21), ("lsq by channel", 8, "fixed32", 13)),
+        *(("lsq_plus", 4, "double_shift", 21), ("lsq_plus", 8, "float", 21)),
     ],
 )
 @pytest.mark.parametrize("level", [NONE, ALL], ids=["as written", "optimised"])
 def test_files_of_whole_numbers_compute_the_same_to_the_last_bit(
     name: str, method: str, bits: int, rescale: str, opset: int, level: Any
 ) -> None:
-    if bits == 1:
-        torch.manual_seed(1)
-        weight_only = {"all": {"name": "*", "weight": {"bits": 1}}}
-        if method != "sat":
-            pytest.skip("LSQ has no weights of 1 bit")
-        exact = lower(convert(NETWORKS[name](), method, 4, **weight_only), [PIXEL] * 3, EXAMPLE)
-    else:
-        exact = network_of(name, method, bits)
+    exact = network_of(name, method, bits)
     network = with_rescale(exact, rescale)
     file = IntegerWriter(network, opset).write({})
     computed = compute(network, PIXELS)
