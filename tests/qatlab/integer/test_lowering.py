@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from qatlab import quant
 from qatlab.errors import ConfigError
 from qatlab.integer import Codes, compute, lower
+from qatlab.integer.folding import site_codes
 from qatlab.integer.weights import integer_weight, integer_weights, largest_accumulator
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 from qatlab.quant.learned import ActivationQuantizer
@@ -123,6 +124,15 @@ def test_accumulators_are_bounded_by_their_weights_and_codes() -> None:
     above = np.where(codes > 0, codes, 0).reshape(6, -1).sum(1).max()
     assert network.accumulator_bits["0"] == int(max(below, above) * 255).bit_length() + 1
     assert network.accumulator_bits["6"] == (4 * 255).bit_length() + 1
+
+
+@pytest.mark.parametrize(
+    ("activation", "low", "high"), [(nn.Identity(), 0, 15), (nn.ReLU(), 2, 15), (nn.ReLU6(), 2, 8)]
+)
+def test_an_activation_function_cuts_codes_off(activation: nn.Module, low: int, high: int) -> None:
+    site = quant.LsqPlusActivation(activation, bits=4, step_size=1.0)
+    site.offset.data.fill_(-2.0)
+    assert site_codes("relu", site) == Codes(low, high, 1.0, -2.0)
 
 
 def test_sums_of_some_products_are_bounded_too() -> None:
