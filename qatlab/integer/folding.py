@@ -41,8 +41,9 @@ def site_codes(name: str, quantizer: ActivationQuantizer) -> Codes:
         ConfigError: for another activation function.
     """
     grid, kind = quantizer.grid, type(quantizer.activation)
-    step = abs(float(quantizer.parameter)) / grid.divisor
-    offset = 0.0 if quantizer.learned_offset is None else float(quantizer.learned_offset)
+    step = abs(float(quantizer.parameter.detach())) / grid.divisor
+    moved = quantizer.learned_offset
+    offset = 0.0 if moved is None else float(moved.detach())
     if quantizer.clips:
         return Codes(grid.q_min, grid.q_max, step, offset)
     if kind not in LARGEST_OF:
