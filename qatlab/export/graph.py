@@ -108,16 +108,23 @@ class Graph:
     def model(
         self,
         image: onnx.ValueInfoProto,
-        output: onnx.ValueInfoProto,
+        answer: str,
+        kind: int,
+        shape: Sequence[int],
         facts: Mapping[str, str],
     ) -> onnx.ModelProto:
         """Return the file, checked with its shapes.
 
         Args:
             image: the input.
-            output: the output, the name of a node's output.
+            answer: name of a node's output; it is made ``(N, classes)``.
+            kind: its type.
+            shape: its shape, without N.
             facts: become the file's metadata.
         """
+        if len(shape) > 1:
+            answer = self.node("Flatten", [answer], axis=1)
+        output = helper.make_tensor_value_info(answer, kind, ["N", int(np.prod(shape))])
         graph = helper.make_graph(
             self._nodes, PRODUCER, [image], [output], list(self._constants.values())
         )

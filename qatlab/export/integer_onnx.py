@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from qatlab.errors import ConfigError
 from qatlab.export.graph import OPSETS, Graph, container, window
@@ -92,12 +92,8 @@ class IntegerWriter:
                 made = handed_on(self.graph, op, inputs)
             self.tensors[op.name] = made
         last = self.network.operations[-1].name
-        answer = self.tensors[last]
-        if len(self.shapes[last]) > 1:
-            answer = self.graph.node("Flatten", [answer], axis=1)
-        count = int(np.prod(self.shapes[last]))
-        output = helper.make_tensor_value_info(answer, TensorProto.DOUBLE, ["N", count])
-        return self.graph.model(image, output, facts)
+        answer, shape = self.tensors[last], self.shapes[last]
+        return self.graph.model(image, answer, TensorProto.DOUBLE, shape, facts)
 
     def _layer(self, op: Convolve | Multiply, x: str) -> str:
         graph, name = self.graph, op.name

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from qatlab.errors import ConfigError
 from qatlab.export.graph import Graph, container, window
@@ -82,12 +82,8 @@ class QdqWriter:
                 else:
                     self.tensors[op.name] = handed_on(self.graph, op, inputs)
         last = self.network.operations[-1].name
-        answer = self.tensors[last]
-        if len(self.shapes[last]) > 1:
-            answer = self.graph.node("Flatten", [answer], axis=1)
-        count = int(np.prod(self.shapes[last]))
-        output = helper.make_tensor_value_info(answer, TensorProto.FLOAT, ["N", count])
-        return self.graph.model(image, output, facts)
+        answer, shape = self.tensors[last], self.shapes[last]
+        return self.graph.model(image, answer, TensorProto.FLOAT, shape, facts)
 
     def _averaged(self, op: SumPool) -> str:
         """Return averages of real numbers; torch's divisor may be another one."""
