@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
+from typing import Any
 
 import onnx
 
@@ -57,15 +58,19 @@ def facts_of(loaded: Loaded, kind: str) -> dict[str, str]:
         {"name": row.name, "part": row.part, "bits": row.bits, **row.quantizer}
         for row in table.layers
     ]
-    codes = pixel_codes(data)
-    image = {
+    image: dict[str, Any] = {
         "input": "bytes (N, C, H, W)" if kind == "integer" else "float32 (N, C, H, W)",
-        "float = step * byte + offset": {
-            "step": [own.step for own in codes],
-            "offset": [own.offset for own in codes],
-        },
         "before that": "what data: in the configuration says",
     }
+    try:
+        codes = pixel_codes(data)
+    except ConfigError:  # no bytes stand for these images, which files of floats take
+        codes = []
+    if codes:
+        image["float = step * byte + offset"] = {
+            "step": [own.step for own in codes],
+            "offset": [own.offset for own in codes],
+        }
     return {
         "format": kind,
         "source": loaded.source,

@@ -151,11 +151,16 @@ def main(words: list[str] | None = None) -> int:
         batches = batches_of(built.data, given.data, given.images)
         with wide_console().status("comparing") as status:  # on a terminal only
             found = compare(first, exact, others, _shown(batches, status), codes)
+        if found[0].images == 0:
+            raise ConfigError(f"--data {given.data} has no images.")
         _print(found, network)
         if given.json is not None:
             forms = {own.name: own.to_json() for own in found}
             numbers = {"images": found[0].images, "forms": forms}
             record.write_json(given.json, {**numbers, "accumulator_bits": network.accumulator_bits})
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
     except Exception as error:
         if (told := sentence(error)) is None:
             raise

@@ -19,6 +19,7 @@ from killable_runs import start_forked
 from mistakes import TINY
 
 import qatlab
+from qatlab.errors import ConfigError
 from qatlab.export import __main__ as export
 from qatlab.integer import IntegerNetwork, lower
 from qatlab.integer.network import Operation, Output, Rescale, Weighted
@@ -189,6 +190,38 @@ def test_mistakes_are_told(
     error = capsys.readouterr().err
     assert re.fullmatch(r"Error: [^\n]+\n", error)
     assert told.format(tmp=tmp_path) in error
+
+
+def test_an_interruption_and_missing_images_are_told(
+    run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "batches_of", lambda *given: iter(()))
+    assert verify.main([str(run), "--data", "validation"]) == 1
+    assert capsys.readouterr().err == "Error: --data validation has no images.\n"
+
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify, "batches_of", interrupted)
+    assert verify.main([str(run)]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_images_that_no_bytes_stand_for_are_exported_in_float(
+    run: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qatlab.export import onnx_file
+
+    def refuse(data: object) -> None:
+        raise ConfigError("no bytes stand for what the network gets")
+
+    monkeypatch.setattr(onnx_file, "pixel_codes", refuse)
+    file = tmp_path / "model.onnx"
+    assert export.main([str(run), "-o", str(file)]) == 0
+    facts = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    assert "float = step * byte + offset" not in json.loads(facts["preprocessing"])
+    assert export.main([str(run), "-o", str(file), "--format", "integer"]) == 1
+    assert "no bytes stand for" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path, capsys: Captured) -> None:
