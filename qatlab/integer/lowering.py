@@ -9,59 +9,46 @@ that read one part each.
 
 from __future__ import annotations
 
-import operator
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from qatlab.errors import ConfigError
-from qatlab.integer.layers import float_layer, layer, norm, site, total
-from qatlab.integer.network import (
-    Channels,
-    Codes,
-    Input,
-    IntegerNetwork,
-    Output,
+from qatlab.errors import ConfigError, TrainingError
+from qatlab.integer.layers import (
+    float_layer,
+    layer,
+    moved,
+    norm,
+    prelu,
+    reinterpreted,
+    site,
+    total,
 )
-from qatlab.integer.pools import adaptive_max_pool, average, max_pool, whole_map
-from qatlab.integer.state import Parts, State
-from qatlab.integer.values import Coded, linear
-from qatlab.integer.views import (
-    added_channels,
-    flatten,
-    is_flat,
-    is_whole_map,
-    padded,
-    same,
-    stride_of,
-    subsampled,
+from qatlab.integer.network import Codes, Input, IntegerNetwork, Operation, Output
+from qatlab.integer.pools import (
+    adaptive_average,
+    adaptive_max_pool,
+    average,
+    largest_of_map,
+    max_pool,
+    mean,
+    pad,
+    total_sum,
 )
+from qatlab.integer.state import Made, State
+from qatlab.integer.values import Coded, Function, Parts, linear
+from qatlab.integer.views import apart, rearranged
 from qatlab.quant import Phase, Quantizer
 from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.learned import ActivationQuantizer
-from qatlab.quant.memory import add, add_apart
-from qatlab.quant.sites import (
-    ACTIVATION_CALLS,
-    ACTIVATION_MODULES,
-    OTHER_ACTIVATION_CALLS,
-)
+from qatlab.quant.ops import ACTIVATIONS, affine, kind_of
 from qatlab.quant.trace import measure
-
-SAME = (nn.Dropout, nn.Dropout2d, nn.Identity)
-ACTIVATIONS = (ACTIVATION_MODULES, ACTIVATION_CALLS, OTHER_ACTIVATION_CALLS)
-ADDITIONS = (add, add_apart, operator.add, torch.add)
-CONCATENATIONS = (torch.cat, torch.concat)
-FLATTENINGS = (torch.flatten, torch.reshape, "flatten", "reshape", "view")
-MEANS = (torch.mean, "mean")
-CALLS: dict[Any, tuple[type[nn.Module], Callable[..., Parts]]] = {
-    F.max_pool2d: (nn.MaxPool2d, max_pool),
-    F.avg_pool2d: (nn.AvgPool2d, average),
-    F.adaptive_avg_pool2d: (nn.AdaptiveAvgPool2d, whole_map),
-    F.adaptive_max_pool2d: (nn.AdaptiveMaxPool2d, adaptive_max_pool),
-}
 
 
 @torch.no_grad()
@@ -77,21 +64,49 @@ def lower(model: nn.Module, input_codes: Sequence[Codes], example_input: Tensor)
         ConfigError: for a layer, a site or an operator without an integer form, and for an
             accumulator that 32 bits may not hold.
     """
-    if not isinstance(model, fx.GraphModule):  # which quantize makes of all it quantizes
-        raise ConfigError("the network is float, and so has no integer form: train it with bits.")
-    return _Lowering(model, input_codes, measure(model, example_input).shapes).network()
+    return Lowering(model, input_codes, example_input).network()
 
 
-class _Lowering(State):
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a network has no integer form, at one place.
+
+    Attributes:
+        layer: path of the layer, site or function.
+        operator: what it calls.
+        reason: one sentence.
+    """
+
+    layer: str
+    operator: str
+    reason: str
+
+
+class Lowering(State):
+    """Lowers a network node by node.
+
+    Args:
+        model: see :func:`lower`.
+        input_codes: likewise.
+        example_input: likewise.
+        goes_on: note what has no integer form, let codes stand for it and go on; if not, raise.
+
+    Attributes:
+        obstacles: what was noted.
+    """
+
     def __init__(
         self,
-        model: fx.GraphModule,
+        model: nn.Module,
         input_codes: Sequence[Codes],
-        shapes: Mapping[fx.Node, tuple[int, ...]],
+        example_input: Tensor,
+        goes_on: bool = False,
     ) -> None:
-        super().__init__(shapes)
-        self.model, self.input_codes = model, input_codes
-        self.modules = dict(model.named_modules())
+        if not isinstance(model, fx.GraphModule):  # which quantize makes of all it quantizes
+            raise ConfigError("the network is float, and so has no integer form: train it with bits.")
+        super().__init__(model, measure(model, example_input))
+        self.model, self.input_codes, self.goes_on = model, input_codes, goes_on
+        self.obstacles: list[Obstacle] = []
         for quantizer in self.modules.values():
             if isinstance(quantizer, Quantizer) and quantizer.phase is not Phase.QUANTIZE:
                 raise ConfigError(
@@ -100,82 +115,219 @@ class _Lowering(State):
                 )
 
     def network(self) -> IntegerNetwork:
+        """Lower all nodes."""
         for node in self.model.graph.nodes:
-            if node.op == "output":
-                self._output(node.args[0])
-            elif node.op == "placeholder":
+            try:
+                self._lower(node)
+            except (ConfigError, TrainingError) as error:
+                if not self.goes_on:
+                    raise
+                self._note(node, str(error))
+        return IntegerNetwork(_needed(list(self.operations.values())), self.sites)
+
+    def _note(self, node: fx.Node, reason: str) -> None:
+        name = "output" if node.op == "output" else self.paths[node]
+        operator = "" if node.op == "output" else self.called(node).partition(" (")[2].rstrip(")")
+        self.obstacles.append(Obstacle(name, operator, reason))
+        if node in self.shapes:
+            shape = (*self.shapes[node][1:], 1, 1)[:3]
+            codes, name = Codes(0, 15, 1 / 15), self.free(node.name)
+            self.add(Input(name, (), codes, shape))
+            self.values[node] = Parts((Coded(name, codes, self.shapes[node][1:]),))
+
+    def _lower(self, node: fx.Node) -> None:
+        if node.op == "output":
+            self._output(node.args[0])
+        elif node.op == "placeholder":
+            if node in self.shapes:
                 self.values[node] = self._image(node)
-            elif node.op == "call_module":
-                self.values[node] = self._of_module(node)
-            elif node.op != "get_attr" and node in self.shapes:  # not what a size is read from
-                self.values[node] = self._of_call(node)
-        return IntegerNetwork(tuple(self.operations))
+        elif node.op == "call_module":
+            self.values[node] = self._of_module(node)
+        elif node.op != "get_attr" and self._is_of_the_image(node):
+            self.values[node] = self._of_call(node)
+
+    def _is_of_the_image(self, node: fx.Node) -> bool:
+        """Tell whether a function makes tensors of the image, and no size or constant."""
+        return node not in self.measures.others and node not in self.measures.constants
 
     def _image(self, node: fx.Node) -> Parts:
         """Return the image, as one part where all its channels have the same codes."""
-        _, channels, height, width = self.shapes[node]
+        shape: Any = self.shapes[node][1:]
         first = self.input_codes[0]
-        self.add(Input(node.name, (), first, (channels, height, width)))
+        name = self.add(Input(self.free(node.name), (), first, shape))
+        parts = Parts((Coded(name, first, shape),))
         if all(codes == first for codes in self.input_codes):
-            return (Coded(node.name, first, channels),)
-        return tuple(
-            Coded(self.add(Channels(f"{node.name}[{i}]", (node.name,), i, i + 1)), codes, 1)
-            for i, codes in enumerate(self.input_codes)
-        )
+            return parts
+        values = []
+        for part, codes in zip(apart(self, name, parts).values, self.input_codes, strict=True):
+            assert isinstance(part, Coded)
+            factor = codes.step / first.step
+            shift = codes.offset - first.offset * factor
+            values.append(reinterpreted(self, f"{part.name}_values", part, factor, shift))
+        return Parts(tuple(values))
 
     def _output(self, node: Any) -> None:
         if not isinstance(node, fx.Node):
-            raise ConfigError("a network with several outputs has no integer form.")
-        parts = self.parts(node)
-        if len(parts) > 1:
-            raise ConfigError(f"{node.name} is a concatenation, which no output can be.")
-        value = linear(parts[0])
+            several = len(node) if isinstance(node, (tuple, list, dict)) else 0
+            raise ConfigError(
+                f"the network returns {several} outputs ({type(node).__name__}), which have no "
+                "integer form: return one tensor."
+            )
+        raw = self.raw(node)
+        function = ""
+        if raw.function is not None and raw.function.kind in LAST:
+            function, parts = raw.function.kind, raw
+        else:
+            parts = self.parts(node)
+        if len(parts.values) > 1 or parts.order is not None:
+            raise ConfigError(
+                f"{self.paths[node]} is a concatenation, which no output can be; put a layer "
+                "behind it."
+            )
+        value = linear(parts.values[0])
         names, numbers = zip(*value.terms, strict=True)
-        self.add(Output("output", names, numbers, value.bias, value.from_offsets))
+        shape = self.shapes[node][1:]
+        name = self.free("output")
+        self.add(Output(name, names, numbers, value.bias, value.from_offsets, shape, function))
 
-    def _of_module(self, node: fx.Node) -> Parts:
+    def _of_module(self, node: fx.Node) -> Made:
         path, module = str(node.target), self.modules[str(node.target)]
         for kinds, made in MODULES.items():
             if isinstance(module, kinds):
-                return made(self, path, module, node.args[0])
-        return _refused(f"{path} ({type(module).__name__})", type(module))
+                return made(self, path, module, node.all_input_nodes[0])
+        return self._of_call(node)
 
-    def _of_call(self, node: fx.Node) -> Parts:
-        name, function, given = node.name, node.target, node.args
-        if function in CALLS:
-            kind, made = CALLS[function]
-            return made(self, name, kind(*given[1:], **node.kwargs), given[0])
-        if function in ADDITIONS and len(given) == 2 and not node.kwargs:
-            return total(self, node)
-        if function in CONCATENATIONS and (given[1:] or (node.kwargs["dim"],)) == (1,):
-            joined: Any = given[0]
-            return tuple(part for one in joined for part in self.parts(one))
-        if function in FLATTENINGS and is_flat(self, node):
-            return flatten(self, name, None, given[0])
-        if function in MEANS and is_whole_map(node):
-            return whole_map(self, name, nn.AdaptiveAvgPool2d(1), given[0], flat=True)
-        if function is operator.getitem and (stride := stride_of(given[1])):
-            return subsampled(self, node, stride)
-        if function is F.pad and (channels := added_channels(node)):
-            return padded(self, node, channels)
-        return _refused(f"{name} ({getattr(function, '__name__', function)})", function)
+    def _of_call(self, node: fx.Node) -> Made:
+        kind, name = kind_of(node, self.modules), self.paths[node]
+        args, kwargs = self.measures.arguments(node)
+        if (by_numbers := affine(kind, args, kwargs)) is not None:
+            return moved(self, name, node, by_numbers)
+        if kind in ("view", "interpolate"):
+            return rearranged(self, name, node)
+        function = CALLS.get(kind or "")
+        if function is None:
+            raise self._refused(node, kind)
+        if node.op == "call_module":
+            module = self.modules[str(node.target)]
+            names = list(inspect.signature(function).parameters)[4:]
+            kwargs |= {key: getattr(module, key) for key in names if hasattr(module, key)}
+            kwargs |= PADDINGS.get(type(module), lambda module: {})(module)
+        try:
+            given = inspect.signature(function).bind(self, name, node, *args, **kwargs)
+        except TypeError as error:
+            raise self._refused(node, kind) from error
+        return function(*given.args, **given.kwargs)
+
+    def _refused(self, node: fx.Node, kind: str | None) -> ConfigError:
+        told = self.called(node)
+        if kind in ACTIVATIONS:
+            return ConfigError(f"{told} is a float site, and so has no integer form: give it bits.")
+        return ConfigError(f"{told} has no integer form.")
 
 
-def _refused(name: str, kind: Any) -> Parts:
-    if any(kind in known for known in ACTIVATIONS):
-        raise ConfigError(f"{name} is a float site, and so has no integer form: give it bits.")
-    raise ConfigError(f"{name} has no integer form.")
-
-
+LAST = ("softmax", "log_softmax")
 MODULES: dict[Any, Callable[..., Parts]] = {
     (QuantConv2d, QuantLinear): layer,
     (nn.Conv2d, nn.Linear): float_layer,
-    nn.BatchNorm2d: norm,
+    _BatchNorm: norm,
     ActivationQuantizer: site,
-    nn.MaxPool2d: max_pool,
-    nn.AdaptiveMaxPool2d: adaptive_max_pool,
-    nn.AvgPool2d: average,
-    nn.AdaptiveAvgPool2d: whole_map,
-    nn.Flatten: flatten,
-    SAME: same,
+}
+PADDINGS: Mapping[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
+    nn.ZeroPad2d: lambda module: {"pad": module.padding},
+    nn.ConstantPad2d: lambda module: {"pad": module.padding, "value": module.value},
+    nn.ReflectionPad2d: lambda module: {"pad": module.padding, "mode": "reflect"},
+    nn.ReplicationPad2d: lambda module: {"pad": module.padding, "mode": "replicate"},
+    nn.CircularPad2d: lambda module: {"pad": module.padding, "mode": "circular"},
+}
+
+
+def _sum_of_two(
+    state: State, name: str, node: fx.Node, input: Any, other: Any, *, alpha: Any = 1
+) -> Parts:
+    return total(state, name, node, [input, other], np.array([1.0, float(alpha)]))
+
+
+def _difference_of_two(
+    state: State, name: str, node: fx.Node, input: Any, other: Any, *, alpha: Any = 1
+) -> Parts:
+    return total(state, name, node, [input, other], np.array([1.0, -float(alpha)]))
+
+
+def _reversed_difference(
+    state: State, name: str, node: fx.Node, input: Any, other: Any, *, alpha: Any = 1
+) -> Parts:
+    return total(state, name, node, [input, other], np.array([-float(alpha), 1.0]))
+
+
+def _same(state: State, name: str, node: fx.Node, input: fx.Node, *_: Any, **__: Any) -> Parts:
+    return state.raw(input)
+
+
+def _dropout(
+    state: State,
+    name: str,
+    node: fx.Node,
+    input: fx.Node,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> Parts:
+    if training and p > 0:
+        raise ConfigError(
+            f"{state.called(node)} drops values in evaluation, too, which has no integer form; "
+            "give it training=self.training, or use nn.Dropout."
+        )
+    return state.raw(input)
+
+
+def _softmax(
+    state: State,
+    name: str,
+    node: fx.Node,
+    input: fx.Node,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: Any = None,
+) -> Parts:
+    shape, kind = state.shapes[input], kind_of(node, state.modules)
+    axis = None if dim is None else dim % len(shape)
+    if axis != 1 or max(shape[2:], default=1) > 1:
+        raise ConfigError(
+            f"{state.called(node)} has an integer form over the classes only, as the last step."
+        )
+    return _with_function(state.parts(input), str(kind))
+
+
+def _with_function(parts: Parts, kind: str) -> Parts:
+    return Parts(parts.values, parts.order, Function(kind))
+
+
+def _needed(operations: Sequence[Operation]) -> tuple[Operation, ...]:
+    """Return the operations that the last one is made of, and the image."""
+    wanted = {operations[-1].name}
+    kept = []
+    for op in reversed(operations):
+        if op.name in wanted or isinstance(op, Input):
+            wanted |= set(op.inputs)
+            kept.append(op)
+    return tuple(reversed(kept))
+
+
+CALLS: dict[str, Callable[..., Parts]] = {
+    "max_pool2d": max_pool,
+    "avg_pool2d": average,
+    "adaptive_avg_pool2d": adaptive_average,
+    "adaptive_max_pool2d": adaptive_max_pool,
+    "mean": mean,
+    "sum": total_sum,
+    "amax": largest_of_map,
+    "add": _sum_of_two,
+    "sub": _difference_of_two,
+    "rsub": _reversed_difference,
+    "pad": pad,
+    "prelu": lambda state, name, node, input, weight: prelu(state, name, input, weight),
+    "same": _same,
+    "dropout": _dropout,
+    "softmax": _softmax,
+    "log_softmax": _softmax,
 }

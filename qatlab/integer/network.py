@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
+Sides = tuple[tuple[int, int], tuple[int, int]]  # above and below, left and right
+NO_SIDES: Sides = ((0, 0), (0, 0))
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Convolve(Operation):
 
     weight: Integers
     stride: tuple[int, int]
-    padding: tuple[int, int]
+    padding: Sides
     dilation: tuple[int, int]
     groups: int
     largest: int
@@ -97,68 +99,109 @@ class Multiply(Operation):
 
 @dataclass(frozen=True)
 class SumPool(Operation):
-    """Sums of codes over windows, of which zeros beyond the border are a part.
+    """Sums over windows, of which zeros beyond the border are a part.
 
     Attributes:
-        codes: of the result: these sums stand for averages.
+        codes: of the result, where sums of codes stand for averages; None for sums of accumulators.
+        largest: no sum is larger in size.
     """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
-    padding: tuple[int, int]
-    codes: Codes
-
-    @property
-    def largest(self) -> int:
-        """No sum is larger in size."""
-        return self.codes.largest
+    padding: Sides
+    codes: Codes | None
+    largest: int
 
 
 @dataclass(frozen=True)
 class MaxPool(Operation):
-    """Largest code of each window; what stands beyond the border is never the largest.
-
-    Attributes:
-        ceil_mode: whether windows that reach over the end count, too.
-    """
+    """Largest code of each window; what stands beyond the border is never the largest."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
-    padding: tuple[int, int]
+    padding: Sides
     dilation: tuple[int, int]
-    ceil_mode: bool = False
 
 
 @dataclass(frozen=True)
-class Channels(Operation):
-    """The channels from ``start`` up to, but without, ``stop``."""
+class Slice(Operation):
+    """A part of the codes: ``start:stop:step`` of each axis of ``(C, H, W)``, or of features."""
 
-    start: int
-    stop: int
+    slices: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Pick(Operation):
+    """Some of the channels, or of the features, in an order of their own.
+
+    Attributes:
+        channels: their numbers in the input.
+    """
+
+    channels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Concatenate(Operation):
-    """All channels of the inputs, one after the other."""
+    """All channels of the inputs, one after the other.
+
+    Attributes:
+        order: numbers of the channels in the order of the result; None as they are.
+    """
+
+    order: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
-class Flatten(Operation):
-    """``(N, C, H, W)`` becomes ``(N, C * H * W)``."""
+class Reshape(Operation):
+    """The same codes in another shape, ``(C, H, W)`` or ``(features,)``."""
+
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Subsample(Operation):
-    """Every ``stride``-th row and column."""
+class Permute(Operation):
+    """Codes in another order: seen as an array of more axes, these exchanged, and in a new shape.
 
-    stride: tuple[int, int]
+    Attributes:
+        split: shape of the array.
+        axes: of it, in the new order.
+        shape: of the result.
+    """
+
+    split: tuple[int, ...]
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class PadChannels(Operation):
-    """Adds ``channels`` channels of zeros behind the others."""
+class Pad(Operation):
+    """Adds channels, rows and columns.
 
-    channels: int
+    Attributes:
+        amounts: in front and behind, of ``(C, H, W)``.
+        mode: ``constant``: code 0; ``reflect``, ``replicate``, ``circular``: copies, as torch does.
+        value: the real number that is put there in the mode ``constant``.
+    """
+
+    amounts: tuple[tuple[int, int], ...]
+    mode: str = "constant"
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reinterpret(Operation):
+    """The same codes, which stand for other values: a tensor times a number, plus a number.
+
+    Attributes:
+        codes: what they stand for now.
+        factor: of the values.
+        shift: added to them.
+    """
+
+    codes: Codes
+    factor: float
+    shift: float
 
 
 @dataclass(frozen=True)
@@ -168,10 +211,10 @@ class Weighted(Operation):
         sum_i multipliers[i] * input_i + bias + from_offsets
 
     Attributes:
-        multipliers: for each input one number, or one for each channel.
+        multipliers: for each input one number, or one for each channel, or ``(C, H, W)``.
         bias: likewise.
-        from_offsets: what the offsets of input codes come to: likewise, or ``(C, H, W)``, as zeros
-            beyond the border have none.
+        from_offsets: what the offsets of input codes come to: likewise, as zeros beyond the border
+            have none.
     """
 
     multipliers: tuple[Reals, ...]
@@ -190,14 +233,40 @@ class Rescale(Weighted):
 
     Attributes:
         codes: of the result; multipliers, bias and from_offsets are in their steps.
+        slope: what values below 0 are multiplied by first, one number or one for each channel;
+            None for 1.
     """
 
     codes: Codes
+    slope: Reals | None = None
+
+    @property
+    def zero(self) -> float:
+        """The sum that stands for 0."""
+        return -self.codes.offset / self.codes.step
+
+    @property
+    def below(self) -> Rescale | None:
+        """What is computed instead where the sum is below :attr:`zero`."""
+        if self.slope is None:
+            return None
+        multipliers = tuple(product(m, self.slope) for m in self.multipliers)
+        bias = np.asarray(product(self.bias - self.zero, self.slope) + self.zero)
+        from_offsets = product(self.from_offsets, self.slope)
+        return Rescale(self.name, self.inputs, multipliers, bias, from_offsets, self.codes)
 
 
 @dataclass(frozen=True)
 class Output(Weighted):
-    """What the network answers, ``(N, classes)``."""
+    """What the network answers.
+
+    Attributes:
+        shape: of the answer to one image, such as ``(classes,)``.
+        function: a last ``softmax`` or ``log_softmax``, which only files of floats compute.
+    """
+
+    shape: tuple[int, ...]
+    function: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,8 +276,8 @@ class FixedPoint(Operation):
         sum_i multipliers[i] * input_i + offset
 
     Attributes:
-        multipliers: for each input, one for each channel.
-        offset: one for each channel, or ``(C, H, W)``.
+        multipliers: for each input, one for each channel, or ``(C, H, W)``.
+        offset: likewise.
         shift: by which the sum is larger than the number that it stands for: powers of two, one
             for each channel.
     """
@@ -224,14 +293,26 @@ class FixedRescale(FixedPoint):
 
     Attributes:
         codes: of the result.
+        below: what is computed instead where the sum is less than ``zero``; None for nothing.
+        zero: one for each channel.
     """
 
     codes: Codes
+    below: FixedRescale | None = None
+    zero: Integers | None = None
 
 
 @dataclass(frozen=True)
 class FixedOutput(FixedPoint):
-    """What the network answers, times ``2**shift``, which is the same for all classes."""
+    """What the network answers, times ``2**shift``, which is the same for all classes.
+
+    Attributes:
+        shape: see :class:`Output`.
+        function: likewise.
+    """
+
+    shape: tuple[int, ...]
+    function: str = ""
 
 
 def along_channels(numbers: NDArray[Any], ndim: int) -> NDArray[Any]:
@@ -243,37 +324,62 @@ def along_channels(numbers: NDArray[Any], ndim: int) -> NDArray[Any]:
 
 def summed(one: Reals, other: Reals) -> Reals:
     """Return the sum of two that are one number, ``(C,)`` or ``(C, H, W)``."""
+    return np.asarray(np.add(*_aligned(one, other)))
+
+
+def product(one: Reals, other: Reals) -> Reals:
+    """Return the product of two that are one number, ``(C,)`` or ``(C, H, W)``."""
+    return np.asarray(np.multiply(*_aligned(one, other)))
+
+
+def _aligned(one: Reals, other: Reals) -> tuple[Reals, Reals]:
     ndim = max(one.ndim, other.ndim)
     if ndim < 2:
-        return np.asarray(one + other)
-    total = along_channels(one, ndim + 1) + along_channels(other, ndim + 1)
-    return np.asarray(total[0])
+        return one, other
+    return along_channels(one, ndim + 1)[0], along_channels(other, ndim + 1)[0]
+
+
+def note_codes(op: Operation, known: dict[str, Codes]) -> None:
+    """Add which values the codes of an operation stand for, if its results are codes.
+
+    Args:
+        op: the operation.
+        known: those of the operations in front of it, by their names.
+    """
+    own = getattr(op, "codes", None)
+    if isinstance(own, Codes):
+        known[op.name] = own
+    elif not isinstance(op, (Convolve, Multiply, Weighted, FixedPoint, SumPool)):
+        inputs = [known[name] for name in op.inputs]
+        low, high = min(codes.low for codes in inputs), max(codes.high for codes in inputs)
+        if isinstance(op, Pad) and op.mode == "constant":
+            low, high = min(low, 0), max(high, 0)
+        known[op.name] = replace(inputs[0], low=low, high=high)
 
 
 @dataclass(frozen=True)
 class IntegerNetwork:
-    """Operations in the order of computation; the last one is the output."""
+    """Operations in the order of computation; the last one is the output.
+
+    Attributes:
+        operations: all of them.
+        sites: by the name of a site, the operations whose results, one after the other, are its
+            codes.
+    """
 
     operations: Sequence[Operation]
+    sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Operation:
         """Return the operation of that name."""
         return next(op for op in self.operations if op.name == name)
-
-    def parts(self, site: str) -> tuple[str, ...]:
-        """Return the names of the operations that make the codes of a site."""
-        op = self[site]
-        return op.inputs if isinstance(op, Concatenate) else (site,)
 
     @property
     def codes(self) -> dict[str, Codes]:
         """Those of all results that are codes, by the name of the operation."""
         found: dict[str, Codes] = {}
         for op in self.operations:
-            if isinstance(op, (Input, SumPool, Rescale, FixedRescale)):
-                found[op.name] = op.codes
-            elif not isinstance(op, (Convolve, Multiply, Weighted, FixedPoint)):
-                found[op.name] = found[op.inputs[0]]
+            note_codes(op, found)
         return found
 
     @property
@@ -281,6 +387,13 @@ class IntegerNetwork:
         """The image."""
         (found,) = (op for op in self.operations if isinstance(op, Input))
         return found
+
+    @property
+    def output(self) -> Output | FixedOutput:
+        """The answer."""
+        last = self.operations[-1]
+        assert isinstance(last, (Output, FixedOutput))
+        return last
 
     @property
     def accumulator_bits(self) -> dict[str, int]:

@@ -1,110 +1,477 @@
-"""How pooling layers are lowered."""
+"""How poolings, means, sums and paddings are lowered."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import fx
+from torch.nn import functional as F
 
 from qatlab.errors import ConfigError
-from qatlab.integer.network import Codes, Flatten, MaxPool, SumPool
-from qatlab.integer.state import Parts, State, names_of, pair
-from qatlab.integer.values import Coded
+from qatlab.integer.network import (
+    NO_SIDES,
+    Codes,
+    MaxPool,
+    Pad,
+    Reals,
+    Reshape,
+    Sides,
+    SumPool,
+    product,
+)
+from qatlab.integer.state import State, both_sides, names_of, pair
+from qatlab.integer.values import (
+    NOTHING,
+    Coded,
+    Linear,
+    Parts,
+    Value,
+    Window,
+    linear,
+    settled,
+)
+from qatlab.integer.views import in_order
 from qatlab.integer.weights import LARGEST
 
 
-def max_pool(state: State, name: str, pool: nn.MaxPool2d, node: Any) -> Parts:
+def max_pool(
+    state: State,
+    name: str,
+    node: fx.Node,
+    input: fx.Node,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Parts:
     """Lower the largest values of windows, of each part by itself."""
-    if pool.return_indices:
-        raise ConfigError(f"{name}: MaxPool2d with indices has no integer form.")
-    stride = pool.kernel_size if pool.stride is None else pool.stride
-    settings = map(pair, (pool.kernel_size, stride, pool.padding, pool.dilation))
-    kernel, stride, padding, dilation = settings
-    ceil_mode = bool(pool.ceil_mode)
-    if ceil_mode:  # where windows fit, it means nothing
-        spans = (dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1))
-        sizes = state.shapes[node][2:]
-        rests = [
-            (size + 2 * pad - span) % step
-            for size, pad, span, step in zip(sizes, padding, spans, stride, strict=True)
-        ]
-        ceil_mode = any(rests)
-    where = (kernel, stride, padding, dilation, ceil_mode)
-    return state.each(name, node, lambda own, x: MaxPool(own, (x.name,), *where))
+    if return_indices:
+        raise ConfigError(f"{state.called(node)}: indices have no integer form.")
+    kernel, dilation = pair(kernel_size), pair(dilation)
+    stride = pair(kernel if stride in (None, ()) else stride)
+    spans = [(d * (k - 1) + 1) for d, k in zip(dilation, kernel, strict=True)]
+    sides = _sides(state, node, input, spans, stride, padding)
+    return _largest(state, name, input, Window(kernel, stride, sides, dilation))
 
 
-def adaptive_max_pool(state: State, name: str, pool: nn.AdaptiveMaxPool2d, node: Any) -> Parts:
+def _sides(
+    state: State,
+    node: fx.Node,
+    input: fx.Node,
+    spans: Sequence[int],
+    stride: tuple[int, int],
+    padding: Any,
+) -> Sides:
+    """Return what lies beyond the border; with ceil_mode, as far as windows reach."""
+    found = []
+    sizes = zip(_plane(state, input), _plane(state, node), spans, stride, strict=True)
+    for (size, count, span, step), (before, _) in zip(sizes, both_sides(padding), strict=True):
+        found.append((before, max((count - 1) * step + span - size - before, 0)))
+    return found[0], found[1]
+
+
+def _plane(state: State, node: fx.Node) -> tuple[int, ...]:
+    """Return rows and columns of a tensor."""
+    shape = state.shapes[node]
+    if len(shape) != 4:
+        raise ConfigError(
+            f"{state.called(node)} has an integer form for tensors (N, C, H, W) only, not for "
+            f"shape {shape}."
+        )
+    return shape[2:]
+
+
+def _largest(state: State, name: str, input: fx.Node, window: Window) -> Parts:
+    """Return the largest values; of sums, when they have become codes."""
+    raw = state.raw(input)
+    if raw.pools and raw.lowest is None and raw.function is None:
+        return replace(raw, pools=(*raw.pools, window))
+    parts = state.parts(input)
+    if all(isinstance(part, Coded) for part in parts.values):
+        return pooled_codes(state, name, parts, window)
+    values: list[Value] = [linear(part) for part in parts.values]
+    return replace(parts, values=tuple(values), pools=(window,))
+
+
+def pooled_codes(state: State, name: str, parts: Parts, window: Window) -> Parts:
+    """Return the largest codes of windows.
+
+    Raises:
+        ConfigError: where the largest code does not stand for the largest value.
+    """
+    values: list[Value] = []
+    for own, part in zip(names_of(name, parts.values), parts.values, strict=True):
+        assert isinstance(part, Coded)
+        if part.codes.step <= 0 or (part.offsets is not None and settled(part.offsets).ndim > 1):
+            raise ConfigError(
+                f"{name}: largest values have no integer form behind a factor below 0, or behind "
+                "zeros that are added around codes with an offset."
+            )
+        (top, left), (bottom, right) = zip(*window.padding, strict=True)
+        if part.border is not None:
+            (above, below), (before, behind) = part.border
+            top, bottom, left, right = top + above, bottom + below, left + before, right + behind
+        sides = ((top, bottom), (left, right))
+        own = state.free(own)
+        state.add(MaxPool(own, (part.name,), window.kernel, window.stride, sides, window.dilation))
+        spans = (d * (k - 1) + 1 for d, k in zip(window.dilation, window.kernel, strict=True))
+        inner = (
+            (size + sum(side) - span) // step + 1
+            for size, side, span, step in zip(
+                part.shape[1:], sides, spans, window.stride, strict=True
+            )
+        )
+        offsets = None if part.offsets is None else part.offsets[:, :1, :1]
+        shape = (part.shape[0], *inner)
+        if offsets is not None:
+            offsets = np.broadcast_to(offsets, shape)
+        values.append(Coded(own, part.codes, shape, offsets))
+    return replace(parts, values=tuple(values))
+
+
+def pad(
+    state: State,
+    name: str,
+    node: fx.Node,
+    input: fx.Node,
+    pad: Any,
+    mode: str = "constant",
+    value: float | None = None,
+) -> Parts:
+    """Lower what adds rows, columns or channels around a tensor."""
+    shape, given = state.shapes[input], [int(n) for n in pad]
+    pairs = [(given[i], given[i + 1]) for i in range(0, len(given), 2)]
+    pairs += [(0, 0)] * (len(shape) - len(pairs))
+    amounts = tuple(reversed(pairs))
+    if amounts[0] != (0, 0) or min(given) < 0:
+        raise ConfigError(f"{state.called(node)}: only rows, columns and channels can be added.")
+    parts = state.parts(input)
+    coded = state.coded(input, name)
+    own = list(amounts[1:])
+    if not any(map(any, own)):
+        return parts
+    if value == -math.inf and not any(own[0]):
+        border = own[1], own[2]
+        return replace(parts, values=tuple(replace(part, border=border) for part in coded))
+    if any(own[0]):
+        parts = in_order(state, f"{name}_input", parts)
+        if parts.order is not None:
+            raise ConfigError(
+                f"{state.called(node)} adds channels to a shuffled concatenation, which has no "
+                "integer form."
+            )
+    values: list[Value] = []
+    last = len(parts.values) - 1
+    for i, part in enumerate(parts.values):
+        assert isinstance(part, Coded)
+        channels = (own[0][0] if i == 0 else 0, own[0][1] if i == last else 0)
+        each = (channels, *own[1:])
+        more = names_of(name, parts.values)[i]
+        values.append(padded(state, more, part, each, mode, float(value or 0.0)))
+    return replace(parts, values=tuple(values))
+
+
+MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+def padded(
+    state: State,
+    name: str,
+    part: Coded,
+    amounts: tuple[tuple[int, int], ...],
+    mode: str,
+    value: float = 0.0,
+) -> Coded:
+    """Return codes with more around them; see :class:`~qatlab.integer.network.Pad`."""
+    if mode not in MODES or not math.isfinite(value):
+        raise ConfigError(f"{name}: padding with {mode}, {value} has no integer form.")
+    shape = tuple(size + sum(more) for size, more in zip(part.shape, amounts, strict=True))
+    name = state.free(name)
+    state.add(Pad(name, (part.name,), amounts, mode, value))
+    state.padded[name] = part
+    codes = state.codes[name]
+    if mode == "constant" and value == part.codes.offset and part.offsets is None:
+        return Coded(name, codes, shape)
+    full = np.broadcast_to(part.offset, part.shape)
+    if mode == "constant":
+        offsets = np.pad(full, amounts, constant_values=value)
+    elif part.offsets is None:
+        return Coded(name, codes, shape)
+    else:
+        offsets = np.pad(full, amounts, mode=MODES[mode])  # type: ignore[call-overload]
+    return Coded(name, codes, shape, offsets)
+
+
+def adaptive_max_pool(
+    state: State,
+    name: str,
+    node: fx.Node,
+    input: fx.Node,
+    output_size: Any,
+    return_indices: bool = False,
+) -> Parts:
     """Lower a pooling whose windows tile the map."""
-    kernel = adaptive(state, name, pool, node)
+    if return_indices:
+        raise ConfigError(f"{state.called(node)}: indices have no integer form.")
+    kernel = _tiles(state, node, input)
     if kernel == (1, 1):
-        return state.parts(node)
-    where = (kernel, kernel, (0, 0), (1, 1))
-    return state.each(name, node, lambda own, x: MaxPool(own, (x.name,), *where))
+        return state.raw(input)
+    return _largest(state, name, input, Window(kernel, kernel, NO_SIDES, (1, 1)))
 
 
-def adaptive(
-    state: State, name: str, pool: nn.AdaptiveMaxPool2d | nn.AdaptiveAvgPool2d, node: Any
-) -> tuple[int, int]:
-    """Return the kernel, which is the stride, too.
+def _tiles(state: State, node: fx.Node, input: fx.Node) -> tuple[int, int]:
+    """Return the window of an adaptive pooling, by which it also moves.
 
     Raises:
         ConfigError: if windows would overlap.
     """
-    size = state.shapes[node][-2:]
-    asked: Any = pool.output_size
-    both = (asked, asked) if isinstance(asked, int) else asked
-    given = [own if side is None else side for side, own in zip(both, size, strict=True)]
+    size, given = _plane(state, input), _plane(state, node)
     if any(s % g for s, g in zip(size, given, strict=True)):
-        kind = type(pool).__name__
         raise ConfigError(
-            f"{name}: {kind} has an integer form only where its outputs divide its inputs, "
+            f"{state.called(node)} has an integer form only where its outputs divide its inputs, "
             f"not for {given[0]}x{given[1]} of {size[0]}x{size[1]}."
         )
     return size[0] // given[0], size[1] // given[1]
 
 
-def average(state: State, name: str, pool: nn.AvgPool2d, node: Any) -> Parts:
-    """Lower averages of windows."""
-    if pool.ceil_mode or not (pool.count_include_pad or pool.padding in (0, (0, 0))):
-        raise ConfigError(f"{name}: this AvgPool2d has no integer form.")
-    stride = pool.kernel_size if pool.stride is None else pool.stride
-    where = [pair(part) for part in (pool.kernel_size, stride, pool.padding)]
-    count = pool.divisor_override or math.prod(where[0])
-    return sums(state, name, node, where, count)
-
-
-def whole_map(
-    state: State, name: str, pool: nn.AdaptiveAvgPool2d, node: Any, flat: bool = False
+def average(
+    state: State,
+    name: str,
+    node: fx.Node,
+    input: fx.Node,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Parts:
-    """Lower averages of windows that tile the map; ``flat`` drops rows and columns."""
-    kernel = adaptive(state, name, pool, node)
+    """Lower averages of windows."""
+    kernel = pair(kernel_size)
+    stride = pair(kernel if stride in (None, ()) else stride)
+    sides = _sides(state, node, input, kernel, stride, padding)
+    settings = (kernel, stride, pair(padding), ceil_mode, count_include_pad, divisor_override)
+    ones = torch.ones(1, 1, *_plane(state, input), dtype=torch.double)
+    inside = F.avg_pool2d(F.pad(ones, (*sides[1], *sides[0])), kernel, stride, divisor_override=1)
+    share = (F.avg_pool2d(ones, *settings) / inside)[0].numpy()
+    return averages(state, name, state.parts(input), (kernel, stride, sides), share)
+
+
+def adaptive_average(
+    state: State, name: str, node: fx.Node, input: fx.Node, output_size: Any
+) -> Parts:
+    """Lower averages of windows that tile the map."""
+    kernel = _tiles(state, node, input)
     if kernel == (1, 1):
-        parts = state.parts(node)
-    else:
-        parts = sums(state, name, node, [kernel, kernel, (0, 0)], math.prod(kernel))
-    if flat:
-        return state.each(f"{name}_flat", parts, lambda own, x: Flatten(own, (x.name,)))
-    return parts
+        return state.raw(input)
+    share = np.full((1, 1, 1), 1 / math.prod(kernel))
+    return averages(state, name, state.parts(input), (kernel, kernel, NO_SIDES), share)
 
 
-def sums(state: State, name: str, node: Any, where: list[tuple[int, int]], count: int) -> Parts:
-    """Return averages over windows of ``where``: kernel, stride, padding."""
-    kernel, stride, padding = where
-    results, parts = [], state.coded(node, name)
-    for own, part in zip(names_of(name, parts), parts, strict=True):
-        codes, area = part.codes, math.prod(kernel)
-        if codes.offset and any(padding):
-            raise ConfigError(
-                f"{name}: an average over zeros beyond the border has no integer form behind "
-                "a site with an offset (LSQ+)."
-            )
-        lowest = min(codes.low, 0) if any(padding) else codes.low
-        total = Codes(
-            area * lowest, area * codes.high, codes.step / count, codes.offset * area / count
+def mean(
+    state: State,
+    name: str,
+    node: fx.Node,
+    input: fx.Node,
+    dim: Any = None,
+    keepdim: bool = False,
+    dtype: Any = None,
+) -> Parts:
+    """Lower the mean over rows, columns or both."""
+    return _over_the_map(state, name, node, input, dim, True)
+
+
+def total_sum(
+    state: State,
+    name: str,
+    node: fx.Node,
+    input: fx.Node,
+    dim: Any = None,
+    keepdim: bool = False,
+    dtype: Any = None,
+) -> Parts:
+    """Lower the sum over rows, columns or both."""
+    return _over_the_map(state, name, node, input, dim, False)
+
+
+def _over_the_map(
+    state: State, name: str, node: fx.Node, input: fx.Node, dim: Any, divides: bool
+) -> Parts:
+    parts = state.parts(input)
+    kernel = _kernel_of(state, node, input, parts, dim)
+    if kernel != (1, 1):
+        share = np.full((1, 1, 1), 1 / math.prod(kernel) if divides else 1.0)
+        parts = averages(state, name, parts, (kernel, kernel, NO_SIDES), share)
+    return _with_shape(state, name, parts, state.shapes[node])
+
+
+def _kernel_of(
+    state: State, node: fx.Node, input: fx.Node, parts: Parts, dim: Any
+) -> tuple[int, int]:
+    """Return the window that takes all of some dimensions, which are rows and columns."""
+    count = len(state.shapes[input])
+    dims = dim if isinstance(dim, (list, tuple)) else (dim,)
+    if any(not isinstance(d, int) or d % count < 2 for d in dims) or not dims:
+        raise ConfigError(
+            f"{state.called(node)} has an integer form over rows and columns only: dim=(2, 3)."
         )
-        if total.largest > LARGEST:
-            raise ConfigError(f"{name}: a sum of {area} codes may not fit into 32 bits.")
-        state.add(SumPool(own, (part.name,), kernel, stride, padding, total))
-        results.append(Coded(own, total, part.channels))
-    return tuple(results)
+    inner = (*parts.values[0].shape[1:], 1, 1)[:2]
+    over = {d % count - 2 for d in dims}
+    return (inner[0] if 0 in over else 1), (inner[1] if 1 in over else 1)
+
+
+def _with_shape(state: State, name: str, parts: Parts, shape: tuple[int, ...]) -> Parts:
+    """Return a tensor with the shape that it has in the network: without dimensions of 1."""
+    inner = (*shape[2:], 1)[:2] if len(shape) == 3 else shape[2:]
+    values: list[Value] = []
+    for part in parts.values:
+        wanted = (part.shape[0], *inner)
+        if part.shape == wanted:
+            values.append(part)
+        elif isinstance(part, Coded):
+            own = state.free(f"{name}_flat")
+            state.add(Reshape(own, (part.name,), wanted))
+            values.append(replace(part, name=own, shape=wanted, offsets=_one_place(part, wanted)))
+        else:
+            values.append(replace(part, shape=wanted, **_flat(part, wanted)))
+    return replace(parts, values=tuple(values))
+
+
+def _one_place(part: Coded, shape: tuple[int, ...]) -> Reals | None:
+    if part.offsets is None:
+        return None
+    return np.broadcast_to(part.offsets, part.shape).reshape(shape)
+
+
+def _flat(part: Linear, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the numbers of a sum in another shape of the same places."""
+
+    def flat(numbers: Reals) -> Reals:
+        if numbers.ndim < 2:
+            return numbers
+        return settled(np.broadcast_to(numbers, part.shape).reshape(shape))
+
+    terms = tuple((name, flat(number)) for name, number in part.terms)
+    return {"terms": terms, "bias": flat(part.bias), "from_offsets": flat(part.from_offsets)}
+
+
+def largest_of_map(
+    state: State, name: str, node: fx.Node, input: fx.Node, dim: Any = None, keepdim: bool = False
+) -> Parts:
+    """Lower the largest value of rows, columns or both."""
+    parts = state.raw(input)
+    kernel = _kernel_of(state, node, input, parts, dim)
+    if parts.pools or not all(isinstance(part, Coded) for part in parts.values):
+        state.coded(input, name)  # which tells why not
+    if kernel != (1, 1):
+        window = Window(kernel, kernel, NO_SIDES, (1, 1))
+        parts = pooled_codes(state, name, state.parts(input), window)
+    return _with_shape(state, name, parts, state.shapes[node])
+
+
+def averages(
+    state: State,
+    name: str,
+    parts: Parts,
+    where: tuple[tuple[int, int], tuple[int, int], Sides],
+    share: Reals,
+) -> Parts:
+    """Return averages over windows.
+
+    Args:
+        state: what has been made.
+        name: of what has to be made.
+        parts: of the tensor.
+        where: kernel, stride, and zeros on each side.
+        share: by which the sum of a window is multiplied, ``(1, H, W)``.
+    """
+    share = settled(share)
+    values = [
+        _averaged(state, own, part, where, share)
+        for own, part in zip(names_of(name, parts.values), parts.values, strict=True)
+    ]
+    return replace(parts, values=tuple(values))
+
+
+def _averaged(
+    state: State, name: str, part: Value, where: tuple[Any, Any, Sides], share: Reals
+) -> Value:
+    kernel, stride, sides = where
+
+    def summed(numbers: Reals) -> Reals:
+        """Return the sums over windows of what is added in each place of the map."""
+        if not numbers.any():
+            return NOTHING
+        if numbers.ndim < 2:
+            numbers = numbers.reshape(-1, 1, 1)
+        full = torch.from_numpy(np.broadcast_to(numbers, part.shape).copy())
+        full = F.pad(full, (*sides[1], *sides[0]))
+        sums = F.avg_pool2d(full, kernel, stride, divisor_override=1).numpy()
+        return settled(product(sums, np.broadcast_to(share, sums.shape)))
+
+    inner = [
+        (size + sum(side) - taps) // step + 1
+        for size, side, taps, step in zip(part.shape[1:], sides, kernel, stride, strict=True)
+    ]
+    shape = (part.shape[0], *inner)
+    if isinstance(part, Coded) and part.border is not None:
+        raise ConfigError(f"{name}: an average has no integer form behind such a padding.")
+    if isinstance(part, Coded) and share.ndim == 0:
+        step, offset = part.codes.step * float(share), summed(part.offset)
+        one = float(offset) if offset.ndim == 0 else 0.0
+        own, codes = _sum_of_codes(state, name, part.name, where, step, one)
+        if offset.ndim == 1:
+            offset = offset.reshape(-1, 1, 1)
+        return Coded(own, codes, shape, np.broadcast_to(offset, shape) if offset.ndim else None)
+    value = linear(part)
+    terms = []
+    for i, (term, number) in enumerate(value.terms):
+        if number.ndim > 1:
+            raise ConfigError(f"{name}: an average of such averages has no integer form.")
+        own = name if len(value.terms) == 1 else f"{name}[{i}]"
+        made = _sum_of(state, own, term, where)
+        terms.append((made, product(number, share)))
+    return Linear(tuple(terms), summed(value.bias), summed(value.from_offsets), shape)
+
+
+def _sum_of(state: State, name: str, term: str, where: tuple[Any, Any, Sides]) -> str:
+    """Add sums over windows of codes or of accumulators; return their name."""
+    if term in state.codes:
+        return _sum_of_codes(state, name, term, where, state.codes[term].step)[0]
+    op: Any = state.operations[term]
+    largest = _checked(name, op.largest * math.prod(where[0]))
+    return state.add(SumPool(state.free(name), (term,), *where, None, largest))
+
+
+def _sum_of_codes(
+    state: State,
+    name: str,
+    of: str,
+    where: tuple[Any, Any, Sides],
+    step: float,
+    offset: float = 0.0,
+) -> tuple[str, Codes]:
+    """Add sums of codes; return their name, and what they stand for."""
+    area, codes = math.prod(where[0]), state.codes[of]
+    low, high = codes.low, codes.high
+    if where[2] != NO_SIDES:
+        low, high = min(low, 0), max(high, 0)
+    total = Codes(area * low, area * high, step, offset)
+    _checked(name, total.largest)
+    return state.add(SumPool(state.free(name), (of,), *where, total, total.largest)), total
+
+
+def _checked(name: str, largest: int) -> int:
+    if largest > LARGEST:
+        raise ConfigError(
+            f"{name}: a sum can become {largest:,}, which 32 bits do not hold; give what it reads "
+            "fewer bits."
+        )
+    return largest

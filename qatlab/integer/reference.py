@@ -5,20 +5,20 @@ What :mod:`qatlab.integer.vectorised` computes has to be the same to the last bi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from itertools import product
+from operator import mul
 from typing import Any
 
 import numpy as np
 
 from qatlab.integer.network import (
-    Channels,
     Concatenate,
     Convolve,
     FixedOutput,
     FixedPoint,
     FixedRescale,
-    Flatten,
     Input,
     IntegerNetwork,
     Integers,
@@ -26,9 +26,13 @@ from qatlab.integer.network import (
     Multiply,
     Operation,
     Output,
-    PadChannels,
+    Pad,
+    Permute,
+    Pick,
+    Reinterpret,
     Rescale,
-    Subsample,
+    Reshape,
+    Slice,
     SumPool,
     Weighted,
 )
@@ -60,23 +64,34 @@ def compute_one(network: IntegerNetwork, image: Integers) -> dict[str, Values]:
 
 
 def _number(op: Weighted | FixedPoint, inputs: list[Values], place: Place) -> Any:
-    channel = place[0]
-    total = _of(op.offset, place)
-    for multiplier, value in zip(op.multipliers, inputs, strict=True):
-        total = total + _of(multiplier, (channel,)) * value[place]
+    total = _total(op, inputs, place)
     if isinstance(op, Rescale):
+        if op.below is not None and total < op.zero:
+            total = _total(op.below, inputs, place)
         return max(op.codes.low, min(op.codes.high, round(total)))
     if isinstance(op, FixedRescale):
-        return max(op.codes.low, min(op.codes.high, total >> _of(op.shift, (channel,))))
+        if op.below is not None and total < _of(op.zero, place):
+            return _number(op.below, inputs, place)
+        return max(op.codes.low, min(op.codes.high, total >> _of(op.shift, place[:1])))
     if isinstance(op, FixedOutput):
-        return total / (1 << _of(op.shift, (channel,)))
+        return total / (1 << _of(op.shift, place[:1]))
     assert isinstance(op, Output)
     return total
 
 
+def _total(op: Weighted | FixedPoint, inputs: list[Values], place: Place) -> Any:
+    total = _of(op.offset, place)
+    for multiplier, value in zip(op.multipliers, inputs, strict=True):
+        total = total + _of(multiplier, place) * value[place]
+    return total
+
+
 def _of(numbers: Any, place: Place) -> Any:
-    """Return the number of a place, where there may be one for all, or one for each channel."""
-    return numbers.item() if numbers.size == 1 else numbers[place[: numbers.ndim]].item()
+    """Return the number of a place: there may be one for all, for each channel, or for a map."""
+    if numbers.size == 1:
+        return numbers.item()
+    where = zip(place[: numbers.ndim], numbers.shape, strict=True)
+    return numbers[tuple(0 if size == 1 else at for at, size in where)].item()
 
 
 def _result(op: Operation, inputs: list[Values]) -> Values:
@@ -87,44 +102,44 @@ def _result(op: Operation, inputs: list[Values]) -> Values:
         for part in inputs:
             first = 1 + max((place[0] for place in joined), default=-1)
             joined |= {(first + place[0], *place[1:]): value for place, value in part.items()}
-        return joined
-    if isinstance(op, Channels):
-        return {
-            (place[0] - op.start, *place[1:]): value
-            for place, value in x.items()
-            if op.start <= place[0] < op.stop
-        }
-    if isinstance(op, PadChannels):
-        zeros = product(range(channels, channels + op.channels), *_sides(x))
-        return x | dict.fromkeys(zeros, 0)
-    if isinstance(op, Flatten):
-        return {(i,): x[place] for i, place in enumerate(sorted(x))}
+        return joined if op.order is None else _picked(joined, op.order)
+    if isinstance(op, Slice):
+        return _sliced(x, op.slices)
+    if isinstance(op, Pick):
+        return _picked(x, op.channels)
+    if isinstance(op, Pad):
+        return _padded(op, x)
+    if isinstance(op, Reinterpret):
+        return x
+    if isinstance(op, (Reshape, Permute)):
+        numbers = [x[place] for place in sorted(x)]
+        if isinstance(op, Permute):
+            places = list(product(*map(range, op.split)))
+            places.sort(key=lambda place: [place[axis] for axis in op.axes])
+            strides = [math.prod(op.split[axis + 1 :]) for axis in range(len(op.split))]
+            numbers = [numbers[sum(map(mul, place, strides))] for place in places]
+        return dict(zip(product(*map(range, op.shape)), numbers, strict=True))
     if isinstance(op, Multiply):
         return {
             (row,): sum(int(w) * x[(i,)] for i, w in enumerate(op.weight[row]))
             for row in range(len(op.weight))
-        }
-    if isinstance(op, Subsample):
-        down, right = op.stride
-        return {
-            (c, i // down, j // right): value
-            for (c, i, j), value in x.items()
-            if i % down == 0 and j % right == 0
         }
     assert isinstance(op, (Convolve, SumPool, MaxPool))
     kernel = op.weight.shape[2:] if isinstance(op, Convolve) else op.kernel
     dilation = (1, 1) if isinstance(op, SumPool) else op.dilation
     made = _window(op, x, channels)
     places = zip(map(len, _sides(x)), op.padding, dilation, kernel, op.stride, strict=True)
-    ceil_mode = isinstance(op, MaxPool) and op.ceil_mode
-    sizes = [_windows(*place, ceil_mode) for place in places]
+    sizes = [
+        (size + sum(around) - spread * (taps - 1) - 1) // stride + 1
+        for size, around, spread, taps, stride in places
+    ]
     out = len(op.weight) if isinstance(op, Convolve) else channels
     found: Values = {}
     for c, i, j in product(range(out), *map(range, sizes)):
         taps: dict[Place, Place] = {
             (a, b): (
-                i * op.stride[0] - op.padding[0] + a * dilation[0],
-                j * op.stride[1] - op.padding[1] + b * dilation[1],
+                i * op.stride[0] - op.padding[0][0] + a * dilation[0],
+                j * op.stride[1] - op.padding[1][0] + b * dilation[1],
             )
             for a, b in product(*map(range, kernel))
         }
@@ -133,15 +148,43 @@ def _result(op: Operation, inputs: list[Values]) -> Values:
     return found
 
 
-def _windows(
-    size: int, padding: int, dilation: int, taps: int, stride: int, ceil_mode: bool
-) -> int:
-    """Return how many windows there are along an axis."""
-    beyond = size + 2 * padding - dilation * (taps - 1) - 1
-    if not ceil_mode:
-        return beyond // stride + 1
-    count = -(-beyond // stride) + 1
-    return count - 1 if (count - 1) * stride >= size + padding else count  # begins beyond the end
+def _picked(x: Values, channels: Sequence[int]) -> Values:
+    inner = sorted({place[1:] for place in x})
+    return {(c, *at): x[(own, *at)] for c, own in enumerate(channels) for at in inner}
+
+
+def _sliced(x: Values, slices: Sequence[tuple[int, int, int]]) -> Values:
+    found: Values = {}
+    for place, value in x.items():
+        ends = zip(place, slices, strict=False)
+        if all(start <= at < stop and (at - start) % step == 0 for at, (start, stop, step) in ends):
+            cut = [(at - s[0]) // s[2] for at, s in zip(place, slices, strict=False)]
+            found[(*cut, *place[len(cut) :])] = value
+    return found
+
+
+def _padded(op: Pad, x: Values) -> Values:
+    sizes = [1 + max(place[axis] for place in x) for axis in range(len(op.amounts))]
+    wider = [size + sum(more) for size, more in zip(sizes, op.amounts, strict=True)]
+    found: Values = {}
+    for place in product(*map(range, wider)):
+        own = [at - more[0] for at, more in zip(place, op.amounts, strict=True)]
+        if op.mode == "constant":
+            found[place] = x.get(tuple(own), 0)
+        else:
+            own = [_inside(op.mode, at, size) for at, size in zip(own, sizes, strict=True)]
+            found[place] = x[tuple(own)]
+    return found
+
+
+def _inside(mode: str, at: int, size: int) -> int:
+    """Return the place of which a place beyond the border is a copy."""
+    if mode == "circular":
+        return at % size
+    if mode == "replicate":
+        return min(max(at, 0), size - 1)
+    at = abs(at)  # reflect: the border itself is not repeated
+    return at if at < size else 2 * (size - 1) - at
 
 
 def _window(

@@ -8,8 +8,11 @@ that of M itself is rounded twice. All sums fit into 64 bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.integer.network import (
@@ -20,10 +23,12 @@ from qatlab.integer.network import (
     Integers,
     Multiply,
     Operation,
+    Output,
     Reals,
     Rescale,
     SumPool,
     Weighted,
+    product,
 )
 
 RESCALES = {
@@ -65,29 +70,27 @@ def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
         else op
         for op in network.operations
     ]
-    return IntegerNetwork(tuple(operations))
+    return IntegerNetwork(tuple(operations), network.sites)
 
 
 def _fixed(op: Weighted, largest: Sequence[int], rescale: str) -> FixedRescale | FixedOutput:
-    offset = op.offset
-    channels = max(np.size(m) for m in op.multipliers)
-    if offset.ndim:
-        channels = max(channels, len(offset))
-    terms = [np.broadcast_to(m, channels).astype(np.float64) for m in op.multipliers]
-    offset = offset if offset.ndim > 1 else np.broadcast_to(offset, channels)
+    given = [np.asarray(numbers) for numbers in (*op.multipliers, op.offset)]
+    channels = max(len(np.atleast_1d(numbers)) for numbers in given)
+    *terms, offset = (_of_each(numbers, channels) for numbers in given)
     if rescale.endswith("shift"):
         near = [_near(term, double=rescale == "double_shift") for term in terms]
         # What the first term, that of the layer, is larger or smaller by, its bias is, too.
-        own = np.divide(near[0], terms[0], out=np.ones(channels), where=terms[0] != 0)
-        offset = offset * own.reshape(-1, *(1,) * (offset.ndim - 1))
+        own = np.divide(near[0], terms[0], out=np.ones_like(terms[0]), where=terms[0] != 0)
+        offset = np.asarray(product(offset, own))
         terms, bits = near, 31
     else:
         bits = int(rescale.removeprefix("fixed")) - 1
-    widest = np.max([abs(term) for term in terms], axis=0)
+    widest = np.max([_largest_of(term) for term in terms], axis=0)
     shift = bits - _bits(widest)
     shift = shift - (_whole(widest, shift) >> bits)  # 0.99999 would become 1
-    whole = abs(offset.reshape(channels, -1)).max(1) + 1
-    sizes = np.sum([abs(t) * bound for t, bound in zip(terms, largest, strict=True)], 0) + whole
+    sizes = _largest_of(offset) + 1
+    for term, bound in zip(terms, largest, strict=True):
+        sizes = sizes + _largest_of(term) * bound
     if isinstance(op, Rescale):
         room = np.minimum(SUM_BITS - _bits(sizes), SUM_BITS - op.codes.largest.bit_length())
     else:
@@ -95,13 +98,38 @@ def _fixed(op: Weighted, largest: Sequence[int], rescale: str) -> FixedRescale |
         shift = np.full(channels, shift.min())
         room = np.full(channels, room.min())
     shift = np.maximum(np.minimum(shift, room), 0)
-    multipliers = tuple(_whole(term, shift) for term in terms)
-    of_each = shift.reshape(-1, *(1,) * (offset.ndim - 1))
+    multipliers = tuple(_whole(term, _beside(shift, term)) for term in terms)
+    of_each = _beside(shift, offset)
     added = np.round(np.ldexp(offset, of_each)).astype(np.int64)
-    if isinstance(op, Rescale):
-        added = added + np.where(of_each > 0, np.int64(1) << np.maximum(of_each - 1, 0), 0)
-        return FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes)
-    return FixedOutput(op.name, op.inputs, multipliers, added, shift)
+    if not isinstance(op, Rescale):
+        assert isinstance(op, Output)
+        return FixedOutput(op.name, op.inputs, multipliers, added, shift, op.shape, op.function)
+    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
+    added = added + _beside(half, offset)
+    made = FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes)
+    if op.below is None:
+        return made
+    below = _fixed(op.below, largest, rescale)
+    assert isinstance(below, FixedRescale)
+    zero = np.round(np.ldexp(op.zero, shift)).astype(np.int64) + half
+    return replace(made, below=below, zero=zero)
+
+
+def _of_each(numbers: Reals, channels: int) -> Reals:
+    """Return one number for each channel, or the map that there is."""
+    if numbers.ndim > 1:
+        return np.broadcast_to(numbers, (channels, *numbers.shape[1:])).astype(np.float64)
+    return np.broadcast_to(numbers, channels).astype(np.float64)
+
+
+def _largest_of(numbers: Reals) -> Reals:
+    """Return the largest size for each channel."""
+    return np.asarray(abs(numbers.reshape(len(numbers), -1)).max(1))
+
+
+def _beside(of_channels: NDArray[Any], numbers: Reals) -> NDArray[Any]:
+    """Return one number for each channel in a shape that broadcasts to others."""
+    return of_channels.reshape(-1, *(1,) * (numbers.ndim - 1))
 
 
 def _bits(numbers: Reals) -> Integers:
@@ -121,5 +149,5 @@ def _near(numbers: Reals, double: bool) -> Reals:
     if double:
         near = np.concatenate([near, 0.5 + powers, 1.0 - powers])
         near = near[(near >= 0.5) & (near <= 1)]
-    found = near[abs(size[:, None] - near).argmin(1)]
+    found = near[abs(size[..., None] - near).argmin(-1)]
     return np.asarray(np.sign(mantissa) * np.where(mantissa == 0, 0, np.ldexp(found, exponent)))

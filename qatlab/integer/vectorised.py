@@ -7,7 +7,8 @@ Sums in fixed point are of 64 bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qatlab.integer.network import (
-    Channels,
+    NO_SIDES,
     Concatenate,
     Convolve,
     FixedOutput,
     FixedPoint,
     FixedRescale,
-    Flatten,
     Input,
     IntegerNetwork,
     Integers,
@@ -30,10 +30,15 @@ from qatlab.integer.network import (
     Multiply,
     Operation,
     Output,
-    PadChannels,
+    Pad,
+    Permute,
+    Pick,
     Reals,
+    Reinterpret,
     Rescale,
-    Subsample,
+    Reshape,
+    Sides,
+    Slice,
     SumPool,
     Weighted,
     along_channels,
@@ -66,14 +71,42 @@ def compute(network: IntegerNetwork, images: Tensor) -> Computed:
     """
     codes: dict[str, Tensor] = {}
     positions: dict[str, Tensor] = {}
+    kept = {name: site for site, names in network.sites.items() for name in names}
     for op, value, position in results(network, images):
         if position is not None:
-            codes[op.name], positions[op.name] = value, position
-        elif isinstance(op, Concatenate) and all(name in codes for name in op.inputs):
-            # A site of several parts, which have other codes than the whole.
-            positions[op.name] = torch.cat([positions.pop(name) for name in op.inputs], 1)
-            codes[op.name] = torch.cat([codes.pop(name) for name in op.inputs], 1)
-    return Computed(value.flatten(1), codes, positions)
+            positions[op.name] = position
+        if op.name in kept:
+            codes[op.name] = value
+    operations = {op.name: op for op in network.operations}
+
+    def position_of(name: str) -> Tensor:
+        """Return what has been rounded, moved as its code was."""
+        op = operations[name]
+        if name not in positions or _changes_signs(op, operations):
+            moved = [position_of(of) for of in op.inputs]
+            positions[name] = (
+                _weighted(op, moved) if isinstance(op, Weighted) else _integers(op, moved)
+            )
+        return positions[name]
+
+    sites = {name: parts for name, parts in network.sites.items() if parts[0] in codes}
+    return Computed(
+        value.flatten(1),
+        {name: torch.cat([codes[part] for part in parts], 1) for name, parts in sites.items()},
+        {name: torch.cat([position_of(p) for p in parts], 1) for name, parts in sites.items()},
+    )
+
+
+def _changes_signs(op: Operation, operations: Mapping[str, Operation]) -> bool:
+    """Tell whether an operation multiplies codes of a site by 1 or -1."""
+    of = operations[op.inputs[0]] if op.inputs else op
+    return (
+        isinstance(op, Rescale)
+        and not isinstance(of, (Convolve, Multiply, SumPool, Input))
+        and not op.offset.any()
+        and all(np.all(abs(m) == 1) for m in op.multipliers)
+        and len(op.inputs) == 1
+    )
 
 
 def results(
@@ -90,9 +123,18 @@ def results(
         elif isinstance(op, Weighted):
             value = _weighted(op, inputs)
             if isinstance(op, Rescale):
+                if (below := op.below) is not None:
+                    value = torch.where(value < op.zero, _weighted(below, inputs), value)
                 position, value = value, value.round().clamp(op.codes.low, op.codes.high).float()
         elif isinstance(op, FixedPoint):
             total, shift = _fixed(op, inputs), _like(op.shift, inputs[0])
+            if isinstance(op, FixedRescale) and op.below is not None:
+                assert op.zero is not None
+                other = total < _like(op.zero, inputs[0])
+                instead = _fixed(op.below, inputs)
+                scale = _like(op.below.shift, inputs[0])
+                total = torch.where(other, instead, total)
+                shift = torch.where(other, scale, shift)
             value = total.double() / (1 << shift).double()
             if isinstance(op, FixedRescale):
                 position = value
@@ -119,24 +161,38 @@ def _integers(op: Operation, inputs: list[Tensor]) -> Tensor:
     if isinstance(op, (Convolve, Multiply, SumPool)):
         x = x.to(torch.float32 if op.largest < EXACT else torch.float64)
     if isinstance(op, Convolve):
-        weight = torch.from_numpy(op.weight).to(x)
-        return F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)
+        weight, x = torch.from_numpy(op.weight).to(x), _around(x, op.padding)
+        return F.conv2d(x, weight, None, op.stride, 0, op.dilation, op.groups)
     if isinstance(op, Multiply):
         return F.linear(x, torch.from_numpy(op.weight).to(x))
     if isinstance(op, SumPool):
-        return F.avg_pool2d(x, op.kernel, op.stride, op.padding, divisor_override=1)
+        return F.avg_pool2d(_around(x, op.padding), op.kernel, op.stride, divisor_override=1)
     if isinstance(op, MaxPool):
-        return F.max_pool2d(x, op.kernel, op.stride, op.padding, op.dilation, op.ceil_mode)
-    if isinstance(op, Subsample):
-        return x[:, :, :: op.stride[0], :: op.stride[1]]
-    if isinstance(op, PadChannels):
-        return F.pad(x, (0, 0, 0, 0, 0, op.channels))
-    if isinstance(op, Channels):
-        return x[:, op.start : op.stop]
+        x = _around(x, op.padding, -math.inf)
+        return F.max_pool2d(x, op.kernel, op.stride, 0, op.dilation)
+    if isinstance(op, Slice):
+        return x[(slice(None), *(slice(*ends) for ends in op.slices))]
+    if isinstance(op, Pick):
+        return x[:, list(op.channels)]
+    if isinstance(op, Pad):
+        amounts = [n for pair in reversed(op.amounts) for n in pair]
+        if op.mode == "constant":
+            return F.pad(x, amounts)
+        return F.pad(x, amounts[:4], op.mode)
     if isinstance(op, Concatenate):
-        return torch.cat(inputs, 1)
-    assert isinstance(op, Flatten)
-    return x.flatten(1)
+        joined = torch.cat(inputs, 1)
+        return joined if op.order is None else joined[:, list(op.order)]
+    if isinstance(op, Reshape):
+        return x.reshape(len(x), *op.shape)
+    if isinstance(op, Permute):
+        axes = (0, *(axis + 1 for axis in op.axes))
+        return x.reshape(len(x), *op.split).permute(axes).reshape(len(x), *op.shape)
+    assert isinstance(op, Reinterpret)
+    return x
+
+
+def _around(x: Tensor, sides: Sides, value: float = 0.0) -> Tensor:
+    return x if sides == NO_SIDES else F.pad(x, (*sides[1], *sides[0]), value=value)
 
 
 def _weighted(op: Rescale | Output | Weighted, terms: list[Tensor]) -> Tensor:

@@ -44,7 +44,15 @@ def integer_weight(layer: QuantConv2d | QuantLinear) -> tuple[Integers, Reals]:
     if not quantizer.on_grid:
         raise ConfigError(f"{quantizer.layer} has no grid (clamp_only), and so no integer form.")
     step = quantizer.weight_step(layer.weight).double()
+    if not (quantized.isfinite().all() and step.isfinite().all() and step.all()):
+        raise ConfigError(
+            f"{quantizer.layer}: its weights, or the steps that they have learned, are no finite "
+            "numbers above 0, so they have no integer form."
+        )
     codes = (quantized / step).round()
+    if not codes.any():
+        step = step.flatten()
+        return codes.numpy().astype(np.int64), step.numpy() if len(step) > 1 else step[0].numpy()
     # The step once more, from what the layer computes with: exact to the last bit of a weight.
     flat = codes.abs().flatten(1) if step.numel() > 1 else codes.abs().flatten()[None]
     at = flat.argmax(1, keepdim=True)

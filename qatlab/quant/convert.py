@@ -9,21 +9,17 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qatlab.arguments import check_arguments
-from qatlab.errors import QuantRuleError
+from qatlab.errors import ConfigError, QuantRuleError
 from qatlab.quant.costs import Costs
-from qatlab.quant.layers import QuantConv2d, QuantLinear
+from qatlab.quant.layers import QuantConv2d, QuantLinear, trained_weight
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.memory import add, add_apart, note_copies
 from qatlab.quant.quantizer import Quantizer
 from qatlab.quant.rules import Decision, Rule, Target, resolve
-from qatlab.quant.sites import (
-    ADDITIONS,
-    Site,
-    find_sites,
-    weight_layer_names,
-)
+from qatlab.quant.ops import WEIGHT_LAYERS, kind_of
+from qatlab.quant.sites import Site, find_sites, weight_layer_names
 from qatlab.quant.table import LayerRecord, ModelTable
-from qatlab.quant.trace import compute_out_of_place, measure, trace
+from qatlab.quant.trace import OWN_WEIGHTS, compute_out_of_place, measure, trace
 
 Factory = Callable[..., Quantizer]
 
@@ -53,13 +49,14 @@ def quantize(
 
     Raises:
         QuantRuleError: for a rule that matches nothing or an argument that is not accepted.
-        ConfigError: for a network that cannot be traced, or not computed with such images.
+        ConfigError: for a network that cannot be traced, or not computed with such images, and for
+            a layer whose weights are made anew in each pass.
     """
     traced = trace(model)
     compute_out_of_place(traced, activation is not None)
     measures = measure(traced, example_input)
     names = weight_layer_names(traced)
-    sites = find_sites(traced, measures.shapes)
+    sites = find_sites(traced, measures)
     layers = [_target(name, traced) for name in names]
     for part, factory in (("weight", weight), ("activation", activation)):
         _check_arguments(part, factory, rules)
@@ -67,7 +64,7 @@ def quantize(
     site_decisions = resolve("activation", [Target(s.name, s.type) for s in sites], rules)
 
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    rank = {str(n.target): i for n, i in reversed(order.items()) if n.op == "call_module"}
+    rank = {str(n.target).removesuffix(".weight"): i for n, i in reversed(order.items())}
     rank |= {site.name: order[site.node] for site in sites}
 
     costs = Costs(traced.graph, sites, measures)  # before nodes are replaced
@@ -84,10 +81,11 @@ def quantize(
         )
     for target, decision in zip(layers, weight_decisions, strict=True):
         layer = traced.get_submodule(target.name)
-        quantizer = _make("weight", weight, decision, target.name, {}, layer)
+        quantizer = _make("weight", weight, decision, target.name, {})
         if quantizer is not None:
+            quantizer.fit(_checked_weight(layer, target))
             _replace(traced, target.name, _quant_layer(layer, quantizer))
-        shape = tuple(traced.get_parameter(f"{target.name}.weight").shape)
+        shape = tuple(layer.weight.shape)
         records[target.name] = LayerRecord.of(target, "weight", shape, quantizer, decision.rules)
     _prepare_memory(traced)
     traced.graph.lint()
@@ -135,7 +133,6 @@ def _make(
     decision: Decision,
     name: str,
     extra: Mapping[str, Any],
-    layer: nn.Module | None = None,
 ) -> Quantizer | None:
     if factory is None or decision.arguments is None:
         return None
@@ -151,14 +148,29 @@ def _make(
             keys = [f"quant.{part}", *by_rules]
         raise QuantRuleError(f"{' and '.join(keys)} ({name}): {error}") from error
     quantizer.layer = name
-    if layer is not None:
-        quantizer.fit(layer.get_parameter("weight"))
     return quantizer
+
+
+def _checked_weight(layer: nn.Module, target: Target) -> nn.Parameter:
+    """Return the weight of a layer that is to be quantized, where it computes with it as it is."""
+    weight = trained_weight(layer) if isinstance(layer, WEIGHT_LAYERS) else None
+    if weight is None or (layer.bias is not None and "bias" not in layer._parameters):
+        part = "bias" if weight is not None else "weight"
+        raise ConfigError(
+            f"{target.name} ({target.type}) computes its {part} anew in each pass (parametrization, "
+            f"weight norm, pruning of a bias, or a forward of its own), which cannot be quantized: "
+            f"make it a plain parameter, for example with remove_parametrizations() or "
+            f"prune.remove(), or keep the layer in float by a rule, such as "
+            f"'+quant.rules.float={{name: {target.name}, weight: null}}'"
+        )
+    return weight
 
 
 def _target(name: str, traced: fx.GraphModule) -> Target:
     """Return what rules can know of a weight layer."""
     layer = traced.get_submodule(name)
+    if (own := traced.meta[OWN_WEIGHTS].get(name)) is not None:
+        return Target(name, own)
     calls = [n for n in traced.graph.nodes if n.op == "call_module" and n.target == name]
     users = [user for call in calls for user in call.users]
     normed = bool(users) and all(
@@ -209,9 +221,10 @@ def _prepare_memory(traced: fx.GraphModule) -> None:
         copies = isinstance(module, nn.MaxPool2d) and not module.return_indices
         if copies and note_copies not in module._forward_hooks.values():  # the float network's own
             module.register_forward_hook(note_copies)
+    modules = dict(traced.named_modules())
     for node in traced.graph.nodes:
         two = len(node.args) == 2 and all(isinstance(n, fx.Node) for n in node.args)
-        if node.target not in ADDITIONS or not two or node.kwargs:
+        if kind_of(node, modules) != "add" or not two or node.kwargs:
             continue
         # A quantizer behind a batch norm leaves its output to whom it may concern: nothing in any
         # phase needs it for the backward pass.

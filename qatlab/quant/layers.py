@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.prune import BasePruningMethod
 
 from qatlab.quant.quantizer import Quantizer
 
@@ -99,8 +100,25 @@ def _take_over(
     layer: QuantConv2d | QuantLinear, float_layer: nn.Conv2d | nn.Linear, quantizer: Quantizer
 ) -> None:
     """Let ``layer`` share what the float layer has."""
-    layer.weight, layer.bias = float_layer.weight, float_layer.bias
+    weight = trained_weight(float_layer)
+    assert weight is not None  # the caller has looked
+    layer.weight, layer.bias = weight, float_layer.bias
     layer.weight_quantizer = quantizer
     mask = getattr(float_layer, "weight_mask", None)
-    layer.register_buffer("weight_mask", mask, persistent=False)
+    # A network that is made anew has its connections again, but no checkpoint's pruning.
+    layer.register_buffer("weight_mask", mask, persistent="weight" not in float_layer._parameters)
     layer.train(float_layer.training)
+
+
+def trained_weight(layer: nn.Module) -> nn.Parameter | None:
+    """Return the weights that a layer trains; of a pruned one, those that its mask multiplies.
+
+    None where it makes its weights of other parameters in each pass.
+    """
+    if "weight" in layer._parameters:
+        return layer._parameters["weight"]
+    pruned = any(
+        isinstance(hook, BasePruningMethod) and hook._tensor_name == "weight"
+        for hook in layer._forward_pre_hooks.values()
+    )
+    return layer._parameters.get("weight_orig") if pruned else None

@@ -12,6 +12,7 @@ from qatlab.errors import QuantRuleError, TrainingError
 from qatlab.quant.eager import fake_quantize_eager, without_dead_zeros
 from qatlab.quant.grid import Grid
 from qatlab.quant.normed import norm_and_quantize
+from qatlab.quant.ops import clip_range
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer, check_choice, check_switch, is_number
 from qatlab.quant.starts import STARTS
@@ -175,7 +176,8 @@ class ActivationQuantizer(LearnedQuantizer):
     @property
     def clips(self) -> bool:
         """Whether the quantizer takes the place of the activation function, not only follows it."""
-        return self.grid.q_min == 0 and isinstance(self.activation, (nn.ReLU, nn.ReLU6))
+        ends = clip_range(self.activation)
+        return self.grid.q_min == 0 and ends is not None and ends[0] == 0
 
     def gradient_scale(self, x: Tensor) -> float:
         """Return the factor on the gradient of the parameter for activations ``(N, ...)``."""

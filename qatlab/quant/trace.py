@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from qatlab.errors import ConfigError
-from qatlab.quant.sites import SAME_VALUES_BY_NAME
+from qatlab.quant.ops import DROPS_BRANCHES, WEIGHT_LAYERS
+
+
+OWN_WEIGHTS = "own_weights"  # key of a graph's meta: classes of layers that compute their weights
+DROPOUTS = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+}
+WEIGHTED: dict[Any, type[nn.Conv2d] | type[nn.Linear]] = {F.conv2d: nn.Conv2d, F.linear: nn.Linear}
 
 
 class _Tracer(fx.Tracer):
     """A tracer that does not look into modules which drop whole branches in training.
 
-    What it would find there depends on whether they train.
+    What it would find there depends on whether they train. Nor does it look into layers of classes
+    that compute as their base class does.
     """
 
     proxy_buffer_attributes = True  # what is computed from a buffer is computed at each pass
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = type(m).__name__ in SAME_VALUES_BY_NAME
+        known = type(m).__name__ in DROPS_BRANCHES
         is_norm = isinstance(m, _BatchNorm) and not list(m.children())
-        return known or is_norm or super().is_leaf_module(m, module_qualified_name)
+        is_layer = type(m).forward in (nn.Conv2d.forward, nn.Linear.forward) and (
+            getattr(type(m), "_conv_forward", None) in (None, nn.Conv2d._conv_forward)
+        )
+        return known or is_norm or is_layer or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
     """Return the graph of a network, which shares its parameters.
+
+    Functions become modules where a module computes the same: a dropout in training only, and a
+    convolution or a product with the weights of a layer.
 
     Raises:
         ConfigError: if it cannot be traced, or computes differently in training.
@@ -47,15 +66,120 @@ def trace(model: nn.Module) -> fx.GraphModule:
         raise ConfigError(
             f"{name} cannot be traced, so its sites cannot be found: {reason}"
         ) from error
-    for line, other in zip_longest(traced.code.splitlines(), evaluating.code.splitlines()):
+    dropouts = _dropouts_in_training(traced.graph, evaluating.graph)
+    for line, other in zip_longest(_code_of(traced), _code_of(evaluating)):
         if line != other:
             raise ConfigError(
                 f"{name} computes differently in training and in evaluation, which a trace cannot "
                 f"follow: '{str(line or other).split(';')[0].strip()}'; use a module there, such "
                 "as nn.Dropout instead of F.dropout"
             )
+    for node, module in dropouts.items():
+        caller = [path for path, _ in node.meta.get("nn_module_stack", {}).values()][-1:]
+        _call_module(traced, node, ".".join((*caller, node.name)), module)
+    _call_layers(traced, model)
+    traced.graph.lint()
+    traced.recompile()
     traced.training = model.training
     return traced
+
+
+def _code_of(traced: fx.GraphModule) -> list[str]:
+    return str(traced.graph.python_code("self").src).splitlines()
+
+
+def _dropouts_in_training(graph: fx.Graph, evaluating: fx.Graph) -> dict[fx.Node, nn.Module]:
+    """Find functions that drop values in training only, and the modules that do so.
+
+    In both graphs they are then told not to train.
+    """
+    found = {}
+    for node, other in zip(graph.nodes, evaluating.nodes, strict=False):
+        if node.target in DROPOUTS and other.target is node.target:
+            pairs = [_dropout(*n.args[1:], **_without(n.kwargs, "input")) for n in (node, other)]
+            if pairs[0] == (pairs[1][0], True) and pairs[1][1] is False:
+                found[node] = DROPOUTS[node.target](pairs[0][0])
+                for n in (node, other):
+                    n.args, n.kwargs = (n.all_input_nodes[0],), {"p": pairs[0][0]}
+    return found
+
+
+def _dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> tuple[float, bool]:
+    return p, training
+
+
+def _without(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key != name}
+
+
+def _call_module(traced: fx.GraphModule, node: fx.Node, path: str, module: nn.Module) -> None:
+    """Let a node call a module with its first input."""
+    while path in dict(traced.named_modules()):
+        path += "_"
+    traced.add_submodule(path, module)
+    node.op, node.target = "call_module", path
+    node.args, node.kwargs = (node.all_input_nodes[0],), {}
+
+
+def _call_layers(traced: fx.GraphModule, model: nn.Module) -> None:
+    """Let functions of a layer's weights be calls of a plain layer; note those it cannot be for.
+
+    A class of its own may pad its input first, for example: what it does with its weights then is
+    ``F.conv2d``. Where it makes other weights of them, nothing but these could be quantized.
+    """
+    owners = {
+        f"{path}.weight": (str(path), layer)
+        for path, layer in model.named_modules()
+        if isinstance(layer, WEIGHT_LAYERS)
+    }
+    own_weights: dict[str, str] = {}
+    for node in [n for n in traced.graph.nodes if n.op == "get_attr" and n.target in owners]:
+        path, layer = owners[str(node.target)]
+        made = [_plain(user, node, path, layer) for user in node.users]
+        if not node.users:
+            continue
+        if None in made or any(str(one) != str(made[0]) for one in made):
+            own_weights[path] = type(layer).__name__
+            continue
+        plain, users = made[0], list(node.users)
+        assert plain is not None
+        plain.weight, plain.bias = layer.weight, layer.bias
+        if path not in dict(traced.named_modules()) or not isinstance(
+            traced.get_submodule(path), WEIGHT_LAYERS
+        ):
+            parent, _, child = path.rpartition(".")
+            setattr(traced.get_submodule(parent), child, plain)
+        for user in users:
+            user.op, user.target = "call_module", path
+            user.args, user.kwargs = (user.all_input_nodes[0],), {}
+    traced.graph.eliminate_dead_code(lambda n: n.op != "get_attr")
+    traced.meta[OWN_WEIGHTS] = own_weights
+
+
+def _plain(
+    user: fx.Node, weight: fx.Node, path: str, layer: nn.Conv2d | nn.Linear
+) -> nn.Conv2d | nn.Linear | None:
+    """Return the layer without weights that computes what a function does; None if there is none."""
+    kind = WEIGHTED.get(user.target)
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = dict(zip(names, user.args, strict=False)) | dict(user.kwargs)
+    bias = given.pop("bias", None)
+    fits = kind is not None and given.pop("weight", None) is weight and isinstance(layer, kind)
+    if isinstance(bias, fx.Node):
+        fits = fits and bias.op == "get_attr" and bias.target == f"{path}.bias"
+    settings = {key: value for key, value in given.items() if key != "input"}
+    if not fits or any(isinstance(value, fx.Node) for value in settings.values()):
+        return None
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, layer.out_features, bias is not None, device="meta")
+    return nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,  # type: ignore[arg-type] # torch declares pairs as plain tuples
+        bias=bias is not None,
+        device="meta",
+        **settings,
+    )
 
 
 def _graph_module(model: nn.Module) -> fx.GraphModule:
@@ -106,10 +230,33 @@ def _mode_of(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 class Measures(NamedTuple):
-    """What a network computes of one image, node by node."""
+    """What a network computes of one image, node by node.
 
-    shapes: dict[fx.Node, tuple[int, ...]]  # of each tensor
-    macs: dict[fx.Node, int]  # multiply-accumulates, where there are any
+    Attributes:
+        shapes: of each tensor.
+        macs: multiply-accumulates, where there are any.
+        constants: tensors that depend on no image: parameters, buffers, and what is made of them.
+        others: sizes, and whatever else holds no tensor.
+    """
+
+    shapes: dict[fx.Node, tuple[int, ...]]
+    macs: dict[fx.Node, int]
+    constants: dict[fx.Node, Tensor]
+    others: dict[fx.Node, Any]
+
+    def arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what a node is called with: nodes only where they are tensors of the image."""
+        known: dict[fx.Node, Any] = self.others | self.constants
+
+        def seen(argument: fx.Node) -> Any:
+            return known.get(argument, argument)
+
+        return fx.map_arg(node.args, seen), dict(fx.map_arg(node.kwargs, seen))  # type: ignore[call-overload]
+
+    def learned(self, node: fx.Node) -> bool:
+        """Tell whether a node reads a tensor that is trained."""
+        constants = [self.constants[n] for n in node.all_input_nodes if n in self.constants]
+        return any(constant.requires_grad for constant in constants)
 
 
 class _Measuring(fx.Interpreter):
@@ -118,16 +265,39 @@ class _Measuring(fx.Interpreter):
     def __init__(self, traced: fx.GraphModule, counter: FlopCounterMode) -> None:
         super().__init__(traced)
         self.counter = counter
-        self.measures = Measures({}, {})
+        self.measures = Measures({}, {}, {}, {})
 
     def run_node(self, n: fx.Node) -> Any:
         before = self.counter.get_total_flops()
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.measures.shapes[n] = tuple(result.shape)
+            if n.op == "get_attr":
+                self.measures.constants[n] = result
+            elif self._is_constant(n):  # no_grad has forgotten whether it is learned
+                learned = self.measures.learned(n)
+                self.measures.constants[n] = result.detach().requires_grad_(learned)
+        elif not _holds_tensors(result):
+            self.measures.others[n] = result
         if macs := (self.counter.get_total_flops() - before) // 2:  # a product and a sum each
             self.measures.macs[n] = macs
         return result
+
+
+    def _is_constant(self, n: fx.Node) -> bool:
+        """Tell whether a function computes a tensor from constants alone."""
+        inputs, measures = n.all_input_nodes, self.measures
+        known = measures.constants.keys() | measures.others.keys()
+        made_of = any(i in measures.constants for i in inputs) and known.issuperset(inputs)
+        return made_of and n.op in ("call_function", "call_method")
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return isinstance(value, Tensor) or (
+        isinstance(value, (tuple, list)) and any(map(_holds_tensors, value))
+    )
 
 
 def measure(traced: fx.GraphModule, example_input: Tensor) -> Measures:
@@ -135,14 +305,20 @@ def measure(traced: fx.GraphModule, example_input: Tensor) -> Measures:
 
     Multiply-accumulates are those that ``torch.utils.flop_counter`` counts: of convolutions, linear
     layers and products of matrices.
+
+    Raises:
+        ConfigError: if the network cannot compute such an image.
     """
     counter = FlopCounterMode(display=False)
     interpreter = _Measuring(traced, counter)
     try:
         with torch.no_grad(), _mode_of(traced, training=False), counter:
             interpreter.run(example_input)
-    except RuntimeError as error:
-        shape, reason = tuple(example_input.shape), str(error).splitlines()[0]
+    except ConfigError:
+        raise
+    except Exception as error:  # of the network's own code: assertions about sizes, for example
+        shape = tuple(example_input.shape)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"data.image_size: the network cannot compute images of shape {shape}: {reason}"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from qatlab.errors import ConfigError, QuantRuleError, TrainingError
 from qatlab.models import LeNet
@@ -23,7 +25,9 @@ from qatlab.quant import (
     float_table,
     quantize,
     set_phase,
+    start_quantizers,
 )
+from qatlab.quant.layers import quantized_weight
 
 WEIGHT = partial(SatWeight, bits=4)
 ACTIVATION = partial(SatActivation, bits=4, alpha=6.0)
@@ -233,15 +237,123 @@ def test_a_network_that_cannot_be_traced_is_refused_by_name(network: Any) -> Non
 
 
 class FunctionalDropout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.dropout(x, 0.5, self.training)
+        x = nn.functional.dropout(self.conv(x), training=self.training)
+        return nn.functional.dropout2d(x, 0.25, self.training)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_functional_dropout_in_training_becomes_a_module(training: bool) -> None:
+    network = FunctionalDropout().train(training)
+    model, _ = convert(network, image=torch.zeros(1, 3, 8, 8))
+    drops = [m for m in model.modules() if isinstance(m, (nn.Dropout, nn.Dropout2d))]
+    assert [(type(m).__name__, m.p) for m in drops] == [("Dropout", 0.5), ("Dropout2d", 0.25)]
+    assert model.training is training
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(model.eval()(images), model(images))
+    assert not torch.equal(model.train()(images), model(images))
+
+
+class AnotherPassInTraining(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if self.training else x
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_trace_that_would_freeze_the_mode_is_refused(training: bool) -> None:
-    # a trace keeps the value of self.training: dropout in evaluation, or none in training
-    with pytest.raises(ConfigError, match=r"^FunctionalDropout .*dropout\(.* nn\.Dropout"):
-        convert(FunctionalDropout().train(training))
+    with pytest.raises(ConfigError, match=r"^AnotherPassInTraining computes differently"):
+        convert(AnotherPassInTraining().train(training))
+
+
+class PadsItself(nn.Conv2d):
+    """A subclass with a forward of its own, which uses its weights as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x, (0, 1, 0, 1))
+        return nn.functional.conv2d(x, self.weight, self.bias, stride=self.stride)
+
+
+class OnlyAName(nn.Conv2d):
+    pass
+
+
+class CentresItsWeights(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+class OfLayers(nn.Module):
+    first: Any
+
+    def __init__(self, kind: type[nn.Conv2d]) -> None:
+        super().__init__()
+        self.first = kind(3, 4, 3, stride=2)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.first(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [PadsItself, OnlyAName])
+def test_a_subclass_of_a_layer_is_quantized(kind: type[nn.Conv2d]) -> None:
+    network = OfLayers(kind)
+    images = torch.rand(2, 3, 8, 8)
+    expected = network(images)
+    model, table = convert(network, image=torch.zeros(1, 3, 8, 8))
+    assert {row.name: row.bits for row in table.layers if row.part == "weight"} == {
+        "first": 4,
+        "fc": 4,
+    }
+    set_phase(model, Phase.FLOAT)
+    assert torch.equal(model(images), expected)
+    assert dict(model.named_parameters())["first.weight"] is network.first.weight
+
+
+def weight_normed(layer: nn.Conv2d) -> nn.Module:
+    return parametrizations.weight_norm(layer)
+
+
+def old_weight_normed(layer: nn.Conv2d) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.utils.weight_norm(layer)
+
+
+def bias_pruned(layer: nn.Conv2d) -> nn.Module:
+    return prune.random_unstructured(layer, "bias", 1)
+
+
+@pytest.mark.parametrize("change", [weight_normed, old_weight_normed, bias_pruned, None])
+def test_weights_that_are_computed_are_refused_or_stay_float_by_a_rule(change: Any) -> None:
+    network = OfLayers(CentresItsWeights if change is None else nn.Conv2d)
+    if change is not None:
+        change(network.first)
+    image = torch.zeros(1, 3, 8, 8)
+    with pytest.raises(ConfigError, match=r"^first \(.*Conv2d|CentresItsWeights.* weight: null"):
+        convert(network, image=image)
+    _, table = convert(network, {"f": {"name": "first", "weight": None}}, image=image)
+    assert next(row.bits for row in table.layers if row.name == "first") is None
+
+
+def test_a_pruned_layer_keeps_its_mask() -> None:
+    network = OfLayers(nn.Conv2d)
+    prune.l1_unstructured(network.first, "weight", 50)
+    images = torch.rand(2, 3, 8, 8)
+    expected = network(images)
+    model: Any
+    model, table = convert(network, image=torch.zeros(1, 3, 8, 8))
+    set_phase(model, Phase.FLOAT)
+    assert torch.equal(model(images), expected)
+    start_quantizers(model, [images])
+    zeros = network.first.weight_mask == 0
+    assert int(zeros.sum()) == 50
+    assert not quantized_weight(model.first)[zeros].any()
+    assert "first.weight_mask" in model.state_dict()  # a checkpoint brings it back
+    assert table.layers[0].parameters == network.first.weight.numel()
 
 
 def test_images_of_the_wrong_shape_are_told_in_one_line() -> None:

@@ -292,7 +292,7 @@ class ShiftedImage(Net):
 
 
 class MoreCalls(Net):
-    """Functions with arguments of their own stay, and their quantizer follows."""
+    """Functions with arguments of their own become modules with these arguments."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.leaky_relu(self.conv1(x), 0.3)
@@ -490,9 +490,9 @@ KNOWN = [
     (
         MoreCalls,
         [
-            ("leaky_relu_site", "leaky_relu", True),
-            ("softplus_site", "softplus", False),
-            ("gelu_site", "gelu", True),
+            ("leaky_relu", "LeakyReLU", True),
+            ("softplus", "Softplus", False),
+            ("gelu", "GELU", True),
             ("mish", "Mish", True),
         ],
     ),
