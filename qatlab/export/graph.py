@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from qatlab.integer.network import NO_SIDES, Sides
 
 PRODUCER = "qatlab"
 IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # the first one that has an opset
@@ -105,6 +108,25 @@ class Graph:
         self._names.add(name)
         return helper.make_tensor_value_info(name, kind, ["N", *shape])
 
+    def in_shape(
+        self, answer: str, shape: Sequence[int], wanted: Sequence[int]
+    ) -> tuple[str, Sequence[int]]:
+        """Return an answer in the shape that it has in the network, and that shape.
+
+        Args:
+            answer: name of a node's output.
+            shape: of the answer to one image.
+            wanted: in the network; what is one number for each class is made flat.
+        """
+        if math.prod(wanted[1:]) == 1:
+            wanted = (math.prod(shape),)
+        if tuple(shape) == tuple(wanted):
+            return answer, wanted
+        if len(wanted) == 1:
+            return self.node("Flatten", [answer], axis=1), wanted
+        places = self.constant(np.array([-1, *wanted]))
+        return self.node("Reshape", [answer, places]), wanted
+
     def model(
         self,
         image: onnx.ValueInfoProto,
@@ -117,14 +139,12 @@ class Graph:
 
         Args:
             image: the input.
-            answer: name of a node's output; it is made ``(N, classes)``.
+            answer: name of a node's output.
             kind: its type.
-            shape: its shape, without N.
+            shape: of the answer to one image.
             facts: become the file's metadata.
         """
-        if len(shape) > 1:
-            answer = self.node("Flatten", [answer], axis=1)
-        output = helper.make_tensor_value_info(answer, kind, ["N", int(np.prod(shape))])
+        output = helper.make_tensor_value_info(answer, kind, ["N", *shape])
         graph = helper.make_graph(
             self._nodes, PRODUCER, [image], [output], list(self._constants.values())
         )
@@ -145,14 +165,15 @@ class Graph:
 def window(
     kernel: Sequence[int],
     stride: tuple[int, int],
-    padding: tuple[int, int],
+    padding: Sides,
     dilation: tuple[int, int] = (1, 1),
 ) -> dict[str, Any]:
     """Return the attributes of a convolution or a pooling; None for what is the default."""
+    (top, bottom), (left, right) = padding
     return {
         "kernel_shape": list(kernel),
         "strides": list(stride) if max(stride) > 1 else None,
-        "pads": [*padding, *padding] if any(padding) else None,
+        "pads": [top, left, bottom, right] if padding != NO_SIDES else None,
         "dilations": list(dilation) if max(dilation) > 1 else None,
     }
 

@@ -9,6 +9,7 @@ onnxruntime adds pairs of products of signed weights in 16 bits, which overflow.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,22 +20,27 @@ from onnx import TensorProto
 
 from qatlab.errors import ConfigError
 from qatlab.export.graph import OPSETS, Graph, container, window
-from qatlab.export.qdq import handed_on
+from qatlab.export.qdq import handed_on, padded
 from qatlab.export.stored import stored, width
 from qatlab.integer.network import (
+    NO_SIDES,
     Codes,
     Convolve,
     FixedPoint,
     FixedRescale,
     Input,
     IntegerNetwork,
+    MaxPool,
     Multiply,
+    Pad,
+    Reinterpret,
     Rescale,
+    Slice,
     SumPool,
     Weighted,
     along_channels,
 )
-from qatlab.integer.vectorised import shapes
+from qatlab.integer.vectorised import EXACT, shapes
 
 # Types of signed weights: the unsigned type of the same width, and the number that stands for 0.
 UNSIGNED: dict[int, tuple[int, int]] = {
@@ -59,7 +65,7 @@ class IntegerWriter:
         for op in network.operations:
             if isinstance(op, (Input, Rescale, FixedRescale)):
                 self.kinds[op.name] = _kind(op.name, op.codes)
-            elif isinstance(op, SumPool):
+            elif isinstance(op, (SumPool, Convolve, Multiply)):
                 self.kinds[op.name] = TensorProto.INT32
             elif op.name in self.codes:
                 self.kinds[op.name] = self.kinds[op.inputs[0]]
@@ -88,22 +94,28 @@ class IntegerWriter:
                 made = self._real(op, inputs)
             elif isinstance(op, FixedPoint):
                 made = self._fixed(op, inputs)
+            elif isinstance(op, Reinterpret):
+                (made,) = inputs
+            elif isinstance(op, Pad):
+                made = padded(self.graph, op, inputs[0], np.int64(0))
+            elif isinstance(op, MaxPool) and self.kinds[op.name] == TensorProto.INT32:
+                wide = self.graph.node("Cast", inputs, to=TensorProto.DOUBLE)
+                pooled = handed_on(self.graph, op, [wide])
+                made = self.graph.node("Cast", [pooled], to=TensorProto.INT32)
             else:
                 made = handed_on(self.graph, op, inputs)
             self.tensors[op.name] = made
-        last = self.network.operations[-1].name
-        answer, shape = self.tensors[last], self.shapes[last]
+        output = self.network.output
+        answer, shape = self.tensors[output.name], self.shapes[output.name]
+        answer, shape = self.graph.in_shape(answer, shape, output.shape)
         return self.graph.model(image, answer, TensorProto.DOUBLE, shape, facts)
 
     def _layer(self, op: Convolve | Multiply, x: str) -> str:
         graph, name = self.graph, op.name
         if isinstance(op, Multiply) and self.kinds[op.inputs[0]] == TensorProto.INT32:
             return self._of_sums(op, x)
-        if self.kinds[op.inputs[0]] == TensorProto.INT32:
-            raise ConfigError(
-                f"{name} reads sums of an average, which ConvInteger does not take; use "
-                "--format qdq or c."
-            )
+        if isinstance(op, Convolve) and self.kinds[op.inputs[0]] == TensorProto.INT32:
+            return self._in_floats(op, x)
         numbers, kind, gap, base = stored(op.weight, graph.opset, name)
         if kind not in UNSIGNED:
             raise ConfigError(
@@ -164,6 +176,27 @@ class IntegerWriter:
             self._moved[name] = graph.node("Cast", [moved], to=TensorProto.UINT8)
         return self._moved[name], graph.constant(np.uint8(128))
 
+    def _in_floats(self, op: Convolve, x: str) -> str:
+        """Return a convolution of sums of an average, which are wider than a byte."""
+        if op.largest >= EXACT:
+            raise ConfigError(
+                f"{op.name} reads sums of an average, which ConvInteger does not take, and floats "
+                "do not hold what it adds up; use --format qdq or c."
+            )
+        graph = self.graph
+        numbers, kind, gap, base = stored(op.weight, graph.opset, op.name)
+        constant = graph.constant(numbers, f"{op.name}_weight", kind)
+        weight = graph.node("Cast", [constant], to=TensorProto.FLOAT)
+        if gap != 1:
+            weight = graph.node("Mul", [weight, graph.constant(np.float32(gap))])
+        if base:
+            weight = graph.node("Add", [weight, graph.constant(np.float32(base))])
+        wide = graph.node("Cast", [x], to=TensorProto.FLOAT)
+        group = op.groups if op.groups > 1 else None
+        where = window(op.weight.shape[2:], op.stride, op.padding, op.dilation)
+        sums = graph.node("Conv", [wide, weight], group=group, **where)
+        return graph.node("Cast", [sums], op.name, to=TensorProto.INT32)
+
     def _of_sums(self, op: Multiply, x: str) -> str:
         """Return products with sums of an average, which are wider than a byte."""
         numbers, kind, gap, base = stored(op.weight, self.graph.opset, op.name)
@@ -179,12 +212,13 @@ class IntegerWriter:
 
     def _sums(self, op: SumPool, x: str) -> str:
         graph, name, shape = self.graph, op.name, self.shapes[op.inputs[0]]
-        if self.kinds[op.inputs[0]] == TensorProto.INT32:
-            raise ConfigError(f"{name} averages averages, which ConvInteger does not take.")
-        if op.kernel == shape[1:] and not any(op.padding):
-            wide = graph.node("Cast", [x], to=TensorProto.INT32)
+        is_wide = self.kinds[op.inputs[0]] == TensorProto.INT32
+        if op.kernel == shape[1:] and op.padding == NO_SIDES:
+            wide = x if is_wide else graph.node("Cast", [x], to=TensorProto.INT32)
             axes = graph.constant(np.array([2, 3]))
             return graph.node("ReduceSum", [wide, axes], name, keepdims=1)
+        if is_wide:
+            return self._sums_of_sums(op, x)
         ones = graph.constant(np.ones((shape[0], 1, *op.kernel), np.uint8))
         x, zero = self._unsigned(op.inputs[0], x)
         return graph.node(
@@ -194,6 +228,22 @@ class IntegerWriter:
             group=shape[0],
             **window(op.kernel, op.stride, op.padding),
         )
+
+    def _sums_of_sums(self, op: SumPool, x: str) -> str:
+        """Return sums over windows of numbers wider than a byte: each tap is a slice."""
+        graph, (height, width) = self.graph, self.shapes[op.name][1:]
+        if op.padding != NO_SIDES:
+            x = padded(graph, Pad(f"{op.name}_padded", (), ((0, 0), *op.padding)), x, np.int64(0))
+        total = ""
+        for tap in itertools.product(*map(range, op.kernel)):
+            ends = (
+                (first, first + (count - 1) * step + 1, step)
+                for first, count, step in zip(tap, (height, width), op.stride, strict=True)
+            )
+            cut = Slice("", (), ((0, self.shapes[op.name][0], 1), *ends))
+            taken = handed_on(graph, cut, [x])
+            total = taken if not total else graph.node("Add", [total, taken])
+        return total
 
     def _total(
         self,
@@ -220,6 +270,10 @@ class IntegerWriter:
         total = self._total(op, inputs, TensorProto.DOUBLE, np.float64)
         if not isinstance(op, Rescale):
             return total
+        if (below := op.below) is not None:
+            other = self._total(below, inputs, TensorProto.DOUBLE, np.float64)
+            is_below = graph.node("Less", [total, graph.constant(np.float64(op.zero))])
+            total = graph.node("Where", [is_below, other, total])
         rounded = graph.node("Round", [total])
         ends = [graph.constant(np.float64(end)) for end in (op.codes.low, op.codes.high)]
         clipped = graph.node("Clip", [rounded, *ends])
@@ -232,7 +286,21 @@ class IntegerWriter:
             real = graph.node("Cast", [total], to=TensorProto.DOUBLE)
             unit = self._numbers(np.ldexp(1.0, -op.shift), ndim)
             return graph.node("Mul", [real, unit], op.name)
-        # BitShift takes no negative numbers, and Div rounds them up. So: clip, move to 0, divide.
+        codes = self._shifted(op, total, ndim)
+        if op.below is not None:
+            assert op.zero is not None
+            instead = self._total(op.below, inputs, TensorProto.INT64, np.int64)
+            other = self._shifted(op.below, instead, ndim)
+            is_below = graph.node("Less", [total, self._numbers(op.zero, ndim)])
+            codes = graph.node("Where", [is_below, other, codes])
+        return graph.node("Cast", [codes], op.name, to=self.kinds[op.name])
+
+    def _shifted(self, op: FixedRescale, total: str, ndim: int) -> str:
+        """Return codes as int64: BitShift takes no negative numbers, and Div rounds them up.
+
+        So: clip, move to 0, divide.
+        """
+        graph = self.graph
         low = op.codes.low << op.shift
         ends = [self._numbers(end, ndim) for end in (low, op.codes.high << op.shift)]
         clipped = graph.node("Max", [total, ends[0]])
@@ -244,7 +312,7 @@ class IntegerWriter:
         if op.codes.low:
             lowest = graph.constant(np.int64(op.codes.low))
             codes = graph.node("Add", [codes, lowest])
-        return graph.node("Cast", [codes], op.name, to=self.kinds[op.name])
+        return codes
 
 
 def _kind(name: str, codes: Codes) -> int:

@@ -8,7 +8,9 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,21 +21,23 @@ from qatlab.errors import ConfigError
 from qatlab.export.graph import Graph, container, window
 from qatlab.export.stored import stored
 from qatlab.integer.network import (
-    Channels,
     Codes,
     Concatenate,
     Convolve,
-    Flatten,
     Input,
     IntegerNetwork,
     Integers,
     MaxPool,
     Multiply,
     Operation,
-    PadChannels,
+    Pad,
+    Permute,
+    Pick,
     Reals,
+    Reinterpret,
     Rescale,
-    Subsample,
+    Reshape,
+    Slice,
     SumPool,
     Weighted,
 )
@@ -41,7 +45,9 @@ from qatlab.integer.vectorised import shapes
 
 Floats = NDArray[np.float32]
 INSIDE = 0.25  # steps
-END = np.iinfo(np.int64).max
+LAST = {"softmax": "Softmax", "log_softmax": "LogSoftmax"}
+PADDINGS = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+WRAPS = 19  # the opset from which Pad has the mode wrap
 
 
 class QdqWriter:
@@ -75,43 +81,47 @@ class QdqWriter:
                 self.tensors[op.name] = "image"
             elif isinstance(op, Weighted):
                 self.tensors[op.name] = self._weighted(op)
-            elif not isinstance(op, (Convolve, Multiply)):  # written where they are read
-                inputs = [self.tensors[name] for name in op.inputs]
-                if isinstance(op, SumPool):
-                    self.tensors[op.name] = self._averaged(op)
-                else:
-                    self.tensors[op.name] = handed_on(self.graph, op, inputs)
-        last = self.network.operations[-1].name
-        answer, shape = self.tensors[last], self.shapes[last]
+            elif op.name in self.codes:  # accumulators are written where they are read
+                self.tensors[op.name] = self._handed_on(op)
+        output = self.network.output
+        answer, shape = self.tensors[output.name], self.shapes[output.name]
+        if output.function:
+            answer = self.graph.node(LAST[output.function], [answer], axis=1)
+        answer, shape = self.graph.in_shape(answer, shape, output.shape)
         return self.graph.model(image, answer, TensorProto.FLOAT, shape, facts)
+
+    def _handed_on(self, op: Operation) -> str:
+        inputs = [self.tensors[name] for name in op.inputs]
+        if isinstance(op, SumPool):
+            return self._averaged(op)
+        if isinstance(op, Pad):
+            return padded(self.graph, op, inputs[0], np.float32(op.value))
+        if not isinstance(op, Reinterpret):
+            return handed_on(self.graph, op, inputs)
+        (x,) = inputs
+        if op.factor != 1:
+            x = self.graph.node("Mul", [x, self.graph.constant(np.float32(op.factor))], op.name)
+        if op.shift != 0:
+            x = self.graph.node("Add", [x, self.graph.constant(np.float32(op.shift))], op.name)
+        return x
 
     def _averaged(self, op: SumPool) -> str:
         """Return averages of real numbers; torch's divisor may be another one."""
-        x, name = self.tensors[op.inputs[0]], op.name
-        result = self.graph.node(
-            "AveragePool",
-            [x],
-            name,
-            count_include_pad=1,
-            **window(op.kernel, op.stride, op.padding),
-        )
-        area = np.prod(op.kernel)
-        factor = np.float32(op.codes.step / self.codes[op.inputs[0]].step * area)
-        if factor != 1:
-            constant = self.graph.constant(factor)
-            result = self.graph.node("Mul", [result, constant], name)
-        return result
+        assert op.codes is not None
+        area = math.prod(op.kernel)
+        factor = op.codes.step / self.codes[op.inputs[0]].step * area
+        return self._times(self._pooled(op, self.tensors[op.inputs[0]]), np.array(factor), op.name)
+
+    def _pooled(self, op: SumPool, x: str) -> str:
+        places = window(op.kernel, op.stride, op.padding)
+        return self.graph.node("AveragePool", [x], op.name, count_include_pad=1, **places)
 
     def _weighted(self, op: Weighted) -> str:
         unit = op.codes.step if isinstance(op, Rescale) else 1.0
         bias = np.asarray(op.bias * unit, dtype=np.float32)
         total: str | None = None
         for name, multiplier in zip(op.inputs, op.multipliers, strict=True):
-            layer, factor = self.by_name[name], np.asarray(multiplier * unit)
-            if isinstance(layer, (Convolve, Multiply)):
-                term = self._layer(layer, factor)
-            else:
-                term = self._scaled(name, factor)
+            term = self._term(name, np.asarray(multiplier * unit))
             total = term if total is None else self.graph.node("Add", [total, term])
         assert total is not None
         if bias.any():
@@ -119,23 +129,48 @@ class QdqWriter:
             total = self.graph.node("Add", [total, constant])
         if not isinstance(op, Rescale):
             return total
+        offset = self.graph.constant(np.float32(op.codes.offset)) if op.codes.offset else ""
+        if op.slope is not None:
+            total = self._bent(op, total, offset)
         real = self.quantized(total, op.codes, op.name)
-        if op.codes.offset:
-            constant = self.graph.constant(np.float32(op.codes.offset))
-            real = self.graph.node("Add", [real, constant])
-        return real
+        return self.graph.node("Add", [real, offset]) if offset else real
 
-    def _scaled(self, name: str, factor: Reals) -> str:
-        """Return the real numbers of a result that is codes, times what its step leaves over."""
-        rest = factor / self.codes[name].step
-        if np.allclose(rest, 1, rtol=1e-12, atol=0):
-            return self.tensors[name]
-        constant = self._of_channels(rest.astype(np.float32), name)
-        return self.graph.node("Mul", [self.tensors[name], constant])
+    def _bent(self, op: Rescale, x: str, offset: str) -> str:
+        """Return real numbers, of which those below 0 are multiplied by a slope."""
+        assert op.slope is not None
+        if offset:  # what is quantized is what lies above the offset
+            x = self.graph.node("Add", [x, offset])
+        slope = self._of_channels(op.slope.astype(np.float32), op.inputs[0])
+        x = self.graph.node("PRelu", [x, slope])
+        return self.graph.node("Sub", [x, offset]) if offset else x
+
+    def _term(self, name: str, factor: Reals) -> str:
+        """Return ``factor`` times a result: accumulators, their sums, or codes."""
+        op = self.by_name[name]
+        if name in self.codes:
+            rest = factor / self.codes[name].step
+            return self._times(self.tensors[name], rest, name)
+        if isinstance(op, (Convolve, Multiply)):
+            return self._layer(op, factor)
+        assert isinstance(op, SumPool)
+        area = math.prod(op.kernel)
+        of_channels = factor if factor.ndim < 2 else abs(factor).reshape(len(factor), -1).max(1)
+        pooled = self._pooled(op, self._term(op.inputs[0], of_channels * area))
+        if factor.ndim < 2:
+            return pooled
+        some = np.where(of_channels == 0, 1, of_channels)
+        return self._times(pooled, factor / some[:, None, None], name)
+
+    def _times(self, x: str, factor: Reals, like: str) -> str:
+        if np.allclose(factor, 1, rtol=1e-12, atol=0):
+            return x
+        return self.graph.node("Mul", [x, self._of_channels(factor.astype(np.float32), like)])
 
     def _of_channels(self, numbers: Floats, like: str) -> str:
-        if numbers.ndim:
+        if numbers.ndim == 1:
             numbers = numbers.reshape(1, -1, *(1,) * (len(self.shapes[like]) - 1))
+        elif numbers.ndim > 1:
+            numbers = numbers[None]
         return self.graph.constant(numbers)
 
     def _layer(self, layer: Convolve | Multiply, factor: Reals) -> str:
@@ -198,28 +233,74 @@ class QdqWriter:
 
 def handed_on(graph: Graph, op: Operation, inputs: list[str]) -> str:
     """Write an operation that hands on what it reads, be it codes or real numbers."""
-    name = op.name
-    if isinstance(op, MaxPool):
-        return graph.node(
-            "MaxPool",
-            inputs,
-            name,
-            ceil_mode=1 if op.ceil_mode else None,
-            **window(op.kernel, op.stride, op.padding, op.dilation),
+    return HANDED_ON[type(op)](graph, op, inputs)
+
+
+def padded(graph: Graph, op: Pad, x: str, value: np.generic) -> str:
+    """Write what adds rows, columns or channels.
+
+    Args:
+        graph: it is added to.
+        op: the operation.
+        x: what it reads.
+        value: what is put there in the mode ``constant``, of the type of x.
+
+    Raises:
+        ConfigError: for a mode that the opset has not.
+    """
+    mode = PADDINGS[op.mode]
+    if mode == "wrap" and graph.opset < WRAPS:
+        raise ConfigError(
+            f"{op.name}: circular padding needs --opset {WRAPS} or higher, not {graph.opset}."
         )
-    if isinstance(op, Flatten):
-        return graph.node("Flatten", inputs, name, axis=1)
-    if isinstance(op, Concatenate):
-        return graph.node("Concat", inputs, name, axis=1)
-    if isinstance(op, PadChannels):
-        sides = graph.constant(np.array([0, 0, 0, 0, 0, op.channels, 0, 0]))
-        return graph.node("Pad", [*inputs, sides], name)
-    if isinstance(op, (Subsample, Channels)):
-        starts, ends, axes, steps = (
-            ([0, 0], [END, END], [2, 3], list(op.stride))
-            if isinstance(op, Subsample)
-            else ([op.start], [op.stop], [1], [1])
-        )
-        parts = [graph.constant(np.array(part, np.int64)) for part in (starts, ends, axes, steps)]
-        return graph.node("Slice", [*inputs, *parts], name)
-    raise TypeError(f"{type(op).__name__} is no operation that hands on what it reads")
+    amounts = [n for side in zip(*((0, 0), *op.amounts), strict=True) for n in side]
+    inputs = [x, graph.constant(np.array(amounts, np.int64))]
+    if op.mode == "constant" and value:
+        inputs.append(graph.constant(value))
+    return graph.node("Pad", inputs, op.name, mode=None if mode == "constant" else mode)
+
+
+def _max_pool(graph: Graph, op: MaxPool, inputs: list[str]) -> str:
+    where = window(op.kernel, op.stride, op.padding, op.dilation)
+    return graph.node("MaxPool", inputs, op.name, **where)
+
+
+def _reshape(graph: Graph, op: Reshape, inputs: list[str]) -> str:
+    if len(op.shape) == 1:
+        return graph.node("Flatten", inputs, op.name, axis=1)
+    return graph.node("Reshape", [*inputs, graph.constant(np.array([-1, *op.shape]))], op.name)
+
+
+def _permute(graph: Graph, op: Permute, inputs: list[str]) -> str:
+    split, shape = (graph.constant(np.array([-1, *sizes])) for sizes in (op.split, op.shape))
+    apart = graph.node("Reshape", [*inputs, split])
+    moved = graph.node("Transpose", [apart], perm=[0, *(axis + 1 for axis in op.axes)])
+    return graph.node("Reshape", [moved, shape], op.name)
+
+
+def _slice(graph: Graph, op: Slice, inputs: list[str]) -> str:
+    starts, ends, steps = (list(part) for part in zip(*op.slices, strict=True))
+    axes = list(range(1, len(starts) + 1))
+    parts = [graph.constant(np.array(part, np.int64)) for part in (starts, ends, axes, steps)]
+    return graph.node("Slice", [*inputs, *parts], op.name)
+
+
+def _gathered(graph: Graph, x: str, channels: Sequence[int], name: str) -> str:
+    numbers = graph.constant(np.array(channels, np.int64))
+    return graph.node("Gather", [x, numbers], name, axis=1)
+
+
+def _concatenate(graph: Graph, op: Concatenate, inputs: list[str]) -> str:
+    name = op.name if op.order is None else ""
+    joined = graph.node("Concat", inputs, name, axis=1)
+    return joined if op.order is None else _gathered(graph, joined, op.order, op.name)
+
+
+HANDED_ON: dict[type[Operation], Callable[[Graph, Any, list[str]], str]] = {
+    MaxPool: _max_pool,
+    Reshape: _reshape,
+    Permute: _permute,
+    Slice: _slice,
+    Pick: lambda graph, op, inputs: _gathered(graph, inputs[0], op.channels, op.name),
+    Concatenate: _concatenate,
+}

@@ -261,11 +261,11 @@ class Output(Weighted):
     """What the network answers.
 
     Attributes:
-        shape: of the answer to one image, such as ``(classes,)``.
+        shape: of the answer to one image in the network; () for one number for each class.
         function: a last ``softmax`` or ``log_softmax``, which only files of floats compute.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = ()
     function: str = ""
 
 
@@ -311,7 +311,7 @@ class FixedOutput(FixedPoint):
         function: likewise.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = ()
     function: str = ""
 
 

@@ -92,7 +92,8 @@ class AsIntegers:
     def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute; see :class:`Form`."""
         found = compute(self.network, pixels)
-        return Answer(found.outputs, found.codes, found.positions)
+        outputs = finished(found.outputs, self.network.output.function)
+        return Answer(outputs, found.codes, found.positions)
 
     look_inside = __call__
 
@@ -123,10 +124,10 @@ class InOnnxruntime:
         self.takes_bytes, self.optimised = kind == "integer", optimised
         suffix = "" if self.takes_bytes else "_codes"
         written = {name for node in file.graph.node for name in node.output}
-        sites = _sites(network)
+        self._last = network.output.function if self.takes_bytes else ""
         self._parts = {
             site: [f"{part}{suffix}" for part in parts]
-            for site, parts in sites.items()
+            for site, parts in network.sites.items()
             if all(f"{part}{suffix}" in written for part in parts)
         }
         shown = [part for parts in self._parts.values() for part in parts]
@@ -143,7 +144,10 @@ class InOnnxruntime:
         if not self.optimised:
             return self.look_inside(images, pixels)
         (outputs,) = self._run(self._session, images, pixels)
-        return Answer(torch.from_numpy(outputs).double())
+        return Answer(self._answered(outputs))
+
+    def _answered(self, outputs: Any) -> Tensor:
+        return finished(torch.from_numpy(outputs).double().flatten(1), self._last)
 
     def look_inside(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute, and show all codes."""
@@ -152,7 +156,7 @@ class InOnnxruntime:
             site: torch.from_numpy(np.concatenate([codes.pop(0) for _ in parts], 1)).double()
             for site, parts in self._parts.items()
         }
-        return Answer(torch.from_numpy(outputs).double(), found)
+        return Answer(self._answered(outputs), found)
 
     def _run(self, session: Any, images: Tensor, pixels: Tensor) -> list[Any]:
         image = pixels.numpy() if self.takes_bytes else images.numpy()
@@ -166,10 +170,9 @@ class InOnnxruntime:
         return ConfigError(f"{self.name}: onnxruntime cannot compute it: {reason}")
 
 
-def _sites(network: IntegerNetwork) -> dict[str, tuple[str, ...]]:
-    """Return the sites, each with the operations that make its parts."""
-    codes = compute(network, torch.zeros(1, *network.input.shape)).codes
-    return {site: network.parts(site) for site in codes}
+def finished(outputs: Tensor, function: str) -> Tensor:
+    """Return outputs behind the last softmax or log_softmax, which whole numbers leave out."""
+    return outputs if not function else getattr(torch, function)(outputs, 1)
 
 
 def _session(file: Any, optimised: bool, more: list[str] | None = None) -> Any:

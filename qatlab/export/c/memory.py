@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from qatlab.errors import ConfigError
 from qatlab.export.c.words import INTEGERS, integer_type, scaled, size_of
 from qatlab.integer.network import (
-    Channels,
     Concatenate,
     Convolve,
     FixedPoint,
-    FixedRescale,
-    Flatten,
-    Input,
     IntegerNetwork,
     Multiply,
     Operation,
-    PadChannels,
-    Rescale,
+    Pad,
+    Reinterpret,
+    Reshape,
+    Slice,
     SumPool,
     Weighted,
 )
@@ -123,9 +121,27 @@ def read_by(network: IntegerNetwork, op: Operation) -> Iterator[str]:
     kinds = {other.name: other for other in network.operations}
     for name in op.inputs:
         term = kinds[name]
-        if isinstance(op, (Weighted, FixedPoint)) and isinstance(term, (Convolve, Multiply)):
+        while is_computed_by_its_reader(term):
             name = term.inputs[0]
+            term = kinds[name]
         yield name
+
+
+def is_computed_by_its_reader(op: Operation) -> bool:
+    """Tell whether an operation makes accumulators, which are not kept."""
+    return isinstance(op, (Convolve, Multiply)) or (isinstance(op, SumPool) and op.codes is None)
+
+
+def is_contiguous(op: Slice) -> bool:
+    """Tell whether a slice takes whole channels that lie next to each other."""
+    return len(op.slices) == 1 and op.slices[0][2] == 1
+
+
+def is_joined(op: Operation) -> bool:
+    """Tell whether an operation only puts channels behind each other, be they zeros."""
+    if isinstance(op, Pad):
+        return op.mode == "constant" and not any(any(pair) for pair in op.amounts[1:])
+    return isinstance(op, Concatenate) and op.order is None
 
 
 class Memory:
@@ -148,7 +164,8 @@ class Memory:
         self._shapes = {name: three_sides(shape) for name, shape in shapes.items()}
         self._kinds: dict[str, str] = {}
         self._inside: dict[str, tuple[str, int]] = {}  # of which tensor it is a part, from where
-        for name, (low, high) in _ranges(network).items():
+        for name, codes in network.codes.items():
+            low, high = codes.low, codes.high
             kind = integer_type(low, high)
             if kind is None or not INTEGERS["int32_t"][0] <= low <= high <= INTEGERS["int32_t"][1]:
                 raise ConfigError(f"{name} has codes from {low} to {high}, beyond 32 bits.")
@@ -178,12 +195,13 @@ class Memory:
     def _share(self, op: Operation) -> None:
         """Let what hands on codes as they are take no memory of its own."""
         _, height, width = self._shapes[op.name]
-        if isinstance(op, Flatten):
+        area = height * width
+        if isinstance(op, (Reshape, Reinterpret)):
             self._inside[op.name] = (op.inputs[0], 0)
-        elif isinstance(op, Channels):
-            self._inside[op.name] = (op.inputs[0], op.start * height * width)
-        elif isinstance(op, (Concatenate, PadChannels)):
-            start = 0
+        elif isinstance(op, Slice) and is_contiguous(op):
+            self._inside[op.name] = (op.inputs[0], op.slices[0][0] * area)
+        elif is_joined(op):
+            start = op.amounts[0][0] * area if isinstance(op, Pad) else 0
             for name in op.inputs:
                 free = name not in self._inside and name != self._network.input.name
                 if free and self._kinds[name] == self._kinds[op.name]:
@@ -200,19 +218,3 @@ class Memory:
 
     def _bytes(self, name: str) -> int:
         return math.prod(self._shapes[name]) * size_of(self._kinds[name])
-
-
-def _ranges(network: IntegerNetwork) -> dict[str, tuple[int, int]]:
-    """Return the smallest and the largest code of each tensor; all types hold 0, too."""
-    found: dict[str, tuple[int, int]] = {}
-    for op in network.operations:
-        if isinstance(op, (Input, SumPool, Rescale, FixedRescale)):
-            found[op.name] = (op.codes.low, op.codes.high)
-        elif not isinstance(op, (Convolve, Multiply, Weighted, FixedPoint)):
-            known = [found[name] for name in op.inputs if name in found]
-            if len(known) < len(op.inputs):
-                raise ConfigError(
-                    f"{op.name} reads sums that were not rescaled, which no C is written for."
-                )
-            found[op.name] = (min(low for low, _ in known), max(high for _, high in known))
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qatlab.errors import ConfigError
 from qatlab.export.c import copies, windows
@@ -16,19 +16,16 @@ from qatlab.export.c.sites import Layer, Rows, Term, site
 from qatlab.export.c.tables import Tables
 from qatlab.export.c.words import Identifiers, comment, function, loop, string
 from qatlab.integer.network import (
-    Channels,
-    Concatenate,
     Convolve,
     FixedOutput,
     FixedPoint,
-    Flatten,
     Input,
     IntegerNetwork,
     MaxPool,
     Multiply,
     Operation,
-    PadChannels,
-    Subsample,
+    Reinterpret,
+    Reshape,
     SumPool,
     Weighted,
 )
@@ -150,25 +147,33 @@ class _Writer:
 
     def _write(self, op: Operation) -> None:
         name = self.identifiers[op.name]
-        if isinstance(op, (Input, Flatten, Channels)):
+        if isinstance(op, (Input, Reshape, Reinterpret)):
             return  # codes that are there already
         if isinstance(op, (Convolve, Multiply)):
-            if any(op.name in other.inputs for other in self.network.operations):
-                self._add_layer(op, name)
+            self._add_layer(op, name)
+        elif isinstance(op, SumPool) and op.codes is None:
+            self._add_sums(op, name)
         elif isinstance(op, (Weighted, FixedPoint)):
             self._add_site(op)
         elif isinstance(op, (MaxPool, SumPool)):
             source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
             self._run(op, windows.pooling(op, name, source, result), [source])
-        elif isinstance(op, Subsample):
-            source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
-            self._run(op, copies.subsampled(op, name, source, result), [source])
-        elif isinstance(op, (Concatenate, PadChannels)):
-            text, read = copies.joined(op, name, self.memory)
-            if text:
-                self._run(op, text, read)
+        elif type(op) in copies.COPIES:
+            if (made := copies.copied(op, name, self.memory, self.tables)) is not None:
+                self._run(op, *made)
         else:
             raise ConfigError(f"{op.name} is a {type(op).__name__}, which no C is written for.")
+
+    def _add_sums(self, op: SumPool, name: str) -> None:
+        """Add sums over windows of accumulators, which are computed where they are read."""
+        of = self.layers[op.inputs[0]]
+        self.layers[op.name] = replace(of, name=name, largest=op.largest)
+        inner, result = (three_sides(self.shapes[n]) for n in (op.inputs[0], op.name))
+        grouped = isinstance(of.op, Convolve) and of.op.groups > 1
+        head = f"const {of.source.pointed} *in, const {of.row} *row"
+        head, arguments = (head + ", int32_t c", "in, row, c") if grouped else (head, "in, row")
+        text = windows.pooled_sums(op, name, of.name, inner, result, head, arguments)
+        self.functions.append(text)
 
     def _add_layer(self, op: Convolve | Multiply, name: str) -> None:
         if op.largest > LARGEST:
@@ -180,7 +185,7 @@ class _Writer:
                 f"{op.name} has weights that no C is written for: {error}."
             ) from error
         table = self.tables.array("weights", op.name, weights.data)
-        layer = Layer(op, name, self.tensors[op.inputs[0]], weights, table)
+        layer = Layer(op, name, self.tensors[op.inputs[0]], weights, table, op.largest)
         self.layers[op.name] = layer
         if isinstance(op, Convolve):
             result = three_sides(self.shapes[op.name])
@@ -191,7 +196,7 @@ class _Writer:
 
     def _add_site(self, op: Weighted | FixedPoint) -> None:
         terms = [
-            Term(self.layers[name], self.layers[name].op.largest)
+            Term(self.layers[name], self.layers[name].largest)
             if name in self.layers
             else Term(self.tensors[name], self.network.codes[name].largest)
             for name in op.inputs

@@ -13,6 +13,7 @@ from qatlab.integer.network import (
     Input,
     IntegerNetwork,
     MaxPool,
+    Multiply,
     Operation,
     SumPool,
     Weighted,
@@ -56,16 +57,29 @@ def layer_sizes(
         if isinstance(op, Input):
             continue
         products = 0
-        if op.name in layers:
-            readers = sum(other.inputs.count(op.name) for other in network.operations)
-            products = layers[op.name].op.weight.size * math.prod(shapes[op.name][1:]) * readers
+        if isinstance(op, (Convolve, Multiply)):
+            places = _computed(op.name, network, shapes)
+            products = layers[op.name].op.weight.size * places
         rows.append(LayerSize(op.name, _what(op, layers), flash.get(op.name, 0), products))
     return tuple(rows)
 
 
+def _computed(
+    name: str, network: IntegerNetwork, shapes: Mapping[str, Sequence[int]]
+) -> int:
+    """Return in how many places accumulators are computed: anew for each reader."""
+    count = 0
+    for op in network.operations:
+        if name in op.inputs and isinstance(op, SumPool):
+            count += math.prod(op.kernel) * _computed(op.name, network, shapes)
+        else:
+            count += op.inputs.count(name) * math.prod(shapes[name][1:])
+    return count
+
+
 def _what(op: Operation, layers: Mapping[str, Layer]) -> str:
     """Return in a few words what an operation does."""
-    if op.name in layers:
+    if isinstance(op, (Convolve, Multiply)):
         of_bits = f"weights of {layers[op.name].weights.bits} bits"
         if isinstance(op, Convolve):
             return f"convolution {op.weight.shape[2]}x{op.weight.shape[3]}, {of_bits}"

@@ -103,6 +103,23 @@ static inline int32_t qatlab_end_tap(int32_t start, int32_t spread, int32_t size
     return inside < taps ? inside : taps;
 }
 
+/* The row or column of which one beyond the border is a copy. */
+static inline int32_t qatlab_reflect(int32_t at, int32_t size)
+{
+    const int32_t place = at < 0 ? -at : at;
+    return place < size ? place : 2 * (size - 1) - place;
+}
+
+static inline int32_t qatlab_replicate(int32_t at, int32_t size)
+{
+    return at < 0 ? 0 : at < size ? at : size - 1;
+}
+
+static inline int32_t qatlab_circular(int32_t at, int32_t size)
+{
+    return at < 0 ? at + size : at < size ? at : at - size;
+}
+
 /* Rounds down; C leaves it open what >> does to a negative number. */
 static inline int64_t qatlab_shift(int64_t total, int32_t bits)
 {

@@ -11,7 +11,7 @@ from qatlab.errors import ConfigError
 from qatlab.export.c.memory import Shape, Tensor, index_of
 from qatlab.export.c.packing import Packed
 from qatlab.export.c.tables import Tables
-from qatlab.export.c.words import function, integer_type, loop, size_of
+from qatlab.export.c.words import function, indented, integer_type, loop, size_of
 from qatlab.integer.network import (
     Convolve,
     FixedOutput,
@@ -36,6 +36,7 @@ class Layer:
         source: what it reads.
         weights: what is stored of them.
         table: the array that they are in.
+        largest: no accumulator, or sum of them over a window, is larger in size.
     """
 
     op: Convolve | Multiply
@@ -43,6 +44,7 @@ class Layer:
     source: Tensor
     weights: Packed
     table: str
+    largest: int
 
     @property
     def row(self) -> str:
@@ -119,31 +121,41 @@ def site(
     Raises:
         ConfigError: if a sum may not fit into 64 bits.
     """
-    fixed = isinstance(op, FixedPoint)
     if isinstance(op, FixedPoint):
         _check(op, terms)
+        if isinstance(op, FixedRescale) and op.below is not None:
+            _check(op.below, terms)
     channels, height, width = shape
     flat = height * width == 1
     y, x = ("0", "0") if flat else ("y", "x")
     index = index_of(shape)
-    kind, cast = ("int64_t", "") if fixed else ("double", "(double)")
-    body = [f"{kind} total = {tables.of_place('offsets', op.name, op.offset)};"]
+    numbers: list[str] = []
     unpack: list[str] = []
-    for i, (term, multiplier) in enumerate(zip(terms, op.multipliers, strict=True)):
+    for i, term in enumerate(terms):
         value = term.value
         if isinstance(value, Tensor):
-            number = value.load(f"in{i}", index)
+            numbers.append(value.load(f"in{i}", index))
         elif isinstance(value.op, Multiply):
-            number = f"sum_{value.name}(in{i}, c)"
+            numbers.append(f"sum_{value.name}(in{i}, c)")
         else:
             buffer = rows.buffer(len(unpack), value)
             unpack.append(_unpacked(value, buffer))
             group = "c, " if value.op.groups > 1 else ""
-            number = f"sum_{value.name}(in{i}, {buffer}, {group}{y}, {x})"
-        factor = tables.of_place(f"multipliers{i}", op.name, multiplier)
-        widened = "(int64_t)" if fixed and not factor.startswith("INT64_C") else ""
-        body.append(f"total += {widened}{factor} * {cast}{number};")
-    body.append(_written(op, result, index, tables))
+            numbers.append(f"sum_{value.name}(in{i}, {buffer}, {group}{y}, {x})")
+    below = op.below if isinstance(op, (Rescale, FixedRescale)) else None
+    body: list[str] = []
+    if below is not None:  # each is read twice
+        body = [f"const int32_t term{i} = {number};" for i, number in enumerate(numbers)]
+        numbers = [f"term{i}" for i in range(len(numbers))]
+    body += _total(op, numbers, tables)
+    written = _written(op, result, index, tables)
+    if below is not None:
+        zero, where = _zero(op, tables), "_below"
+        instead = _total(below, numbers, tables, where)
+        instead.append(_written(below, result, index, tables, where))
+        body += [f"if (total < {zero}) {{", *indented(instead), "} else {", f"    {written}", "}"]
+    else:
+        body.append(written)
     inner = body if flat else loop("y", height, loop("x", width, body))
     sources = [t.value if isinstance(t.value, Tensor) else t.value.source for t in terms]
     inputs = [f"const {source.pointed} *in{i}" for i, source in enumerate(sources)]
@@ -153,6 +165,30 @@ def site(
     return function(head, loop("c", channels, [*unpack, *inner]), [told])
 
 
+def _total(
+    op: Weighted | FixedPoint, numbers: Sequence[str], tables: Tables, where: str = ""
+) -> list[str]:
+    """Return the lines that make ``total`` of the numbers of a place."""
+    fixed = isinstance(op, FixedPoint)
+    kind, cast = ("int64_t", "") if fixed else ("double", "(double)")
+    start = tables.of_place(f"offsets{where}", op.name, op.offset)
+    lines = [f"{'' if where else kind + ' '}total = {start};"]
+    for i, (number, multiplier) in enumerate(zip(numbers, op.multipliers, strict=True)):
+        factor = tables.of_place(f"multipliers{i}{where}", op.name, multiplier)
+        widened = "(int64_t)" if fixed and not factor.startswith("INT64_C") else ""
+        lines.append(f"total += {widened}{factor} * {cast}{number};")
+    return lines
+
+
+def _zero(op: Weighted | FixedPoint, tables: Tables) -> str:
+    """Return C for the sum that stands for 0."""
+    if isinstance(op, FixedRescale):
+        assert op.zero is not None
+        return tables.of_place("zeros", op.name, op.zero)
+    assert isinstance(op, Rescale)
+    return tables.of_place("zeros", op.name, np.array(op.zero))
+
+
 def _unpacked(layer: Layer, buffer: str) -> str:
     packed = layer.weights
     bits = f"qatlab_open({layer.table}, (uint32_t)c * {layer.count * packed.bits}u)"
@@ -160,12 +196,14 @@ def _unpacked(layer: Layer, buffer: str) -> str:
     return f"qatlab_unpack_{layer.row}({bits}, {numbers}, {buffer}, {layer.count});"
 
 
-def _written(op: Operation, result: Tensor | None, index: str, tables: Tables) -> str:
+def _written(
+    op: Operation, result: Tensor | None, index: str, tables: Tables, where: str = ""
+) -> str:
     """Return the statement that makes a result of ``total``."""
     if result is None:
         return f"out[{index}] = total;"
     if isinstance(op, FixedRescale):
-        shift = tables.of_place("shifts", op.name, op.shift)
+        shift = tables.of_place(f"shifts{where}", op.name, op.shift)
         shift = shift.removeprefix("INT64_C(").removesuffix(")")
         code = f"qatlab_clip(qatlab_shift(total, {shift}), {op.codes.low}, {op.codes.high})"
     else:

@@ -29,7 +29,8 @@ class Window:
         taps = op.weight.shape[2:] if isinstance(op, Convolve) else op.kernel
         self.rows, self.columns = taps
         self.down, self.right = (1, 1) if isinstance(op, SumPool) else op.dilation
-        self.stride, self.padding, self.source, self.result = op.stride, op.padding, source, result
+        self.stride, self.source, self.result = op.stride, source, result
+        self.padding = tuple(before for before, _ in op.padding)
         self.crosses = any(
             start < 0 or start + (taps - 1) * spread >= size
             for size, taps, spread, starts in self._axes()
@@ -187,3 +188,28 @@ def pooling(op: MaxPool | SumPool, name: str, source: Tensor, result: Tensor) ->
     head = f"static void run_{name}(const {source.pointed} *in, {result.pointed} *out)"
     kind = "Largest codes" if isinstance(op, MaxPool) else "Sums"
     return function(head, lines, [f"{kind} of windows: {op.name}."])
+
+
+def pooled_sums(
+    op: SumPool, name: str, of: str, inner: Shape, result: Shape, head: str, arguments: str
+) -> str:
+    """Return the function ``sum_*`` of accumulators, added up over windows.
+
+    Args:
+        op: the operation.
+        name: its identifier.
+        of: identifier of what it adds up.
+        inner: ``(C, H, W)`` of that.
+        result: the same of the sums.
+        head: parameters of both functions, without the place.
+        arguments: what is handed on of them.
+    """
+    window = Window(op, Tensor("int32_t", inner, "", 0), result)
+    tap = f"total += sum_{of}({arguments}, top + a, left + b);"
+    if window.crosses:
+        taps = [*window.ends(), *window.over_ends([tap])]
+    else:
+        taps = loop("a", window.rows, loop("b", window.columns, [tap]))
+    body = [*window.corner(), "int32_t total = 0;", *taps, "return total;"]
+    head = f"static inline int32_t sum_{name}({head}, int32_t y, int32_t x)"
+    return function(head, body, [f"Sums of accumulators over windows: {op.name}."])

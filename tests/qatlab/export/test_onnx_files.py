@@ -59,10 +59,10 @@ def test_quantized_tensors_hold_what_the_integer_network_computes(
     file = QdqWriter(network, opset).write({})
     computed = compute(network, PIXELS)
     images = (PIXELS / 255).numpy()
-    names = [f"{part}_codes" for site in computed.codes for part in network.parts(site)]
+    names = [f"{part}_codes" for site in computed.codes for part in network.sites[site]]
     outputs, *codes = answer(file, images, level, *names)
     for site, expected in computed.codes.items():
-        parts = [codes.pop(0) for _ in network.parts(site)]
+        parts = [codes.pop(0) for _ in network.sites[site]]
         other = torch.from_numpy(np.concatenate(parts, 1).astype(np.float32)) != expected
         position = computed.positions[site]
         from_tie = (position - position.floor() - 0.5).abs()

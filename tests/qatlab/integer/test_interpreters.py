@@ -11,7 +11,7 @@ from networks import EXAMPLE, NETWORKS, PIXEL, PIXELS, convert
 from torch import nn
 
 from qatlab.integer import Codes, IntegerNetwork, compute, lower, with_rescale
-from qatlab.integer.network import Convolve, FixedPoint, Rescale, Weighted
+from qatlab.integer.network import NO_SIDES, Convolve, FixedPoint, Rescale, Weighted
 from qatlab.integer.reference import Values, compute_one
 from qatlab.integer.rescaling import RESCALES
 from qatlab.integer.vectorised import results, shapes
@@ -74,7 +74,7 @@ def test_multipliers_are_as_near_as_their_form_allows(rescale: str, error: float
     multiplier[:3] = [0.0, 2.0**-7, 0.99999999999]
     weight = np.ones((500, 1, 1, 1), dtype=np.int64)
     bias, nothing = rng.uniform(-3, 3, 500), np.array(0.0)
-    layer = Convolve("c", ("x",), weight, (1, 1), (0, 0), (1, 1), 1, 1000)
+    layer = Convolve("c", ("x",), weight, (1, 1), NO_SIDES, (1, 1), 1, 1000)
     site = Rescale("r", ("c",), (multiplier,), bias, nothing, Codes(0, 255, 1.0))
     (_, fixed) = with_rescale(IntegerNetwork([layer, site]), rescale).operations
     assert isinstance(fixed, FixedPoint)
@@ -143,13 +143,13 @@ def test_a_network_without_norm_or_bias_needs_no_offset() -> None:
 
 def test_too_wide_codes_are_computed_in_float64() -> None:
     weight = np.array([[2**20, 1]])
-    from qatlab.integer.network import Flatten, Input, Multiply, Output
+    from qatlab.integer.network import Input, Multiply, Output, Reshape
 
     one, nothing = np.array(1.0), np.array(0.0)
     network = IntegerNetwork(
         [
             Input("x", (), PIXEL, (2, 1, 1)),
-            Flatten("flat", ("x",)),
+            Reshape("flat", ("x",), (2,)),
             Multiply("fc", ("flat",), weight, 2**28),
             Output("output", ("fc",), (one,), nothing, nothing),
         ]

@@ -155,7 +155,7 @@ class Activated(nn.Module):
 @pytest.mark.parametrize(
     ("network", "settings", "words"),
     [
-        (Activated(F.silu), {}, "SiLU has no integer form; nn.ReLU and nn.ReLU6 have one"),
+        (Activated(F.silu), {}, "SiLU\\) has no integer form; nn.ReLU, nn.ReLU6"),
         (Activated(torch.relu), {"a": {"name": "fc", "weight": None}}, "fc has float weights"),
         (
             Activated(torch.relu),
@@ -170,7 +170,7 @@ class Activated(nn.Module):
         (
             nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), nn.Linear(4, 2)),
             {"a": {"name": "0_site", "activation": None}},
-            "2 reads _1, which is float",
+            "2 reads 1, which is float",
         ),
         (
             Activated(torch.relu),

@@ -16,7 +16,7 @@ from programs import WARNINGS, assert_computes_the_same, build, run
 
 from qatlab.export.c import CProgram, c_program
 from qatlab.integer import Codes, IntegerNetwork, lower, with_rescale
-from qatlab.integer.network import Convolve, FixedOutput, FixedRescale, Input, Multiply
+from qatlab.integer.network import NO_SIDES, Convolve, FixedOutput, FixedRescale, Input, Multiply
 
 NAMES = ['a "b"', "back\\slash", "what??/", "Grün", "two\nlines"]
 ABOUT = ["run of /* today */", "what??/", "a line\nanother \\", "naïve \u202e"]
@@ -136,7 +136,7 @@ def test_layers_that_several_sites_read_are_computed_for_each(tmp_path: Path) ->
     network = IntegerNetwork(
         [
             Input("x", (), codes, (1, 1, 1)),
-            Convolve("conv", ("x",), weight, (1, 1), (0, 0), (1, 1), 1, 255),
+            Convolve("conv", ("x",), weight, (1, 1), NO_SIDES, (1, 1), 1, 255),
             FixedRescale("first", ("conv",), (one,), zero, zero, codes),
             FixedOutput("output", ("first", "conv"), (one, one), zero, zero),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,30 @@ from programs import answers, assert_computes_the_same, build, names
 
 from qatlab.errors import ConfigError
 from qatlab.export.c import c_program
-from qatlab.integer import Codes, IntegerNetwork, compute
+from qatlab.integer import Codes, IntegerNetwork, compute, with_rescale
 from qatlab.integer.network import (
-    Channels,
+    NO_SIDES,
     Concatenate,
     Convolve,
     FixedOutput,
     FixedRescale,
-    Flatten,
     Input,
     MaxPool,
     Multiply,
     Operation,
     Output,
-    PadChannels,
+    Pad,
+    Permute,
+    Pick,
+    Reinterpret,
     Rescale,
-    Subsample,
+    Reshape,
+    Sides,
+    Slice,
     SumPool,
 )
+from qatlab.integer.state import both_sides
+from qatlab.integer.vectorised import shapes
 from qatlab.integer.weights import largest_accumulator
 
 IMAGE = Input("x", (), Codes(0, 255, 1.0), (4, 7, 9))
@@ -38,7 +45,10 @@ ONE, ZERO, NOTHING = np.array([1]), np.array([0]), np.array(0.0)
 
 def given_out(operations: list[Operation], *results: str) -> IntegerNetwork:
     """Return a network whose outputs are the codes of some results, one after the other."""
-    flat: list[Operation] = [Flatten(f"flat {name}", (name,)) for name in results]
+    sizes = shapes(IntegerNetwork([IMAGE, *operations]))
+    flat: list[Operation] = [
+        Reshape(f"flat {name}", (name,), (int(np.prod(sizes[name])),)) for name in results
+    ]
     joined = Concatenate("joined", tuple(op.name for op in flat))
     output = FixedOutput("output", ("joined",), (ONE,), ZERO, ZERO)
     return IntegerNetwork([IMAGE, *operations, *flat, joined, output])
@@ -63,7 +73,9 @@ def test_convolutions_of_any_geometry(tmp_path: Path) -> None:
         least = [
             max(0, d * (t - 1) + 1 - s) for d, t, s in zip(dilation, taps, (7, 9), strict=True)
         ]
-        padding = tuple(-(-gap // 2) + int(rng.integers(0, 4)) for gap in least)
+        top, left = (-(-gap // 2) + int(rng.integers(0, 4)) for gap in least)
+        bottom, right = (-(-gap // 2) + int(rng.integers(0, 4)) for gap in least)
+        padding = ((top, bottom), (left, right))
         n_steps = int(rng.choice([1, 2, 7, 300]))
         weight = rng.integers(0, n_steps + 1, (4, 4 // groups, *taps)) * 2 - n_steps
         bound = largest_accumulator(weight, IMAGE.codes, "conv")
@@ -75,24 +87,99 @@ def test_convolutions_of_any_geometry(tmp_path: Path) -> None:
     assert_computes_the_same(given_out(operations, *sites), IMAGES, tmp_path)
 
 
+def sums(
+    name: str, of: str, kernel: tuple[int, int], stride: tuple[int, int], sides: Sides, most: int
+) -> SumPool:
+    return SumPool(name, (of,), kernel, stride, sides, Codes(-most, most, 1.0), most)
+
+
 def test_poolings_of_any_geometry(tmp_path: Path) -> None:
     signed = FixedRescale("signed", ("x",), (ONE,), np.array([-128]), ZERO, Codes(-128, 127, 1.0))
     low = FixedRescale("low", ("x",), (ONE,), np.array([-300]), ZERO, Codes(-300, -45, 1.0))
     operations: list[Operation] = [
         signed,
         low,
-        MaxPool("a", ("signed",), (3, 2), (2, 1), (1, 1), (1, 1)),
-        MaxPool("b", ("signed",), (2, 3), (2, 3), (1, 0), (3, 2)),
-        MaxPool("c", ("signed",), (2, 2), (2, 2), (0, 0), (1, 1), ceil_mode=True),
-        MaxPool("d", ("low",), (3, 3), (2, 2), (1, 1), (1, 1), ceil_mode=True),  # no 0 wins
-        SumPool("e", ("signed",), (3, 2), (2, 1), (1, 1), Codes(-768, 762, 1.0)),
-        SumPool("f", ("x",), (7, 9), (1, 1), (0, 0), Codes(0, 255 * 63, 1.0)),
-        SumPool("g", ("f",), (1, 1), (1, 1), (0, 0), Codes(0, 255 * 63, 1.0)),
+        MaxPool("a", ("signed",), (3, 2), (2, 1), both_sides(1), (1, 1)),
+        MaxPool("b", ("signed",), (2, 3), (2, 3), both_sides((1, 0)), (3, 2)),
+        MaxPool("c", ("signed",), (2, 2), (2, 2), ((0, 1), (0, 1)), (1, 1)),
+        MaxPool("d", ("low",), (3, 3), (2, 2), ((1, 2), (1, 2)), (1, 1)),  # no 0 wins
+        sums("e", "signed", (3, 2), (2, 1), both_sides(1), 768),
+        sums("f", "x", (7, 9), (1, 1), NO_SIDES, 255 * 63),
+        sums("g", "f", (1, 1), (1, 1), NO_SIDES, 255 * 63),
     ]
     operations.append(rescaled("h", "f", Codes(-(1 << 23), 1 << 23, 1.0), -500))
-    operations.append(SumPool("i", ("h",), (1, 1), (1, 1), (0, 0), Codes(-(1 << 23), 1 << 23, 1.0)))
+    operations.append(sums("i", "h", (1, 1), (1, 1), NO_SIDES, 1 << 23))
     network = given_out(operations, *"abcdefghi")
     assert_computes_the_same(network, IMAGES, tmp_path)
+
+
+def behind(name: str, of: str, channels: int) -> Pad:
+    return Pad(name, (of,), ((0, channels), (0, 0), (0, 0)))
+
+
+@pytest.mark.parametrize("source", ["narrow", "wide", "x"])
+def test_codes_are_moved(source: str, tmp_path: Path) -> None:
+    narrow, wide = Codes(-8, 7, 1.0), Codes(-(1 << 15), (1 << 15) - 1, 1.0)
+    amounts = ((0, 0), (2, 3), (1, 4))
+    operations: list[Operation] = [
+        rescaled("narrow", "x", narrow, 1, 5),
+        rescaled("wide", "x", wide, -100),
+        Slice("cut", (source,), ((1, 4, 2), (1, 6, 2), (2, 9, 3))),
+        Pick("picked", (source,), (3, 1, 1, 0)),
+        Permute("shuffled", (source,), (2, 2, 7, 9), (1, 0, 2, 3), (4, 7, 9)),
+        Permute("turned", (source,), (4, 7, 9), (0, 2, 1), (4, 9, 7)),
+        Permute("deeper", (source,), (2, 2, 7, 3, 3), (4, 1, 0, 2, 3), (12, 7, 3)),
+        Reshape("split", ("deeper",), (6, 14, 3)),
+        Concatenate("mixed", (source, "picked"), (7, 0, 6, 1, 5, 2, 4, 3)),
+        Pad("constant", (source,), ((1, 2), *amounts[1:])),
+        *(Pad(mode, (source,), amounts, mode) for mode in ("reflect", "replicate", "circular")),
+    ]
+    results = ("cut", "picked", "shuffled", "turned", "split", "mixed", "constant")
+    results += ("reflect", "replicate", "circular")
+    assert_computes_the_same(given_out(operations, *results), IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_accumulators_are_added_up_over_windows(groups: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    weight = rng.integers(-3, 4, (8, 4 // groups, 3, 3))
+    bound = largest_accumulator(weight, IMAGE.codes, "")
+    codes = Codes(-(1 << 20), 1 << 20, 1.0)
+    operations: list[Operation] = [
+        Convolve("a", ("x",), weight, (1, 1), both_sides(1), (1, 1), groups, bound),
+        SumPool("b", ("a",), (2, 3), (2, 1), ((1, 0), (0, 2)), None, 6 * bound),
+        SumPool("c", ("b",), (2, 2), (2, 2), NO_SIDES, None, 24 * bound),
+        SumPool("d", ("a",), (7, 9), (1, 1), NO_SIDES, None, 63 * bound),
+        *(rescaled(f"{name} site", name, codes) for name in "bcd"),
+    ]
+    assert_computes_the_same(given_out(operations, "b site", "c site", "d site"), IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize("rescale", ["float", "fixed32", "fixed16", "double_shift"])
+@pytest.mark.parametrize("slope", [np.array(0.1), np.array([0.5, -0.25, 2.0, 0.0])])
+def test_what_is_below_zero_is_multiplied_by_a_slope(
+    rescale: str, slope: np.ndarray, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    weight = rng.integers(-3, 4, (4, 4, 3, 3))
+    bound = largest_accumulator(weight, IMAGE.codes, "")
+    factors, bias = rng.uniform(0.01, 0.1, 4), rng.uniform(-3, 3, 4)
+    site = Rescale("s", ("a",), (factors,), bias, NOTHING, Codes(-128, 127, 0.5, 1.3), slope)
+    operations: list[Operation] = [
+        IMAGE,
+        Convolve("a", ("x",), weight, (1, 1), both_sides(1), (1, 1), 1, bound),
+        site,
+        Reshape("flat", ("s",), (252,)),
+        Output("output", ("flat",), (np.array(1.0),), NOTHING, NOTHING),
+    ]
+    network = with_rescale(IntegerNetwork(operations), rescale)
+    assert_computes_the_same(network, IMAGES, tmp_path)
+    if rescale == "float":
+        sums = compute(IntegerNetwork(operations), IMAGES)
+        plain = compute(
+            IntegerNetwork([*operations[:2], replace(site, slope=None), *operations[3:]]), IMAGES
+        )
+        assert not torch.equal(sums.outputs, plain.outputs)
 
 
 def test_codes_are_copied_only_where_they_are_not_in_place_already(tmp_path: Path) -> None:
@@ -101,17 +188,20 @@ def test_codes_are_copied_only_where_they_are_not_in_place_already(tmp_path: Pat
         rescaled("n", "x", narrow, 1, 5),
         rescaled("m", "x", narrow, -1, 5),
         rescaled("w", "x", wide, -100),
-        Channels("part", ("n",), 1, 3),
+        Slice("part", ("n",), ((1, 3, 1),)),
         Concatenate("same", ("n", "m")),
         Concatenate("twice", ("m", "m")),  # once it is in `same` already
         Concatenate("mixed", ("part", "w", "x")),  # other types, a view and the image
-        Subsample("half", ("mixed",), (2, 3)),
-        PadChannels("padded", ("half",), 2),
-        PadChannels("more", ("part",), 1),
-        Channels("last", ("padded",), 3, 12),
-        PadChannels("on image", ("x",), 1),
+        Slice("half", ("mixed",), ((0, 10, 1), (0, 7, 2), (0, 9, 3))),
+        behind("padded", "half", 2),
+        behind("more", "part", 1),
+        Slice("last", ("padded",), ((3, 12, 1),)),
+        behind("on image", "x", 1),
+        Pad("in front", ("m",), ((2, 1), (0, 0), (0, 0))),
+        Reinterpret("again", ("w",), wide, 2.0, 0.0),
     ]
     results = ("n", "same", "twice", "mixed", "half", "padded", "more", "last", "on image")
+    results += ("in front", "again")
     network = given_out(operations, *results)
     source = c_program(network, names(network)).source
     assert "run_same" not in source
@@ -134,9 +224,9 @@ def test_sites_add_layers_and_codes(tmp_path: Path) -> None:
         np.round(np.ldexp(m, 20)).astype(np.int64) * np.ones(6, np.int64) for m in multipliers
     )
     operations: list[Operation] = [
-        Convolve("a", ("x",), weights[0], (1, 1), (1, 1), (1, 1), 1, bounds[0]),
-        Convolve("b", ("x",), weights[1], (1, 1), (0, 0), (1, 1), 1, bounds[1]),
-        PadChannels("c", ("x",), 2),
+        Convolve("a", ("x",), weights[0], (1, 1), both_sides(1), (1, 1), 1, bounds[0]),
+        Convolve("b", ("x",), weights[1], (1, 1), NO_SIDES, (1, 1), 1, bounds[1]),
+        behind("c", "x", 2),
         Rescale("real", ("a", "b", "c"), multipliers, NOTHING, offset, codes),
         FixedRescale(
             "whole",
@@ -166,7 +256,7 @@ def test_real_numbers_are_rounded_to_even_and_clipped(tmp_path: Path) -> None:
     operations: list[Operation] = [
         image,
         Rescale("narrow", ("x",), factors, np.array(at), NOTHING, Codes(-128, 127, 1.0)),
-        Channels("three", ("x",), 0, 3),
+        Slice("three", ("x",), ((0, 3, 1),)),
         Rescale("wide", ("three",), (np.zeros(3),), wide, NOTHING, Codes(-large, large, 1.0)),
         Concatenate("both", ("narrow", "wide")),
         Output("output", ("both",), (np.array(1.0),), NOTHING, NOTHING),
@@ -210,7 +300,7 @@ def test_memory_is_used_again(tmp_path: Path) -> None:
 
 
 def layer(weight: np.ndarray, largest: int) -> list[Operation]:
-    return [Flatten("flat", ("x",)), Multiply("fc", ("flat",), weight, largest)]
+    return [Reshape("flat", ("x",), (252,)), Multiply("fc", ("flat",), weight, largest)]
 
 
 FEW = np.ones((2, 252), dtype=np.int64)
@@ -236,14 +326,7 @@ UNEQUAL = np.eye(2, 252, dtype=np.int64)
             "fc has weights that no C is written for: numbers of 25 bits.",
         ),
         (
-            [
-                Convolve("c", ("x",), np.ones((2, 4, 1, 1), int), (1, 1), (0, 0), (1, 1), 1, 9),
-                MaxPool("pool", ("c",), (2, 2), (1, 1), (0, 0), (1, 1)),
-            ],
-            "pool reads sums that were not rescaled, which no C is written for.",
-        ),
-        (
-            [MaxPool("pool", ("x",), (2, 1), (1, 1), (1, 0), (8, 1))],
+            [MaxPool("pool", ("x",), (2, 1), (1, 1), both_sides((1, 0)), (8, 1))],
             "pool has windows without a tap inside the border.",
         ),
         (

@@ -11,7 +11,7 @@ from programs import assert_computes_the_same
 from torch import nn
 
 from qatlab.integer import Codes, IntegerNetwork, lower, with_rescale
-from qatlab.integer.network import Channels, Convolve
+from qatlab.integer.network import Convolve, Reinterpret
 
 # Pixels of every size, and both ends of their range in all places.
 IMAGES = torch.cat([PIXELS, torch.zeros_like(PIXELS[:1]), torch.full_like(PIXELS[:1], 255)])
@@ -63,7 +63,7 @@ def test_channels_of_normalised_images_have_steps_of_their_own(tmp_path: Path) -
     codes = [Codes(0, 255, 1 / 255 / s, -m / s) for m, s in ((0.5, 0.2), (0.4, 0.25), (0.3, 0.3))]
     images = torch.stack([c.step * x + c.offset for c, x in zip(codes, PIXELS[0], strict=True)])
     exact = lower(convert(NETWORKS["chain"](), "lsq"), codes, images[None].double())
-    assert any(isinstance(op, Channels) for op in exact.operations)
+    assert any(isinstance(op, Reinterpret) for op in exact.operations)
     assert_computes_the_same(with_rescale(exact, "fixed32"), IMAGES, tmp_path)
 
 
