@@ -109,7 +109,11 @@ class Graph:
         return helper.make_tensor_value_info(name, kind, ["N", *shape])
 
     def in_shape(
-        self, answer: str, shape: Sequence[int], wanted: Sequence[int]
+        self,
+        answer: str,
+        shape: Sequence[int],
+        wanted: Sequence[int],
+        places: Sequence[int] | None,
     ) -> tuple[str, Sequence[int]]:
         """Return an answer in the shape that it has in the network, and that shape.
 
@@ -117,7 +121,13 @@ class Graph:
             answer: name of a node's output.
             shape: of the answer to one image.
             wanted: in the network; what is one number for each class is made flat.
+            places: for each number of the network's answer, its number in this one.
         """
+        if places is not None:
+            answer, shape = self.node("Flatten", [answer], axis=1), (math.prod(shape),)
+            if list(places) != list(range(len(places))):
+                numbers = self.constant(np.array(places, np.int64))
+                answer, shape = self.node("Gather", [answer, numbers], axis=1), (len(places),)
         if math.prod(wanted[1:]) == 1:
             wanted = (math.prod(shape),)
         if tuple(shape) == tuple(wanted):

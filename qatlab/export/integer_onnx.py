@@ -107,7 +107,7 @@ class IntegerWriter:
             self.tensors[op.name] = made
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
-        answer, shape = self.graph.in_shape(answer, shape, output.shape)
+        answer, shape = self.graph.in_shape(answer, shape, output.shape, output.places)
         return self.graph.model(image, answer, TensorProto.DOUBLE, shape, facts)
 
     def _layer(self, op: Convolve | Multiply, x: str) -> str:

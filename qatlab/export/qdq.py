@@ -87,7 +87,7 @@ class QdqWriter:
         answer, shape = self.tensors[output.name], self.shapes[output.name]
         if output.function:
             answer = self.graph.node(LAST[output.function], [answer], axis=1)
-        answer, shape = self.graph.in_shape(answer, shape, output.shape)
+        answer, shape = self.graph.in_shape(answer, shape, output.shape, output.places)
         return self.graph.model(image, answer, TensorProto.FLOAT, shape, facts)
 
     def _handed_on(self, op: Operation) -> str:

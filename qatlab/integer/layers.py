@@ -16,6 +16,7 @@ from qatlab.errors import ConfigError
 from qatlab.integer.folding import folded, reals, site_codes
 from qatlab.integer.network import (
     NO_SIDES,
+    Codes,
     Concatenate,
     Convolve,
     Multiply,
@@ -24,6 +25,8 @@ from qatlab.integer.network import (
     Reinterpret,
     Rescale,
     Sides,
+    product,
+    summed,
 )
 from qatlab.integer.pools import padded, pooled_codes
 from qatlab.integer.state import State, both_sides, names_of, pair
@@ -311,38 +314,37 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
     several = len(parts.values) > 1 or parts.order is not None or parts.index is not None
     base = f"{name}_each" if parts.pools and not several else name
     names = [base] if not several else [f"{base}[{i}]" for i in range(len(parts.values))]
+    if parts.pools and any(slope is not None and np.any(slope < 0) for slope in slopes):
+        raise ConfigError(f"{name}: a slope below 0 behind a largest value has no integer form.")
     signs = _signs(parts)
     values: list[Value] = []
     for own, part, slope, sign in zip(names, map(linear, parts.values), slopes, signs, strict=True):
         if own != name:
             own = state.free(own)
-        wide = codes
-        if sign is not None:  # the smallest is the largest of negative numbers
-            if slope is not None or codes.offset:
-                raise ConfigError(
-                    f"{name}: a largest value, a norm with a factor below 0 and then an offset or "
-                    "a slope have no integer form; put the norm in front of the pooling."
-                )
-            part = part.scaled(sign, NOTHING)
-            most = max(codes.high, -codes.low)
-            wide = replace(codes, low=-most, high=most)
         inputs, numbers = zip(*part.terms, strict=True)
         in_steps = tuple(number / codes.step for number in numbers)
-        bias = (part.bias - codes.offset) / codes.step
-        offsets = part.from_offsets / codes.step
-        state.add(Rescale(own, inputs, in_steps, bias, offsets, wide, slope))
-        values.append(Coded(own, wide, part.shape))
+        bias, offsets = (part.bias - codes.offset) / codes.step, part.from_offsets / codes.step
+        if sign is not None:  # the smallest is the largest of the codes in reversed order
+            if slope is not None:
+                raise ConfigError(
+                    f"{name}: a largest value, a norm with a factor below 0 and then a slope have "
+                    "no integer form; put the norm in front of the pooling."
+                )
+            in_steps = tuple(product(number, sign) for number in in_steps)
+            bias = summed(product(bias, sign), _reversed(sign, codes))
+            offsets = product(offsets, sign)
+        state.add(Rescale(own, inputs, in_steps, bias, offsets, codes, slope))
+        values.append(Coded(own, codes, part.shape))
     result = replace(parts, values=tuple(values), function=None, pools=(), lowest=None)
     for window in parts.pools:
         result = pooled_codes(state, f"{name}_pool", result, window)
     values = list(result.values)
     for i, sign in enumerate(signs):
-        if sign is not None:
-            value = values[i]
-            own = state.free(f"{name}_signed") if several else name
-            state.add(
-                Rescale(own, (value.name,), (np.asarray(sign),), NOTHING, NOTHING, codes)  # type: ignore[union-attr]
-            )
+        value = values[i]
+        if sign is not None and isinstance(value, Coded):
+            own = state.free(f"{name}_again") if several else name
+            bias = _reversed(sign, codes)
+            state.add(Rescale(own, (value.name,), (sign,), bias, NOTHING, codes))
             values[i] = Coded(own, codes, value.shape)
     result = replace(result, values=tuple(values))
     if result.index is not None:
@@ -352,7 +354,7 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
     return _whole(state, name, result, codes)
 
 
-def _whole(state: State, name: str, parts: Parts, codes: Any) -> Parts:
+def _whole(state: State, name: str, parts: Parts, codes: Codes) -> Parts:
     """Return a site as one tensor of codes, and note which operations make it."""
     if len(parts.values) > 1 or parts.order is not None:
         names = [value.name for value in parts.values if isinstance(value, Coded)]
@@ -372,6 +374,11 @@ def _signs(parts: Parts) -> list[Reals | None]:
         return [None] * len(parts.values)
     each = replace(parts, order=None).split(np.where(parts.lowest, -1.0, 1.0))
     return [sign if (sign < 0).any() else None for sign in each]
+
+
+def _reversed(sign: Reals, codes: Codes) -> Reals:
+    """Return what makes ``low ... high`` of ``-high ... -low``, where the sign is -1."""
+    return np.where(sign < 0, float(codes.low + codes.high), 0.0)
 
 
 def prelu(state: State, name: str, node: Any, weight: Any) -> Parts:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -173,22 +173,22 @@ class Lowering(State):
                 f"the network returns {several} outputs ({type(node).__name__}), which have no "
                 "integer form: return one tensor."
             )
-        raw = self.raw(node)
-        function = ""
+        raw, function, places = self.raw(node), "", None
         if raw.function is not None and raw.function.kind in LAST:
-            function, parts = raw.function.kind, raw
-        else:
-            parts = self.parts(node)
-        if len(parts.values) > 1 or parts.order is not None:
+            function, raw = raw.function.kind, replace(raw, function=None)
+        if raw.index is not None and raw.index.shape == self.shapes[node] and not raw.pools:
+            places, raw = raw.index.ravel(), replace(raw, index=None)
+        if raw.function is not None or raw.pools or raw.index is not None:
+            self.parts(node)  # which tells why not
+        if len(raw.values) > 1 or raw.order is not None:
             raise ConfigError(
                 f"{self.paths[node]} is a concatenation, which no output can be; put a layer "
                 "behind it."
             )
-        value = linear(parts.values[0])
+        value = linear(raw.values[0])
         names, numbers = zip(*value.terms, strict=True)
-        shape = self.shapes[node][1:]
-        name = self.free("output")
-        self.add(Output(name, names, numbers, value.bias, value.from_offsets, shape, function))
+        facts = (self.shapes[node][1:], function, places)
+        self.add(Output(self.free("output"), names, numbers, value.bias, value.from_offsets, *facts))
 
     def _of_module(self, node: fx.Node) -> Made:
         path, module = str(node.target), self.modules[str(node.target)]

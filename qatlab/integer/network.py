@@ -263,10 +263,13 @@ class Output(Weighted):
     Attributes:
         shape: of the answer to one image in the network; () for one number for each class.
         function: a last ``softmax`` or ``log_softmax``, which only files of floats compute.
+        places: for each number of the answer, its number among those that are computed here; None
+            where they are in this order.
     """
 
     shape: tuple[int, ...] = ()
     function: str = ""
+    places: Integers | None = None
 
 
 @dataclass(frozen=True)
@@ -309,10 +312,12 @@ class FixedOutput(FixedPoint):
     Attributes:
         shape: see :class:`Output`.
         function: likewise.
+        places: likewise.
     """
 
     shape: tuple[int, ...] = ()
     function: str = ""
+    places: Integers | None = None
 
 
 def along_channels(numbers: NDArray[Any], ndim: int) -> NDArray[Any]:

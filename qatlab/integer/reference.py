@@ -58,6 +58,9 @@ def compute_one(network: IntegerNetwork, image: Integers) -> dict[str, Values]:
             values[op.name] = {place: int(code) for place, code in np.ndenumerate(image)}
         elif isinstance(op, (Weighted, FixedPoint)):
             values[op.name] = {place: _number(op, inputs, place) for place in inputs[0]}
+            if isinstance(op, (Output, FixedOutput)) and op.places is not None:
+                numbers = [values[op.name][place] for place in sorted(inputs[0])]
+                values[op.name] = {(i,): numbers[place] for i, place in enumerate(op.places)}
         else:
             values[op.name] = _result(op, inputs)
     return values

@@ -103,7 +103,8 @@ def _fixed(op: Weighted, largest: Sequence[int], rescale: str) -> FixedRescale |
     added = np.round(np.ldexp(offset, of_each)).astype(np.int64)
     if not isinstance(op, Rescale):
         assert isinstance(op, Output)
-        return FixedOutput(op.name, op.inputs, multipliers, added, shift, op.shape, op.function)
+        facts = (op.shape, op.function, op.places)
+        return FixedOutput(op.name, op.inputs, multipliers, added, shift, *facts)
     half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
     added = added + _beside(half, offset)
     made = FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes)

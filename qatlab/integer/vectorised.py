@@ -82,7 +82,7 @@ def compute(network: IntegerNetwork, images: Tensor) -> Computed:
     def position_of(name: str) -> Tensor:
         """Return what has been rounded, moved as its code was."""
         op = operations[name]
-        if name not in positions or _changes_signs(op, operations):
+        if name not in positions or _reverses(op, operations):
             moved = [position_of(of) for of in op.inputs]
             positions[name] = (
                 _weighted(op, moved) if isinstance(op, Weighted) else _integers(op, moved)
@@ -91,19 +91,19 @@ def compute(network: IntegerNetwork, images: Tensor) -> Computed:
 
     sites = {name: parts for name, parts in network.sites.items() if parts[0] in codes}
     return Computed(
-        value.flatten(1),
+        value,
         {name: torch.cat([codes[part] for part in parts], 1) for name, parts in sites.items()},
         {name: torch.cat([position_of(p) for p in parts], 1) for name, parts in sites.items()},
     )
 
 
-def _changes_signs(op: Operation, operations: Mapping[str, Operation]) -> bool:
-    """Tell whether an operation multiplies codes of a site by 1 or -1."""
+def _reverses(op: Operation, operations: Mapping[str, Operation]) -> bool:
+    """Tell whether an operation reverses the order of a site's codes."""
     of = operations[op.inputs[0]] if op.inputs else op
     return (
         isinstance(op, Rescale)
         and not isinstance(of, (Convolve, Multiply, SumPool, Input))
-        and not op.offset.any()
+        and np.all(op.offset == np.round(op.offset))
         and all(np.all(abs(m) == 1) for m in op.multipliers)
         and len(op.inputs) == 1
     )
@@ -122,6 +122,8 @@ def results(
             value = images.float()
         elif isinstance(op, Weighted):
             value = _weighted(op, inputs)
+            if isinstance(op, Output):
+                value = _answered(op, value)
             if isinstance(op, Rescale):
                 if (below := op.below) is not None:
                     value = torch.where(value < op.zero, _weighted(below, inputs), value)
@@ -136,6 +138,8 @@ def results(
                 total = torch.where(other, instead, total)
                 shift = torch.where(other, scale, shift)
             value = total.double() / (1 << shift).double()
+            if isinstance(op, FixedOutput):
+                value = _answered(op, value)
             if isinstance(op, FixedRescale):
                 position = value
                 value = (total >> shift).clamp(op.codes.low, op.codes.high).float()
@@ -151,9 +155,16 @@ def results(
 
 
 def shapes(network: IntegerNetwork) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each result for one image, ``(C, H, W)`` or ``(features,)``."""
+    """Return the shape of each result for one image, ``(C, H, W)`` or ``(features,)``.
+
+    That of the output is the shape in which it is computed.
+    """
     black = torch.zeros(1, *network.input.shape)
-    return {op.name: tuple(value.shape[1:]) for op, value, _ in results(network, black)}
+    found: dict[str, tuple[int, ...]] = {}
+    for op, value, _ in results(network, black):
+        answers = isinstance(op, (Output, FixedOutput))
+        found[op.name] = found[op.inputs[0]] if answers else tuple(value.shape[1:])
+    return found
 
 
 def _integers(op: Operation, inputs: list[Tensor]) -> Tensor:
@@ -207,6 +218,11 @@ def _fixed(op: FixedPoint | FixedRescale | FixedOutput, terms: list[Tensor]) -> 
     for term, multiplier in zip(terms, op.multipliers, strict=True):
         total = total + _like(multiplier, term) * term.long()
     return total
+
+
+def _answered(op: Output | FixedOutput, value: Tensor) -> Tensor:
+    flat = value.flatten(1)
+    return flat if op.places is None else flat[:, torch.from_numpy(op.places)]
 
 
 def _like(numbers: Reals | Integers, term: Tensor) -> Tensor:

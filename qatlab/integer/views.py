@@ -56,7 +56,7 @@ def rearranged(state: State, name: str, node: fx.Node) -> Made:
         index = index_of(made, shape) + start
         start += sum(math.prod(value.shape) for value in made.values)
         values.extend(made.values)
-        return torch.from_numpy(index)
+        return torch.from_numpy(np.ascontiguousarray(index))
 
     def place(argument: fx.Node) -> Any:
         if argument in places:

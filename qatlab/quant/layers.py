@@ -42,9 +42,9 @@ class QuantConv2d(nn.Conv2d):
         _take_over(layer, conv, weight_quantizer)
         return layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x`` ``(N, C, H, W)`` with the quantized weights."""
-        result: Tensor = self._conv_forward(x, quantized_weight(self), self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input`` ``(N, C, H, W)`` with the quantized weights."""
+        result: Tensor = self._conv_forward(input, quantized_weight(self), self.bias)
         return result
 
 
@@ -64,12 +64,12 @@ class QuantLinear(nn.Linear):
         layer.weight_dropout = getattr(linear, "weight_dropout", 0.0)
         return layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply ``x`` ``(N, ..., in_features)`` with the quantized weights."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply ``input`` ``(N, ..., in_features)`` with the quantized weights."""
         weight = quantized_weight(self)
         if self.weight_dropout:
             weight = F.dropout(weight, self.weight_dropout, self.training)
-        return F.linear(x, weight, self.bias)
+        return F.linear(input, weight, self.bias)
 
 
 def quantized_weight(layer: QuantConv2d | QuantLinear) -> Tensor:

@@ -19,6 +19,7 @@ from qatlab.integer.network import (
     FixedRescale,
     Multiply,
     Operation,
+    Output,
     Rescale,
     Weighted,
 )
@@ -201,6 +202,9 @@ def _written(
 ) -> str:
     """Return the statement that makes a result of ``total``."""
     if result is None:
+        assert isinstance(op, (Output, FixedOutput))
+        if op.places is not None and not np.array_equal(op.places, np.arange(len(op.places))):
+            index = f"{tables.array('places', op.name, np.argsort(op.places))}[{index}]"
         return f"out[{index}] = total;"
     if isinstance(op, FixedRescale):
         shift = tables.of_place(f"shifts{where}", op.name, op.shift)
