@@ -16,6 +16,7 @@ from torch import nn
 from qatlab.data import ImageModule
 from qatlab.errors import ConfigError
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
+from qatlab.quant.trace import trace
 from qatlab.summary import say
 from qatlab.targets import check_node, make
 from qatlab.trackers import make_tracker
@@ -57,6 +58,7 @@ def build(cfg: DictConfig) -> Built:
     example = data.example_input()
     nodes: Any = OmegaConf.to_container(cfg.quant.rules or OmegaConf.create(), resolve=True)
     rules = [Rule.parse(str(key), node) for key, node in nodes.items()]
+    unused = _unused(model) if cfg.init_weights else set()
     if quantized:
         weight, activation = (
             None if node is None else make(f"quant.{part}", node, _partial_=True)
@@ -72,7 +74,7 @@ def build(cfg: DictConfig) -> Built:
             )
         table = float_table(model, example)
     if cfg.init_weights:
-        say(init_weights(model, cfg.init_weights))
+        say(init_weights(model, cfg.init_weights, unused))
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
     schedule = Schedule.of(epochs, model)
     solver = _solver(cfg.solver)
@@ -92,6 +94,11 @@ def build(cfg: DictConfig) -> Built:
     if cfg.trainer.precision == "64-true":
         module.double()  # Lightning would do so only after a checkpoint was read into float32
     return Built(data, model, table, schedule, module)
+
+
+def _unused(model: nn.Module) -> set[str]:
+    """Return the names of the values of modules that a network never calls."""
+    return model.state_dict().keys() - trace(model).state_dict().keys()
 
 
 def _solver(node: DictConfig) -> AnySolver:
