@@ -51,7 +51,7 @@ def build(cfg: DictConfig) -> Built:
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = make("data", cfg.data, ImageModule)
     arguments = {"num_classes": data.num_classes, "in_channels": data.in_channels}
-    model = make("model", cfg.model, nn.Module, **arguments)
+    model = make("model", cfg.model, nn.Module, offered=arguments)
     if cfg.trainer.sync_batchnorm:
         synchronise_norms(model)  # not by Lightning: quantizers absorb the norms that they find
     quantized = cfg.quant.weight is not None or cfg.quant.activation is not None
