@@ -44,8 +44,13 @@ class Built:
     module: Classifier
 
 
-def build(cfg: DictConfig) -> Built:
-    """Make data, network and solver; the structure of the network is final from here on."""
+def build(cfg: DictConfig, trained: bool = False) -> Built:
+    """Make data, network and solver; the structure of the network is final from here on.
+
+    Args:
+        cfg: the configuration.
+        trained: the weights are to be used as they are, so that all of them have to be given.
+    """
     if not 0 <= cfg.seed < 1 << 32:
         raise ConfigError(f"seed={cfg.seed} is wrong. Accepted: a whole number from 0 to 2^32 - 1.")
     seed_everything(cfg.seed, workers=True, verbose=False)
@@ -74,7 +79,7 @@ def build(cfg: DictConfig) -> Built:
             )
         table = float_table(model, example)
     if cfg.init_weights:
-        say(init_weights(model, cfg.init_weights, unused))
+        say(init_weights(model, cfg.init_weights, unused, whole=trained))
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
     schedule = Schedule.of(epochs, model)
     solver = _solver(cfg.solver)

@@ -44,6 +44,14 @@ class Match:
     auxiliary: list[str]
     kept: list[str]
 
+    @property
+    def differences(self) -> list[str]:
+        """All that differs, in words."""
+        return self.faults + [
+            f"{name or 'its layer'} has {theirs} outputs in the file and {ours} in the model"
+            for name, (theirs, ours) in self.heads.items()
+        ]
+
     def told(self) -> list[str]:
         """Return what was done to the values of the file, one part of a sentence each."""
         weights, told = self.weights, []
@@ -96,6 +104,8 @@ def match(
     surplus = [k for k in surplus if k not in uncalled and k not in auxiliary]
     state = {k: value for k, value in state.items() if k in own and k not in left_out}
     missing = [k for k in own if not (k in state or k in drawn or _within(k, quantizers))]
+    shared = {_place(own[k]) for k in state}  # of tied weights, safetensors keeps one
+    missing = [k for k in missing if _place(own[k]) not in shared]
     kept = [k for k in missing if k in unused]
     missing = [k for k in missing if k not in unused]
     missing, surplus = ([] if all(map(_is_count, names)) else names for names in (missing, surplus))
@@ -184,6 +194,13 @@ def _kind(value: Any) -> str:
 
 def _shape(value: Any) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _place(value: Any) -> object:
+    """Return what two tensors have in common if they are the same memory."""
+    if not isinstance(value, Tensor) or value.is_meta or not value.numel():
+        return object()
+    return (value.data_ptr(), value.shape, value.stride())
 
 
 def _is_count(key: str) -> bool:

@@ -32,7 +32,9 @@ def save_weights(model: nn.Module, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def init_weights(model: nn.Module, source: str, unused: Collection[str] = ()) -> str:
+def init_weights(
+    model: nn.Module, source: str, unused: Collection[str] = (), whole: bool = False
+) -> str:
     """Copy weights into a converted network, by name.
 
     A float file fits a quantized network, and a quantized one a float network. What quantizers have
@@ -53,6 +55,8 @@ def init_weights(model: nn.Module, source: str, unused: Collection[str] = ()) ->
             ``_drawn`` names values, with spaces between them, that keep their initial ones.
         unused: names of values of modules that the network never calls; the file may have them or
             not.
+        whole: refuse a file whose last layer has another number of outputs; for a network that is
+            not trained any more.
 
     Returns:
         One sentence that says what was loaded and what was left out.
@@ -75,12 +79,12 @@ def init_weights(model: nn.Module, source: str, unused: Collection[str] = ()) ->
             f"init_weights={source}: the file holds no weights, but {describe(content)}"
         )
     matches = [match(model, weights, drawn, unused) for weights in found]
-    fitting = [m for m in matches if not m.faults]
+    fitting = [m for m in matches if not (m.faults or (whole and m.heads))]
     if not fitting:
         nearest = max(matches, key=lambda m: m.weights.n_known)
         part = f" (its {nearest.weights.source})" if nearest.weights.source else ""
         raise CheckpointError(
-            f"init_weights={source}{part} is of another model: {'; '.join(nearest.faults)}"
+            f"init_weights={source}{part} is of another model: {'; '.join(nearest.differences)}"
         )
     chosen = min(fitting, key=lambda m: bool(m.heads))  # the first of equals
     others = [m.weights.source for m in fitting if m.weights.place != chosen.weights.place]

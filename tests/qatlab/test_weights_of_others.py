@@ -243,6 +243,31 @@ def test_a_file_that_fits_whole_is_taken_before_one_of_another_head(path: Path) 
     assert "keeps its initial values" not in told
 
 
+def test_a_network_that_is_not_trained_any_more_needs_its_head(path: Path) -> None:
+    torch.save(state(num_classes=5), path)
+    model = quantized(net(seed=9))
+    told = "is of another model: fc has 5 outputs in the file and 3 in the model$"
+    with pytest.raises(CheckpointError, match=told):
+        init_weights(model, str(path), whole=True)
+    holds(model, {k: v for k, v in state(9).items() if not k.startswith("fc")})
+
+
+def test_tied_weights_may_be_in_the_file_once(path: Path) -> None:
+    def tied(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+        model[2].weight = model[0].weight
+        return model
+
+    values = tied(1).state_dict()
+    model = tied(2)
+    assert load({k: v for k, v in values.items() if k != "2.weight"}, path, model)
+    holds(model, dict(values))
+    del values["0.bias"]  # a tensor of its own
+    with pytest.raises(CheckpointError, match=r"lacks 1 values of the model, first 0\.bias"):
+        load(values, path, model)
+
+
 @pytest.mark.parametrize("key", ["conv1.weight", "blocks.0.weight", "bn1.weight", "fc.weight"])
 def test_a_layer_of_another_width_is_no_head(key: str, path: Path) -> None:
     values = state()
