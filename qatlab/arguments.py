@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from os import PathLike
 from typing import Any, Literal, Union, get_args, get_origin
 
 from qatlab.errors import ConfigError, did_you_mean, unknown
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def check_arguments(
@@ -18,8 +20,9 @@ def check_arguments(
 ) -> None:
     """Raise for the first argument that ``function`` has not, or that has the wrong type.
 
-    Types are looked at where they are annotated. Python itself would take ``scaling=maybe`` for
-    true, and a word for a number until something is computed with it.
+    Types are looked at where they are annotated; null is accepted where it is the default. Python
+    itself would take ``scaling=maybe`` for true, and a word for a number until something is
+    computed with it.
 
     Args:
         key: where the arguments stand in the configuration.
@@ -30,17 +33,20 @@ def check_arguments(
     Raises:
         ConfigError: naming the argument, what is accepted and the nearest valid name.
     """
-    parameters = _signature(function).parameters
-    named = [p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
+    parameters = _parameters(function)
+    named = [p.name for p in parameters.values() if p.kind in KEYWORDS]
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     accepted = [name for name in named if name not in taken]
     own = str(getattr(function, "func", function).__module__).startswith("qatlab.")
     for name, value in given.items():
         if name in taken:
             raise ConfigError(f"{key}.{name} is set by qatlab itself; leave it out.")
         if name not in accepted:
-            if len(named) < len(parameters):
-                continue  # it takes any
+            if accepts_any:
+                continue
             raise ConfigError(unknown(f"{key}.{name}", accepted))
+        if value is None and parameters[name].default is None:
+            continue  # as if it were left out, whatever the annotation
         options = _options(parameters[name].annotation)
         if own and int in options:
             continue  # our own code says what range of whole numbers it takes
@@ -55,15 +61,26 @@ def text(value: Any) -> str:
     return str(value)
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(function, eval_str=True)
-    except NameError:  # names that exist for type checkers only
-        return inspect.signature(function)
+def takes(function: Callable[..., Any], name: str) -> bool | None:
+    """Tell whether a function has an argument of that name; None if it may, as it takes any."""
+    parameters = _parameters(function)
+    if name in parameters and parameters[name].kind in KEYWORDS:
+        return True
+    return None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else False
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    # Annotations may be any text, or of names for type checkers only; a function in C has none.
+    for evaluated in (True, False):
+        with suppress(Exception):
+            return inspect.signature(function, eval_str=evaluated).parameters
+    return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
 
 
 def _options(hint: Any) -> list[Any]:
     """Return the members of a union, and the values of a ``Literal`` one by one."""
+    if hint is inspect.Parameter.empty:
+        return [Any]  # no annotation
     if get_origin(hint) in (Union, types.UnionType):
         return [option for member in get_args(hint) for option in _options(member)]
     if get_origin(hint) is Literal:
@@ -83,13 +100,16 @@ def _fits(value: Any, option: Any) -> bool:
         return type(value) is kind
     if getattr(kind, "_is_protocol", False):
         return isinstance(value, Mapping)  # whose _target_ is missing, which is told elsewhere
-    if not isinstance(kind, type):
-        return True  # Any, a type variable: who knows
-    if isinstance(value, str):
-        return kind in (str, object) or issubclass(kind, PathLike)
-    if isinstance(value, list):
-        return kind is tuple or issubclass(list, kind)
-    return isinstance(value, kind)
+    if kind is Any or not isinstance(kind, type):
+        return True  # a type variable, a text: who knows
+    try:
+        if isinstance(value, str):
+            return kind in (str, object) or issubclass(kind, PathLike)
+        if isinstance(value, list):
+            return kind is tuple or issubclass(list, kind)
+        return isinstance(value, kind)
+    except TypeError:  # of a class without instances, such as a TypedDict
+        return True
 
 
 def _wrong(key: str, value: Any, options: list[Any]) -> str:

@@ -16,6 +16,7 @@ from torch import nn
 from qatlab.data import ImageModule
 from qatlab.errors import ConfigError
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
+from qatlab.quant.trace import trace
 from qatlab.summary import say
 from qatlab.targets import check_node, make
 from qatlab.trackers import make_tracker
@@ -43,20 +44,26 @@ class Built:
     module: Classifier
 
 
-def build(cfg: DictConfig) -> Built:
-    """Make data, network and solver; the structure of the network is final from here on."""
+def build(cfg: DictConfig, trained: bool = False) -> Built:
+    """Make data, network and solver; the structure of the network is final from here on.
+
+    Args:
+        cfg: the configuration.
+        trained: the weights are to be used as they are, so that all of them have to be given.
+    """
     if not 0 <= cfg.seed < 1 << 32:
         raise ConfigError(f"seed={cfg.seed} is wrong. Accepted: a whole number from 0 to 2^32 - 1.")
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = make("data", cfg.data, ImageModule)
     arguments = {"num_classes": data.num_classes, "in_channels": data.in_channels}
-    model = make("model", cfg.model, nn.Module, **arguments)
+    model = make("model", cfg.model, nn.Module, offered=arguments)
     if cfg.trainer.sync_batchnorm:
         synchronise_norms(model)  # not by Lightning: quantizers absorb the norms that they find
     quantized = cfg.quant.weight is not None or cfg.quant.activation is not None
     example = data.example_input()
     nodes: Any = OmegaConf.to_container(cfg.quant.rules or OmegaConf.create(), resolve=True)
     rules = [Rule.parse(str(key), node) for key, node in nodes.items()]
+    unused = _unused(model) if cfg.init_weights else set()
     if quantized:
         weight, activation = (
             None if node is None else make(f"quant.{part}", node, _partial_=True)
@@ -72,7 +79,7 @@ def build(cfg: DictConfig) -> Built:
             )
         table = float_table(model, example)
     if cfg.init_weights:
-        say(init_weights(model, cfg.init_weights))
+        say(init_weights(model, cfg.init_weights, unused, whole=trained))
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
     schedule = Schedule.of(epochs, model)
     solver = _solver(cfg.solver)
@@ -92,6 +99,11 @@ def build(cfg: DictConfig) -> Built:
     if cfg.trainer.precision == "64-true":
         module.double()  # Lightning would do so only after a checkpoint was read into float32
     return Built(data, model, table, schedule, module)
+
+
+def _unused(model: nn.Module) -> set[str]:
+    """Return the names of the values of modules that a network never calls."""
+    return model.state_dict().keys() - trace(model).state_dict().keys()
 
 
 def _solver(node: DictConfig) -> AnySolver:

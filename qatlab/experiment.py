@@ -106,7 +106,7 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
     if save_outputs is not None and not Path(save_outputs).parent.is_dir():
         raise ConfigError(f"save_outputs={save_outputs} is wrong: its folder does not exist.")
-    built = build(cfg)
+    built = build(cfg, trained=True)
     trainer = trainer_of(cfg)
     if save_outputs is not None and trainer.world_size > 1:
         raise ConfigError(

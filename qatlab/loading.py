@@ -25,7 +25,7 @@ def load_run(run: Path | str, checkpoint: str = "best") -> Built:
     Raises:
         QatlabError: if the folder holds no run, or has no such checkpoint.
     """
-    return build(_config_of(Path(run), checkpoint))
+    return build(_config_of(Path(run), checkpoint), trained=True)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def load_words(words: Sequence[str], checkpoint: str = "best") -> Loaded:
         cfg = _config_of(Path(words[0]), checkpoint)
     else:
         cfg = _composed(words)
-    return Loaded(build(cfg), config.portable_yaml(cfg), " ".join(words))
+    return Loaded(build(cfg, trained=True), config.portable_yaml(cfg), " ".join(words))
 
 
 def load_quantized(run: Path | str, checkpoint: str = "best") -> nn.Module:

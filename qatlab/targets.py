@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
@@ -12,11 +12,14 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from qatlab.arguments import check_arguments, text
+from qatlab.arguments import check_arguments, takes, text
 from qatlab.errors import ConfigError, QatlabError, did_you_mean
 
 TARGET = "_target_"
 HYDRAS = (TARGET, "_partial_", "_convert_", "_recursive_", "_args_")  # keys that are no arguments
+REFUSED = re.compile(  # Python's words
+    r"(?:unexpected keyword argument|multiple values for (?:keyword )?argument) '(\w+)'"
+)
 PASSED_LATER = {  # arguments that come with the call of what these nodes describe
     "solver.optimizer": ("params",),
     "solver.lr_policy": ("epoch", "epochs"),
@@ -24,23 +27,38 @@ PASSED_LATER = {  # arguments that come with the call of what these nodes descri
 }
 
 
-def make(key: str, node: Any, kind: type = object, **arguments: Any) -> Any:
+def make(
+    key: str,
+    node: Any,
+    kind: type = object,
+    offered: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> Any:
     """Make an object, or with ``_partial_`` the callable that will make it.
 
     Args:
         key: where the node stands in the configuration.
         node: its target and arguments.
         kind: what the object must be.
+        offered: further arguments, passed only where the target accepts them.
         arguments: further arguments, which the node cannot give.
 
     Raises:
         ConfigError: for a target that does not exist or does not accept its arguments.
     """
-    check_node(key, node, taken=[name for name in arguments if name not in HYDRAS])
+    offered = dict(offered or {})
+    further = [name for name in arguments if name not in HYDRAS]
+    check_node(key, node, taken=[*further, *offered])
+    target = _locate(key, node[TARGET])
+    offered = {name: value for name, value in offered.items() if takes(target, name) is not False}
     try:
-        made = hydra.utils.instantiate(node, **arguments)
+        made = hydra.utils.instantiate(node, **arguments, **offered)
     except InstantiationException as error:
         cause = error.__cause__ or error
+        refused = REFUSED.search(str(cause))
+        if refused and refused[1] in offered and takes(target, refused[1]) is None:
+            del offered[refused[1]]  # it takes any argument, and hands them on to what does not
+            return make(key, node, kind, offered, **arguments)
         place = re.search(r"full_key: (\S+)", str(error))
         place_key = place[1] if place else key
         failed = OmegaConf.select(node, place_key.removeprefix(key).lstrip(".")) or node

@@ -52,7 +52,9 @@ def make_tracker(name: str, node: Any, folder: Path) -> Logger:
     if kind == "MLFlowLogger":
         # A folder of files needs no server and no database. MLflow asks whether one means it.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-    arguments = {k: value for k, value in own.get(kind, {}).items() if k not in node}
+    arguments: dict[str, Any] = {
+        k: value for k, value in own.get(kind, {}).items() if k not in node
+    }
     try:
         logger: Logger = make(key, node, Logger, **arguments)
     except ConfigError as error:

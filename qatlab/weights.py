@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from qatlab.errors import CheckpointError
-from qatlab.quant import Phase, Quantizer, set_phase
+from qatlab.quant import Phase, set_phase
+from qatlab.quant.learned import LearnedQuantizer
 from qatlab.record import RESULT, read_json
-from qatlab.training.checkpoint import LAST, load
+from qatlab.training.checkpoint import LAST
+from qatlab.training.torch_files import describe
+from qatlab.weight_files import DRAWN, find_weights, holds_module, read_weights
+from qatlab.weight_match import Match, extra_states, match, told_of
 
-EXTRA_STATE = "_extra_state"  # every quantizer has one, and nothing else here
-SAFETENSORS = ".safetensors"
-DRAWN = "_drawn"  # metadata: keys that the file leaves out, and that keep their initial values
+PHASES = [phase.value for phase in Phase]
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -31,7 +32,9 @@ def save_weights(model: nn.Module, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def init_weights(model: nn.Module, source: str) -> str:
+def init_weights(
+    model: nn.Module, source: str, unused: Collection[str] = (), whole: bool = False
+) -> str:
     """Copy weights into a converted network, by name.
 
     A float file fits a quantized network, and a quantized one a float network. What quantizers have
@@ -39,90 +42,111 @@ def init_weights(model: nn.Module, source: str) -> str:
     clip value serves any number). What is left out is told, and those start anew. All quantizers
     are then in the phase of those for which the file has values, if these are in the same one.
 
+    Of the dictionaries in a file, the one that fits is taken; of several that fit a plain one
+    before an average. One prefix is taken off its names. A last layer of another number of outputs
+    keeps its initial values. What is counted beside the weights, such as ``num_batches_tracked``,
+    may be missing or surplus, and what is no tensor is not looked at.
+
     Args:
         model: the network, float or converted.
-        source: a run's folder (its best checkpoint is taken), a checkpoint, a file of
-            ``torch.save(model.state_dict())``, or a ``.safetensors`` file, whose metadata holds
+        source: a run's folder (its best checkpoint is taken), a checkpoint of any program, a file
+            of ``torch.save(model.state_dict())``, or a ``.safetensors`` file, whose metadata holds
             what is no tensor: ``relu1._extra_state`` is a text as ``quantize SatActivation 15``;
             ``_drawn`` names values, with spaces between them, that keep their initial ones.
+        unused: names of values of modules that the network never calls; the file may have them or
+            not.
+        whole: refuse a file whose last layer has another number of outputs; for a network that is
+            not trained any more.
 
     Returns:
         One sentence that says what was loaded and what was left out.
 
     Raises:
-        CheckpointError: if the file is missing, damaged or made for another network.
+        CheckpointError: if the file is missing, damaged or made for another network, or has values
+            that no network can compute with.
     """
     path = _file_of(Path(source))
     try:
-        state = _read(path)
+        content = read_weights(path)
     except CheckpointError as error:
-        told = str(error).removeprefix(source)
-        where = "" if told != str(error) else ": "
-        raise CheckpointError(f"init_weights={source}{where}{told}") from error
-    own = model.state_dict()
-    drawn = set(state.pop(DRAWN, "").split())
-    quantizers = {name + "." for name, m in model.named_modules() if isinstance(m, Quantizer)}
-    foreign = {key.removesuffix(EXTRA_STATE) for key in _extra_states(state)}
-    not_understood = (foreign | quantizers) - _understood(model, state)
-    left_out = [k for k in state if _within(k, not_understood)]
-    state = {key: value for key, value in state.items() if key not in left_out}
-    missing = [k for k in own if k not in {*state, *drawn} and not _within(k, quantizers)]
-    surplus = [k for k in state if k not in own]
-    tensors = [k for k in own if isinstance(own[k], Tensor) and k in state]
-    unlike = [
-        f"{k} is {tuple(state[k].shape)} in the file and {tuple(own[k].shape)} in the model"
-        for k in tensors
-        if own[k].shape != state[k].shape
-    ]
-    unlike += [
-        f"{k} is {str(state[k].dtype).removeprefix('torch.')} in the file"
-        for k in tensors
-        if own[k].is_floating_point() and not state[k].is_floating_point()
-    ]
-    if missing or surplus or unlike:
-        parts = [*unlike[:3]]
-        if missing:
-            parts.append(f"it lacks {len(missing)} values of the model, first {missing[0]}")
-        if surplus:
-            parts.append(f"the model lacks {len(surplus)} values of it, first {surplus[0]}")
-        raise CheckpointError(f"init_weights={source} is of another model: {'; '.join(parts)}")
+        words = str(error).removeprefix(source)
+        where = "" if words != str(error) else ": "
+        raise CheckpointError(f"init_weights={source}{where}{words}") from error
+    drawn = set(content.pop(DRAWN, "").split()) if isinstance(content, dict) else set()
+    found = find_weights(content, model.state_dict())
+    if not found or (holds_module(content) and not any(w.n_known for w in found)):
+        raise CheckpointError(
+            f"init_weights={source}: the file holds no weights, but {describe(content)}"
+        )
+    matches = [match(model, weights, drawn, unused) for weights in found]
+    fitting = [m for m in matches if not (m.faults or (whole and m.heads))]
+    if not fitting:
+        nearest = max(matches, key=lambda m: m.weights.n_known)
+        part = f" (its {nearest.weights.source})" if nearest.weights.source else ""
+        raise CheckpointError(
+            f"init_weights={source}{part} is of another model: {'; '.join(nearest.differences)}"
+        )
+    chosen = min(fitting, key=lambda m: bool(m.heads))  # the first of equals
+    others = [m.weights.source for m in fitting if m.weights.place != chosen.weights.place]
+    told = chosen.told() + _copy(model, chosen, source)
+    if others:
+        told.append(f"its {', '.join(others)} would fit, too")
+    if drawn:
+        told.append(f"{len(drawn)} values keep their initial ones, first {min(drawn)}")
+    if chosen.left_out:
+        left_out = chosen.left_out
+        told.append(f"{len(left_out)} values of quantizers left out, first {min(left_out)}")
+    return "; ".join([f"weights from {path}", *told])
+
+
+def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:
+    """Copy the values into the network; return what was done to them.
+
+    Raises:
+        CheckpointError: for a value that no network can compute with, with its key in the file.
+    """
+    own, state, told = model.state_dict(), dict(chosen.state), []
+    where = {name: f"init_weights={source}: {key}" for name, key in chosen.weights.keys.items()}
+    for name in extra_states(chosen.weights.values):
+        if (text := chosen.weights.values[name]).partition(" ")[0] not in PHASES:
+            raise CheckpointError(
+                f"{where[name]} is {text!r} in it, which begins with none of {', '.join(PHASES)}"
+            )
+    types: dict[str, int] = {}
+    for name, value in state.items():
+        if not (isinstance(value, Tensor) and own[name].is_floating_point()):
+            continue
+        if value.dtype != own[name].dtype:
+            state[name] = value.to(own[name].dtype)
+            words = f"{str(value.dtype)[6:]} copied into {str(own[name].dtype)[6:]}"
+            types[words] = types.get(words, 0) + 1
+        if fault := _fault(name, state[name]):
+            raise CheckpointError(f"{where[name]} {fault}")
+    told += [f"{count} value{'s' * (count > 1)} of {words}" for words, count in types.items()]
+    learned = {f"{n}.{m.learned}" for n, m in model.named_modules() if _is_learned(m)} & {*state}
+    for name in learned:
+        if (state[name] == 0).any():
+            raise CheckpointError(f"{where[name]} is 0, which no grid can have as its step or end")
+    negative = sorted(name for name in learned if (state[name] < 0).any())
+    told += told_of(negative, "of quantizers below 0, whose size counts")
     model.load_state_dict({**own, **state})
-    phases = {_phase_of(state[key]) for key in _extra_states(state)}
+    phases = {Phase(state[name].split()[0]) for name in extra_states(state)}
     if len(phases) == 1:
         set_phase(model, *phases)
-    text = f"weights from {path}"
-    if drawn:
-        text += f"; {len(drawn)} values keep their initial ones, first {min(drawn)}"
-    if left_out:
-        text += f"; {len(left_out)} values of quantizers left out, first {min(left_out)}"
-    return text
+    return told
 
 
-def _understood(model: nn.Module, state: dict[str, Any]) -> set[str]:
-    """Return the prefixes of the quantizers for which the file holds all they have learned."""
-    found = set()
-    for name, module in model.named_modules():
-        theirs = state.get(f"{name}.{EXTRA_STATE}")
-        if isinstance(module, Quantizer) and isinstance(theirs, str) and module.understands(theirs):
-            own = module.state_dict(prefix=f"{name}.")
-            if all(
-                k in state and (not isinstance(v, Tensor) or v.shape == state[k].shape)
-                for k, v in own.items()
-            ):
-                found.add(f"{name}.")
-    return found
+def _fault(name: str, value: Tensor) -> str:
+    """Return what is wrong with a value of a network, "" if nothing is."""
+    if not value.isfinite().all():
+        return f"holds {'NaN' if value.isnan().any() else 'infinite values'}"
+    if name.rpartition(".")[2] == "running_var" and (value < 0).any():
+        return f"holds {value.min().item():g}, and no variance is below 0"
+    return ""
 
 
-def _extra_states(state: dict[str, Any]) -> list[str]:
-    return [key for key in state if key.endswith("." + EXTRA_STATE)]
-
-
-def _phase_of(extra_state: str) -> Phase:
-    return Phase(extra_state.split()[0])
-
-
-def _within(key: str, prefixes: set[str]) -> bool:
-    return any(key.startswith(prefix) for prefix in prefixes)
+def _is_learned(module: nn.Module) -> bool:
+    return isinstance(module, LearnedQuantizer)
 
 
 def _file_of(path: Path) -> Path:
@@ -136,47 +160,3 @@ def _file_of(path: Path) -> Path:
             "a run, a checkpoint, a file of weights."
         )
     return path / "checkpoints" / LAST
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the state dictionary of a network that a file holds.
-
-    Raises:
-        CheckpointError: if the file is missing or damaged, or holds none.
-    """
-    state = _safetensors(path) if path.suffix == SAFETENSORS else _model_state(load(path))
-    if not any(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError("the file holds no weights")
-    phases = [phase.value for phase in Phase]
-    for key in _extra_states(state):
-        value = state[key]
-        if isinstance(value, str) and value.partition(" ")[0] not in phases:
-            raise CheckpointError(
-                f"{key} is {value!r} in it, which begins with none of {', '.join(phases)}"
-            )
-    return state
-
-
-def _safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, "pt") as file:
-            keys, texts = file.keys(), file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in keys}
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except Exception as error:  # a file of another kind can stop the reader in any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {reason}") from error
-    kept = [*_extra_states(texts), *(key for key in texts if key == DRAWN)]
-    return {**state, **{key: texts[key] for key in kept}}
-
-
-def _model_state(content: dict[str, Any]) -> dict[str, Any]:
-    if "state_dict" not in content:
-        return content
-    # A Lightning checkpoint of Classifier, whose network is `model`.
-    return {
-        key.removeprefix("model."): value
-        for key, value in content["state_dict"].items()
-        if key.startswith("model.")
-    }

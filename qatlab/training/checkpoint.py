@@ -7,16 +7,15 @@ could be kept as the best 4-bit one, and it keeps no second file to fall back on
 from __future__ import annotations
 
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from qatlab.errors import CheckpointError, ConfigError
+from qatlab.training.torch_files import describe, read
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -130,21 +129,14 @@ def _is_better(score: dict[str, float], best: dict[str, float]) -> bool:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint or a weights file; nothing in it is executed.
+    """Read a checkpoint; nothing in it is executed.
 
     Raises:
         CheckpointError: if it is missing, truncated or no such file.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except Exception as error:  # a file of another kind can stop the reader in any way
-        reason = re.split(r"\n|\. ", str(error))[0]
-        reason = reason if " " in reason else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or no checkpoint: {reason}") from error
+    content = read(path)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+        raise CheckpointError(f"{path} holds {describe(content)}, not a checkpoint")
     return content
 
 

@@ -99,10 +99,10 @@ class Classifier(LightningModule):
         phases = [(quantizer, quantizer.phase) for quantizer in quantizers(self.model)]
         set_phase(self.model, Phase.FLOAT)  # quantizers may have no values to start with yet
         with evaluating(self.model), torch.no_grad():
-            outputs = as_tuple(self.model(images))
+            returned = self.model(images)
         for quantizer, phase in phases:
             quantizer.phase = phase
-        check_outputs(self.losses, outputs, images, num_classes)
+        check_outputs(self.losses, returned, images, num_classes)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its learning rate schedule, which moves with every step."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -230,20 +230,39 @@ def losses_of(loss: object) -> tuple[Loss, ...]:
     raise ConfigError(f"loss._target_ makes a {type(loss).__name__}, which is no Loss.")
 
 
-def check_outputs(
-    losses: Sequence[Loss], outputs: Sequence[Tensor], images: Tensor, classes: int
-) -> None:
-    """Raise a ConfigError unless the outputs of a network for ``images`` suit their losses."""
+def check_outputs(losses: Sequence[Loss], returned: object, images: Tensor, classes: int) -> None:
+    """Raise a ConfigError unless what a network returns for ``images`` suits its losses."""
+    outputs: Any = returned if isinstance(returned, (tuple, list)) else (returned,)
+    for i, output in enumerate(outputs):
+        where = "" if output is returned else f"a {type(returned).__name__} whose item {i} is "
+        what = _no_output(output, len(images))
+        if what:
+            raise ConfigError(
+                f"model: the network returns {where}{what}; let its forward return a tensor "
+                "(images, ...), or a tuple of such tensors"
+            )
     if len(losses) != len(outputs):
         raise ConfigError(
             f"loss is for {_count(len(losses), 'output')}, and the network has {len(outputs)}; "
             "loss=several takes a list with a loss for each output."
         )
-    for loss, output in zip(losses, outputs, strict=True):
+    for loss, output in zip(losses, as_tuple(outputs), strict=True):
         loss.check(output, images, classes)
 
 
-def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _no_output(output: object, images: int) -> str:
+    """Return what an output is if it is none that a loss can take, "" if it is one."""
+    if isinstance(output, Tensor):
+        fits = output.ndim > 1 and len(output) == images
+        return (
+            "" if fits else f"a tensor of shape {tuple(output.shape)} for {_count(images, 'image')}"
+        )
+    if isinstance(output, Mapping):
+        return f"a dictionary of {', '.join(map(repr, output)) or 'nothing'}"
+    return "None" if output is None else f"a {type(output).__name__}"
+
+
+def as_tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return what a network gives, one output or several, as a tuple in float32."""
     if isinstance(outputs, Tensor):
         return (outputs.float(),)

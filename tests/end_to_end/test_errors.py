@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -171,6 +172,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(torch.nn.Linear(3, 3).state_dict(), folder / "foreign.pt")
     torch.save({**weights, "conv3.weight": torch.zeros(120, 8, 5, 5)}, folder / "other.pt")
     torch.save({**weights, "conv2.weight": torch.zeros(16, 6, 5, 5)}, folder / "zero.pt")
+    torch.save({**weights, "bn1.running_var": -torch.ones(6)}, folder / "variance.pt")
+    torch.save({"model": LeNet(10, 1), "args": argparse.Namespace(lr=0.1)}, folder / "pickled.pt")
     return folder
 
 
@@ -184,6 +187,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("foreign.pt", "foreign.pt is of another model|20 values|conv1.weight"),
         ("other.pt", "other.pt is of another model|conv3.weight|(120, 8, 5, 5)|(120, 16, 5, 5)"),
         ("zero.pt", "conv2: all its weights are 0"),
+        ("variance.pt", "variance.pt: bn1.running_var holds -1"),
+        ("pickled.pt", "no weights|a pickled nn.Module of class qatlab.models.lenet.LeNet"),
     ],
 )
 def test_weights_that_do_not_fit(told: Told, files: Path, name: str, words: str) -> None:

@@ -1,0 +1,218 @@
+"""Compares the weights of a file with a network: what fits, what is left out, what starts anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qatlab.quant import Quantizer
+from qatlab.training.torch_files import describe
+from qatlab.weight_files import EXTRA_STATE, Weights
+
+# What is counted beside the weights; it may be missing in a file, or surplus.
+COUNTS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
+AUXILIARY = re.compile("aux", re.IGNORECASE)  # heads that only a training had
+
+
+@dataclass
+class Match:
+    """How a state dictionary of a file fits a network.
+
+    Attributes:
+        weights: the dictionary.
+        state: what is copied, by the network's names.
+        faults: why it does not fit; empty if it does.
+        heads: last layers of another number of outputs, which keep their initial values: outputs
+            in the file and in the network.
+        left_out: values of quantizers in the file that mean nothing here.
+        uncalled: values in the file, of modules that the network never calls.
+        auxiliary: values in the file, of auxiliary heads that the network lacks.
+        kept: values of the network, of modules that it never calls, which the file lacks.
+    """
+
+    weights: Weights
+    state: dict[str, Any]
+    faults: list[str]
+    heads: dict[str, tuple[int, int]]
+    left_out: list[str]
+    uncalled: list[str]
+    auxiliary: list[str]
+    kept: list[str]
+
+    @property
+    def differences(self) -> list[str]:
+        """All that differs, in words."""
+        return self.faults + [
+            f"{name or 'its layer'} has {theirs} outputs in the file and {ours} in the model"
+            for name, (theirs, ours) in self.heads.items()
+        ]
+
+    def told(self) -> list[str]:
+        """Return what was done to the values of the file, one part of a sentence each."""
+        weights, told = self.weights, []
+        if weights.place:
+            told.append(f"they are its {weights.place!r}")
+        if weights.prefix:
+            told.append(f"{weights.prefix!r} taken off the names")
+        if weights.added:
+            told.append(f"{weights.added!r} put in front of the names")
+        told += [f"{wrapper!r} taken out of the names" for wrapper in weights.wrappers]
+        told += told_of(weights.outside, "of other names left out")
+        told += told_of(
+            weights.pruned, "pruned: weight_orig * weight_mask, whose zeros train again"
+        )
+        told += [
+            f"{name or 'the layer'} keeps its initial values, as it has {theirs} outputs in the "
+            f"file and {ours} here"
+            for name, (theirs, ours) in self.heads.items()
+        ]
+        told += told_of(self.uncalled, "left out, of modules that the network never calls")
+        told += told_of(self.kept, "not in the file, of modules that the network never calls")
+        told += told_of(self.auxiliary, "left out, of auxiliary heads")
+        return told
+
+
+def match(
+    model: nn.Module, weights: Weights, drawn: Collection[str], unused: Collection[str]
+) -> Match:
+    """Compare the values of a file with those of a network.
+
+    Args:
+        model: the network, float or converted.
+        weights: of the file.
+        drawn: names of values that keep their initial ones.
+        unused: names of values of modules that the network never calls.
+    """
+    own = model.state_dict()
+    state = {
+        name: value
+        for name, value in weights.values.items()
+        if isinstance(value, Tensor) or name in own or name.endswith("." + EXTRA_STATE)
+    }
+    quantizers = {name + "." for name, m in model.named_modules() if isinstance(m, Quantizer)}
+    foreign = {key.removesuffix(EXTRA_STATE) for key in extra_states(state)}
+    not_understood = (foreign | quantizers) - _understood(model, state)
+    left_out = [k for k in state if _within(k, not_understood)]
+    surplus = [k for k in state if k not in own and k not in left_out]
+    uncalled = [k for k in surplus if k in unused]
+    auxiliary = [k for k in surplus if k not in unused and AUXILIARY.match(k)]
+    surplus = [k for k in surplus if k not in uncalled and k not in auxiliary]
+    state = {k: value for k, value in state.items() if k in own and k not in left_out}
+    missing = [k for k in own if not (k in state or k in drawn or _within(k, quantizers))]
+    shared = {_place(own[k]) for k in state}  # of tied weights, safetensors keeps one
+    missing = [k for k in missing if _place(own[k]) not in shared]
+    kept = [k for k in missing if k in unused]
+    missing = [k for k in missing if k not in unused]
+    missing, surplus = ([] if all(map(_is_count, names)) else names for names in (missing, surplus))
+    unlike = [f"{k} is {_kind(v)} in the file" for k, v in state.items() if not _fits(own[k], v)]
+    resized = [
+        k for k, v in state.items() if isinstance(own[k], Tensor) and _shape(v) != own[k].shape
+    ]
+    heads = {} if missing or surplus or unlike else _heads(model, state, resized)
+    state = {k: v for k, v in state.items() if not _within(k, {f"{name}." for name in heads})}
+    if not heads and not unlike:
+        unlike = [
+            f"{k} is {tuple(state[k].shape)} in the file and {tuple(own[k].shape)} in the model"
+            for k in resized
+        ]
+    faults = unlike[:3]
+    if missing:
+        faults.append(f"it lacks {len(missing)} values of the model, first {missing[0]}")
+    if surplus:
+        faults.append(f"the model lacks {len(surplus)} values of it, first {surplus[0]}")
+    return Match(weights, state, faults, heads, left_out, uncalled, auxiliary, kept)
+
+
+def extra_states(state: Mapping[str, Any]) -> list[str]:
+    """Return the keys of what quantizers keep beside their tensors."""
+    return [k for k, v in state.items() if k.endswith("." + EXTRA_STATE) and isinstance(v, str)]
+
+
+def _heads(
+    model: nn.Module, state: Mapping[str, Tensor], resized: Iterable[str]
+) -> dict[str, tuple[int, int]]:
+    """Return the layers whose number of outputs alone keeps a file from fitting; else nothing.
+
+    If all else fits, no other layer reads what they make: it would have another number of inputs.
+
+    Args:
+        model: the network.
+        state: of the file; all that the network has.
+        resized: the values that have another shape in the network.
+    """
+    heads = {}
+    for name, kind in (key.rpartition(".")[::2] for key in resized):
+        layer = model.get_submodule(name)
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or kind not in ("weight", "bias"):
+            return {}
+        ours, theirs = layer.weight.shape, state[f"{name}.weight"].shape
+        if len(theirs) != len(ours) or theirs[1:] != ours[1:]:
+            return {}
+        if kind == "bias" and state[f"{name}.bias"].shape != theirs[:1]:
+            return {}
+        heads[name] = (theirs[0], ours[0])
+    return heads
+
+
+def _understood(model: nn.Module, state: dict[str, Any]) -> set[str]:
+    """Return the prefixes of the quantizers for which the file holds all they have learned."""
+    found = set()
+    for name, module in model.named_modules():
+        theirs = state.get(f"{name}.{EXTRA_STATE}")
+        if isinstance(module, Quantizer) and isinstance(theirs, str) and module.understands(theirs):
+            own = module.state_dict(prefix=f"{name}.")
+            if all(
+                k in state and (not isinstance(v, Tensor) or v.shape == _shape(state[k]))
+                for k, v in own.items()
+            ):
+                found.add(f"{name}.")
+    return found
+
+
+def _fits(own: Any, value: Any) -> bool:
+    """Tell whether a value of a file can be copied into the network's, but for its shape."""
+    if not isinstance(own, Tensor):
+        return not isinstance(value, Tensor)
+    if not isinstance(value, Tensor) or value.is_meta or value.layout is not torch.strided:
+        return False
+    return value.is_floating_point() or not own.is_floating_point()
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return describe(value)
+    if value.is_meta:
+        return "without values (on the device meta)"
+    kind = value.dtype if value.layout is torch.strided else value.layout
+    return str(kind).removeprefix("torch.")
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _place(value: Any) -> object:
+    """Return what two tensors have in common if they are the same memory."""
+    if not isinstance(value, Tensor) or value.is_meta or not value.numel():
+        return object()
+    return (value.data_ptr(), value.shape, value.stride())
+
+
+def _is_count(key: str) -> bool:
+    return key.rpartition(".")[2] in COUNTS
+
+
+def _within(key: str, prefixes: Collection[str]) -> bool:
+    return any(key.startswith(prefix) for prefix in prefixes)
+
+
+def told_of(names: Sequence[str], what: str) -> list[str]:
+    """Return what happened to these values; nothing if there are none."""
+    names = [name for name in names if not _is_count(name)]
+    values = "value" if len(names) == 1 else "values"
+    return [f"{len(names)} {values} {what}, first {names[0]}"] if names else []
