@@ -279,7 +279,9 @@ def _assert_close(form: str, what: str, found: Tensor, expected: Tensor, near: f
     apart = (found - expected).abs().max().item()
     size = expected.abs().max().item()
     if not apart <= near * (1 + size):
-        raise Difference(f"{form}: {what}", f"apart by {apart:.2e}, where the largest is {size:.2e}")
+        raise Difference(
+            f"{form}: {what}", f"apart by {apart:.2e}, where the largest is {size:.2e}"
+        )
 
 
 def compare(

@@ -1,8 +1,4 @@
-"""Compares all forms of many random networks: ``python tests/generated/bulk.py --count 5000``.
-
-Prints how many are right, refused (for which reason) and different, and of each kind of difference
-the smallest network found.
-"""
+"""Compares all forms of many random networks, and counts what it finds."""
 
 from __future__ import annotations
 
@@ -18,10 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
-
-ROOT = Path(__file__).parents[2]
-if __name__ == "__main__":  # pytest knows these places
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "qatlab" / "export")]
 
 import torch
 from all_forms import CCase, Difference, check, reason_of
@@ -132,11 +124,11 @@ def kind_of(program: Program, in_c: bool = False) -> str | None:
     return None
 
 
-def smallest(kind: str, found: Sequence[tuple[Program, str]], tries: int) -> Program:
-    """Return the smallest network of a kind of difference, of some that are shrunk."""
+def smallest(kind: str, found: Sequence[tuple[Program, str]], tries: int) -> list[str]:
+    """Return the texts of some networks of a kind of difference, shrunk, the smallest first."""
     fails = partial(kind_of, in_c=kind.startswith("c: "))
     shortest = sorted((program for program, _ in found), key=lambda p: len(p.statements))
-    return min((shrunk(p, fails) for p in shortest[:tries]), key=lambda p: len(str(p)))
+    return sorted({str(shrunk(program, fails)) for program in shortest[:tries]}, key=len)
 
 
 def _of_seeds(flags: Sequence[str], seeds: range) -> Counts:
@@ -151,8 +143,12 @@ def _chunks(seed: int, count: int) -> Iterator[range]:
 
 
 def main() -> int:
-    """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the command; return its exit code.
+
+    It prints how many networks are right, refused (for which reason) and different, and of each
+    kind of difference the smallest networks found.
+    """
+    parser = argparse.ArgumentParser(prog="python tests/generated/run.py", description=__doc__)
     parser.add_argument("--count", type=int, default=500, help="how many networks")
     parser.add_argument("--seed", type=int, default=0, help="of the first one")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
@@ -171,10 +167,5 @@ def main() -> int:
     torch.set_num_threads(1)
     for kind, found in sorted(total.different.items(), key=lambda item: -len(item[1])):
         print(f"\n# ==== {len(found)} x {kind}\n# {found[0][1]}")
-        if given.shrink:
-            print(smallest(kind, found, given.shrink), flush=True)
+        print("\n\n".join(smallest(kind, found, given.shrink)), flush=True)
     return 1 if total.different else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

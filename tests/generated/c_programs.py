@@ -1,4 +1,4 @@
-"""Compiles many C programs at once, and compares them with the integer networks they are made of."""
+"""Compiles many C programs at once, and compares them with their integer networks."""
 
 from __future__ import annotations
 

@@ -11,20 +11,39 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils import prune
 
 LARGEST = 1500  # values of a tensor of one image: a network takes milliseconds
-KNOWN = {"torch": torch, "torchvision": torchvision, "nn": nn, "F": F, "prune": prune}
 IMPORTS = """\
 import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, prune
 """
+SUBCLASSES = {  # layers of people's own, by their names
+    "OwnConv2d": """\
+class OwnConv2d(nn.Conv2d):
+    pass
+""",
+    "StandardConv2d": """\
+class StandardConv2d(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+""",
+    "OwnLinear": """\
+class OwnLinear(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 0.5
+""",
+    "OwnReLU": """\
+class OwnReLU(nn.ReLU):
+    pass
+""",
+}
+KNOWN: dict[str, Any] = {}
+exec("\n".join((IMPORTS, *SUBCLASSES.values())), KNOWN)
 
 
 class Unfit(Exception):
@@ -42,8 +61,8 @@ class Statement:
         text: an expression, with lines in front of it at will; ``{0}`` is the first tensor that it
             reads, ``{c0}``, ``{h0}`` and ``{w0}`` are its channels (or features), rows and columns
             and ``{f0}`` all values of an image.
-        made: lines of ``__init__``, likewise, the first of which is ``self.NAME = ...``; they are
-            left out where that member is there already.
+        made: lines of ``__init__``, likewise; ``self.NAME = ...``, and the lines behind it that are
+            no such ones, are left out where that member is there already.
         block: name of the class that ``made`` makes an object of.
     """
 
@@ -94,6 +113,7 @@ class Program:
         statements: of ``forward``, whose input is ``x``.
         outputs: names of what it returns.
         last: expression with ``{0}``, a softmax behind the only output, or "".
+        named: whether it returns a dictionary.
         blocks: statements of classes that are called in ``forward``, whose input is ``x``, too; the
             last one is what they return.
         recipe: how it is quantized.
@@ -103,6 +123,7 @@ class Program:
     outputs: tuple[str, ...]
     recipe: Recipe
     last: str = ""
+    named: bool = False
     blocks: Mapping[str, tuple[Statement, ...]] = field(default_factory=dict)
 
     def source(self) -> str:
@@ -115,12 +136,19 @@ class Program:
         bench = Bench(torch.rand(2, self.recipe.channels, height, width), self.blocks)
         for statement in self.statements:
             bench.add(statement)
+        if any(name not in bench.values for name in self.outputs):
+            raise Unfit(f"{self.outputs} are not all there")
         if self.last:
             (name,) = self.outputs
             returned = self.last.format(name)
+        elif self.named:
+            returned = "".join(f"'out{i}': {name}, " for i, name in enumerate(self.outputs))
+            returned = f"{{{returned.rstrip(', ')}}}"
         else:
             returned = ", ".join(self.outputs)
-        return "\n\n".join([IMPORTS, *bench.classes.values(), bench.text("Network", returned)])
+        texts = [*bench.classes.values(), bench.text("Network", returned)]
+        used = [text for name, text in SUBCLASSES.items() if f"{name}(" in "".join(texts)]
+        return "\n\n".join([IMPORTS, *used, *texts])
 
     def network(self) -> nn.Module:
         """Return it, with random weights."""
@@ -192,9 +220,7 @@ class Bench:
         *before, expression = _filled(statement.text, statement.reads, words).split("\n")
         target = ", ".join(statement.results)
         lines = [*before, f"{target} = {expression}" if target else expression]
-        made = [_filled(text, statement.reads, words) for text in statement.made]
-        if made and hasattr(self.module, made[0].split()[0].removeprefix("self.")):
-            made = []  # a member that is called once more
+        made = list(self._new([_filled(text, statement.reads, words) for text in statement.made]))
         values = {name: value.clone() for name, value in self.values.items()}
         classes, known = dict(self.classes), {**KNOWN, "self": self.module}
         try:
@@ -214,10 +240,20 @@ class Bench:
             fits = isinstance(result, Tensor) and result.ndim in (2, 4) and len(result) == 2
             if not (fits and 0 < result[0].numel() <= LARGEST and result.isfinite().all()):
                 raise Unfit(f"{lines}: {getattr(result, 'shape', result)}")
-        self.values = {n: v for n, v in values.items() if isinstance(v, Tensor) and len(v) == 2}
+        self.values = {name: values[name] for name in (*self.values, *statement.written)}
         self.classes = classes
         self.made += made
         self.lines += lines
+
+    def _new(self, lines: Sequence[str]) -> Iterator[str]:
+        """Yield the lines of ``__init__`` that make what is not there yet."""
+        there = False
+        for line in lines:
+            member, _, assigned = line.partition(" = ")
+            if assigned and member.startswith("self."):
+                there = hasattr(self.module, member.removeprefix("self."))
+            if not there:
+                yield line
 
     def _block(self, name: str, x: Tensor) -> str:
         bench = Bench(x, {})

@@ -120,8 +120,8 @@ class Author:
         lines = [line.replace("{m}", own_path) for line in more]
         return self.write((name,), f"self.{own}({{0}})", f"self.{own} = {text}", *lines)
 
-    def either(self, *texts: str) -> str:
-        return self.random.choice(texts)
+    def either(self, *choices: Any) -> Any:
+        return self.random.choice(choices)
 
     def chance(self, share: float) -> bool:
         return self.random.random() < share
@@ -171,6 +171,8 @@ def convolution(a: Author) -> str | None:
         ("bias", bias, "True"),
         ("padding_mode", mode, "'zeros'"),
     )
+    if a.chance(0.02):
+        text = text.replace("nn.", a.either("Own", "Standard"))
     return a.module("conv", text, 3, *masks(a))
 
 
@@ -182,6 +184,7 @@ def masks(a: Author) -> list[str]:
         "prune.random_unstructured(self.{m}, 'weight', amount=0.4)",
         "prune.l1_unstructured(self.{m}, name='weight', amount=0.3)",
         "prune.ln_structured(self.{m}, name='weight', amount=0.3, n=2, dim=0)",
+        *("parametrizations.weight_norm(self.{m})", "parametrizations.spectral_norm(self.{m})"),
         "self.{m}.register_buffer('weight_mask', (torch.rand_like(self.{m}.weight) > 0.3).float())",
     )
     if prunes.startswith("prune") and a.chance(0.3):
@@ -197,11 +200,21 @@ def linear(a: Author) -> str | None:
         ("out_features", str(a.random.randint(2, 8)), ""),
         ("bias", a.either("True", "True", "False"), "True"),
     )
+    if a.chance(0.02):
+        text = text.replace("nn.", "Own")
     return a.module("fc", text, 1, *masks(a))
+
+
+OTHER_NORMS = (
+    *("nn.BatchNorm2d({c0}, track_running_stats=False)", "nn.GroupNorm(1, {c0})"),
+    *("nn.InstanceNorm2d({c0})", "nn.LayerNorm([{c0}, {h0}, {w0}])"),
+)
 
 
 def norm(a: Author) -> str | None:
     more = a.either("", "", "", "", ", affine=False", ", eps=1e-3", ", momentum=None")
+    if a.chance(0.02):
+        return a.module("bn", a.either(*OTHER_NORMS))
     return a.module("bn", f"nn.BatchNorm2d({{c0}}{more})")
 
 
@@ -212,7 +225,7 @@ def norm_of_features(a: Author) -> str | None:
 RELUS = (
     *("nn.ReLU()", "nn.ReLU(inplace=True)", "nn.ReLU6()", "nn.ReLU6(inplace=True)"),
     *("F.relu({0})", "F.relu({0}, inplace=True)", "torch.relu({0})", "{0}.relu()", "{0}.relu_()"),
-    *("F.relu6({0})", "F.relu(input={0})"),
+    *("F.relu6({0})", "F.relu(input={0})", "OwnReLU()"),
 )
 CLAMPS = (
     *("torch.clamp({0}, 0, 6)", "torch.clamp({0}, min=0, max=6)", "{0}.clamp(0, 4)"),
@@ -240,7 +253,7 @@ OTHERS = (
 
 def _function(a: Author, text: str, sides: int = 3) -> str | None:
     """Write a module or a function of one tensor."""
-    if text.startswith("nn."):
+    if text.startswith(("nn.", "Own")):
         return a.module("act", text, sides)
     name = a.pick(sides)
     return a.write((name,), text) if name else None
@@ -268,7 +281,12 @@ def other_function(a: Author) -> str | None:
 
 def dropout(a: Author) -> str | None:
     text = a.either(
-        *("nn.Dropout(0.3)", "nn.Dropout2d(0.2)", "nn.Dropout()", "nn.Dropout(p=0.2, inplace=True)"),
+        *(
+            "nn.Dropout(0.3)",
+            "nn.Dropout2d(0.2)",
+            "nn.Dropout()",
+            "nn.Dropout(p=0.2, inplace=True)",
+        ),
         *("F.dropout({0}, 0.3, training=self.training)", "F.dropout({0}, 0.2, self.training)"),
         *("F.dropout({0}, training=self.training)", "F.dropout2d({0}, 0.2, self.training)"),
         "F.dropout({0}, p=0.1, training=self.training, inplace=True)",
@@ -356,7 +374,11 @@ FLATTENINGS = (  # of maps, which become vectors
     *("{0}.reshape(-1, {c0} * {h0} * {w0})", "torch.reshape({0}, ({0}.size(0), -1))"),
     *("nn.Flatten()", "nn.Flatten(1)", "{0}.contiguous().view({0}.size()[0], -1)"),
     *("{0}.view({0}.shape[0], {0}.shape[1] * {0}.shape[2] * {0}.shape[3])",),
-    *("{0}.flatten(2).flatten(1)", "{0}.permute(0, 2, 3, 1).flatten(1)", "{0}.flatten(start_dim=1)"),
+    *(
+        "{0}.flatten(2).flatten(1)",
+        "{0}.permute(0, 2, 3, 1).flatten(1)",
+        "{0}.flatten(start_dim=1)",
+    ),
 )
 WHOLE_MAPS = (  # of maps, of which one number for each channel stays
     *("{0}.mean((2, 3))", "{0}.mean([2, 3])", "{0}.mean(dim=(-1, -2))", "{0}.mean(-1).mean(-1)"),
@@ -366,9 +388,15 @@ WHOLE_MAPS = (  # of maps, of which one number for each channel stays
     *("F.avg_pool2d({0}, {0}.size()[3]).view({0}.size(0), -1)", "{0}.sum(dim=[2, 3])"),
     *("F.avg_pool2d({0}, {0}.shape[2:]).flatten(1)", "{0}.flatten(2).mean(2)"),
     *("F.max_pool2d({0}, kernel_size={0}.size()[2:]).view({0}.size(0), -1)",),
-    *("{0}.view({0}.size(0), {0}.size(1), -1).mean(dim=2)", "{0}.mean([2, 3], keepdim=True)[:, :, 0, 0]"),
+    *(
+        "{0}.view({0}.size(0), {0}.size(1), -1).mean(dim=2)",
+        "{0}.mean([2, 3], keepdim=True)[:, :, 0, 0]",
+    ),
     *("{0}.flatten(2).amax(-1)", "F.adaptive_max_pool2d({0}, 1)[:, :, 0, 0]"),
-    *("{0}.mean(dim=2, keepdim=False).mean(dim=2)", "F.adaptive_avg_pool2d({0}, 1).squeeze(3).squeeze(2)"),
+    *(
+        "{0}.mean(dim=2, keepdim=False).mean(dim=2)",
+        "F.adaptive_avg_pool2d({0}, 1).squeeze(3).squeeze(2)",
+    ),
 )
 
 
@@ -396,6 +424,7 @@ def concatenation(a: Author) -> str | None:
 SUMS = (
     *("{0} + {1}", "{0} + {1}", "{1} + {0}", "torch.add({0}, {1})", "{0}.add({1})"),
     *("torch.add({0}, {1}, alpha=0.5)", "{0}.add({1}, alpha=2)", "torch.add(input={0}, other={1})"),
+    *("sum([{0}, {1}])", "{0} + 0.1 * {1}", "torch.stack([{0}, {1}]).sum(0)"),
 )
 IN_PLACE = ("{0} += {1}", "{0}.add_({1})", "{0} -= {1}", "{0}.add_({1}, alpha=0.5)")
 DIFFERENCES = (
@@ -422,6 +451,37 @@ def subtraction(a: Author) -> str | None:
     if a.chance(0.25):
         return a.write((first, second), a.either(*IN_PLACE[2:]), in_place=True)
     return a.write((first, second), a.either(*DIFFERENCES))
+
+
+FLOAT_WEIGHTS = (
+    *("nn.ConvTranspose2d({c0}, 2, 2, stride=2)", "nn.ConvTranspose2d({c0}, {c0}, 3, padding=1)"),
+    *("nn.Bilinear({c0}, {c0}, 2)", "nn.LPPool2d(2, 2)", "nn.LocalResponseNorm(2)"),
+)
+
+
+def layer_of_another_kind(a: Author) -> str | None:
+    """Write a layer that has no quantizer, or a linear layer along the channels of a map."""
+    name = a.pick()
+    own = a.name("layer")
+    if name is None or a.chance(0.4):
+        return a.module("layer", a.either(*FLOAT_WEIGHTS))
+    out = a.random.randint(2, 6)
+    text, made = a.either(*_own_products(own, out))
+    return a.write((name,), text, made)
+
+
+def _own_products(own: str, out: int) -> list[tuple[str, str]]:
+    linear = f"self.{own} = nn.Linear({{c0}}, {out})"
+    return [
+        (f"self.{own}({{0}}.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)", linear),
+        (f"self.{own}({{0}}.flatten(2).transpose(1, 2)).mean(1)", linear),
+        (f"self.{own}({{0}})", f"self.{own} = nn.Linear({{w0}}, {out})"),
+        (
+            f"F.conv2d({{0}}, self.{own})",
+            f"self.{own} = nn.Parameter(torch.randn({out}, {{c0}}, 1, 1))",
+        ),
+        (f"F.linear({{0}}, self.{own})", f"self.{own} = nn.Parameter(torch.randn({out}, {{w0}}))"),
+    ]
 
 
 def shortcut(a: Author) -> str | None:
@@ -466,7 +526,16 @@ def product(a: Author) -> str | None:
 
 
 NUMBERS = (
-    *("0 + {0}", "{0} + 0", "{0} * 0.5", "0.7 * {0}", "1 - {0}", "{0} / 2", "2 * {0}", "{0} + 0.25"),
+    *(
+        "0 + {0}",
+        "{0} + 0",
+        "{0} * 0.5",
+        "0.7 * {0}",
+        "1 - {0}",
+        "{0} / 2",
+        "2 * {0}",
+        "{0} + 0.25",
+    ),
     *("-{0}", "{0}.mul(0.5)", "torch.mul({0}, 0.7)", "{0}.div(3)", "{0} - 0.1", "{0}.neg()"),
     *("torch.div({0}, 4)", "torch.neg({0})", "torch.add({0}, 0.3)", "{0}.add(1)", "{0} * -1"),
     *("torch.sub({0}, 0.2)", "{0} / 0.3", "1.5 - {0}", "{0}.sub(0.5)", "torch.rsub({0}, 1)"),
@@ -511,14 +580,36 @@ PADS = (
     *("nn.ReflectionPad2d(1)", "nn.ReplicationPad2d((1, 0, 1, 0))", "nn.CircularPad2d(1)"),
     *("F.pad({0}, (1, 1, 1, 1), mode='reflect')", "F.pad({0}, (1, 1), mode='replicate')"),
     *("F.pad({0}, (1, 1, 1, 1), 'circular')", "F.pad({0}, (1, 1, 1, 1), value=0.5)"),
-    *("F.pad({0}, (0, 0, 0, 0, 0, 2))", "F.pad({0}, (0, 0, 0, 0, 1, 1))", "F.pad({0}, (-1, 0, 0, -1))"),
-    *("F.pad({0}, (0, 0, 0, 0, 2, 0), 'constant', 0)", "F.pad({0}[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))"),
-    *("F.pad(input={0}, pad=(1, 0, 0, 1, 0, 1), mode='constant', value=0)", "nn.ConstantPad2d(1, 1.5)"),
+    *(
+        "F.pad({0}, (0, 0, 0, 0, 0, 2))",
+        "F.pad({0}, (0, 0, 0, 0, 1, 1))",
+        "F.pad({0}, (-1, 0, 0, -1))",
+    ),
+    *(
+        "F.pad({0}, (0, 0, 0, 0, 2, 0), 'constant', 0)",
+        "F.pad({0}[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))",
+    ),
+    *(
+        "F.pad(input={0}, pad=(1, 0, 0, 1, 0, 1), mode='constant', value=0)",
+        "nn.ConstantPad2d(1, 1.5)",
+    ),
 )
 
 
 def pad(a: Author) -> str | None:
     return _function(a, a.either(*PADS))
+
+
+CHANNELS = """\
+ch0 = torch.unsqueeze({0}[:, 0], 1) * (0.229 / 0.5) + (0.485 - 0.5) / 0.5
+ch1 = torch.unsqueeze({0}[:, 1], 1) * (0.224 / 0.5) + (0.456 - 0.5) / 0.5
+ch2 = torch.unsqueeze({0}[:, 2], 1) * (0.225 / 0.5) + (0.406 - 0.5) / 0.5
+torch.cat((ch0, ch1, ch2), 1)"""
+
+
+def image(a: Author) -> str | None:
+    """Write what torchvision does to images that were normalised in another way."""
+    return a.write(("x",), CHANNELS)
 
 
 SHUFFLE = """\
@@ -532,9 +623,19 @@ VIEWS = (
     *("{0}[:, :2]", "{0}[:, 1:]", "{0}[:, :, ::2, ::2]", "{0}[..., 1:]", "{0}[:, :, 1:, :-1]"),
     *("{0}[:, :{0}.shape[1] // 2]", "{0}[:, ::2]", "{0}[:, [1, 0]]", "{0}.narrow(1, 0, 2)"),
     *("{0}.transpose(2, 3)", "{0}.permute(0, 1, 3, 2)", "{0}.flip(1)", "torch.flip({0}, (3,))"),
-    *("torch.roll({0}, 1, 1)", "{0}.unsqueeze(1).squeeze(1)", "{0}.transpose(1, 2)", "{0}.contiguous()"),
+    *(
+        "torch.roll({0}, 1, 1)",
+        "{0}.unsqueeze(1).squeeze(1)",
+        "{0}.transpose(1, 2)",
+        "{0}.contiguous()",
+    ),
     *("nn.UpsamplingNearest2d(scale_factor=2)", "F.interpolate({0}, scale_factor=2)"),
-    *("nn.Upsample(scale_factor=2)", "{0}.clone()", "{0}.detach().clone()", "torch.permute({0}, (0, 3, 1, 2))"),
+    *(
+        "nn.Upsample(scale_factor=2)",
+        "{0}.clone()",
+        "{0}.detach().clone()",
+        "torch.permute({0}, (0, 3, 1, 2))",
+    ),
     *("{0}.expand(-1, -1, -1, -1)", "{0}.repeat(1, 2, 1, 1)", "{0}.swapaxes(2, 3)"),
     *("{0}.view({0}.size(0), {c0} * {h0}, 1, {w0})", "{0}.index_select(1, torch.tensor([1, 0]))"),
 )
@@ -574,6 +675,10 @@ def again(a: Author) -> str | None:
     name = a.pick(len(a.shape(other.reads[0]))) if other.reads[0] in a.bench.values else None
     if name is None:
         return None
+    if a.chance(0.2):  # by a second name
+        alias, own = a.name("same"), other.text.removesuffix("({0})")
+        made = (*other.made, f"self.{alias} = {own}")
+        return a.write((name,), f"self.{alias}({{0}})", *made, block=other.block)
     return a.write((name,), other.text, *other.made, block=other.block)
 
 
@@ -674,6 +779,7 @@ RARE: Mapping[Maker, int] = {
     dropout: 2,
     again: 2,
     average_pool: 2,
+    layer_of_another_kind: 1,
 }
 VECTOR: Mapping[Maker, int] = {linear: 4, norm_of_features: 2, relu: 3, dropout: 1, addition: 1}
 RARE_VECTOR: Mapping[Maker, int] = {
@@ -724,12 +830,13 @@ def random_program(random: Random) -> Program:
             _one(a, VECTOR if not spare or a.chance(0.7) else RARE_VECTOR)
         if a.chance(0.8):
             linear(a)
-    outputs, last = (a.newest,), ""
+    outputs, last, named = (a.newest,), "", a.chance(0.01)
     if sides_of_newest(a) == 1 and a.chance(0.1):
         last = a.either(*LAST)
     elif a.chance(0.04) and (other := a.pick(sides_of_newest(a))) and other != a.newest:
-        outputs = (a.newest, other)
-    program = Program(tuple(a.statements), outputs, recipe, last, dict(a.blocks))
+        outputs, named = (a.newest, other), a.chance(0.3)
+    named = named and not last
+    program = Program(tuple(a.statements), outputs, recipe, last, named, dict(a.blocks))
     return program.without_dead_ends()
 
 

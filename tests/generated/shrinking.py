@@ -43,20 +43,22 @@ def _kind(program: Program, fails: Callable[[Program], str | None]) -> str | Non
 
 def _simpler(program: Program) -> Iterator[Program]:
     """Yield programs that are simpler in one respect, those that lack most first."""
+    if program.recipe != PLAIN:
+        yield replace(program, recipe=PLAIN)
     for name in ("x", *(s.written[0] for s in program.statements[:-1])):
-        yield replace(program, outputs=(name,), last="")
+        yield replace(program, outputs=(name,), last="", named=False)
     for i in range(len(program.statements)):
         for rest in _without(program.statements, i):
             yield replace(program, statements=rest)
-    for i in range(len(program.statements)):  # and what it read is gone, too: all reads become x
+    for i in range(len(program.statements)):
         yield from _renamed(program, i)
     for name, statements in program.blocks.items():
         for i in range(len(statements)):
             for rest in _without(statements, i):
                 if rest:
                     yield replace(program, blocks={**program.blocks, name: rest})
-    if program.last:
-        yield replace(program, last="")
+    if program.last or program.named:
+        yield replace(program, last="", named=False)
     for i, statement in enumerate(program.statements):
         for other in _plainer(statement):
             changed = (*program.statements[:i], other, *program.statements[i + 1 :])
@@ -67,9 +69,7 @@ def _simpler(program: Program) -> Iterator[Program]:
             yield replace(program, recipe=replace(program.recipe, **{key: own}))
     for key in ("weight", "activation"):
         if getattr(program.recipe, key) != getattr(PLAIN, key):
-            yield replace(
-                program, recipe=replace(program.recipe, **{key: getattr(PLAIN, key)})
-            )
+            yield replace(program, recipe=replace(program.recipe, **{key: getattr(PLAIN, key)}))
 
 
 def _without(statements: tuple[Statement, ...], i: int) -> Iterator[tuple[Statement, ...]]:
