@@ -176,8 +176,11 @@ def trained(program: Program, images: Tensor) -> nn.Module:
         if mask is not None and "weight" in dict(layer.named_parameters(recurse=False)):
             layer.weight.data.mul_(mask)  # a float layer does not look at a mask that is no pruning
     seen = images.float()
-    with torch.no_grad():
-        expected = flat(network.eval()(seen.clone()))
+    try:
+        with torch.no_grad():
+            expected = flat(network.eval()(seen.clone()))
+    except RuntimeError as error:
+        raise Unfit(f"torch cannot compute it: {error}") from error
     network.train()
     parts = [
         partial(getattr(quant, name), **arguments)
@@ -387,7 +390,6 @@ def check(program: Program) -> Outcome:
         outcome.ties += compare(
             "integers", expected, exact, seen.codes, seen.outputs, EXACT_TIE, EXACT
         )
-        check_reference("float", network, pixels, exact)
     outcome.right.append("integers")
     with stage("lower"):
         given = lower(model, [AS_GIVEN] * len(codes), images[:1])
@@ -425,7 +427,7 @@ def _behind_last(program: Program, outputs: Tensor, model: nn.Module, images: Te
 
 
 def _fixed(outcome: Outcome, case: _Case) -> None:
-    """Compare integers in fixed point: exactly with themselves, nearly with the network."""
+    """Compare rescaled integers: exactly by both interpreters, nearly with the network."""
     rescale = case.program.recipe.rescale
     network = with_rescale(case.network, rescale)
     found = compute(network, case.pixels)

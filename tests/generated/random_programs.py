@@ -221,7 +221,7 @@ class Bench:
         target = ", ".join(statement.results)
         lines = [*before, f"{target} = {expression}" if target else expression]
         made = list(self._new([_filled(text, statement.reads, words) for text in statement.made]))
-        values = {name: value.clone() for name, value in self.values.items()}
+        values = dict(self.values)
         classes, known = dict(self.classes), {**KNOWN, "self": self.module}
         try:
             if statement.block and statement.block not in classes:

@@ -840,6 +840,12 @@ def random_program(random: Random) -> Program:
     return program.without_dead_ends()
 
 
+RESCALES = (
+    *("fixed32", "fixed32", "fixed32", "float", "float"),
+    *("fixed16", "single_shift", "double_shift"),
+)
+
+
 def random_recipe(random: Random) -> Recipe:
     """Return a method with its bits, rules and images."""
     weight, activation = random.choice([_sat, _sat, _lsq, _lsq, _lsq_plus, _pact, _dorefa])(random)
@@ -850,7 +856,7 @@ def random_recipe(random: Random) -> Recipe:
         random.choice([1, 3]),
         (random.randint(6, 10), random.randint(6, 10)),
         random.random() < 0.3,
-        random.choice(["fixed32", "fixed32", "float", "fixed16", "single_shift", "double_shift"]),
+        random.choice(RESCALES),
         random.choice([21, 21, 21, 21, 13, 25]),
         random.randint(0, 10_000),
     )

@@ -5,17 +5,23 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from random import Random
 
+import all_forms
 import pytest
 import torch
-from all_forms import Difference, check
+from all_forms import CCase, Difference, check
 from bulk import counted, smallest
+from c_programs import differences
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from random_programs import Program, Recipe, Statement
 from random_statements import call, random_program
 from shrinking import shrunk
+
+from qatlab.errors import ConfigError
 
 FEW, MANY = 100, 3000
 C_SHARE = 0.3  # of the few networks, as compiling takes most of the time
@@ -110,8 +116,6 @@ def test_a_program_is_shrunk_to_the_statements_that_matter() -> None:
 
 @pytest.mark.parametrize("what", ["codes", "outputs"])
 def test_a_wrong_number_is_a_difference(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import all_forms
-
     program = Program((CONV, RELU), ("y2",), Recipe())
     assert "qdq" in check(program).right
     right = all_forms.compute
@@ -128,3 +132,26 @@ def test_a_wrong_number_is_a_difference(what: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(all_forms, "compute", wrong)
     with pytest.raises(Difference, match=f"integers: {what}"):
         check(program)
+
+
+def test_c_programs_are_looked_at_one_by_one(tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler: cc")
+    right = check(Program((CONV, RELU), ("y2",), Recipe())).c
+    assert isinstance(right, CCase)
+    wrong = replace(right, outputs=right.outputs + 1)
+    broken = replace(right, source=right.source.replace("return best;", ""))
+    found = differences([right, wrong, broken, right], tmp_path)
+    assert [case for case, _ in found] == [broken, wrong]
+    assert [error.kind for _, error in found] == ["c: does not compile", "c: outputs"]
+
+
+def test_a_stack_trace_is_a_difference_and_a_sentence_a_refusal() -> None:
+    with pytest.raises(Difference, match=r"one: TypeError in .*: line"), all_forms.stage("one"):
+        len(5)  # type: ignore[arg-type]
+    with pytest.raises(all_forms.Refused, match="one: conv1 has no"), all_forms.stage("one"):
+        raise ConfigError("conv1 has no integer form")
+    reason = all_forms.reason_of("lower: conv12 (Conv2d): padding=(3, 4) has no integer form.")
+    assert reason == all_forms.reason_of(
+        "lower: conv3 (Conv2d): padding=(1, 1) has no integer form."
+    )
