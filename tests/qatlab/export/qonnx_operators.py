@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from onnx.reference.op_run import OpRun
+from torch.nn import functional as F
 
 from qatlab.export.qonnx import DOMAIN
 
@@ -32,3 +34,21 @@ class BipolarQuant(OpRun):
 
     def _run(self, x: Any, scale: Any) -> tuple[Any]:
         return ((np.where(x >= 0, 1, -1) * scale).astype(np.float32),)
+
+
+class MaxPool(OpRun):
+    """ONNX's own, which the evaluator of onnx 1.23 pads wrongly if rows have more than columns.
+
+    https://onnx.ai/onnx/operators/onnx__MaxPool.html: windows that begin beyond the end are none.
+    """
+
+    op_domain = ""
+
+    def _run(self, x: Any, kernel_shape: Any, **given: Any) -> tuple[Any]:
+        top, left, bottom, right = given["pads"] or [0] * 4
+        strides, dilations = (given[name] or [1, 1] for name in ("strides", "dilations"))
+        padded = F.pad(torch.from_numpy(x), (left, right, top, bottom), value=-torch.inf)
+        ceil_mode = bool(given["ceil_mode"])
+        windows = F.max_pool2d(padded, kernel_shape, strides, 0, dilations, ceil_mode)
+        rows, columns = (-(-(x.shape[i] + (top, left)[i - 2]) // strides[i - 2]) for i in (2, 3))
+        return (windows[:, :, :rows, :columns].numpy(),)
