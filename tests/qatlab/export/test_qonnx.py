@@ -10,34 +10,10 @@ import pytest
 import torch
 from networks import EXAMPLE, NETWORKS, PIXEL, PIXELS, convert
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
+from qonnx_operators import BipolarQuant, Quant
 
-from qatlab.export.qonnx import DOMAIN, QonnxWriter
+from qatlab.export.qonnx import QonnxWriter
 from qatlab.integer import compute, lower
-
-
-class Quant(OpRun):
-    """Pappalardo et al. 2022, arXiv:2206.07527, section 3.
-
-    clip(round(x / scale + zero), low, high) of so many bits, back to real numbers.
-    """
-
-    op_domain = DOMAIN
-
-    def _run(self, x: Any, scale: Any, zero: Any, bits: Any, **given: Any) -> tuple[Any]:
-        assert given == {"signed": given["signed"], "narrow": 0, "rounding_mode": "ROUND"}
-        signed = given["signed"]
-        low = -(2 ** (bits - 1)) if signed else 0
-        high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-        index = np.clip(np.round(x / scale + zero), low, high)
-        return (((index - zero) * scale).astype(np.float32),)
-
-
-class BipolarQuant(OpRun):
-    op_domain = DOMAIN
-
-    def _run(self, x: Any, scale: Any) -> tuple[Any]:
-        return ((np.where(x >= 0, 1, -1) * scale).astype(np.float32),)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

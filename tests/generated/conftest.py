@@ -1,0 +1,8 @@
+"""What the tests of :mod:`qatlab.export` know of QONNX is used here, too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "qatlab" / "export"))
