@@ -67,7 +67,7 @@ class IntegerWriter:
                 self.kinds[op.name] = _kind(op.name, op.codes)
             elif isinstance(op, (SumPool, Convolve, Multiply)):
                 self.kinds[op.name] = TensorProto.INT32
-            elif op.name in self.codes:
+            elif not isinstance(op, (Weighted, FixedPoint)):
                 self.kinds[op.name] = self.kinds[op.inputs[0]]
         self.tensors: dict[str, str] = {}
         self._moved: dict[str, str] = {}  # signed codes as unsigned bytes
@@ -96,14 +96,13 @@ class IntegerWriter:
                 made = self._fixed(op, inputs)
             elif isinstance(op, Reinterpret):
                 (made,) = inputs
-            elif isinstance(op, Pad):
-                made = padded(self.graph, op, inputs[0], np.int64(0))
             elif isinstance(op, MaxPool) and self.kinds[op.name] == TensorProto.INT32:
                 wide = self.graph.node("Cast", inputs, to=TensorProto.DOUBLE)
-                pooled = handed_on(self.graph, op, [wide])
-                made = self.graph.node("Cast", [pooled], to=TensorProto.INT32)
+                pooled = handed_on(self.graph, op, [wide], np.float64(-np.inf))
+                made = self.graph.node("Cast", [pooled], op.name, to=TensorProto.INT32)
             else:
-                made = handed_on(self.graph, op, inputs)
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(self.kinds[op.inputs[0]])
+                made = handed_on(self.graph, op, inputs, np.iinfo(dtype).min * np.ones(1, dtype)[0])
             self.tensors[op.name] = made
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
@@ -233,7 +232,8 @@ class IntegerWriter:
         """Return sums over windows of numbers wider than a byte: each tap is a slice."""
         graph, (height, width) = self.graph, self.shapes[op.name][1:]
         if op.padding != NO_SIDES:
-            x = padded(graph, Pad(f"{op.name}_padded", (), ((0, 0), *op.padding)), x, np.int64(0))
+            wider = Pad(f"{op.name}_padded", (), ((0, 0), *op.padding))
+            x = padded(graph, wider, x, np.int32(0))
         total = ""
         for tap in itertools.product(*map(range, op.kernel)):
             ends = (
@@ -241,7 +241,7 @@ class IntegerWriter:
                 for first, count, step in zip(tap, (height, width), op.stride, strict=True)
             )
             cut = Slice("", (), ((0, self.shapes[op.name][0], 1), *ends))
-            taken = handed_on(graph, cut, [x])
+            taken = handed_on(graph, cut, [x], np.int32(0))
             total = taken if not total else graph.node("Add", [total, taken])
         return total
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from qatlab.errors import ConfigError
 from qatlab.export.graph import Graph, container, window
 from qatlab.export.stored import stored
 from qatlab.integer.network import (
-    Codes,
+    NO_SIDES,
     Concatenate,
     Convolve,
     Input,
@@ -37,6 +38,7 @@ from qatlab.integer.network import (
     Reinterpret,
     Rescale,
     Reshape,
+    Sides,
     Slice,
     SumPool,
     Weighted,
@@ -45,9 +47,28 @@ from qatlab.integer.vectorised import shapes
 
 Floats = NDArray[np.float32]
 INSIDE = 0.25  # steps
+BYTES = (TensorProto.INT8, TensorProto.UINT8)  # types that all nodes which move values take
 LAST = {"softmax": "Softmax", "log_softmax": "LogSoftmax"}
 PADDINGS = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 WRAPS = 19  # the opset from which Pad has the mode wrap
+
+
+class Stored(NamedTuple):
+    """Codes in the file, and what they stand for: ``scale * (codes - zero) + offset``.
+
+    Attributes:
+        codes: name of their tensor.
+        scale: name of a constant.
+        zero: likewise.
+        kind: type of the codes.
+        offset: in real numbers.
+    """
+
+    codes: str
+    scale: str
+    zero: str
+    kind: int
+    offset: float
 
 
 class QdqWriter:
@@ -65,6 +86,7 @@ class QdqWriter:
         self.by_name = {op.name: op for op in network.operations}
         self.graph = Graph(opset, self.by_name, self.domain)
         self.tensors: dict[str, str] = {}  # the real numbers that a result stands for
+        self.stored: dict[str, Stored] = {}  # results that are codes in the file
 
     def write(self, facts: Mapping[str, str]) -> onnx.ModelProto:
         """Return the file.
@@ -79,10 +101,12 @@ class QdqWriter:
         for op in self.network.operations:
             if isinstance(op, Input):
                 self.tensors[op.name] = "image"
+            elif isinstance(op, Rescale):
+                self.site(op, self._total(op))
             elif isinstance(op, Weighted):
-                self.tensors[op.name] = self._weighted(op)
+                self.tensors[op.name] = self._total(op)
             elif op.name in self.codes:  # accumulators are written where they are read
-                self.tensors[op.name] = self._handed_on(op)
+                self._hand_on(op)
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
         if output.function:
@@ -90,33 +114,62 @@ class QdqWriter:
         answer, shape = self.graph.in_shape(answer, shape, output.shape, output.places)
         return self.graph.model(image, answer, TensorProto.FLOAT, shape, facts)
 
-    def _handed_on(self, op: Operation) -> str:
-        inputs = [self.tensors[name] for name in op.inputs]
+    def real(self, name: str) -> str:
+        """Return the real numbers that a result stands for."""
+        if name not in self.tensors:
+            stored = self.stored[name]
+            x = self.graph.node("DequantizeLinear", [stored.codes, stored.scale, stored.zero], name)
+            if stored.offset:
+                x = self.graph.node("Add", [x, self.graph.constant(np.float32(stored.offset))])
+            self.tensors[name] = x
+        return self.tensors[name]
+
+    def _hand_on(self, op: Operation) -> None:
+        """Write what moves values: of codes where it can be, as these are what is quantized.
+
+        onnxruntime moves a DequantizeLinear behind such a node itself, and loses its type then.
+        """
+        stored = [self.stored.get(name) for name in op.inputs]
+        alike = {None if one is None else one[1:] for one in stored}
+        (first, *others), keeps = stored, isinstance(op, (MaxPool, *HANDED_ON))
+        if isinstance(op, Pad) and first is not None:
+            keeps = op.mode != "constant" or op.value == first.offset
+        if keeps and len(alike) == 1 and first is not None and first.kind in BYTES:
+            of_codes = replace(op, name=f"{op.name}_codes")
+            codes = [one.codes for one in (first, *others) if one is not None]
+            low = self.codes[op.name].low
+            lowest = np.int8(-128) if first.kind == TensorProto.INT8 else np.uint8(max(low, 0))
+            moved = handed_on(self.graph, of_codes, codes, lowest)
+            self.stored[op.name] = first._replace(codes=moved)
+            return
+        inputs = [self.real(name) for name in op.inputs]
         if isinstance(op, SumPool):
-            return self._averaged(op)
-        if isinstance(op, Pad):
-            return padded(self.graph, op, inputs[0], np.float32(op.value))
-        if not isinstance(op, Reinterpret):
-            return handed_on(self.graph, op, inputs)
-        (x,) = inputs
+            self.tensors[op.name] = self._averaged(op, inputs[0])
+        elif isinstance(op, Reinterpret):
+            self.tensors[op.name] = self._moved(op, inputs[0])
+        else:
+            self.tensors[op.name] = handed_on(self.graph, op, inputs, np.float32(-np.inf))
+
+    def _moved(self, op: Reinterpret, x: str) -> str:
         if op.factor != 1:
             x = self.graph.node("Mul", [x, self.graph.constant(np.float32(op.factor))], op.name)
         if op.shift != 0:
             x = self.graph.node("Add", [x, self.graph.constant(np.float32(op.shift))], op.name)
         return x
 
-    def _averaged(self, op: SumPool) -> str:
+    def _averaged(self, op: SumPool, x: str) -> str:
         """Return averages of real numbers; torch's divisor may be another one."""
         assert op.codes is not None
-        area = math.prod(op.kernel)
-        factor = op.codes.step / self.codes[op.inputs[0]].step * area
-        return self._times(self._pooled(op, self.tensors[op.inputs[0]]), np.array(factor), op.name)
+        factor = op.codes.step / self.codes[op.inputs[0]].step * math.prod(op.kernel)
+        return self._times(self._pooled(op, x), np.array(factor), op.name)
 
     def _pooled(self, op: SumPool, x: str) -> str:
-        places = window(op.kernel, op.stride, op.padding)
+        x, padding = inside_kernel(self.graph, op, x, np.float32(0))
+        places = window(op.kernel, op.stride, padding)
         return self.graph.node("AveragePool", [x], op.name, count_include_pad=1, **places)
 
-    def _weighted(self, op: Weighted) -> str:
+    def _total(self, op: Weighted) -> str:
+        """Return real numbers; of a site, those above its offset."""
         unit = op.codes.step if isinstance(op, Rescale) else 1.0
         bias = np.asarray(op.bias * unit, dtype=np.float32)
         total: str | None = None
@@ -127,13 +180,10 @@ class QdqWriter:
         if bias.any():
             constant = self._of_channels(bias, op.inputs[0])
             total = self.graph.node("Add", [total, constant])
-        if not isinstance(op, Rescale):
-            return total
-        offset = self.graph.constant(np.float32(op.codes.offset)) if op.codes.offset else ""
-        if op.slope is not None:
+        if isinstance(op, Rescale) and op.slope is not None:
+            offset = self.graph.constant(np.float32(op.codes.offset)) if op.codes.offset else ""
             total = self._bent(op, total, offset)
-        real = self.quantized(total, op.codes, op.name)
-        return self.graph.node("Add", [real, offset]) if offset else real
+        return total
 
     def _bent(self, op: Rescale, x: str, offset: str) -> str:
         """Return real numbers, of which those below 0 are multiplied by a slope."""
@@ -149,9 +199,11 @@ class QdqWriter:
         op = self.by_name[name]
         if name in self.codes:
             rest = factor / self.codes[name].step
-            return self._times(self.tensors[name], rest, name)
+            return self._times(self.real(name), rest, name)
         if isinstance(op, (Convolve, Multiply)):
             return self._layer(op, factor)
+        if isinstance(op, Reshape):  # of one number for each channel
+            return handed_on(self.graph, op, [self._term(op.inputs[0], factor)], np.float32(0))
         assert isinstance(op, SumPool)
         area = math.prod(op.kernel)
         of_channels = factor if factor.ndim < 2 else abs(factor).reshape(len(factor), -1).max(1)
@@ -176,7 +228,7 @@ class QdqWriter:
     def _layer(self, layer: Convolve | Multiply, factor: Reals) -> str:
         """Return ``factor`` times the accumulators of a layer."""
         graph, name = self.graph, layer.name
-        x, weight = self.tensors[layer.inputs[0]], layer.weight
+        x, weight = self.real(layer.inputs[0]), layer.weight
         scale = factor / self.codes[layer.inputs[0]].step
         shape = (-1, *(1,) * (weight.ndim - 1))
         codes = weight * np.sign(scale).astype(np.int64).reshape(shape)  # scales are positive
@@ -209,9 +261,9 @@ class QdqWriter:
         shaped = scale.reshape(-1, *(1,) * (codes.ndim - 1)) if scale.ndim else scale
         return graph.node("Mul", [odd, graph.constant(shaped)])
 
-    def quantized(self, x: str, codes: Codes, name: str) -> str:
-        """Return real numbers on the grid of a site; ``x`` are those above its offset."""
-        graph = self.graph
+    def site(self, op: Rescale, x: str) -> None:
+        """Write the codes of a site; ``x`` are the real numbers above its offset."""
+        graph, codes, name = self.graph, op.codes, op.name
         kind = container(min(codes.low, 0), codes.high, graph.opset, of_bytes=True)
         if kind is None:
             raise ConfigError(
@@ -227,12 +279,24 @@ class QdqWriter:
         x = graph.node("Clip", [x, lowest, graph.constant(high)])
         scale = graph.constant(np.float32(codes.step))
         zero = graph.constant(np.array(0), kind=kind)
-        stored_codes = graph.node("QuantizeLinear", [x, scale, zero], f"{name}_codes")
-        return graph.node("DequantizeLinear", [stored_codes, scale, zero])
+        made = graph.node("QuantizeLinear", [x, scale, zero], f"{name}_codes")
+        self.stored[name] = Stored(made, scale, zero, kind, codes.offset)
 
 
-def handed_on(graph: Graph, op: Operation, inputs: list[str]) -> str:
-    """Write an operation that hands on what it reads, be it codes or real numbers."""
+def handed_on(graph: Graph, op: Operation, inputs: list[str], lowest: np.generic) -> str:
+    """Write an operation that hands on what it reads, be it codes or real numbers.
+
+    Args:
+        graph: it is added to.
+        op: the operation.
+        inputs: names of what it reads.
+        lowest: a number of their type than which none of theirs is smaller.
+    """
+    if isinstance(op, MaxPool):
+        return _max_pool(graph, op, inputs[0], lowest)
+    if isinstance(op, Pad):
+        value = op.value if np.issubdtype(lowest.dtype, np.floating) else 0
+        return padded(graph, op, inputs[0], lowest.dtype.type(value))
     return HANDED_ON[type(op)](graph, op, inputs)
 
 
@@ -260,9 +324,21 @@ def padded(graph: Graph, op: Pad, x: str, value: np.generic) -> str:
     return graph.node("Pad", inputs, op.name, mode=None if mode == "constant" else mode)
 
 
-def _max_pool(graph: Graph, op: MaxPool, inputs: list[str]) -> str:
-    where = window(op.kernel, op.stride, op.padding, op.dilation)
-    return graph.node("MaxPool", inputs, op.name, **where)
+def inside_kernel(
+    graph: Graph, op: MaxPool | SumPool, x: str, value: np.generic
+) -> tuple[str, Sides]:
+    """Return what a pooling reads and how it is padded: onnxruntime pads less than a kernel."""
+    pairs = zip(op.padding, op.kernel, strict=True)
+    if all(max(side) < taps for side, taps in pairs):
+        return x, op.padding
+    wider = Pad(f"{op.name}_padded", (), ((0, 0), *op.padding))
+    return padded(graph, wider, x, value), NO_SIDES
+
+
+def _max_pool(graph: Graph, op: MaxPool, x: str, lowest: np.generic) -> str:
+    x, padding = inside_kernel(graph, op, x, lowest)
+    where = window(op.kernel, op.stride, padding, op.dilation)
+    return graph.node("MaxPool", [x], op.name, **where)
 
 
 def _reshape(graph: Graph, op: Reshape, inputs: list[str]) -> str:
@@ -297,7 +373,6 @@ def _concatenate(graph: Graph, op: Concatenate, inputs: list[str]) -> str:
 
 
 HANDED_ON: dict[type[Operation], Callable[[Graph, Any, list[str]], str]] = {
-    MaxPool: _max_pool,
     Reshape: _reshape,
     Permute: _permute,
     Slice: _slice,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from qatlab.export.qdq import Floats, QdqWriter
-from qatlab.integer.network import Codes, Integers
+from qatlab.integer.network import Integers, Rescale
 
 DOMAIN = "qonnx.custom_op.general"
 
@@ -29,8 +29,9 @@ class QonnxWriter(QdqWriter):
         bits = max((-low - 1).bit_length(), high.bit_length()) + 1
         return self._quant(real, shaped, bits, True, f"{name}_real")
 
-    def quantized(self, x: str, codes: Codes, name: str) -> str:
-        """Return real numbers on the grid of a site; ``x`` are those above its offset."""
+    def site(self, op: Rescale, x: str) -> None:
+        """Write a site; ``x`` are the real numbers above its offset."""
+        codes, name = op.codes, op.name
         signed = codes.low < 0
         bits = codes.high.bit_length()
         if signed:
@@ -42,7 +43,10 @@ class QonnxWriter(QdqWriter):
                 self.graph.constant(np.float32(end * codes.step)) for end in (codes.low, codes.high)
             ]
             x = self.graph.node("Clip", [x, *ends])
-        return self._quant(x, np.float32(codes.step), bits, signed, name)
+        real = self._quant(x, np.float32(codes.step), bits, signed, name)
+        if codes.offset:
+            real = self.graph.node("Add", [real, self.graph.constant(np.float32(codes.offset))])
+        self.tensors[name] = real
 
     def _quant(self, x: str, scale: Floats | np.float32, bits: int, signed: bool, name: str) -> str:
         inputs = [

@@ -154,7 +154,10 @@ class Concatenate(Operation):
 
 @dataclass(frozen=True)
 class Reshape(Operation):
-    """The same codes in another shape, ``(C, H, W)`` or ``(features,)``."""
+    """The same codes in another shape, ``(C, H, W)`` or ``(features,)``.
+
+    Or accumulators, of which there is one for each channel.
+    """
 
     shape: tuple[int, ...]
 
@@ -320,6 +323,19 @@ class FixedOutput(FixedPoint):
     places: Integers | None = None
 
 
+def largest_sizes(operations: Sequence[Operation], codes: Mapping[str, Codes]) -> dict[str, int]:
+    """Return, by the name of each result of whole numbers, the size that none of it exceeds."""
+    found: dict[str, int] = {}
+    for op in operations:
+        if isinstance(op, (Convolve, Multiply, SumPool)):
+            found[op.name] = op.largest
+        elif op.name in codes:
+            found[op.name] = codes[op.name].largest
+        elif isinstance(op, Reshape):
+            found[op.name] = found[op.inputs[0]]
+    return found
+
+
 def along_channels(numbers: NDArray[Any], ndim: int) -> NDArray[Any]:
     """Return numbers in a shape that broadcasts to ``(N, C, ...)``, a tensor of ``ndim``."""
     if numbers.ndim > 1:
@@ -355,6 +371,8 @@ def note_codes(op: Operation, known: dict[str, Codes]) -> None:
     if isinstance(own, Codes):
         known[op.name] = own
     elif not isinstance(op, (Convolve, Multiply, Weighted, FixedPoint, SumPool)):
+        if not all(name in known for name in op.inputs):
+            return  # accumulators in another shape
         inputs = [known[name] for name in op.inputs]
         low, high = min(codes.low for codes in inputs), max(codes.high for codes in inputs)
         if isinstance(op, Pad) and op.mode == "constant":

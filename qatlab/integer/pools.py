@@ -19,9 +19,9 @@ from qatlab.integer.network import (
     MaxPool,
     Pad,
     Reals,
-    Reshape,
     Sides,
     SumPool,
+    largest_sizes,
     product,
 )
 from qatlab.integer.state import State, both_sides, names_of, pair
@@ -35,7 +35,7 @@ from qatlab.integer.values import (
     linear,
     settled,
 )
-from qatlab.integer.views import in_order
+from qatlab.integer.views import in_order, in_shape
 from qatlab.integer.weights import LARGEST
 
 
@@ -330,36 +330,15 @@ def _kernel_of(
 def _with_shape(state: State, name: str, parts: Parts, shape: tuple[int, ...]) -> Parts:
     """Return a tensor with the shape that it has in the network: without dimensions of 1."""
     inner = (*shape[2:], 1)[:2] if len(shape) == 3 else shape[2:]
-    values: list[Value] = []
-    for part in parts.values:
-        wanted = (part.shape[0], *inner)
-        if part.shape == wanted:
-            values.append(part)
-        elif isinstance(part, Coded):
-            own = state.free(f"{name}_flat")
-            state.add(Reshape(own, (part.name,), wanted))
-            values.append(replace(part, name=own, shape=wanted, offsets=_one_place(part, wanted)))
-        else:
-            values.append(replace(part, shape=wanted, **_flat(part, wanted)))
-    return replace(parts, values=tuple(values))
-
-
-def _one_place(part: Coded, shape: tuple[int, ...]) -> Reals | None:
-    if part.offsets is None:
-        return None
-    return np.broadcast_to(part.offsets, part.shape).reshape(shape)
-
-
-def _flat(part: Linear, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the numbers of a sum in another shape of the same places."""
-
-    def flat(numbers: Reals) -> Reals:
-        if numbers.ndim < 2:
-            return numbers
-        return settled(np.broadcast_to(numbers, part.shape).reshape(shape))
-
-    terms = tuple((name, flat(number)) for name, number in part.terms)
-    return {"terms": terms, "bias": flat(part.bias), "from_offsets": flat(part.from_offsets)}
+    values = [
+        in_shape(state, f"{name}_flat", part, (part.shape[0], *inner)) for part in parts.values
+    ]
+    if None in values:
+        raise ConfigError(
+            f"{name}: sums that are not yet quantized cannot be put into the shape {shape[1:]}; "
+            "keep their dimensions with keepdim=True."
+        )
+    return replace(parts, values=tuple(value for value in values if value is not None))
 
 
 def largest_of_map(
@@ -445,8 +424,8 @@ def _sum_of(state: State, name: str, term: str, where: tuple[Any, Any, Sides]) -
     """Add sums over windows of codes or of accumulators; return their name."""
     if term in state.codes:
         return _sum_of_codes(state, name, term, where, state.codes[term].step)[0]
-    op: Any = state.operations[term]
-    largest = _checked(name, op.largest * math.prod(where[0]))
+    sizes = largest_sizes(list(state.operations.values()), state.codes)
+    largest = _checked(name, sizes[term] * math.prod(where[0]))
     return state.add(SumPool(state.free(name), (term,), *where, None, largest))
 
 

@@ -16,18 +16,16 @@ from numpy.typing import NDArray
 
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.integer.network import (
-    Convolve,
     FixedOutput,
     FixedRescale,
     IntegerNetwork,
     Integers,
-    Multiply,
     Operation,
     Output,
     Reals,
     Rescale,
-    SumPool,
     Weighted,
+    largest_sizes,
     product,
 )
 
@@ -58,12 +56,7 @@ def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
         raise ConfigError(f"rescale={rescale!r} is unknown.{hint} Accepted: {', '.join(RESCALES)}.")
     if rescale == "float":
         return network
-    largest: dict[str, int] = {
-        op.name: op.largest
-        for op in network.operations
-        if isinstance(op, (Convolve, Multiply, SumPool))
-    }
-    largest |= {name: codes.largest for name, codes in network.codes.items()}
+    largest = largest_sizes(network.operations, network.codes)
     operations: list[Operation] = [
         _fixed(op, [largest[name] for name in op.inputs], rescale)
         if isinstance(op, Weighted)

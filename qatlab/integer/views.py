@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from qatlab.errors import ConfigError
 from qatlab.integer.network import (
@@ -31,7 +31,7 @@ from qatlab.integer.network import (
 )
 from qatlab.integer.state import Made, State
 from qatlab.integer.values import Coded, Linear, Parts, Value, Window
-from qatlab.quant.ops import kind_of
+from qatlab.quant.ops import kind_of, target_of
 
 PIECES = 64  # of a sum of two tensors that are made of other parts
 Reference = tuple[int, int]  # a part, and one of its channels
@@ -93,8 +93,10 @@ def _each(made: Made) -> Iterator[Parts]:
 
 def _moved_places(state: State, node: fx.Node, args: Any, kwargs: Any) -> Any:
     """Return what a node makes of numbers of places."""
-    if kind_of(node, state.modules) == "interpolate":  # which moves no whole numbers
+    upsampling = target_of(node, state.modules) is nn.UpsamplingNearest2d
+    if upsampling or kind_of(node, state.modules) == "interpolate":  # which moves no whole numbers
         args = [arg.double() if isinstance(arg, Tensor) else arg for arg in args]
+        kwargs = {k: v.double() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
     if node.op == "call_module":
         return state.modules[str(node.target)](*args, **kwargs)
     if node.op == "call_method":
@@ -163,7 +165,7 @@ def resolved(state: State, name: str, values: tuple[Value, ...], index: Integers
     if np.all(part_of == part_of[:, :1]):
         parts, within = part_of[:, 0], rows - starts[part_of[:, :1]]
         areas = np.array([math.prod(value.shape[1:]) for value in values])[parts]
-        if len(shape) == 1 and np.any(areas > 1):
+        if len(shape) == 1:
             return _features(state, name, values, shape, parts, within[:, 0]) or pending
         channels = within // areas[:, None]
         if np.all(channels == channels[:, :1]):
@@ -193,10 +195,11 @@ def _features(
     """Return features that are single places of maps; None where a map is no codes."""
     flat: list[Value] = []
     for i, value in enumerate(values):
-        if math.prod(value.shape[1:]) > 1 and i in parts:
-            if not (isinstance(value, Coded) and value.border is None):
+        if len(value.shape) > 1 and i in parts:
+            made = in_shape(state, name, value, (math.prod(value.shape),))
+            if made is None:
                 return None
-            flat.append(_reshaped(state, name, value, (math.prod(value.shape),)))
+            flat.append(made)
         else:
             flat.append(value)
     references = list(zip(parts.tolist(), places.tolist(), strict=True))
@@ -233,13 +236,7 @@ def _moved(
     """Return a part with the places of each channel moved; None if no operation does it."""
     area = math.prod(value.shape[1:])
     if len(places) == area and np.array_equal(places, np.arange(area)):
-        if value.shape[1:] == inner:
-            return value
-        if area == 1 and isinstance(value, Linear) and _flat_numbers(value):
-            return replace(value, shape=(value.shape[0], *inner))
-        if isinstance(value, Linear):
-            return None
-        return _reshaped(state, name, value, (value.shape[0], *inner))
+        return in_shape(state, name, value, (value.shape[0], *inner))
     if not isinstance(value, Coded) or value.border is not None:
         return None
     if len(inner) == 2 and len(value.shape) == 3:
@@ -267,20 +264,33 @@ def _plain(value: Coded) -> bool:
     return value.offsets is None and value.border is None
 
 
-def _flat_numbers(value: Linear) -> bool:
-    numbers = [number for _, number in value.terms]
-    return all(number.ndim < 2 for number in (*numbers, value.bias, value.from_offsets))
+def in_shape(state: State, name: str, value: Value, shape: tuple[int, ...]) -> Value | None:
+    """Return a part in another shape, in the same order; None if no operation does it."""
+    if value.shape == shape:
+        return value
+    if isinstance(value, Coded):
+        if value.border is not None:
+            return None
+        own, offsets = _reshaped(state, name, value.name, shape), value.offsets
+        if offsets is not None:
+            offsets = np.broadcast_to(offsets, value.shape).reshape(shape)
+        return replace(value, name=own, shape=shape, offsets=offsets)
+    if math.prod(value.shape[1:]) > 1:
+        return None
+    terms = tuple(
+        (_reshaped(state, name, term, shape), _flat(number)) for term, number in value.terms
+    )
+    return Linear(terms, _flat(value.bias), _flat(value.from_offsets), shape)
 
 
-def _reshaped(state: State, name: str, value: Value, shape: tuple[int, ...]) -> Value:
-    """Return codes in another shape, in the same order."""
-    assert isinstance(value, Coded)
-    own = state.free(name)
-    state.add(Reshape(own, (value.name,), shape))
-    offsets = value.offsets
-    if offsets is not None:
-        offsets = np.broadcast_to(offsets, value.shape).reshape(shape)
-    return Coded(own, value.codes, shape, offsets)
+def _flat(numbers: Reals) -> Reals:
+    """Return numbers of channels that have one place each."""
+    return numbers if numbers.ndim < 2 else np.ravel(numbers)
+
+
+def _reshaped(state: State, name: str, of: str, shape: tuple[int, ...]) -> str:
+    """Add a Reshape; return its name."""
+    return state.add(Reshape(state.free(name), (of,), shape))
 
 
 def _cut(places: Integers, size: tuple[int, ...]) -> tuple[tuple[int, int, int], ...] | None:
@@ -400,6 +410,9 @@ def _of_term(state: State, name: str, term: str, channels: Sequence[int]) -> str
     """Return the name of what makes some channels of a result, codes or accumulators."""
     op = state.operations[term]
     rows = list(channels)
+    if isinstance(op, Reshape) and term not in state.codes:
+        inner = _of_term(state, name, op.inputs[0], channels)
+        return _reshaped(state, name, inner, (len(rows), *op.shape[1:]))
     if isinstance(op, SumPool) and op.codes is None:
         inner = _of_term(state, name, op.inputs[0], channels)
         return state.add(replace(op, name=state.free(name), inputs=(inner,)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -14,10 +17,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from qatlab.errors import ConfigError
-from qatlab.quant.ops import DROPS_BRANCHES, WEIGHT_LAYERS
+from qatlab.quant.ops import DROPS_BRANCHES, WEIGHT_LAYERS, kind_of
 
 
 OWN_WEIGHTS = "own_weights"  # key of a graph's meta: classes of layers that compute their weights
+IN_PLACE: dict[str, Any] = {
+    name: getattr(operator, name.removeprefix("i"))
+    for name in ("iadd", "isub", "imul", "itruediv", "ipow")
+}
+COPIES = ("cat", "concat", "concatenate", "stack", "clone", "roll", "flip", "repeat", "tile")
 DROPOUTS = {
     F.dropout: nn.Dropout,
     F.dropout1d: nn.Dropout1d,
@@ -200,21 +208,97 @@ def _graph_module(model: nn.Module) -> fx.GraphModule:
 def compute_out_of_place(traced: fx.GraphModule, modules: bool) -> None:
     """Replace what is computed in place: it would overwrite what a quantizer keeps for backward.
 
+    Whoever reads a tensor after it was changed reads the result then, as it does in the network.
+
     Args:
         traced: its calls are replaced, such as ``y.add_(x)`` by ``y = y.add(x)``.
-        modules: change modules too; they are shared with the float network.
+        modules: replace modules, too, by copies; those of the float network stay as they are.
+
+    Raises:
+        ConfigError: if another name for the tensor, such as a view of it, is read afterwards.
     """
-    for module in traced.modules() if modules else ():
-        if hasattr(module, "inplace"):
-            module.inplace = False  # type: ignore[assignment]
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for node in traced.graph.nodes:
-        if "inplace" in node.kwargs:
-            node.update_kwarg("inplace", False)
-        if node.op == "call_method" and node.target.endswith("_"):
-            node.target = node.target.rstrip("_")
-            later = {user for user in node.args[0].users if order[user] > order[node]}
-            node.args[0].replace_all_uses_with(node, delete_user_cb=later.__contains__)
+        if not _is_in_place(traced, node, modules):
+            continue
+        changed: fx.Node = node.all_input_nodes[0]
+        for other in _aliases(traced, changed):
+            if late := [user for user in other.users if order[user] > order[node]]:
+                raise ConfigError(
+                    f"{node.name} changes a tensor in place that {late[0].name} reads under "
+                    f"another name ({other.name}), which a quantized network cannot follow; "
+                    "compute it out of place there, such as with inplace=False."
+                )
+        later = {user for user in changed.users if order[user] > order[node]}
+        changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+        _out_of_place(traced, node)
+
+
+def _is_in_place(traced: fx.GraphModule, node: fx.Node, modules: bool) -> bool:
+    if node.op == "call_module":
+        return modules and getattr(traced.get_submodule(str(node.target)), "inplace", False) is True
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    if node.op != "call_function" or not node.all_input_nodes:
+        return False
+    name = getattr(node.target, "__name__", "")
+    return name in IN_PLACE or name.endswith("_") or _says_in_place(node) is not None
+
+
+def _says_in_place(node: fx.Node) -> int | str | None:
+    """Return where a function is told to work in place: a position or a keyword."""
+    if node.kwargs.get("inplace") is True:
+        return "inplace"
+    try:
+        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # functions that are not written in Python have no such flag
+        return None
+    at = names.index("inplace") if "inplace" in names else len(node.args)
+    return at if at < len(node.args) and node.args[at] is True else None
+
+
+def _out_of_place(traced: fx.GraphModule, node: fx.Node) -> None:
+    if node.op == "call_module":
+        path = str(node.target)
+        module: Any = copy.copy(traced.get_submodule(path))
+        module.inplace = False
+        parent, _, child = path.rpartition(".")
+        setattr(traced.get_submodule(parent), child, module)
+        return
+    if node.op == "call_method":
+        node.target = str(node.target).rstrip("_")
+        return
+    function: Any = node.target
+    if function.__name__ in IN_PLACE:
+        node.target = IN_PLACE[function.__name__]
+    elif function.__name__.endswith("_"):
+        name = function.__name__.rstrip("_")
+        node.target = next(getattr(m, name) for m in (F, torch) if hasattr(m, name))
+    at = _says_in_place(node)
+    if isinstance(at, int):
+        node.args = (*node.args[:at], False, *node.args[at + 1 :])
+    elif at is not None:
+        node.update_kwarg(at, False)
+
+
+def _aliases(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
+    """Return the other names in a network for a tensor, or for a part of it."""
+    modules = dict(traced.named_modules())
+
+    def is_alias(other: fx.Node) -> bool:
+        copies = getattr(other.target, "__name__", other.target) in COPIES
+        return kind_of(other, modules) in ("same", "view") and not copies
+
+    found, waiting = {node}, [node]
+    while waiting:
+        one = waiting.pop()
+        around = [user for user in one.users if is_alias(user)]
+        if is_alias(one):
+            around += one.all_input_nodes[:1]
+        new = [other for other in around if other not in found]
+        found.update(new)
+        waiting += new
+    return [other for other in found if other is not node]
 
 
 @contextmanager

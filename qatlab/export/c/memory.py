@@ -10,17 +10,12 @@ from qatlab.errors import ConfigError
 from qatlab.export.c.words import INTEGERS, integer_type, scaled, size_of
 from qatlab.integer.network import (
     Concatenate,
-    Convolve,
-    FixedPoint,
     IntegerNetwork,
-    Multiply,
     Operation,
     Pad,
     Reinterpret,
     Reshape,
     Slice,
-    SumPool,
-    Weighted,
 )
 
 IMAGE = "image"  # parameter of the program
@@ -118,18 +113,13 @@ def index_of(shape: Shape) -> str:
 
 def read_by(network: IntegerNetwork, op: Operation) -> Iterator[str]:
     """Yield the tensors of codes that a step reads: accumulators are computed by their reader."""
-    kinds = {other.name: other for other in network.operations}
+    kinds, codes = {other.name: other for other in network.operations}, network.codes
     for name in op.inputs:
         term = kinds[name]
-        while is_computed_by_its_reader(term):
+        while name not in codes and term.inputs:
             name = term.inputs[0]
             term = kinds[name]
         yield name
-
-
-def is_computed_by_its_reader(op: Operation) -> bool:
-    """Tell whether an operation makes accumulators, which are not kept."""
-    return isinstance(op, (Convolve, Multiply)) or (isinstance(op, SumPool) and op.codes is None)
 
 
 def is_contiguous(op: Slice) -> bool:
@@ -196,7 +186,7 @@ class Memory:
         """Let what hands on codes as they are take no memory of its own."""
         _, height, width = self._shapes[op.name]
         area = height * width
-        if isinstance(op, (Reshape, Reinterpret)):
+        if isinstance(op, (Reshape, Reinterpret)) and op.name in self._kinds:
             self._inside[op.name] = (op.inputs[0], 0)
         elif isinstance(op, Slice) and is_contiguous(op):
             self._inside[op.name] = (op.inputs[0], op.slices[0][0] * area)

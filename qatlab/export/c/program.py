@@ -147,8 +147,10 @@ class _Writer:
 
     def _write(self, op: Operation) -> None:
         name = self.identifiers[op.name]
-        if isinstance(op, (Input, Reshape, Reinterpret)):
-            return  # codes that are there already
+        if isinstance(op, (Input, Reshape, Reinterpret)):  # numbers that are there already
+            if op.name not in self.tensors:
+                self.layers[op.name] = self.layers[op.inputs[0]]
+            return
         if isinstance(op, (Convolve, Multiply)):
             self._add_layer(op, name)
         elif isinstance(op, SumPool) and op.codes is None:
