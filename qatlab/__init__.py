@@ -1,7 +1,7 @@
 """Quantization-aware training of image networks with PyTorch Lightning and Hydra.
 
 From Python: :func:`quantize` a network of one's own, :func:`load_quantized` a run, and take its
-:func:`integer_weights`. They are imported when they are asked for: commands that only read files
+:func:`integer_weights`; or ask for the :func:`obstacles` to deployment. They are imported when they are asked for: commands that only read files
 then start in a moment.
 """
 
@@ -9,14 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qatlab.export.obstacles import obstacles
     from qatlab.integer.weights import integer_weights
     from qatlab.loading import load_quantized
     from qatlab.quant import quantize
 
-__all__ = ["integer_weights", "load_quantized", "quantize"]
+__all__ = ["integer_weights", "load_quantized", "obstacles", "quantize"]
 _PLACES = {
     "integer_weights": "qatlab.integer.weights",
     "load_quantized": "qatlab.loading",
+    "obstacles": "qatlab.export.obstacles",
     "quantize": "qatlab.quant",
 }
 

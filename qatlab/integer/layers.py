@@ -157,7 +157,12 @@ def accumulators(
             kernel = torch.from_numpy(weight).double()
             return F.conv2d(x, kernel, None, where[0], 0, where[1], groups)[0].numpy()
 
-        shape = convolved(torch.zeros(part.shape, dtype=torch.double)).shape
+        sizes = zip(part.shape[1:], padding, where[1], weight.shape[2:], where[0], strict=True)
+        inner = (
+            (size + sum(around) - spread * (taps - 1) - 1) // step + 1
+            for size, around, spread, taps, step in sizes
+        )
+        shape: tuple[int, ...] = (len(weight), *inner)
     else:
         largest = largest_accumulator(weight, part.codes, name)
         name = state.free(name)

@@ -159,7 +159,7 @@ def shapes(network: IntegerNetwork) -> dict[str, tuple[int, ...]]:
 
     That of the output is the shape in which it is computed.
     """
-    black = torch.zeros(1, *network.input.shape)
+    black = torch.zeros(1, *network.input.shape, device="meta")  # nothing is computed
     found: dict[str, tuple[int, ...]] = {}
     for op, value, _ in results(network, black):
         answers = isinstance(op, (Output, FixedOutput))
@@ -226,4 +226,5 @@ def _answered(op: Output | FixedOutput, value: Tensor) -> Tensor:
 
 
 def _like(numbers: Reals | Integers, term: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(along_channels(numbers, term.ndim)))
+    shaped = np.ascontiguousarray(along_channels(numbers, term.ndim))
+    return torch.from_numpy(shaped).to(term.device)

@@ -40,29 +40,29 @@ def integer_weight(layer: QuantConv2d | QuantLinear) -> tuple[Integers, Reals]:
     Raises:
         ConfigError: if the weights lie on no grid.
     """
-    quantizer, quantized = layer.weight_quantizer, quantized_weight(layer).double()
+    quantizer, quantized = layer.weight_quantizer, quantized_weight(layer)
     if not quantizer.on_grid:
         raise ConfigError(f"{quantizer.layer} has no grid (clamp_only), and so no integer form.")
-    step = quantizer.weight_step(layer.weight).double()
-    if not (quantized.isfinite().all() and step.isfinite().all() and step.all()):
+    step = quantizer.weight_step(layer.weight).to(quantized)
+    largest = quantized.abs().amax()
+    if not (largest.isfinite() and step.isfinite().all() and step.all()):
         raise ConfigError(
             f"{quantizer.layer}: its weights, or the steps that they have learned, are no finite "
             "numbers above 0, so they have no integer form."
         )
     codes = (quantized / step).round()
-    if not codes.any():
-        step = step.flatten()
-        return codes.numpy().astype(np.int64), step.numpy() if len(step) > 1 else step[0].numpy()
-    # The step once more, from what the layer computes with: exact to the last bit of a weight.
-    flat = codes.abs().flatten(1) if step.numel() > 1 else codes.abs().flatten()[None]
-    at = flat.argmax(1, keepdim=True)
-    values = quantized.abs().reshape(flat.shape).gather(1, at) / flat.gather(1, at).clamp(min=1)
-    step = values.squeeze(1)
-    shaped = step.reshape(-1, *(1,) * (codes.ndim - 1))
-    off = ((codes * shaped - quantized).abs().amax() / quantized.abs().amax()).item()
-    if off > 1e-5:
-        raise ConfigError(f"{quantizer.layer}: weights lie {off:.1e} off their grid.")
-    return codes.numpy().astype(np.int64), step.numpy() if step.numel() > 1 else step[0].numpy()
+    if largest > 0:
+        # The step once more, from what the layer computes with: exact to the last bit of a weight.
+        flat = codes.abs().flatten(1) if step.numel() > 1 else codes.abs().flatten()[None]
+        at = flat.argmax(1, keepdim=True)
+        values = quantized.abs().reshape(flat.shape).gather(1, at).double()
+        step = (values / flat.gather(1, at).double().clamp(min=1)).squeeze(1)
+        shaped = step.to(quantized).reshape(-1, *(1,) * (codes.ndim - 1))
+        off = ((codes * shaped - quantized).abs().amax() / largest).item()
+        if off > 1e-5:
+            raise ConfigError(f"{quantizer.layer}: weights lie {off:.1e} off their grid.")
+    steps = step.double().flatten().numpy()
+    return codes.numpy().astype(np.int64), steps if len(steps) > 1 else steps[0]
 
 
 def largest_accumulator(weight: Integers, codes: Codes, name: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -50,3 +52,23 @@ def start_quantizers(model: nn.Module, images: Iterable[Tensor]) -> None:
         module.training = mode
     for site in watching:
         site.begin_observed()
+
+
+@contextmanager
+def as_if_started(model: nn.Module) -> Iterator[None]:
+    """Let a network compute for a while as if it had gone over to the quantize phase.
+
+    Steps of weights are then taken from the weights, those of activations are any numbers: for
+    looking at what a network will be, before it is trained.
+    """
+    before = [(q, q.phase, copy.deepcopy(q.state_dict())) for q in quantizers(model)]
+    set_phase(model, Phase.QUANTIZE)
+    for quantizer in quantizers(model):
+        if isinstance(quantizer, ActivationQuantizer) and quantizer.needs_start:
+            quantizer.begin_with(quantizer.parameter.detach())
+    try:
+        yield
+    finally:
+        for quantizer, phase, state in before:
+            quantizer.load_state_dict(state)
+            quantizer.phase = phase

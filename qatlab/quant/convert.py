@@ -22,6 +22,7 @@ from qatlab.quant.table import LayerRecord, ModelTable
 from qatlab.quant.trace import OWN_WEIGHTS, compute_out_of_place, measure, trace
 
 Factory = Callable[..., Quantizer]
+IMAGE_SHAPE = "image_shape"  # key of a network's meta
 
 
 def quantize(
@@ -88,6 +89,7 @@ def quantize(
         shape = tuple(layer.weight.shape)
         records[target.name] = LayerRecord.of(target, "weight", shape, quantizer, decision.rules)
     _prepare_memory(traced)
+    traced.meta[IMAGE_SHAPE] = tuple(example_input.shape)
     traced.graph.lint()
     traced.recompile()
     rows = sorted(records.values(), key=lambda record: rank[record.name])

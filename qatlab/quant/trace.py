@@ -222,7 +222,7 @@ def compute_out_of_place(traced: fx.GraphModule, modules: bool) -> None:
         if not _is_in_place(traced, node, modules):
             continue
         changed: fx.Node = node.all_input_nodes[0]
-        for other in _aliases(traced, changed):
+        for other in _aliases(traced, changed, node):
             if late := [user for user in other.users if order[user] > order[node]]:
                 raise ConfigError(
                     f"{node.name} changes a tensor in place that {late[0].name} reads under "
@@ -281,8 +281,14 @@ def _out_of_place(traced: fx.GraphModule, node: fx.Node) -> None:
         node.update_kwarg(at, False)
 
 
-def _aliases(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
-    """Return the other names in a network for a tensor, or for a part of it."""
+def _aliases(traced: fx.GraphModule, node: fx.Node, without: fx.Node) -> list[fx.Node]:
+    """Return the other names in a network for a tensor, or for a part of it.
+
+    Args:
+        traced: the network.
+        node: what makes the tensor.
+        without: what changes it: its result is the tensor afterwards.
+    """
     modules = dict(traced.named_modules())
 
     def is_alias(other: fx.Node) -> bool:
@@ -292,7 +298,7 @@ def _aliases(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     found, waiting = {node}, [node]
     while waiting:
         one = waiting.pop()
-        around = [user for user in one.users if is_alias(user)]
+        around = [user for user in one.users if is_alias(user) and user is not without]
         if is_alias(one):
             around += one.all_input_nodes[:1]
         new = [other for other in around if other not in found]
@@ -394,6 +400,8 @@ def measure(traced: fx.GraphModule, example_input: Tensor) -> Measures:
         ConfigError: if the network cannot compute such an image.
     """
     counter = FlopCounterMode(display=False)
+    kept = next((p for p in traced.parameters() if p.is_floating_point()), example_input)
+    example_input = example_input.to(kept)
     interpreter = _Measuring(traced, counter)
     try:
         with torch.no_grad(), _mode_of(traced, training=False), counter:

@@ -1,0 +1,104 @@
+"""Which forms a network can have, before it is trained: the forms themselves are tried."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+from qatlab.errors import ConfigError
+from qatlab.export.c import c_program
+from qatlab.integer import Codes, IntegerNetwork, compute, with_rescale
+from qatlab.integer.lowering import Lowering, Obstacle
+from qatlab.quant import quantizers
+from qatlab.quant.calibration import as_if_started
+from qatlab.quant.convert import IMAGE_SHAPE
+
+AS_GIVEN = Codes(0, 255, 1 / 255)  # of images that a file takes in float: whatever they are
+RESCALE = "fixed32"
+OPSET = 21  # the first one with integers of 4 bits
+
+
+def _qdq(network: IntegerNetwork) -> None:
+    from qatlab.export.qdq import QdqWriter
+
+    QdqWriter(network, OPSET).write({})
+
+
+def _qonnx(network: IntegerNetwork) -> None:
+    from qatlab.export.qonnx import QonnxWriter
+
+    QonnxWriter(network, OPSET).write({})
+
+
+def _integer(network: IntegerNetwork) -> None:
+    from qatlab.export.integer_onnx import IntegerWriter
+
+    IntegerWriter(with_rescale(network, RESCALE), OPSET).write({})
+
+
+def _c(network: IntegerNetwork) -> None:
+    outputs = compute(network, torch.zeros(1, *network.input.shape)).outputs.shape[1]
+    c_program(with_rescale(network, RESCALE), [str(i) for i in range(outputs)])
+
+
+FORMS: Mapping[str, Callable[[IntegerNetwork], None]] = {
+    "integer": _integer,
+    "qdq": _qdq,
+    "qonnx": _qonnx,
+    "c": _c,
+}
+
+
+def obstacles(
+    model: nn.Module,
+    input_codes: Sequence[Codes] | None = None,
+    example_input: Tensor | None = None,
+) -> dict[str, tuple[Obstacle, ...]]:
+    """Return what stands in the way of each form of a network.
+
+    The network is lowered and written with the values that it has, be it trained or not, and is
+    afterwards as it was. What only training decides is not known before: whether an accumulator
+    fits into 32 bits, for example, is told for the weights that there are.
+
+    Args:
+        model: what :func:`qatlab.quantize` returned, on the CPU.
+        input_codes: those of each channel of the images; by default bytes from 0 to 1.
+        example_input: ``(1, C, H, W)``; by default zeros in the shape that it was quantized for.
+
+    Returns:
+        By form, ``integer``, ``qdq``, ``qonnx`` and ``c``, the obstacles; none where it can leave.
+    """
+    if not quantizers(model):
+        told = "the network is float: give it quantizers, such as quant=sat_4bit."
+        return dict.fromkeys(FORMS, (Obstacle("network", type(model).__name__, told),))
+    shape = model.meta[IMAGE_SHAPE] if example_input is None else example_input.shape
+    example = torch.zeros(shape) if example_input is None else example_input
+    codes = [AS_GIVEN] * shape[1] if input_codes is None else input_codes
+    training = {module: module.training for module in model.modules()}
+    logging.disable(logging.WARNING)  # of values that nothing has been made of yet
+    try:
+        with torch.no_grad(), as_if_started(model.eval()):
+            lowering = Lowering(model, codes, example, goes_on=True)
+            network = lowering.network()
+            if lowering.obstacles:
+                return dict.fromkeys(FORMS, tuple(lowering.obstacles))
+            return {form: _of_form(network, form) for form in FORMS}
+    finally:
+        logging.disable(logging.NOTSET)
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _of_form(network: IntegerNetwork, form: str) -> tuple[Obstacle, ...]:
+    if form != "c" and not find_spec("onnx"):
+        return ()  # nothing is written then; what can be known without it is known
+    try:
+        FORMS[form](network)
+    except ConfigError as error:
+        name, _, _ = str(error).partition(" ")
+        return (Obstacle(name.rstrip(":"), "", str(error)),)
+    return ()
