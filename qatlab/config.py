@@ -72,6 +72,7 @@ class TrainConfig:
     channels_last: bool = MISSING
     memory: str = MISSING
     mixup: float = MISSING
+    target: Any = None
     init_weights: str | None = None
     resume: str | None = None
     folder: str = MISSING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ from qatlab.build import Built, build, callbacks_of, trainer_of
 from qatlab.compare import configuration, differences, flat
 from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, stored_config
 from qatlab.errors import CheckpointError, ConfigError
+from qatlab.export.obstacles import (
+    Obstacle,
+    check_target,
+    forms_of,
+    listed,
+    obstacles,
+    told,
+)
+from qatlab.pixels import pixel_codes
 from qatlab.summary import say
 from qatlab.trackers import tracked
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
@@ -46,12 +56,34 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             f"{folder} already holds a run: continue it with resume={folder}, delete it, or write "
             "the new run to another hydra.run.dir"
         )
+    forms_of(cfg.target)  # a word that is wrong is told before anything is built
     chosen, checkpoint = callbacks_of(cfg)
     built = build(cfg)
+    found = _obstacles(cfg, built)
     if cfg.mode == "plan":
         summary.print_table(built.table)
+        for line in [told(found), *listed(found)]:
+            say(line)
         return {}
-    return _fit_and_report(cfg, built, chosen, checkpoint)
+    return _fit_and_report(cfg, built, found, chosen, checkpoint)
+
+
+def _obstacles(cfg: DictConfig, built: Built) -> dict[str, tuple[Obstacle, ...]]:
+    """Return what stands in the way of each form of the network.
+
+    Raises:
+        ConfigError: if ``cfg.target`` asks for a form that it cannot have.
+    """
+    data = built.data
+    try:
+        codes, of_images = pixel_codes(data), None
+    except ConfigError as error:  # files of floats take any images
+        codes, of_images = None, Obstacle("data.transforms", "", str(error))
+    found = obstacles(built.model, codes, data.example_input())
+    if of_images is not None:
+        found |= {form: (of_images, *found[form]) for form in ("integer", "c")}
+    check_target(cfg.target, found)
+    return found
 
 
 def _resume(given: DictConfig) -> dict[str, Any]:
@@ -88,7 +120,7 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
     if start_from is not None:
         forget_weights(cfg)
     built = build(cfg)
-    return _fit_and_report(cfg, built, chosen, checkpoint, start_from)
+    return _fit_and_report(cfg, built, _obstacles(cfg, built), chosen, checkpoint, start_from)
 
 
 def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
@@ -124,6 +156,7 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
 def _fit_and_report(
     cfg: DictConfig,
     built: Built,
+    found: dict[str, tuple[Obstacle, ...]],
     chosen: list[Callback],
     checkpoint: RunCheckpoint,
     start_from: Path | None = None,
@@ -131,11 +164,13 @@ def _fit_and_report(
     trainer, folder = trainer_of(cfg, built.schedule, chosen), Path(cfg.folder)
     if start_from is None and trainer.is_global_zero:
         record.write_text(folder / record.CONFIG, portable_yaml(cfg))
-        record.write_json(folder / "layers.json", built.table.to_json())
+        forms = {form: [asdict(one) for one in own] for form, own in found.items()}
+        record.write_json(folder / "layers.json", {**built.table.to_json(), "forms": forms})
     if in_sweep() and _starts_processes(trainer):
         sweep.train_apart(folder)
         return dict(record.read_json(folder / record.RESULT))
     summary.print_table(built.table)
+    say(told(found))
     names, config = list(cfg.logger or {}), yaml.safe_load(portable_yaml(cfg))
     with tracked(trainer, names, folder, config, built.table) as trackers:
         result = _fit_and_test(cfg, built, trainer, checkpoint, start_from)
@@ -179,7 +214,7 @@ def _fit_and_test(
     summary.write_figures(folder, built.module, scored, built.data.class_names)
     save_weights(built.model, folder / "weights.safetensors")  # the tested ones
     record.write_json(folder / record.RESULT, result)
-    summary.print_result(result, scored, folder)
+    summary.print_result(result, scored, built.table, folder)
     return result
 
 

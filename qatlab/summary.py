@@ -19,6 +19,9 @@ from qatlab.training.csv_logger import FILE_NAME, read_rows
 from qatlab.training.progress import format_metric
 
 
+NAMED = 5  # layers that a line names
+
+
 @rank_zero_only
 def say(text: str) -> None:
     """Print, in the first of several processes."""
@@ -62,9 +65,25 @@ def print_table(table: ModelTable) -> None:
         f"which is these times weight bits times input bits; {table.peak_bytes:,} bytes of "
         "activations at a time"
     )
+    if line := float_weights(table):
+        print(line)
 
 
-def print_result(result: dict[str, Any], evaluation: Evaluation, folder: Path) -> None:
+def float_weights(table: ModelTable) -> str:
+    """Return a line that names the weights that stay float beside quantized ones, or nothing."""
+    weights = [layer for layer in table.layers if layer.part == "weight"]
+    floats = [layer for layer in weights if layer.bits is None]
+    if not floats or len(floats) == len(weights):
+        return ""
+    names = ", ".join(f"{layer.name} ({layer.type})" for layer in floats[:NAMED])
+    more = f" and {len(floats) - NAMED} more" if len(floats) > NAMED else ""
+    count = sum(layer.parameters for layer in floats)
+    return f"Weights that stay float: {names}{more}; {count:,} of {table.parameters:,} parameters"
+
+
+def print_result(
+    result: dict[str, Any], evaluation: Evaluation, table: ModelTable, folder: Path
+) -> None:
     """Print the report of a finished run."""
     print()
     for line in lines(evaluation, digits=4):
@@ -76,6 +95,8 @@ def print_result(result: dict[str, Any], evaluation: Evaluation, folder: Path) -
         for phase, facts in result["best"].items()
     )
     print(f"    Size: {result['size_bytes']:,} bytes / Epochs: {epochs} / Kept: {best}")
+    if line := float_weights(table):
+        print(f"    {line}")
     print(f"    {result['seconds']:.0f} s of training; report in {folder}")
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, did_you_mean
 from qatlab.export.c import c_program
 from qatlab.integer import Codes, IntegerNetwork, compute, with_rescale
 from qatlab.integer.lowering import Lowering, Obstacle
@@ -73,8 +73,8 @@ def obstacles(
         By form, ``integer``, ``qdq``, ``qonnx`` and ``c``, the obstacles; none where it can leave.
     """
     if not quantizers(model):
-        told = "the network is float: give it quantizers, such as quant=sat_4bit."
-        return dict.fromkeys(FORMS, (Obstacle("network", type(model).__name__, told),))
+        reason = "the network is float: give it quantizers, such as quant=sat_4bit."
+        return dict.fromkeys(FORMS, (Obstacle("network", type(model).__name__, reason),))
     shape = model.meta[IMAGE_SHAPE] if example_input is None else example_input.shape
     example = torch.zeros(shape) if example_input is None else example_input
     codes = [AS_GIVEN] * shape[1] if input_codes is None else input_codes
@@ -93,12 +93,60 @@ def obstacles(
             module.training = mode
 
 
+def forms_of(target: object) -> list[str]:
+    """Return the forms that ``target`` of the configuration asks for.
+
+    Raises:
+        ConfigError: for a form that there is not.
+    """
+    if target is None:
+        return []
+    asked = [target] if isinstance(target, str) else target
+    for form in asked if isinstance(asked, Sequence) else [asked]:
+        if form not in FORMS:
+            hint = did_you_mean(str(form), FORMS)
+            raise ConfigError(
+                f"target={form} is no form of a network.{hint} Accepted: {', '.join(FORMS)}, a "
+                "list of these, or null."
+            )
+    return [str(form) for form in asked]  # type: ignore[attr-defined] # a sequence, as seen above
+
+
+def check_target(target: object, found: Mapping[str, Sequence[Obstacle]]) -> None:
+    """Raise a ConfigError if a network cannot have a form that ``target`` asks for."""
+    for form in forms_of(target):
+        if own := found[form]:
+            more = f" ({len(own) - 1} more: mode=plan lists them)" if len(own) > 1 else ""
+            raise ConfigError(f"target={form}: the network cannot leave so: {own[0].reason}{more}")
+
+
+def told(found: Mapping[str, Sequence[Obstacle]]) -> str:
+    """Return one line that says in which forms a network can be exported."""
+    free = [form for form, own in found.items() if not own]
+    if len(free) == len(found):
+        return f"Can be exported as {', '.join(free)}."
+    some = f"Can be exported as {', '.join(free)} only" if free else "Cannot be exported"
+    form, own = next((form, own) for form, own in found.items() if own)
+    count = f"{len(own)} obstacles, the first" if len(own) > 1 else "one obstacle"
+    return f"{some}; {count} for {form}: {own[0].reason}"
+
+
+def listed(found: Mapping[str, Sequence[Obstacle]]) -> list[str]:
+    """Return lines with all obstacles, each with the forms that it stands in the way of."""
+    by_obstacle: dict[Obstacle, list[str]] = {}
+    for form, own in found.items():
+        for obstacle in own:
+            by_obstacle.setdefault(obstacle, []).append(form)
+    return [
+        f"  {', '.join(forms)}: {obstacle.reason}" for obstacle, forms in by_obstacle.items()
+    ]
+
+
 def _of_form(network: IntegerNetwork, form: str) -> tuple[Obstacle, ...]:
     if form != "c" and not find_spec("onnx"):
         return ()  # nothing is written then; what can be known without it is known
     try:
         FORMS[form](network)
     except ConfigError as error:
-        name, _, _ = str(error).partition(" ")
-        return (Obstacle(name.rstrip(":"), "", str(error)),)
+        return (Obstacle(str(error).partition(" ")[0].rstrip(":"), form, str(error)),)
     return ()

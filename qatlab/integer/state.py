@@ -67,9 +67,13 @@ class State:
         args, kwargs = self.measures.arguments(node)
         words = [_short(arg) for arg in args if not isinstance(arg, fx.Node)]
         words += [f"{k}={_short(arg)}" for k, arg in kwargs.items() if not isinstance(arg, fx.Node)]
-        settings = self.modules[str(node.target)].extra_repr() if node.op == "call_module" else ""
-        told = ", ".join(filter(None, [settings, *words]))
+        module = self.modules[str(node.target)] if node.op == "call_module" else None
         name = written(node, self.modules)
+        if isinstance(module, ActivationQuantizer):
+            module = module.activation
+            name = type(module).__name__
+        settings = "" if module is None else module.extra_repr()
+        told = ", ".join(filter(None, [settings, *words]))
         return f"{self.paths[node]} ({name}{f': {told}' if told else ''})"
 
     def raw(self, node: Any) -> Parts:
