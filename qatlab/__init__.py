@@ -1,8 +1,8 @@
 """Quantization-aware training of image networks with PyTorch Lightning and Hydra.
 
-From Python: :func:`quantize` a network of one's own, :func:`load_quantized` a run, and take its
-:func:`integer_weights`; or ask for the :func:`obstacles` to deployment. They are imported when they are asked for: commands that only read files
-then start in a moment.
+From Python: :func:`quantize` a network of one's own, ask for the :func:`obstacles` to its export,
+:func:`load_quantized` a run, and take its :func:`integer_weights`. They are imported when they are
+asked for: commands that only read files then start in a moment.
 """
 
 from importlib import import_module

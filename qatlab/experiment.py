@@ -17,14 +17,8 @@ from qatlab.build import Built, build, callbacks_of, trainer_of
 from qatlab.compare import configuration, differences, flat
 from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, stored_config
 from qatlab.errors import CheckpointError, ConfigError
-from qatlab.export.obstacles import (
-    Obstacle,
-    check_target,
-    forms_of,
-    listed,
-    obstacles,
-    told,
-)
+from qatlab.export.obstacles import check_target, forms_of, listed, obstacles, told
+from qatlab.integer.lowering import Obstacle
 from qatlab.pixels import pixel_codes
 from qatlab.summary import say
 from qatlab.trackers import tracked

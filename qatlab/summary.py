@@ -18,7 +18,6 @@ from qatlab.training.classifier import Classifier
 from qatlab.training.csv_logger import FILE_NAME, read_rows
 from qatlab.training.progress import format_metric
 
-
 NAMED = 5  # layers that a line names
 
 

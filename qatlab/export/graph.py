@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from qatlab.integer.network import NO_SIDES, Sides
+from qatlab.integer.network import NO_SIDES, Integers, Sides
 
 PRODUCER = "qatlab"
 IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # the first one that has an opset
@@ -113,7 +113,7 @@ class Graph:
         answer: str,
         shape: Sequence[int],
         wanted: Sequence[int],
-        places: Sequence[int] | None,
+        places: Integers | None,
     ) -> tuple[str, Sequence[int]]:
         """Return an answer in the shape that it has in the network, and that shape.
 
@@ -125,8 +125,8 @@ class Graph:
         """
         if places is not None:
             answer, shape = self.node("Flatten", [answer], axis=1), (math.prod(shape),)
-            if list(places) != list(range(len(places))):
-                numbers = self.constant(np.array(places, np.int64))
+            if not np.array_equal(places, np.arange(len(places))):
+                numbers = self.constant(np.asarray(places, np.int64))
                 answer, shape = self.node("Gather", [answer, numbers], axis=1), (len(places),)
         if math.prod(wanted[1:]) == 1:
             wanted = (math.prod(shape),)
@@ -134,8 +134,8 @@ class Graph:
             return answer, wanted
         if len(wanted) == 1:
             return self.node("Flatten", [answer], axis=1), wanted
-        places = self.constant(np.array([-1, *wanted]))
-        return self.node("Reshape", [answer, places]), wanted
+        sizes = self.constant(np.array([-1, *wanted]))
+        return self.node("Reshape", [answer, sizes]), wanted
 
     def model(
         self,

@@ -106,8 +106,8 @@ class IntegerWriter:
             self.tensors[op.name] = made
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
-        answer, shape = self.graph.in_shape(answer, shape, output.shape, output.places)
-        return self.graph.model(image, answer, TensorProto.DOUBLE, shape, facts)
+        answer, sizes = self.graph.in_shape(answer, shape, output.shape, output.places)
+        return self.graph.model(image, answer, TensorProto.DOUBLE, sizes, facts)
 
     def _layer(self, op: Convolve | Multiply, x: str) -> str:
         graph, name = self.graph, op.name

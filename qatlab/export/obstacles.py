@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +76,9 @@ def obstacles(
     if not quantizers(model):
         reason = "the network is float: give it quantizers, such as quant=sat_4bit."
         return dict.fromkeys(FORMS, (Obstacle("network", type(model).__name__, reason),))
-    shape = model.meta[IMAGE_SHAPE] if example_input is None else example_input.shape
-    example = torch.zeros(shape) if example_input is None else example_input
-    codes = [AS_GIVEN] * shape[1] if input_codes is None else input_codes
+    meta: Any = model.meta
+    example = torch.zeros(meta[IMAGE_SHAPE]) if example_input is None else example_input
+    codes = [AS_GIVEN] * example.shape[1] if input_codes is None else input_codes
     training = {module: module.training for module in model.modules()}
     logging.disable(logging.WARNING)  # of values that nothing has been made of yet
     try:
@@ -137,9 +138,7 @@ def listed(found: Mapping[str, Sequence[Obstacle]]) -> list[str]:
     for form, own in found.items():
         for obstacle in own:
             by_obstacle.setdefault(obstacle, []).append(form)
-    return [
-        f"  {', '.join(forms)}: {obstacle.reason}" for obstacle, forms in by_obstacle.items()
-    ]
+    return [f"  {', '.join(forms)}: {obstacle.reason}" for obstacle, forms in by_obstacle.items()]
 
 
 def _of_form(network: IntegerNetwork, form: str) -> tuple[Obstacle, ...]:

@@ -111,8 +111,8 @@ class QdqWriter:
         answer, shape = self.tensors[output.name], self.shapes[output.name]
         if output.function:
             answer = self.graph.node(LAST[output.function], [answer], axis=1)
-        answer, shape = self.graph.in_shape(answer, shape, output.shape, output.places)
-        return self.graph.model(image, answer, TensorProto.FLOAT, shape, facts)
+        answer, sizes = self.graph.in_shape(answer, shape, output.shape, output.places)
+        return self.graph.model(image, answer, TensorProto.FLOAT, sizes, facts)
 
     def real(self, name: str) -> str:
         """Return the real numbers that a result stands for."""

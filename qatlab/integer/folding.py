@@ -88,5 +88,7 @@ def checked_size(name: str, learned: str, parameter: Tensor) -> float:
             "network has no integer form. Accepted: a number above 0."
         )
     if value < 0:
-        log.warning("%s: its learned %s is %s; its size is used, as in training", name, learned, value)
+        log.warning(
+            "%s: its learned %s is %s; its size is used, as in training", name, learned, value
+        )
     return abs(value)

@@ -103,7 +103,9 @@ class Lowering(State):
         goes_on: bool = False,
     ) -> None:
         if not isinstance(model, fx.GraphModule):  # which quantize makes of all it quantizes
-            raise ConfigError("the network is float, and so has no integer form: train it with bits.")
+            raise ConfigError(
+                "the network is float, and so has no integer form: train it with bits."
+            )
         super().__init__(model, measure(model, example_input))
         self.model, self.input_codes, self.goes_on = model, input_codes, goes_on
         self.obstacles: list[Obstacle] = []
@@ -130,9 +132,9 @@ class Lowering(State):
         operator = "" if node.op == "output" else self.called(node).partition(" (")[2].rstrip(")")
         self.obstacles.append(Obstacle(name, operator, reason))
         if node in self.shapes:
-            shape = (*self.shapes[node][1:], 1, 1)[:3]
+            channels, height, width = (*self.shapes[node][1:], 1, 1)[:3]
             codes, name = Codes(0, 15, 1 / 15), self.free(node.name)
-            self.add(Input(name, (), codes, shape))
+            self.add(Input(name, (), codes, (channels, height, width)))
             self.values[node] = Parts((Coded(name, codes, self.shapes[node][1:]),))
 
     def _lower(self, node: fx.Node) -> None:
@@ -188,7 +190,9 @@ class Lowering(State):
         value = linear(raw.values[0])
         names, numbers = zip(*value.terms, strict=True)
         facts = (self.shapes[node][1:], function, places)
-        self.add(Output(self.free("output"), names, numbers, value.bias, value.from_offsets, *facts))
+        self.add(
+            Output(self.free("output"), names, numbers, value.bias, value.from_offsets, *facts)
+        )
 
     def _of_module(self, node: fx.Node) -> Made:
         path, module = str(node.target), self.modules[str(node.target)]

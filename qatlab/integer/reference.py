@@ -131,10 +131,10 @@ def _result(op: Operation, inputs: list[Values]) -> Values:
     kernel = op.weight.shape[2:] if isinstance(op, Convolve) else op.kernel
     dilation = (1, 1) if isinstance(op, SumPool) else op.dilation
     made = _window(op, x, channels)
-    places = zip(map(len, _sides(x)), op.padding, dilation, kernel, op.stride, strict=True)
+    axes = zip(map(len, _sides(x)), op.padding, dilation, kernel, op.stride, strict=True)
     sizes = [
-        (size + sum(around) - spread * (taps - 1) - 1) // stride + 1
-        for size, around, spread, taps, stride in places
+        (size + before + behind - spread * (taps - 1) - 1) // stride + 1
+        for size, (before, behind), spread, taps, stride in axes
     ]
     out = len(op.weight) if isinstance(op, Convolve) else channels
     found: Values = {}

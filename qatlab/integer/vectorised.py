@@ -103,7 +103,7 @@ def _reverses(op: Operation, operations: Mapping[str, Operation]) -> bool:
     return (
         isinstance(op, Rescale)
         and not isinstance(of, (Convolve, Multiply, SumPool, Input))
-        and np.all(op.offset == np.round(op.offset))
+        and bool(np.all(op.offset == np.round(op.offset)))
         and all(np.all(abs(m) == 1) for m in op.multipliers)
         and len(op.inputs) == 1
     )

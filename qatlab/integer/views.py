@@ -307,9 +307,7 @@ def _cut(places: Integers, size: tuple[int, ...]) -> tuple[tuple[int, int, int],
     return tuple(found)
 
 
-def permutation(
-    places: Integers, count: int
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def permutation(places: Integers, count: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Return the shape and the order of its axes that put places into an order; None if none do.
 
     Args:
@@ -366,10 +364,10 @@ def selected(
     made, start = [], 0
     number: dict[tuple[tuple[int, int], int], int] = {}
     for key, channels in pieces.items():
-        part, channels = values[key[0]], sorted(channels)
-        number |= {(key, channel): start + i for i, channel in enumerate(channels)}
-        start += len(channels)
-        made.append(of_channels(state, name, part, channels))
+        ascending = sorted(channels)
+        number |= {(key, channel): start + i for i, channel in enumerate(ascending)}
+        start += len(ascending)
+        made.append(of_channels(state, name, values[key[0]], ascending))
     order = [number[place] for place in where]
     in_order = order == list(range(len(order)))
     return Parts(tuple(made), None if in_order else tuple(order))
@@ -391,8 +389,7 @@ def of_channels(state: State, name: str, value: Value, channels: Sequence[int]) 
         return numbers[list(channels)] if numbers.ndim else numbers
 
     terms = tuple(
-        (_of_term(state, name, term, channels), taken(number))
-        for term, number in value.terms
+        (_of_term(state, name, term, channels), taken(number)) for term, number in value.terms
     )
     return Linear(terms, taken(value.bias), taken(value.from_offsets), shape)
 
@@ -474,9 +471,7 @@ def aligned(state: State, name: str, tensors: Sequence[Parts]) -> list[Parts]:
     Raises:
         ConfigError: if these would be too many.
     """
-    layouts = {
-        (tuple(value.shape[0] for value in parts.values), parts.order) for parts in tensors
-    }
+    layouts = {(tuple(value.shape[0] for value in parts.values), parts.order) for parts in tensors}
     if len(layouts) == 1:
         return list(tensors)
     references = [_references(parts) for parts in tensors]

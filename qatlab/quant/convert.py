@@ -14,9 +14,9 @@ from qatlab.quant.costs import Costs
 from qatlab.quant.layers import QuantConv2d, QuantLinear, trained_weight
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.memory import add, add_apart, note_copies
+from qatlab.quant.ops import WEIGHT_LAYERS, kind_of
 from qatlab.quant.quantizer import Quantizer
 from qatlab.quant.rules import Decision, Rule, Target, resolve
-from qatlab.quant.ops import WEIGHT_LAYERS, kind_of
 from qatlab.quant.sites import Site, find_sites, weight_layer_names
 from qatlab.quant.table import LayerRecord, ModelTable
 from qatlab.quant.trace import OWN_WEIGHTS, compute_out_of_place, measure, trace
@@ -86,7 +86,8 @@ def quantize(
         if quantizer is not None:
             quantizer.fit(_checked_weight(layer, target))
             _replace(traced, target.name, _quant_layer(layer, quantizer))
-        shape = tuple(layer.weight.shape)
+        own: Any = layer.weight  # a parameter, or what is computed of others
+        shape = tuple(own.shape)
         records[target.name] = LayerRecord.of(target, "weight", shape, quantizer, decision.rules)
     _prepare_memory(traced)
     traced.meta[IMAGE_SHAPE] = tuple(example_input.shape)
@@ -159,10 +160,10 @@ def _checked_weight(layer: nn.Module, target: Target) -> nn.Parameter:
     if weight is None or (layer.bias is not None and "bias" not in layer._parameters):
         part = "bias" if weight is not None else "weight"
         raise ConfigError(
-            f"{target.name} ({target.type}) computes its {part} anew in each pass (parametrization, "
-            f"weight norm, pruning of a bias, or a forward of its own), which cannot be quantized: "
-            f"make it a plain parameter, for example with remove_parametrizations() or "
-            f"prune.remove(), or keep the layer in float by a rule, such as "
+            f"{target.name} ({target.type}) computes its {part} anew in each pass "
+            "(parametrization, weight norm, pruning of a bias, or a forward of its own), which "
+            "cannot be quantized: make it a plain parameter, for example with "
+            "remove_parametrizations() or prune.remove(), or keep it in float by a rule, such as "
             f"'+quant.rules.float={{name: {target.name}, weight: null}}'"
         )
     return weight

@@ -82,8 +82,10 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "sub": (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "subtract"),
     "rsub": (torch.rsub, "rsub"),
     "mul": (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "multiply"),
-    "div": (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide)
-    + ("div", "divide", "true_divide"),
+    "div": (
+        *(operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide),
+        *("div", "divide", "true_divide"),
+    ),
     "neg": (operator.neg, torch.neg, torch.negative, "neg", "negative"),
     "abs": (operator.abs, abs, torch.abs, "abs", "absolute"),
     "square": (torch.square, "square"),
@@ -96,25 +98,32 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "zeros": (torch.zeros_like, "new_zeros"),
     "softmax": (nn.Softmax, nn.Softmax2d, F.softmax, torch.softmax, "softmax"),
     "log_softmax": (nn.LogSoftmax, F.log_softmax, torch.log_softmax, "log_softmax"),
-    "batch_norm": (nn.BatchNorm2d, nn.BatchNorm1d),
-    "pad": (F.pad, nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)
-    + (nn.CircularPad2d,),
+    "pad": (
+        *(F.pad, nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
+        nn.CircularPad2d,
+    ),
     # What does nothing to values in evaluation.
-    "same": (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-    + ("contiguous", "clone", "detach", torch.clone, torch.detach, operator.pos, torch.positive),
+    "same": (
+        *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
+        *("contiguous", "clone", "detach", torch.clone, torch.detach),
+        *(operator.pos, torch.positive),
+    ),
     "dropout": (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout),
     # What puts values into another order, or leaves some of them out.
-    "view": (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
-    + (nn.UpsamplingNearest2d, F.channel_shuffle, F.pixel_shuffle, F.pixel_unshuffle)
-    + (torch.flatten, torch.unflatten, torch.reshape, torch.permute, torch.transpose)
-    + (torch.squeeze, torch.unsqueeze, torch.swapaxes, torch.swapdims, torch.movedim)
-    + (torch.moveaxis, torch.roll, torch.flip, torch.narrow, torch.select, torch.cat, torch.concat)
-    + (torch.concatenate, torch.stack, torch.chunk, torch.split, torch.tensor_split, torch.unbind)
-    + (torch.t, torch.adjoint, torch.ravel, operator.getitem, getattr)
-    + ("flatten", "unflatten", "reshape", "view", "reshape_as", "view_as", "permute", "transpose")
-    + ("squeeze", "unsqueeze", "swapaxes", "swapdims", "movedim", "moveaxis", "roll", "flip")
-    + ("narrow", "select", "chunk", "split", "tensor_split", "unbind", "t", "ravel")
-    + ("expand", "expand_as", "repeat", "tile", torch.tile),
+    "view": (
+        *(nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle),
+        *(nn.UpsamplingNearest2d, F.channel_shuffle, F.pixel_shuffle, F.pixel_unshuffle),
+        *(torch.flatten, torch.unflatten, torch.reshape, torch.permute, torch.transpose),
+        *(torch.squeeze, torch.unsqueeze, torch.swapaxes, torch.swapdims, torch.movedim),
+        *(torch.moveaxis, torch.roll, torch.flip, torch.narrow, torch.select, torch.cat),
+        *(torch.concat, torch.concatenate, torch.stack, torch.chunk, torch.split),
+        *(torch.tensor_split, torch.unbind, torch.t, torch.adjoint, torch.ravel, torch.tile),
+        *(operator.getitem, getattr),
+        *("flatten", "unflatten", "reshape", "view", "reshape_as", "view_as", "permute"),
+        *("transpose", "squeeze", "unsqueeze", "swapaxes", "swapdims", "movedim", "moveaxis"),
+        *("roll", "flip", "narrow", "select", "chunk", "split", "tensor_split", "unbind", "t"),
+        *("ravel", "expand", "expand_as", "repeat", "tile"),
+    ),
     # Upsampling hands on values or makes new ones, by its mode.
     "interpolate": (F.interpolate, nn.Upsample),
 }
@@ -158,7 +167,7 @@ def activation_module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Mod
         module = modules[str(node.target)]
         return None if list(module.parameters()) else module
     if (end := CLAMPS.get(node.target)) is not None:
-        (number,) = [*node.args[1:], *node.kwargs.values()]
+        number: Any = [*node.args[1:], *node.kwargs.values()][-1]
         return Clamp(**{end: number}) if is_number(number) else None
     kind = ACTIVATIONS[KIND_OF[node.target]][0]
     given = [*node.args[1:], *node.kwargs.values()]

@@ -25,9 +25,9 @@ from qatlab.quant.quantizer import is_number
 from qatlab.quant.trace import OWN_WEIGHTS, Measures
 
 # These hand on the values they get, so their output lies on the grid of their input.
-HANDS_ON = ("same", "dropout", "view", "pad", "max_pool2d", "adaptive_max_pool2d", "amax") + (
-    "maximum",
-    "minimum",
+HANDS_ON = (
+    *("same", "dropout", "view", "pad", "max_pool2d", "adaptive_max_pool2d", "amax"),
+    *("maximum", "minimum"),
 )
 
 
@@ -152,7 +152,7 @@ def _scales(moved: Affine | None) -> bool:
     """Tell whether a node multiplies a tensor by a number: a grid times it is a grid."""
     if moved is None or not (is_number(moved.factor) and is_number(moved.shift)):
         return False
-    return moved.shift == 0 and moved.factor != 0
+    return bool(moved.shift == 0 and moved.factor != 0)
 
 
 def _mode_of(node: fx.Node) -> Any:

@@ -19,7 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from qatlab.errors import ConfigError
 from qatlab.quant.ops import DROPS_BRANCHES, WEIGHT_LAYERS, kind_of
 
-
 OWN_WEIGHTS = "own_weights"  # key of a graph's meta: classes of layers that compute their weights
 IN_PLACE: dict[str, Any] = {
     name: getattr(operator, name.removeprefix("i"))
@@ -101,7 +100,7 @@ def _dropouts_in_training(graph: fx.Graph, evaluating: fx.Graph) -> dict[fx.Node
 
     In both graphs they are then told not to train.
     """
-    found = {}
+    found: dict[fx.Node, nn.Module] = {}
     for node, other in zip(graph.nodes, evaluating.nodes, strict=False):
         if node.target in DROPOUTS and other.target is node.target:
             pairs = [_dropout(*n.args[1:], **_without(n.kwargs, "input")) for n in (node, other)]
@@ -167,10 +166,10 @@ def _call_layers(traced: fx.GraphModule, model: nn.Module) -> None:
 def _plain(
     user: fx.Node, weight: fx.Node, path: str, layer: nn.Conv2d | nn.Linear
 ) -> nn.Conv2d | nn.Linear | None:
-    """Return the layer without weights that computes what a function does; None if there is none."""
+    """Return the layer, without weights, that computes what a function does, if there is one."""
     kind = WEIGHTED.get(user.target)
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    given = dict(zip(names, user.args, strict=False)) | dict(user.kwargs)
+    given: dict[str, Any] = dict(zip(names, user.args, strict=False)) | dict(user.kwargs)
     bias = given.pop("bias", None)
     fits = kind is not None and given.pop("weight", None) is weight and isinstance(layer, kind)
     if isinstance(bias, fx.Node):
@@ -341,7 +340,7 @@ class Measures(NamedTuple):
         def seen(argument: fx.Node) -> Any:
             return known.get(argument, argument)
 
-        return fx.map_arg(node.args, seen), dict(fx.map_arg(node.kwargs, seen))  # type: ignore[call-overload]
+        return fx.map_arg(node.args, seen), dict(fx.map_arg(node.kwargs, seen))
 
     def learned(self, node: fx.Node) -> bool:
         """Tell whether a node reads a tensor that is trained."""
@@ -372,7 +371,6 @@ class _Measuring(fx.Interpreter):
         if macs := (self.counter.get_total_flops() - before) // 2:  # a product and a sum each
             self.measures.macs[n] = macs
         return result
-
 
     def _is_constant(self, n: fx.Node) -> bool:
         """Tell whether a function computes a tensor from constants alone."""

@@ -64,9 +64,7 @@ def layer_sizes(
     return tuple(rows)
 
 
-def _computed(
-    name: str, network: IntegerNetwork, shapes: Mapping[str, Sequence[int]]
-) -> int:
+def _computed(name: str, network: IntegerNetwork, shapes: Mapping[str, Sequence[int]]) -> int:
     """Return in how many places accumulators are computed: anew for each reader."""
     count = 0
     for op in network.operations:
