@@ -322,14 +322,19 @@ def _kernel_of(
         raise ConfigError(
             f"{state.called(node)} has an integer form over rows and columns only: dim=(2, 3)."
         )
-    inner = (*parts.values[0].shape[1:], 1, 1)[:2]
+    height, width = (*parts.values[0].shape[1:], 1, 1)[:2]
     over = {d % count - 2 for d in dims}
-    return (inner[0] if 0 in over else 1), (inner[1] if 1 in over else 1)
+    if count == 3:  # rows and columns, one of which is 1
+        return height, width
+    return (height if 0 in over else 1), (width if 1 in over else 1)
 
 
 def _with_shape(state: State, name: str, parts: Parts, shape: tuple[int, ...]) -> Parts:
-    """Return a tensor with the shape that it has in the network: without dimensions of 1."""
-    inner = (*shape[2:], 1)[:2] if len(shape) == 3 else shape[2:]
+    """Return a tensor with the shape that it has in the network: without dimensions of 1.
+
+    Of three dimensions, the last stands for rows and columns, one of which is 1.
+    """
+    inner = shape[2:] if len(shape) != 3 else parts.values[0].shape[1:]
     values = [
         in_shape(state, f"{name}_flat", part, (part.shape[0], *inner)) for part in parts.values
     ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import fx
 
 from qatlab.quant.sites import Site
-from qatlab.quant.table import LayerRecord, packed_bytes
+from qatlab.quant.table import FLOAT_BITS, LayerRecord, packed_bytes
 from qatlab.quant.trace import Measures
 
 IMAGE_BITS = 8
@@ -37,8 +37,8 @@ class Costs:
         kept = self._images | self._sites.keys() | outputs
         reads: dict[fx.Node, list[fx.Node]] = {}  # kept tensors, also through what is not kept
         self._sizes: dict[fx.Node, int] = {}  # numbers in each kept tensor, in order
-        self._read_by: dict[str, list[fx.Node]] = defaultdict(list)  # of layers
-        self._macs: Counter[str] = Counter()  # of layers
+        # What each call of a layer reads, and its multiply-accumulates.
+        self._calls: dict[str, list[tuple[list[fx.Node], int]]] = defaultdict(list)
         for node in graph.nodes:
             inputs = [i for i in node.all_input_nodes if i in shapes]
             read = (n for i in inputs for n in ([i] if i in kept else reads[i]))
@@ -46,8 +46,7 @@ class Costs:
             if node in kept:
                 self._sizes[node] = math.prod(shapes[node])
             if node.op == "call_module":
-                self._read_by[str(node.target)] += reads[node]
-                self._macs[str(node.target)] += measures.macs.get(node, 0)
+                self._calls[str(node.target)].append((reads[node], measures.macs.get(node, 0)))
         self._last_use: dict[fx.Node, int] = {}
         for i, node in enumerate(self._sizes):
             self._last_use |= dict.fromkeys([node, *reads[node]], i)
@@ -70,16 +69,21 @@ class Costs:
         return [
             replace(row, live_bytes=live_at[row.name])
             if row.part == "activation"
-            else replace(
-                row, macs=self._macs[row.name], input_bits=self._input_bits(row.name, bits)
-            )
+            else self._with_costs(row, bits)
             for row in rows
         ], max(live.values())
 
-    def _input_bits(self, layer: str, bits: Mapping[fx.Node, int | None]) -> int | None:
-        """Return the most bits that a layer reads, None for float."""
-        read = [bits[node] for node in self._read_by[layer]]
-        return None if None in read else max((bit for bit in read if bit), default=None)
+    def _with_costs(self, row: LayerRecord, bits: Mapping[fx.Node, int | None]) -> LayerRecord:
+        """Return a layer with the costs of all its calls."""
+        calls = [
+            (_most([bits[node] for node in read]), macs) for read, macs in self._calls[row.name]
+        ]
+        return replace(
+            row,
+            macs=sum(macs for _, macs in calls),
+            input_bits=_most([own for own, _ in calls]),
+            mac_bits=sum((own or FLOAT_BITS) * macs for own, macs in calls),
+        )
 
     def _live_bytes(self, n_bytes: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
         """Return the bytes of all that is kept when a tensor has just been written."""
@@ -88,3 +92,8 @@ class Costs:
             node: sum(n_bytes[o] for o in order[: i + 1] if self._last_use[o] >= i)
             for i, node in enumerate(order)
         }
+
+
+def _most(bits: Sequence[int | None]) -> int | None:
+    """Return the most of several bit widths, None if one is float, or there is none."""
+    return None if None in bits else max((own for own in bits if own), default=None)

@@ -35,6 +35,7 @@ class LayerRecord:
         macs: multiply-accumulates of a weight layer for one image.
         input_bits: of what a weight layer reads, the most if it reads several tensors; 8 for the
             bytes of an image, None for float.
+        mac_bits: these multiply-accumulates, each times the bits of what is read in that call.
         live_bytes: of a site, bytes of all activations that are kept when its own have just been
             written; see :class:`qatlab.quant.costs.Costs`.
     """
@@ -49,6 +50,7 @@ class LayerRecord:
     rules: tuple[str, ...]
     macs: int = 0
     input_bits: int | None = None
+    mac_bits: int = 0
     live_bytes: int = 0
 
     @classmethod
@@ -78,7 +80,7 @@ class LayerRecord:
     @property
     def bit_operations(self) -> int:
         """Multiply-accumulates times the bits of both factors; float ones count as 32."""
-        return self.macs * (self.bits or FLOAT_BITS) * (self.input_bits or FLOAT_BITS)
+        return self.mac_bits * (self.bits or FLOAT_BITS)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class Tables:
         self.identifiers = identifiers
         self.declarations: list[str] = []
         self.sizes: defaultdict[str, int] = defaultdict(int)
+        self._known: dict[tuple[str, bytes], str] = {}
 
     def array(self, what: str, owner: str, numbers: NDArray[Any]) -> str:
         """Add an array of the narrowest type, and return its name.
@@ -47,7 +48,10 @@ class Tables:
             words = [number(value) if wide else str(value) for value in flat.tolist()]
             if kind == "int32_t":  # C has no literal for the smallest one
                 words = [word.replace("-2147483648", "-2147483647 - 1") for word in words]
-        name = f"{what}_{self.identifiers[owner]}"
+        key = (kind, flat.tobytes())
+        if what == "weights" and key in self._known:  # a layer that is called several times
+            return self._known[key]
+        name = self._known[key] = f"{what}_{self.identifiers[owner]}"
         each = max(COLUMNS // (max(map(len, words)) + 2), 1)
         lines = [", ".join(words[i : i + each]) for i in range(0, len(words), each)]
         body = ",\n    ".join(lines)
