@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from qatlab.quant.grid import SMALLEST
+
 GRIDS = ("default", "symmetric", "asymmetric", "full_range", "centered")
 Scaling = bool | Literal["fan_in"]
 
@@ -38,9 +40,18 @@ def sat_unit_weight(weight: Tensor, statistics_gradient: bool = False) -> Tensor
     Returns:
         Weights in [-1, 1], shape and dtype of ``weight``.
     """
+    largest = sat_largest(weight)
+    return weight.tanh() / (largest if statistics_gradient else largest.detach())
+
+
+def sat_largest(weight: Tensor) -> Tensor:
+    """Return ``max|tanh(w)|``; NaN below ``2**-100``, whose inverse would make gradients infinite.
+
+    Quantizers refuse the weights that it makes NaN of.
+    """
     # tanh is monotone: tanh(max|w|) is the maximum without a second pass over a tanh tensor.
     largest = weight.abs().amax().tanh()
-    return weight.tanh() / (largest if statistics_gradient else largest.detach())
+    return torch.where(largest < SMALLEST, torch.nan, largest)
 
 
 def sat_grid(unit: Tensor, n_steps: int, grid: str) -> Tensor:
@@ -176,7 +187,7 @@ class _SatWeight(torch.autograd.Function):
         clamped = (sat_grid if quantized else sat_clamp)(sat_unit_weight(weight), n_steps, grid)
         one = clamped[(0,) * clamped.ndim]
         scale = sat_scaling(clamped, scaling=scaling) if scaling else torch.ones_like(one)
-        slope = sat_slope(n_steps, grid) / (weight.abs().amax().tanh() * scale)
+        slope = sat_slope(n_steps, grid) / (sat_largest(weight) * scale)
         ctx.save_for_backward(weight, slope)
         return clamped / scale if scaling else clamped
 

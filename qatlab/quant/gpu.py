@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qatlab.quant.functional import sat_largest
 from qatlab.quant.grid import AT_END, SMALLEST, Grid, fake_quantize, lsq_grid
 
 log = logging.getLogger(__name__)
@@ -211,7 +212,7 @@ def sat_weight_forward(
         factor, shift = 1 + 1 / (2 * half), 1 / (2 * half)
     elif grid == "full_range":
         factor, shift = 1 + 0.9998 / n_steps, 0.4999 / n_steps
-    largest = weight.abs().amax().float().tanh()
+    largest = sat_largest(weight.abs().amax().float())
     _sat_forward_kernel[(triton.cdiv(weight.numel(), BLOCK),)](
         *(weight, q, largest, weight.numel(), float(n_steps), float(half), factor, shift),
         QUANTIZED=quantized,

@@ -116,7 +116,7 @@ def fake_quantize(
             ``(C_out, 1, 1, 1)``.
         grid: levels, and gradient at the ends.
         gradient_scale: factor on the gradients of parameter and offset.
-        offset: ``b``, a scalar in the units of ``x``; None is 0.
+        offset: ``b`` in the units of ``x``, of a shape as that of ``parameter``; None is 0.
         ewgs: delta; 0 is the plain straight-through estimator.
 
     Returns:
@@ -217,7 +217,7 @@ def _sum_to(x: Tensor, like: Tensor) -> Tensor:
     """Sum ``x`` to the shape of ``like``, from which it was broadcast."""
     if x.ndim == 4 and like.numel() == 1:
         # By channels first, as a batch norm sums: a compiler makes one loop of the two.
-        x = x.sum((0, 2, 3))
+        return x.sum((0, 2, 3)).sum().reshape(like.shape)
     return x.sum_to_size(like.shape)
 
 

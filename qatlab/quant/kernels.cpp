@@ -260,7 +260,8 @@ void fake_quantize_backward(const Settings* settings, const float* parameter, co
 // Returns in `slope` what the derivative of tanh is multiplied by.
 void sat_weight_forward(const float* w, float* q, float* slope, index_t n, std::int32_t n_steps,
                         std::int32_t grid, std::int32_t quantized, float fan, int threads) {
-  const float largest = tanh_of(largest_of(w, n, threads));
+  float largest = tanh_of(largest_of(w, n, threads));
+  if (largest < std::ldexp(1.0f, -100)) largest = NAN;  // as sat_largest
   const float steps = static_cast<float>(n_steps), half = static_cast<float>(n_steps / 2);
   const auto kind = static_cast<SatGrid>(grid);
   const SatBlock block = quantized ? sat_block_of<true>(kind) : sat_block_of<false>(kind);

@@ -118,6 +118,16 @@ def test_offsets_and_steps_for_each_channel(interpreted: ModuleType) -> None:
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    rows = torch.tensor([-0.37, 0.2]).view(2, 1, 1, 1)
+    for offset in (rows, rows.double(), torch.tensor(-0.37).double()):
+        given = (x, torch.tensor(0.2).double(), offset)
+        assert all(
+            map(
+                torch.equal,
+                results(partial(with_offset, fake_quantize_eager), *given),
+                results(partial(with_offset, fake_quantize), *given),
+            )
+        )
     weight, steps = randn(5, 300, 3, 3), 0.05 + randn(5, 1, 1, 1, seed=1).abs()
     for a, b in zip(
         results(partial(fake_quantize_eager, grid=lsq_grid(7, True)), weight, steps),
