@@ -80,6 +80,24 @@ def sat_weight_eager(
     return result
 
 
+def weight_by_definition(function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
+    """Return ``function(weight)``, a quantized weight for which there is no kernel.
+
+    In a :class:`~qatlab.quant.memory.Memory` it keeps its input only, as kernels do: the function
+    runs once more to be differentiated, and once more where its result is needed.
+
+    Args:
+        function: differentiable operations.
+        weight: any shape.
+    """
+    if Memory.active is None or not (weight.requires_grad and torch.is_grad_enabled()):
+        return function(weight)
+    result: Tensor = _ByDefinition.apply(weight, function)
+    held = weight.detach()
+    Memory.active.quantized(result, weight, lambda: function(held), _not_encoded)
+    return result
+
+
 def fits(x: Tensor) -> bool:
     """Tell whether there are kernels for ``x``."""
     if torch.compiler.is_compiling():
@@ -270,3 +288,19 @@ class _SatWeight(torch.autograd.Function):
             return grad_weight, None, None, None, None
         kernels.call("sat_weight_backward", weight, grad, grad_weight, slope, weight.numel())
         return grad_weight, None, None, None, None
+
+
+class _ByDefinition(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.function = function
+        return function(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        with torch.enable_grad():
+            leaf = weight.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(ctx.function(leaf), leaf, grads[0])
+        return gradient, None

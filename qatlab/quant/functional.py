@@ -11,10 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from qatlab.quant.grid import SMALLEST
-
 GRIDS = ("default", "symmetric", "asymmetric", "full_range", "centered")
 Scaling = bool | Literal["fan_in"]
+VANISHED = 2.0**-100  # weights that are all smaller: float32 may not hold the inverse of their size
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -45,13 +44,13 @@ def sat_unit_weight(weight: Tensor, statistics_gradient: bool = False) -> Tensor
 
 
 def sat_largest(weight: Tensor) -> Tensor:
-    """Return ``max|tanh(w)|``; NaN below ``2**-100``, whose inverse would make gradients infinite.
+    """Return ``max|tanh(w)|``; NaN below :data:`VANISHED`, as gradients would be infinite.
 
     Quantizers refuse the weights that it makes NaN of.
     """
     # tanh is monotone: tanh(max|w|) is the maximum without a second pass over a tanh tensor.
     largest = weight.abs().amax().tanh()
-    return torch.where(largest < SMALLEST, torch.nan, largest)
+    return torch.where(largest < VANISHED, torch.nan, largest)
 
 
 def sat_grid(unit: Tensor, n_steps: int, grid: str) -> Tensor:

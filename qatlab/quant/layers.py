@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab.quant.memory import Memory
 from qatlab.quant.quantizer import Quantizer
 
 WEIGHT_QUANTIZER = "weight_quantizer"  # name of the member
@@ -76,7 +77,12 @@ def quantized_weight(layer: QuantConv2d | QuantLinear) -> Tensor:
     if layer.held is not None and not torch.is_grad_enabled():
         return layer.held
     quantized: Tensor = layer.weight_quantizer(layer.weight)
-    return quantized if layer.weight_mask is None else quantized * layer.weight_mask
+    if layer.weight_mask is None:
+        return quantized
+    masked = quantized * layer.weight_mask
+    if Memory.active is not None:
+        Memory.active.masked(masked, quantized, layer.weight_mask)
+    return masked
 
 
 @torch.no_grad()
