@@ -21,6 +21,8 @@ from qatlab.quant.functional import GRIDS, Scaling, sat_fan, sat_weight
 from qatlab.quant.grid import Grid, fake_quantize
 from qatlab.quant.memory import Memory
 
+ON_GPU = (torch.float32, torch.bfloat16, torch.float16)  # types that the kernels of a GPU read
+
 
 def fake_quantize_eager(
     x: Tensor,
@@ -31,9 +33,10 @@ def fake_quantize_eager(
     ewgs: float = 0.0,
 ) -> Tensor:
     """Same as :func:`~qatlab.quant.grid.fake_quantize`, in the cheapest way that fits."""
-    # A parameter for each row of x, or one for all.
+    # A parameter for each row of x, or one for all; but one offset.
     rows_fit = parameter.numel() == 1 or parameter.shape == (x.shape[0], *(1,) * (x.ndim - 1))
-    if not (fits(x) and rows_fit):
+    rows_fit = rows_fit and (offset is None or offset.numel() == 1)
+    if not (rows_fit and fits(x) and readable(x, parameter, offset)):
         return fake_quantize(x, parameter, grid, gradient_scale, offset, ewgs)
     call = Call(grid, gradient_scale, ewgs)
     result: Tensor = _FakeQuantize.apply(x, parameter, offset, call)
@@ -77,14 +80,41 @@ def sat_weight_eager(
     return result
 
 
+def weight_by_definition(function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
+    """Return ``function(weight)``, a quantized weight for which there is no kernel.
+
+    In a :class:`~qatlab.quant.memory.Memory` it keeps its input only, as kernels do: the function
+    runs once more to be differentiated, and once more where its result is needed.
+
+    Args:
+        function: differentiable operations.
+        weight: any shape.
+    """
+    if Memory.active is None or not (weight.requires_grad and torch.is_grad_enabled()):
+        return function(weight)
+    result: Tensor = _ByDefinition.apply(weight, function)
+    held = weight.detach()
+    Memory.active.quantized(result, weight, lambda: function(held), _not_encoded)
+    return result
+
+
 def fits(x: Tensor) -> bool:
     """Tell whether there are kernels for ``x``."""
     if torch.compiler.is_compiling():
         return False
     if on_gpu(x):
-        floating = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        return floating and _gpu() is not None and bool(_gpu().available(x.device))
+        return x.dtype in ON_GPU and _gpu() is not None and bool(_gpu().available(x.device))
     return x.dtype is torch.float32 and x.device.type == "cpu" and kernels.available()
+
+
+def readable(x: Tensor, *others: Tensor | None) -> bool:
+    """Tell whether kernels for ``x`` read what is given beside it as it is."""
+    types = ON_GPU if on_gpu(x) else (torch.float32,)
+    return all(
+        other.dtype in types and other.device == x.device and other.is_contiguous()
+        for other in others
+        if other is not None
+    )
 
 
 class Call(NamedTuple):
@@ -149,11 +179,11 @@ def _quantized(x: Tensor, parameter: Tensor, offset: Tensor | None, call: Call) 
 def encoded(
     parameter: Tensor, offset: Tensor | None, grid: Grid, y: Tensor
 ) -> Callable[[], Tensor] | None:
-    """Turn values on a grid into codes, and return what decodes them."""
+    """Turn values on a grid of one step into codes, and return what decodes them."""
     bits = (grid.q_max - grid.q_min).bit_length()
     width = next((w for w in (1, 2, 4, 8) if w >= bits), None)
     like = torch.empty_like(y, device="meta")
-    if width is None or like.stride() != y.stride():
+    if width is None or like.stride() != y.stride() or parameter.numel() > 1:
         return None
     count, settings = y.numel(), kernels.settings(grid, 1.0, 0.0)
     codes = torch.empty(-(-count * width // 8), dtype=torch.uint8)
@@ -258,3 +288,19 @@ class _SatWeight(torch.autograd.Function):
             return grad_weight, None, None, None, None
         kernels.call("sat_weight_backward", weight, grad, grad_weight, slope, weight.numel())
         return grad_weight, None, None, None, None
+
+
+class _ByDefinition(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.function = function
+        return function(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        with torch.enable_grad():
+            leaf = weight.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(ctx.function(leaf), leaf, grads[0])
+        return gradient, None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 GRIDS = ("default", "symmetric", "asymmetric", "full_range", "centered")
 Scaling = bool | Literal["fan_in"]
+VANISHED = 2.0**-100  # weights that are all smaller: float32 may not hold the inverse of their size
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -38,9 +39,18 @@ def sat_unit_weight(weight: Tensor, statistics_gradient: bool = False) -> Tensor
     Returns:
         Weights in [-1, 1], shape and dtype of ``weight``.
     """
+    largest = sat_largest(weight)
+    return weight.tanh() / (largest if statistics_gradient else largest.detach())
+
+
+def sat_largest(weight: Tensor) -> Tensor:
+    """Return ``max|tanh(w)|``; NaN below :data:`VANISHED`, as gradients would be infinite.
+
+    Quantizers refuse the weights that it makes NaN of.
+    """
     # tanh is monotone: tanh(max|w|) is the maximum without a second pass over a tanh tensor.
     largest = weight.abs().amax().tanh()
-    return weight.tanh() / (largest if statistics_gradient else largest.detach())
+    return torch.where(largest < VANISHED, torch.nan, largest)
 
 
 def sat_grid(unit: Tensor, n_steps: int, grid: str) -> Tensor:
@@ -176,7 +186,7 @@ class _SatWeight(torch.autograd.Function):
         clamped = (sat_grid if quantized else sat_clamp)(sat_unit_weight(weight), n_steps, grid)
         one = clamped[(0,) * clamped.ndim]
         scale = sat_scaling(clamped, scaling=scaling) if scaling else torch.ones_like(one)
-        slope = sat_slope(n_steps, grid) / (weight.abs().amax().tanh() * scale)
+        slope = sat_slope(n_steps, grid) / (sat_largest(weight) * scale)
         ctx.save_for_backward(weight, slope)
         return clamped / scale if scaling else clamped
 

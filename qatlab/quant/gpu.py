@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qatlab.quant.grid import SMALLEST, Grid, fake_quantize, lsq_grid
+from qatlab.quant.functional import sat_largest
+from qatlab.quant.grid import AT_END, SMALLEST, Grid, fake_quantize, lsq_grid
 
 log = logging.getLogger(__name__)
 BLOCK = 1024
@@ -65,7 +66,7 @@ def _backward_kernel(
     x_ptr, grad_ptr, grad_x_ptr, sums_ptr, offset_sums_ptr, parameter_ptr, offset_ptr, columns,
     blocks, q_min, q_max, divisor, ewgs, HAS_OFFSET: tl.constexpr, CLOSED: tl.constexpr,
     CLOSED_BELOW: tl.constexpr, RESIDUAL: tl.constexpr, smallest: tl.constexpr,
-    middle: tl.constexpr, BLOCK: tl.constexpr,
+    at_end: tl.constexpr, middle: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     at = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -76,12 +77,15 @@ def _backward_kernel(
     low, high, inverse, _ = _ends(tl.load(parameter_ptr + row), q_min, q_max, divisor, smallest)
     v = _clipped(z, low, high) * inverse
     index = _rounded(v, middle)
-    inside = (z > low) & (z < high)
-    passes = inside
+    near = (high - low) * at_end
+    above, below = z > low + near, z < high - near
+    inside = above & below
     if CLOSED:
-        passes = (z <= high) & (z >= low) if CLOSED_BELOW else (z <= high) & (z > low)
+        below = z <= high + near
+    if CLOSED_BELOW:
+        above = z >= low - near
     through = grad + tl.abs(grad) * ((v - index) * ewgs)
-    grad_x = tl.where(passes, through, 0.0).to(grad_x_ptr.dtype.element_ty)
+    grad_x = tl.where(above & below, through, 0.0).to(grad_x_ptr.dtype.element_ty)
     tl.store(grad_x_ptr + row * columns + at, grad_x, mask=there)
     slope = tl.where(inside, index - v if RESIDUAL else 0.0, index)
     tl.store(sums_ptr + row * blocks + block, tl.sum(grad * slope))
@@ -131,9 +135,10 @@ def fake_quantize_backward(
             ewgs / (grid.q_max - grid.q_min),
             HAS_OFFSET=offset is not None,
             CLOSED=grid.closed,
-            CLOSED_BELOW=grid.q_min < 0,
+            CLOSED_BELOW=grid.closed and grid.q_min < 0,
             RESIDUAL=grid.residual,
             smallest=SMALLEST,
+            at_end=AT_END,
             middle=MIDDLE,
             BLOCK=BLOCK,
             **EXACT,
@@ -207,7 +212,7 @@ def sat_weight_forward(
         factor, shift = 1 + 1 / (2 * half), 1 / (2 * half)
     elif grid == "full_range":
         factor, shift = 1 + 0.9998 / n_steps, 0.4999 / n_steps
-    largest = weight.abs().amax().float().tanh()
+    largest = sat_largest(weight.abs().amax().float())
     _sat_forward_kernel[(triton.cdiv(weight.numel(), BLOCK),)](
         *(weight, q, largest, weight.numel(), float(n_steps), float(half), factor, shift),
         QUANTIZED=quantized,

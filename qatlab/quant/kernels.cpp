@@ -15,6 +15,7 @@ using index_t = std::int64_t;
 
 constexpr index_t BLOCK = 4096;  // elements summed in float before they are added in double
 constexpr index_t PARALLEL = 1 << 15;  // elements from which a second thread pays
+constexpr float AT_END = 1.0f / (1 << 18);  // that of grid.py
 
 // What `fake_quantize` is told; the layout is that of kernels.Settings.
 struct Settings {
@@ -24,18 +25,23 @@ struct Settings {
 
 // A step and its ends, from the parameter.
 struct Step {
-  float low, high, passes_above, passes_below, inverse, size, offset, ewgs, residual, factor;
+  float low, high, inverse, size, offset, ewgs, residual, factor;
+  float inside_above, inside_below, passes_above, passes_below;
 
   Step(const Settings& s, float parameter, float shift) {
     const float smallest = std::ldexp(1.0f, -100);
     const float a = std::fabs(parameter) < smallest ? smallest : std::fabs(parameter);
     low = a * static_cast<float>(static_cast<double>(s.q_min) / s.divisor);
     high = a * static_cast<float>(static_cast<double>(s.q_max) / s.divisor);
-    // x passes where passes_below < z < passes_above: at a closed end, one float further.
-    passes_above = s.closed ? std::nextafter(high, INFINITY) : high;
-    passes_below = s.closed && s.q_min < 0 ? std::nextafter(low, -INFINITY) : low;
     inverse = s.divisor / a;
     size = a / s.divisor;
+    const float near = (high - low) * AT_END;
+    // Inside is where inside_above < z < inside_below, and x passes likewise.
+    inside_above = low + near;
+    inside_below = high - near;
+    const bool closed_low = s.closed && s.q_min < 0;
+    passes_above = closed_low ? std::nextafter(low - near, -INFINITY) : inside_above;
+    passes_below = s.closed ? std::nextafter(high + near, INFINITY) : inside_below;
     offset = shift;
     ewgs = s.ewgs / (s.q_max - s.q_min);
     residual = s.residual ? 1.0f : 0.0f;
@@ -59,8 +65,8 @@ inline float gradient(const Step& s, float x, float g, float& of_step, float& of
   const float z = x - s.offset;
   const float v = s.clipped(z) * s.inverse;
   const float index = std::rint(v);
-  const bool inside = (z > s.low) & (z < s.high);
-  const bool passes = (z > s.passes_below) & (z < s.passes_above);
+  const bool inside = (z > s.inside_above) & (z < s.inside_below);
+  const bool passes = (z > s.passes_above) & (z < s.passes_below);
   of_step = g * (inside ? (index - v) * s.residual : index);
   of_offset = inside ? 0.0f : g;
   float through = g;
@@ -254,7 +260,8 @@ void fake_quantize_backward(const Settings* settings, const float* parameter, co
 // Returns in `slope` what the derivative of tanh is multiplied by.
 void sat_weight_forward(const float* w, float* q, float* slope, index_t n, std::int32_t n_steps,
                         std::int32_t grid, std::int32_t quantized, float fan, int threads) {
-  const float largest = tanh_of(largest_of(w, n, threads));
+  float largest = tanh_of(largest_of(w, n, threads));
+  if (largest < std::ldexp(1.0f, -100)) largest = NAN;  // as sat_largest
   const float steps = static_cast<float>(n_steps), half = static_cast<float>(n_steps / 2);
   const auto kind = static_cast<SatGrid>(grid);
   const SatBlock block = quantized ? sat_block_of<true>(kind) : sat_block_of<false>(kind);

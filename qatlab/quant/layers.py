@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.prune import BasePruningMethod
 
+from qatlab.quant.memory import Memory
 from qatlab.quant.quantizer import Quantizer
 
 WEIGHT_QUANTIZER = "weight_quantizer"  # name of the member
@@ -77,7 +78,12 @@ def quantized_weight(layer: QuantConv2d | QuantLinear) -> Tensor:
     if layer.held is not None and not torch.is_grad_enabled():
         return layer.held
     quantized: Tensor = layer.weight_quantizer(layer.weight)
-    return quantized if layer.weight_mask is None else quantized * layer.weight_mask
+    if layer.weight_mask is None:
+        return quantized
+    masked = quantized * layer.weight_mask
+    if Memory.active is not None:
+        Memory.active.masked(masked, quantized, layer.weight_mask)
+    return masked
 
 
 @torch.no_grad()

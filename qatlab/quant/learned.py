@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError, TrainingError
 from qatlab.quant.eager import fake_quantize_eager, without_dead_zeros
-from qatlab.quant.grid import Grid
+from qatlab.quant.grid import Grid, near_end
 from qatlab.quant.normed import norm_and_quantize
 from qatlab.quant.ops import clip_range
 from qatlab.quant.phase import Phase
@@ -36,6 +36,52 @@ def check_ewgs(ewgs: float) -> float:
     if not (is_number(ewgs) and 0 <= ewgs < math.inf):
         raise QuantRuleError(f"ewgs={ewgs!r} is not a number from 0 on")
     return float(ewgs)
+
+
+def rectify(x: Tensor, activation: nn.Module, near: Tensor) -> Tensor:
+    """Return ``activation(x)``; the derivative of a rectifier is not up to the noise of sums.
+
+    Values within ``near`` of a corner of ReLU, ReLU6 or LeakyReLU have the derivative at the
+    corner itself: that of the side where the function is flat or less steep.
+
+    Args:
+        x: any shape.
+        activation: any activation function; others than these are called as they are.
+        near: a scalar in the units of ``x``, see :func:`~qatlab.quant.grid.near_end`.
+    """
+    slope, highest = 0.0, math.inf
+    if isinstance(activation, nn.LeakyReLU):
+        slope = activation.negative_slope
+    elif isinstance(activation, nn.ReLU6):
+        highest = 6.0
+    elif not isinstance(activation, nn.ReLU):
+        return cast(Tensor, activation(x))
+    if not 0 <= slope < 1:  # the output does not tell on which side the input was
+        return cast(Tensor, activation(x))
+    result: Tensor = _Rectifier.apply(x, near, slope, highest)
+    return result
+
+
+class _Rectifier(torch.autograd.Function):
+    """Keeps its output, as the quantizer behind it does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, near: Tensor, slope: float, highest: float) -> Tensor:
+        y = nn.functional.leaky_relu(x, slope) if slope else x.relu()
+        y = y if highest == math.inf else y.clamp(max=highest)
+        ctx.save_for_backward(y, near)
+        ctx.slope, ctx.highest = slope, highest
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        y, near = ctx.saved_tensors
+        (grad,) = grads
+        passes = y > near
+        if ctx.highest != math.inf:
+            passes = passes & (y < ctx.highest - near)
+        beyond = ctx.slope * grad if ctx.slope else 0.0
+        return torch.where(passes, grad, beyond), None, None, None
 
 
 class LearnedQuantizer(Quantizer):
@@ -225,7 +271,7 @@ class ActivationQuantizer(LearnedQuantizer):
         if self.needs_start:
             self._begin_unobserved(x)
         if not self.clips:
-            x = self.activation(x)
+            x = rectify(x, self.activation, near_end(self.parameter, self.grid))
         if dead_zeros:
             x = without_dead_zeros(x, self.parameter, self.grid)
         return fake_quantize_eager(x, self.parameter, self.grid, *settings)

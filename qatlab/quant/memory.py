@@ -1,9 +1,10 @@
 """What a training step keeps for its backward pass, and what it makes once more instead.
 
-Autograd keeps the inputs of every convolution. Behind a quantizer they need not be kept: they can
-be made again from what its own backward pass needs anyway, or from their integer codes. Inside of
-:class:`Memory` whatever an operation wants to save is looked up here; it applies to what the
-kernels of :mod:`qatlab.quant.eager` have made.
+Autograd keeps the inputs of every convolution and linear layer. Behind a quantizer they need not be
+kept: they can be made again from what its own backward pass needs anyway, or from their integer
+codes. Inside of :class:`Memory` whatever an operation wants to save is looked up here, and so is a
+view of it, such as the ``weight.t()`` of a linear layer; it applies to what the kernels of
+:mod:`qatlab.quant.eager` have made.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class _Entry:
 
     storage: StorageWeakRef  # as long as it lives, no other storage gets its address
     layout: tuple[Any, ...]
+    whole: bool  # whether the tensor fills the storage, so that all others in it are views of it
     rebuild: Rebuild
     encode: Callable[[Tensor], Rebuild | None] | None  # values on the same grid into codes
 
@@ -99,30 +101,57 @@ class Memory:
         self._entries[storage._cdata] = _Entry(
             StorageWeakRef(storage),  # type: ignore[no-untyped-call]
             _layout(y),
+            storage.nbytes() == y.numel() * y.element_size(),
             rebuild,
             encode,
         )
 
     def _find(self, x: Tensor) -> _Entry | None:
         entry = self._entries.get(x.untyped_storage()._cdata)
-        if entry is None or entry.layout != _layout(x):
+        if entry is None or entry.storage.expired():  # type: ignore[no-untyped-call]
             return None
-        gone: bool = entry.storage.expired()  # type: ignore[no-untyped-call]
-        return None if gone else entry
+        layout = _layout(x)
+        # The same values, or a view of them; views have the version of what they show.
+        same = entry.layout[:2] == layout[:2] if entry.whole else entry.layout == layout
+        return entry if same else None
+
+    def _rebuild(self, x: Tensor) -> Rebuild | None:
+        """Return what makes ``x`` again, which may be a view of a tensor that was noted."""
+        entry = self._find(x)
+        if entry is None or entry.layout == _layout(x):
+            return None if entry is None else entry.rebuild
+        rebuild, (_, _, _, shape, stride) = entry.rebuild, entry.layout
+        _, _, offset, view_shape, view_stride = _layout(x)
+
+        def viewed() -> Tensor:
+            whole = rebuild()
+            if whole.stride() != stride:  # a sum may be laid out like either of its parts
+                whole = torch.empty_strided(
+                    shape, stride, dtype=whole.dtype, device=whole.device
+                ).copy_(whole)
+            return whole.as_strided(view_shape, view_stride, offset)
+
+        return viewed
 
     def _pack(self, x: Tensor) -> tuple[Tensor, int] | Rebuild:
-        entry = self._find(x)
-        return (x, x._version) if entry is None else entry.rebuild
+        rebuild = self._rebuild(x)
+        return (x, x._version) if rebuild is None else rebuild
 
     def added(self, a: Tensor, b: Tensor, in_place: bool) -> Tensor:
         """Return ``a + b``, and note how to make it again."""
-        parts = [self._find(a), self._find(b)] if self.mode == "compact" else [None]
+        first, second = (self._rebuild(x) if self.mode == "compact" else None for x in (a, b))
         result = a.add_(b) if in_place else a + b
-        rebuilds = [part.rebuild for part in parts if part is not None]
-        if len(rebuilds) == 2:
-            first, second = rebuilds
-            self._add(result, lambda: first().add_(second()), None)
+        if first is not None and second is not None:
+            over = result.dtype == a.dtype and result.shape == a.shape
+            self._add(result, lambda: _sum(first(), second(), over), None)
         return result
+
+    def masked(self, y: Tensor, x: Tensor, mask: Tensor) -> None:
+        """Note that ``y`` is ``x * mask``, the quantized weights of a layer that are not pruned."""
+        rebuild = self._rebuild(x)
+        if rebuild is not None:
+            held = mask.detach()
+            self._add(y, lambda: rebuild() * held, None)
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
@@ -144,6 +173,10 @@ def note_copies(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Ten
     """Note, as a forward hook, that a module hands on values of its input."""
     if Memory.active is not None:
         Memory.active.copied(output, inputs[0])
+
+
+def _sum(a: Tensor, b: Tensor, over: bool) -> Tensor:
+    return a.add_(b) if over else a + b
 
 
 def _layout(x: Tensor) -> tuple[Any, ...]:

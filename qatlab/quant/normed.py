@@ -17,6 +17,7 @@ from qatlab.quant.eager import (
     fits,
     held_by,
     on_gpu,
+    readable,
 )
 from qatlab.quant.grid import Grid
 from qatlab.quant.memory import Memory
@@ -44,7 +45,8 @@ def norm_and_quantize(
     if norm._forward_hooks or norm._forward_pre_hooks:  # somebody looks at the norm alone
         return fake_quantize_eager(norm(x), parameter, grid, gradient_scale, offset, ewgs)
     enough = not on_gpu(x) and x.ndim == 4 and x.is_contiguous() and x.numel() > x.shape[1]
-    if not (fits(x) and enough and (moves or constant)):
+    learned = (parameter, offset, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    if not (fits(x) and enough and (moves or constant) and readable(x, *learned)):
         return fake_quantize_eager(norm(x), parameter, grid, gradient_scale, offset, ewgs)
     call = Call(grid, gradient_scale, ewgs)
     if moves and norm.num_batches_tracked is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from qatlab.quant.eager import weight_by_definition
 from qatlab.quant.functional import dorefa_weight
 from qatlab.quant.grid import Grid, pact_grid
 from qatlab.quant.phase import Phase
@@ -78,5 +81,5 @@ class DorefaWeight(Quantizer):
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
         if self.phase is not Phase.QUANTIZE:
             return weight
-        result = dorefa_weight(weight, self.n_steps)
+        result = weight_by_definition(partial(dorefa_weight, n_steps=self.n_steps), weight)
         return checked_weight(self, weight.detach(), result, "its quantized weights are not finite")

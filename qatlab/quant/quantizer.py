@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qatlab.arguments import text
 from qatlab.errors import QuantRuleError, TrainingError, did_you_mean
+from qatlab.quant.functional import VANISHED
 from qatlab.quant.phase import Phase
 
 HIGHEST_BITS = 16  # float32 still holds every level and every product of two levels' indices
@@ -131,10 +132,10 @@ def checked_weight(quantizer: Quantizer, weight: Tensor, result: Tensor, fault: 
     if looked_at and not math.isfinite(result.detach()[(0,) * result.ndim].item()):
         if not weight.isfinite().all():
             fault = "its weights are not finite; lower the learning rate"
-        elif not weight.any():
-            name = quantizer.method
-            fault = f"all its weights are 0, which {name} cannot scale by their maximum; "
-            fault += "initialise them"
+        elif (largest := weight.abs().max().item()) < VANISHED:
+            size = "0" if largest == 0 else f"at most {largest:.2g}"
+            fault = f"all its weights are {size}, which {quantizer.method} cannot scale by their "
+            fault += "maximum; initialise them"
         raise TrainingError(f"{quantizer.layer}: {fault}")
     return result
 

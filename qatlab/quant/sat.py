@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError
-from qatlab.quant.eager import sat_weight_eager
+from qatlab.quant.eager import sat_weight_eager, weight_by_definition
 from qatlab.quant.functional import (
     GRIDS,
     Scaling,
@@ -94,11 +95,17 @@ class SatWeight(Quantizer):
         if self.phase is Phase.FLOAT:
             return weight
         rounded = self.on_grid and self.phase is Phase.QUANTIZE
-        settings = (self.n_steps, self.grid, rounded, self.scaling)
+        settings: dict[str, Any] = {
+            "n_steps": self.n_steps,
+            "grid": self.grid,
+            "quantized": rounded,
+            "scaling": self.scaling,
+        }
         if self.statistics_gradient:
-            result = sat_weight(weight, *settings, statistics_gradient=True)
+            function = partial(sat_weight, **settings, statistics_gradient=True)
+            result = weight_by_definition(function, weight)
         else:
-            result = sat_weight_eager(weight, *settings)
+            result = sat_weight_eager(weight, **settings)
         return checked_weight(
             self,
             weight.detach(),

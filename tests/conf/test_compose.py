@@ -182,6 +182,21 @@ def test_the_command_line_wins_over_the_schedule_of_a_preset(words: tuple[str, s
     assert cfg.schedule == OmegaConf.load(CONF / f"schedule/{chosen}.yaml")
 
 
+@pytest.mark.parametrize("preset", [name for name in QUANTIZED if name.startswith("pact")])
+def test_the_clip_values_of_pact_decay_as_in_the_paper(preset: str) -> None:
+    # Choi et al. 2018: L2 regularization of alpha, 2e-4 for CIFAR-10.
+    built = build(with_groups(composed(f"quant={preset}"), "data=synthetic"))
+    (group,) = (
+        g for g in built.module.solver.build(built.model).param_groups if g["name"] == "quantizers"
+    )
+    assert group["weight_decay"] == 2e-4
+    names = [n for n, p in built.model.named_parameters() if any(p is q for q in group["params"])]
+    assert names
+    assert all(name.endswith(".alpha") for name in names)
+    other = composed(f"quant={preset}", "solver=sgd_step").solver  # the command line wins
+    assert other.groups.quantizers.weight_decay is None
+
+
 @pytest.mark.parametrize("preset", [name for name in QUANTIZED if name.endswith("_4bit")])
 def test_a_preset_has_the_phases_of_its_schedule(preset: str) -> None:
     cfg = with_groups(composed(f"quant={preset}"), "data=synthetic")

@@ -32,7 +32,10 @@ from qatlab.models import LeNet
             "quant=sat_5bit is unknown|Did you mean 'sat_|none, pact_2bit, pact_3bit",
         ),
         ("data=mnst", "data=mnst is unknown|'mnist'|mnist, synthetic"),
-        ("solver=sdg", "solver=sdg is unknown|adam, adamw, by_parameter, lsq, sat, sgd_cosine"),
+        (
+            "solver=sdg",
+            "solver=sdg is unknown|adam, adamw, by_parameter, lsq, pact, sat, sgd_cosine",
+        ),
         ("solver/lr_policy=stepp", "solver/lr_policy=stepp is|'step'|constant, cosine"),
         ("experiment=lenet", "experiment=lenet is unknown|lenet_sat_8bit"),
         ("logger=tensorbord", "logger=tensorbord is|'tensorboard'|csv, mlflow, tensorboard"),

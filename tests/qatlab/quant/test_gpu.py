@@ -84,6 +84,25 @@ def test_sites_are_the_definition(
         torch.testing.assert_close(grad_p, grad_p2, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+@in_interpreter
+def test_noise_at_an_end_does_not_choose_the_gradient(
+    interpreted: ModuleType, method: str, signed: bool
+) -> None:
+    make, size = METHODS[method]
+    grid = make(15, signed)
+    noise = torch.tensor([0.0, 1e-17, -1e-17, 1e-9, -1e-9, 3e-6, -3e-6])
+    for end in (grid.q_min, grid.q_max):
+        x, parameter = (end + noise) * abs(size) / grid.divisor, torch.tensor(size)
+        grad_x, grad_p = results(partial(fake_quantize_eager, grid=grid), x, parameter)[1:]
+        through = end != 0 and method == "cg_pact"
+        g = randn(len(noise), seed=9)
+        assert torch.equal(grad_x, g * through)
+        sign = 1 if grid.closed else parameter.sign()
+        torch.testing.assert_close(grad_p, sign * g.sum() * end / grid.divisor)
+
+
 @in_interpreter
 def test_offsets_and_steps_for_each_channel(interpreted: ModuleType) -> None:
     grid, x = lsq_grid(15, False), randn(2, 3, 40, 11)
@@ -99,6 +118,16 @@ def test_offsets_and_steps_for_each_channel(interpreted: ModuleType) -> None:
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    rows = torch.tensor([-0.37, 0.2]).view(2, 1, 1, 1)
+    for offset in (rows, rows.double(), torch.tensor(-0.37).double()):
+        given = (x, torch.tensor(0.2).double(), offset)
+        assert all(
+            map(
+                torch.equal,
+                results(partial(with_offset, fake_quantize_eager), *given),
+                results(partial(with_offset, fake_quantize), *given),
+            )
+        )
     weight, steps = randn(5, 300, 3, 3), 0.05 + randn(5, 1, 1, 1, seed=1).abs()
     for a, b in zip(
         results(partial(fake_quantize_eager, grid=lsq_grid(7, True)), weight, steps),

@@ -221,6 +221,54 @@ def test_under_autocast_both_compute_in_float32_and_return_what_they_got() -> No
         assert torch.equal(fast, slow)
 
 
+def unlike(name: str, tensor: Tensor) -> Tensor:
+    """A tensor that the kernels would misread: other bytes, or an element for each row."""
+    if name == "float64":
+        return tensor.double()
+    return tensor + 0.1 * torch.arange(5.0).view(5, 1, 1, 1)
+
+
+@pytest.mark.parametrize("bad_parameter", ["as it is", "float64"])
+@pytest.mark.parametrize("bad_offset", ["float64", "for each row", "for each row, float64"])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_what_the_kernels_cannot_read_is_computed_by_definition(
+    bad_parameter: str, bad_offset: str, rows: int
+) -> None:
+    parameter, offset = torch.full((rows, 1, 1, 1), 0.2), torch.tensor(-0.3)
+    if bad_parameter == "float64":
+        parameter = unlike("float64", parameter)
+    for name in bad_offset.split(", "):
+        offset = unlike(name, offset)
+    calls = [
+        lambda x, p, b, core=core: core(x, p, lsq_grid(15, False), 0.5, b)
+        for core in (fake_quantize_eager, fake_quantize)
+    ]
+    fast, slow = (results(call, randn(5, 3, 4, 4), parameter, offset) for call in calls)
+    for a, b in zip(fast, slow, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+    by_hand = randn(5, 3, 4, 4) - offset
+    index = (by_hand / parameter).clamp(0, 15).round()
+    torch.testing.assert_close(fast[0], (index * parameter + offset).float())
+
+
+@pytest.mark.parametrize("which", ["norm", "parameter", "offset"])
+def test_a_norm_or_a_step_of_another_type_is_computed_apart(which: str) -> None:
+    x, grid = randn(4, 3, 5, 5), lsq_grid(15, False)
+    types = {name: torch.float32 for name in ("norm", "parameter", "offset")}
+    types[which] = torch.float64
+    norm = nn.BatchNorm2d(3).to(types["norm"])
+    parameter = torch.tensor(0.2, dtype=types["parameter"])
+    offset = torch.tensor(-0.3, dtype=types["offset"])
+    if which == "norm":  # torch has none for the two
+        with pytest.raises(RuntimeError, match="scalar type"):
+            norm_and_quantize(x, norm, parameter, grid, 1.0, offset, 0.0)
+        return
+    wanted = fake_quantize(nn.BatchNorm2d(3)(x), parameter, grid, 1.0, offset)
+    found = norm_and_quantize(x, norm, parameter, grid, 1.0, offset, 0.0)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_the_result_can_be_changed_in_place() -> None:
     x, alpha = randn(50_000).requires_grad_(), torch.tensor(1.0, requires_grad=True)
     y = fake_quantize_eager(x, alpha, cg_pact_grid(15, False)).add_(1.0).mul_(2.0)

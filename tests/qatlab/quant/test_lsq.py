@@ -10,10 +10,12 @@ import pytest
 import torch
 from methods import randn, saved_and_loaded
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qatlab.errors import QuantRuleError
 from qatlab.quant import LsqActivation, LsqWeight, Phase, Quantizer, Rule, quantize
 from qatlab.quant.grid import fake_quantize, lsq_grid
+from qatlab.quant.layers import QuantConv2d
 
 
 def relu_site(**options: Any) -> LsqActivation:
@@ -261,6 +263,28 @@ def test_the_step_of_a_channel_counts_the_weights_of_that_channel() -> None:
     assert quantizer.step_size.grad is not None
     expected = 15 * 7 / math.sqrt(15 * 7)
     assert quantizer.step_size.grad.flatten().tolist() == pytest.approx([expected] * 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_layer_of_one_channel_has_a_step_per_channel_too(
+    compiled: bool, dtype: torch.dtype
+) -> None:
+    layer = QuantConv2d.of(nn.Conv2d(3, 1, 3), LsqWeight(bits=4, per_channel=True)).to(dtype)
+    layer.weight_quantizer.fit(layer.weight)
+    layer.to(dtype)
+    x = randn(2, 3, 8, 8).to(dtype)
+    layer(x)  # starts
+    run = torch.compile(layer, backend="aot_eager") if compiled else layer
+    run(x).sum().backward()
+    step = layer.weight_quantizer.step_size
+    assert step.shape == step.grad.shape == (1, 1, 1, 1)
+    # As one step for all weights has, of which there are as many.
+    scalar = LsqWeight(bits=4, step_size=step.item()).to(dtype)
+    weight = layer.weight.detach().requires_grad_()
+    F.conv2d(x, scalar(weight), layer.bias).sum().backward()
+    torch.testing.assert_close(step.grad.squeeze(), scalar.step_size.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(layer.weight.grad, weight.grad)
 
 
 def test_a_channel_of_zeros_stays_zero_and_makes_no_nan() -> None:

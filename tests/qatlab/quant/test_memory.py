@@ -15,10 +15,12 @@ from torchvision.models.resnet import BasicBlock
 
 from qatlab.quant import (
     MODES,
+    DorefaWeight,
     LsqActivation,
     LsqPlusActivation,
     LsqWeight,
     Memory,
+    PactActivation,
     Phase,
     SatActivation,
     SatWeight,
@@ -29,12 +31,22 @@ from qatlab.quant import (
 )
 from qatlab.quant.eager import encoded, fake_quantize_eager
 from qatlab.quant.grid import Grid, cg_pact_grid, lsq_grid
+from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.memory import add, add_apart
 
 METHODS = {
     "lsq": (LsqWeight, LsqActivation),
     "lsq_plus": (LsqWeight, LsqPlusActivation),
     "sat": (SatWeight, SatActivation),
+    "pact": (DorefaWeight, PactActivation),
+}
+WEIGHTS: dict[str, Any] = {
+    "SAT": SatWeight,
+    "SAT, scaled": partial(SatWeight, scaling=True),
+    "SAT, statistics with a gradient": partial(SatWeight, statistics_gradient=True, scaling=True),
+    "LSQ": LsqWeight,
+    "LSQ per channel": partial(LsqWeight, per_channel=True),
+    "DoReFa": DorefaWeight,
 }
 
 
@@ -107,14 +119,14 @@ def test_other_phases_are_left_as_they_are(method: str, phase: Phase, mode: str)
         assert torch.equal(kept, again)
 
 
-def bytes_kept(model: nn.Module, mode: str | None) -> int:
+def bytes_kept(model: nn.Module, mode: str | None, images: Tensor = IMAGES) -> int:
     """What autograd and the memory's entries hold between forward and backward."""
     from benchmarks.step_cost import Memory as Counted  # counts storages that live
 
     model.zero_grad()
     with Counted() as counted:
         with nullcontext() if mode is None else Memory(mode):
-            loss = F.cross_entropy(model(IMAGES), LABELS)
+            loss = model(images).logsumexp(1).sum()
         kept = counted.live
         loss.backward()
     return kept
@@ -158,6 +170,117 @@ def test_quantized_weights_are_never_kept(method: str) -> None:
         model(IMAGES)
     # The float weights are, by their quantizers; they are parameters, and cost nothing.
     assert sorted(s for s in memory.kept if s in shapes) == sorted(shapes)
+
+
+LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "Linear": (nn.Linear(300, 200), (5, 300)),
+    "Linear of rows": (nn.Linear(300, 200, bias=False), (2, 3, 300)),
+    "Conv2d": (nn.Conv2d(30, 40, 5), (2, 30, 7, 6)),
+    "depthwise": (nn.Conv2d(900, 900, 5, groups=900, bias=False), (1, 900, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_quantized_weights_are_made_again_masked_and_transposed(
+    weight: str, layer: str, masked: bool
+) -> None:
+    float_layer, shape = LAYERS[layer]
+    quantizer = WEIGHTS[weight](bits=4)
+    quantizer.fit(float_layer.weight)
+    kind = QuantLinear if isinstance(float_layer, nn.Linear) else QuantConv2d
+    model = kind.of(float_layer, quantizer)
+    if masked:
+        model.weight_mask = (randn(*float_layer.weight.shape, seed=1) > 0).float()
+    x = randn(*shape).requires_grad_()
+    found, size = [], 4 * float_layer.weight.numel()
+    model(x)  # starts
+    for mode in (None, *MODES):
+        kept = bytes_kept(model, mode, randn(*shape).requires_grad_())
+        if mode is not None:
+            # The output and its cross entropy; nothing as large as the weights.
+            assert kept < size / 2, mode
+        x.grad = None
+        model.zero_grad()
+        with nullcontext() if mode is None else Memory(mode):
+            y = model(x)
+        y.backward(randn(*y.shape, seed=2))
+        found.append([x.grad, *(p.grad for p in model.parameters())])
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_views_of_what_a_quantizer_made_are_made_again(mode: str) -> None:
+    parameter = torch.tensor(0.2, requires_grad=True)
+    weight = randn(7, 60, seed=1).requires_grad_()
+
+    def loss(x: Tensor) -> Tensor:
+        y = fake_quantize_eager(2 * x, parameter, lsq_grid(15, False))
+        flat = F.linear(y.flatten(1), weight)  # a reshape
+        part = y[:, 1:3].transpose(1, 2) ** 2  # a piece
+        return flat.square().sum() + part.sum() + (y[0].t() @ y[0]).sum()
+
+    found, counts = [], []
+    for context in (nullcontext(), Noting(mode)):
+        x = randn(3, 4, 15).requires_grad_()
+        with context:
+            value = loss(x)
+        found.append(torch.autograd.grad(value, (x, parameter, weight)))
+        if isinstance(context, Noting):
+            counts = [shape for shape in context.kept if shape in ((3, 60), (3, 2, 15), (4, 15))]
+    assert all(map(torch.equal, *found))
+    assert bool(counts) == (mode == "keep")
+
+
+def test_a_view_of_a_sum_is_made_again() -> None:
+    size = torch.tensor(0.2, requires_grad=True)
+    found = []
+    for context in (nullcontext(), Memory("compact")):
+        x = randn(3, 4, 6, 5).requires_grad_()
+        with context:
+            first = fake_quantize_eager(x * 1, size, lsq_grid(15, True))
+            second = fake_quantize_eager((x * 2).transpose(2, 3), size, lsq_grid(15, True))
+            total = add(first, second.transpose(2, 3))
+            twice = add_apart(first.flatten(1)[:1], x[0].flatten())
+            value = (total.flatten(1) ** 2).sum() + (twice**2).sum()
+        found.append(torch.autograd.grad(value, (x, size)))
+    assert all(map(torch.equal, *found))
+
+
+def vgg(width: int, hidden: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    channels = 3
+    for factor in (1, "M", 2, "M", 4, 4, "M", 8, 8, "M", 8, 8, "M"):
+        if factor == "M":
+            layers.append(nn.MaxPool2d(2))
+        else:
+            out = width * int(factor)
+            layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+    head: list[nn.Module] = [nn.AdaptiveAvgPool2d(7), nn.Flatten()]
+    for size_in, size_out in ((49 * channels, hidden), (hidden, hidden)):
+        head += [nn.Linear(size_in, size_out), nn.ReLU(), nn.Dropout()]
+    return nn.Sequential(*layers, *head, nn.Linear(hidden, 10))
+
+
+@pytest.mark.parametrize("method", ["sat", "lsq", "pact"])
+@pytest.mark.parametrize(
+    ("width", "hidden"), [(8, 512), pytest.param(64, 4096, marks=pytest.mark.slow)]
+)
+def test_a_vgg_keeps_about_what_the_float_network_keeps(
+    method: str, width: int, hidden: int
+) -> None:
+    images = randn(8, 3, 64, 64)
+    plain = bytes_kept(vgg(width, hidden).train(), None, images)
+    weight, activation = (partial(part, bits=4) for part in METHODS[method])
+    model, _ = quantize(vgg(width, hidden), weight, activation, (), images[:1])
+    start_quantizers(model, [images])
+    shares = {mode: bytes_kept(model.train(), mode, images) / plain for mode in MODES}
+    assert shares["keep"] <= 1.10
+    assert shares["recompute"] <= 0.75
+    assert shares["compact"] <= 0.70
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 1000, 50_001])

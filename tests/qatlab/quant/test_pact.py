@@ -249,6 +249,7 @@ def test_activations_stay_float_before_the_quantize_phase(make: Any) -> None:
     ("bits", "weight", "told"),
     [
         (4, torch.zeros(2, 3), "all its weights are 0, which DoReFa cannot scale"),
+        (4, torch.full((2, 3), 2e-39), "all its weights are at most 2e-39, which DoReFa cannot"),
         (4, torch.tensor([[1.0, math.nan]]), "its weights are not finite; lower the learning rate"),
         (1, torch.tensor([[1.0, math.nan]]), "its weights are not finite"),
         (1, torch.tensor([[math.inf, 1.0]]), "its weights are not finite"),

@@ -178,6 +178,10 @@ def test_a_checkpoint_brings_alpha_and_that_it_has_started() -> None:
     ("options", "weight", "told"),
     [
         ({}, torch.zeros(2, 3, 1, 1), "all its weights are 0"),
+        # Their inverse is beyond float32, and so is their gradient.
+        ({}, torch.full((2, 3), 2e-39), "all its weights are at most 2e-39, which SAT cannot"),
+        ({"grid": "centered"}, torch.tensor([[-2e-39, 1e-40]]), "are at most 2e-39"),
+        ({"grid": "full_range"}, torch.full((2, 3), 1e-38), "are at most 1e-38"),
         ({}, torch.tensor([[1.0, math.nan]]), "not finite"),
         ({"scaling": True}, torch.ones(1, 1), "set scaling: false"),
         ({"scaling": True}, torch.full((2, 3), 0.7), "set scaling: false"),

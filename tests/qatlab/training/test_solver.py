@@ -432,7 +432,16 @@ def test_the_recipe_of_lsq(bits: int, decay: float) -> None:
 
 def test_every_preset_is_tested() -> None:
     presets = {file.stem for file in (CONF / "solver").glob("[!_]*.yaml")}
-    assert presets == {"sgd_cosine", "sgd_step", "adam", "adamw", "by_parameter", "sat", "lsq"}
+    assert presets == {
+        "sgd_cosine",
+        "sgd_step",
+        "adam",
+        "adamw",
+        "by_parameter",
+        "sat",
+        "lsq",
+        "pact",
+    }
 
 
 @pytest.mark.parametrize(
