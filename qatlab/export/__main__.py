@@ -11,6 +11,7 @@ from rich.table import Table
 
 from qatlab import record
 from qatlab.errors import ConfigError
+from qatlab.export.obstacles import RESCALE
 from qatlab.integer import RESCALES, lower, with_rescale
 from qatlab.loading import Loaded, load_words
 from qatlab.messages import sentence
@@ -24,7 +25,6 @@ FORMATS = {
     "c": "one C99 file of whole numbers",
 }
 SUFFIXES = {"c": ".c"}
-RESCALE = "fixed32"
 
 
 def main(words: list[str] | None = None) -> int:
@@ -75,18 +75,28 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _write_onnx(loaded: Loaded, given: argparse.Namespace) -> str:
-    from qatlab.export.onnx_file import OPSET, onnx_file
+    from qatlab.export.obstacles import OPSET
+    from qatlab.export.onnx_file import onnx_file
 
     opset = OPSET if given.opset is None else given.opset
     file = onnx_file(loaded, given.format, opset, given.rescale or RESCALE)
     content = file.SerializeToString()
     record.write_bytes(given.output, content)
     table = loaded.built.table
-    facts = sum(len(entry.key) + len(entry.value) for entry in file.metadata_props)
+    entries = {entry.key: entry.value for entry in file.metadata_props}
+    facts = sum(len(key) + len(value) for key, value in entries.items())
     return (
         f"{given.output}: {len(content):,} bytes, of these {facts:,} of metadata; the size report "
         f"says {table.size_bytes:,} for weights and biases. Opset {opset}, checked."
+        + _left_out(entries.get("left out"))
     )
+
+
+def _left_out(function: str | None) -> str:
+    """Return what is to be said of a last function that whole numbers leave out."""
+    if not function:
+        return ""
+    return f" The {function} at its end is left out: outputs are what it would get."
 
 
 def _write_c(loaded: Loaded, path: Path, rescale: str) -> str:
@@ -104,6 +114,7 @@ def _write_c(loaded: Loaded, path: Path, rescale: str) -> str:
     return (
         f"{path}: {program.flash:,} bytes of constants (flash), {program.ram:,} bytes of memory "
         f"(RAM). Build it: cc -std=c99 -O2 {path} -o {path.with_suffix('')}"
+        + _left_out(network.output.function)
     )
 
 

@@ -12,15 +12,14 @@ from qatlab import record
 from qatlab.errors import ConfigError
 from qatlab.export.graph import OPSETS
 from qatlab.export.integer_onnx import IntegerWriter
+from qatlab.export.obstacles import AS_GIVEN, OPSET
 from qatlab.export.qdq import QdqWriter
 from qatlab.export.qonnx import QonnxWriter
-from qatlab.integer import Codes, lower, with_rescale
+from qatlab.integer import lower, with_rescale
 from qatlab.loading import Loaded
 from qatlab.pixels import pixel_codes
 
 FORMATS = ("qdq", "qonnx", "integer")
-OPSET = 21  # the first one with integers of 4 bits
-AS_GIVEN = Codes(0, 255, 1 / 255)  # of images that a file takes in float: whatever they are
 
 
 def onnx_file(
@@ -45,6 +44,8 @@ def onnx_file(
     if kind == "integer":
         network = lower(model, pixel_codes(data), data.example_input())
         facts["rescale"] = rescale
+        if network.output.function:
+            facts["left out"] = network.output.function
         return IntegerWriter(with_rescale(network, rescale), opset).write(facts)
     network = lower(model, [AS_GIVEN] * data.in_channels, data.example_input())
     writer = QonnxWriter if kind == "qonnx" else QdqWriter

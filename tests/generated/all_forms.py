@@ -28,7 +28,7 @@ from qatlab import quant
 from qatlab.errors import QatlabError
 from qatlab.export.c import c_program
 from qatlab.export.integer_onnx import IntegerWriter
-from qatlab.export.onnx_file import AS_GIVEN
+from qatlab.export.obstacles import AS_GIVEN
 from qatlab.export.qdq import QdqWriter
 from qatlab.export.qonnx import QonnxWriter
 from qatlab.integer import Codes, Computed, IntegerNetwork, compute, lower, with_rescale
