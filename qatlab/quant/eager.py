@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qatlab.quant import kernels
-from qatlab.quant.functional import GRIDS, Scaling, sat_fan, sat_weight
+from qatlab.quant.functional import GRIDS, Scaling, dorefa_weight, sat_fan, sat_weight
 from qatlab.quant.grid import Grid, fake_quantize
 from qatlab.quant.memory import Memory
 
@@ -76,6 +76,21 @@ def sat_weight_eager(
     if Memory.active is not None and result.requires_grad:
         held = weight.detach()
         again = lambda: _sat_quantized(held, *arguments)[1]  # noqa: E731
+        Memory.active.quantized(result, weight, again, _not_encoded)
+    return result
+
+
+def dorefa_weight_eager(weight: Tensor, n_steps: int) -> Tensor:
+    """Same as :func:`~qatlab.quant.functional.dorefa_weight`.
+
+    Its values are those of SAT's kernel, with the tanh of :func:`sat_weight_eager`.
+    """
+    if n_steps == 1 or not fits(weight) or weight.numel() == 0:
+        return weight_by_definition(partial(dorefa_weight, n_steps=n_steps), weight)
+    result: Tensor = _DorefaWeight.apply(weight, n_steps)
+    if Memory.active is not None and result.requires_grad:
+        held = weight.detach()
+        again = lambda: _sat_quantized(held, n_steps, "default", True, False)[1]  # noqa: E731
         Memory.active.quantized(result, weight, again, _not_encoded)
     return result
 
@@ -280,14 +295,38 @@ class _SatWeight(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        weight, slope = ctx.saved_tensors
-        grad = as_laid_out(grads[0], weight)
-        grad_weight = torch.empty_like(weight)
-        if on_gpu(weight):
-            _gpu().sat_weight_backward(weight, grad, slope, grad_weight)
-            return grad_weight, None, None, None, None
+        return _through_tanh(ctx, grads[0])[0], None, None, None, None
+
+
+class _DorefaWeight(torch.autograd.Function):
+    """SAT's values; the gradient flows through the maximum, too."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, n_steps: int) -> Tensor:
+        weight, q, slope = _sat_quantized(weight, n_steps, "default", True, False)
+        ctx.save_for_backward(weight, slope)
+        return q
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad_weight, weight, grad, slope = _through_tanh(ctx, grads[0])
+        # u = t / m, m = tanh(max|w|): du/dm = -t / m^2, dm/dw = (1 - m^2) sign(w) at the maximum.
+        size = weight.abs()
+        largest = size == size.amax()
+        of_maximum = -(grad * weight.tanh()).sum() * (slope * slope - 1) / largest.sum()
+        return grad_weight + torch.where(largest, of_maximum * weight.sign(), 0.0), None
+
+
+def _through_tanh(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ``grad * (1 - tanh(w)^2) * slope``, and ``w``, ``grad`` laid out alike, and slope."""
+    weight, slope = ctx.saved_tensors
+    grad = as_laid_out(grad, weight)
+    grad_weight = torch.empty_like(weight)
+    if on_gpu(weight):
+        _gpu().sat_weight_backward(weight, grad, slope, grad_weight)
+    else:
         kernels.call("sat_weight_backward", weight, grad, grad_weight, slope, weight.numel())
-        return grad_weight, None, None, None, None
+    return grad_weight, weight, grad, slope
 
 
 class _ByDefinition(torch.autograd.Function):

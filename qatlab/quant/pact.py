@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
-from qatlab.quant.eager import weight_by_definition
-from qatlab.quant.functional import dorefa_weight
+from qatlab.quant.eager import dorefa_weight_eager
 from qatlab.quant.grid import Grid, pact_grid
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer, checked_weight
@@ -81,5 +78,5 @@ class DorefaWeight(Quantizer):
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
         if self.phase is not Phase.QUANTIZE:
             return weight
-        result = weight_by_definition(partial(dorefa_weight, n_steps=self.n_steps), weight)
+        result = dorefa_weight_eager(weight, self.n_steps)
         return checked_weight(self, weight.detach(), result, "its quantized weights are not finite")

@@ -18,8 +18,13 @@ import torch
 from torch import Tensor
 
 from qatlab.quant import Memory, eager
-from qatlab.quant.eager import fake_quantize_eager, fits, sat_weight_eager
-from qatlab.quant.functional import GRIDS, Scaling, sat_weight
+from qatlab.quant.eager import (
+    dorefa_weight_eager,
+    fake_quantize_eager,
+    fits,
+    sat_weight_eager,
+)
+from qatlab.quant.functional import GRIDS, Scaling, dorefa_weight, sat_weight
 from qatlab.quant.grid import cg_pact_grid, fake_quantize, lsq_grid, pact_grid
 
 METHODS = {"cg_pact": (cg_pact_grid, 1.3), "pact": (pact_grid, 1.3), "lsq": (lsq_grid, -0.2)}
@@ -82,6 +87,17 @@ def test_sites_are_the_definition(
         assert torch.equal(y, y2)
         torch.testing.assert_close(grad_x, grad_x2, rtol=1e-6, atol=0)
         torch.testing.assert_close(grad_p, grad_p2, rtol=1e-5, atol=1e-4)
+
+
+@in_interpreter
+def test_weights_of_dorefa_are_the_definition(interpreted: ModuleType) -> None:
+    for bits in (1, 2, 4, 8):
+        fast, slow = (
+            results(partial(core, n_steps=(1 << bits) - 1), randn(30, 70))
+            for core in (dorefa_weight_eager, dorefa_weight)
+        )
+        for a, b in zip(fast, slow, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -14,8 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.quant import kernels
-from qatlab.quant.eager import fake_quantize_eager, fits, sat_weight_eager
-from qatlab.quant.functional import GRIDS, Scaling, sat_weight
+from qatlab.quant.eager import (
+    dorefa_weight_eager,
+    fake_quantize_eager,
+    fits,
+    sat_weight_eager,
+)
+from qatlab.quant.functional import GRIDS, Scaling, dorefa_weight, sat_weight
 from qatlab.quant.grid import Grid, cg_pact_grid, fake_quantize, lsq_grid, pact_grid
 from qatlab.quant.normed import norm_and_quantize
 
@@ -32,6 +37,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "with gaps": lambda x: x[:, ::2, 1:],
     "expanded": lambda x: x[:1].expand_as(x),
 }
+NHWC = torch.channels_last
 SIZES = [(5, 8, 32, 32), (1, 3, 1, 7), (2, 4, 1, 1), (0, 3, 8, 8)]
 
 
@@ -219,6 +225,20 @@ def test_under_autocast_both_compute_in_float32_and_return_what_they_got() -> No
     assert found[0][0].dtype is torch.bfloat16
     for fast, slow in zip(*found, strict=True):
         assert torch.equal(fast, slow)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 3, 3), (70, 90), (1, 1)])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_weights_of_dorefa_are_the_definition(bits: int, shape: tuple[int, ...]) -> None:
+    n_steps, weight = (1 << bits) - 1, randn(*shape)
+    weight.view(-1)[-1] = -weight.abs().max()  # two at the maximum: each has a half of its gradient
+    for w in (weight, weight.t() if weight.ndim == 2 else weight.contiguous(memory_format=NHWC)):
+        fast, slow = (
+            results(partial(core, n_steps=n_steps), w)
+            for core in (dorefa_weight_eager, dorefa_weight)
+        )
+        torch.testing.assert_close(fast[0], slow[0])
+        torch.testing.assert_close(fast[1], slow[1], rtol=1e-4, atol=1e-5)
 
 
 def unlike(name: str, tensor: Tensor) -> Tensor:

@@ -120,9 +120,9 @@ def test_a_small_network_learns_the_steps_of_n2d2(case: Any) -> None:
     logits()  # the steps start
     steps = [q.step_size for q in quantizers]
     descend(logits, targets, [*weights, *steps], case["params"]["iterations"])
-    # N2D2 allows 0.001. After 10,000 iterations a weight that goes back and forth between two levels
-    # leaves the first step at 0.0492 or 0.0481, by the last bit of sums: both come from starting
-    # weights that are moved by 1e-7, in float32 and in float64.
+    # N2D2 allows 0.001. Weights go back and forth between two levels, and after 10,000 iterations
+    # the first step is 0.0492 or 0.0481, by the last bit of sums: moved by 1e-7, the same starting
+    # weights end at either, in float32 and in float64.
     tolerance = 1.2 * case["tol"]
     for step, name in zip(steps, ("step_conv1", "step_conv2", "step_conv3"), strict=True):
         assert step.item() == pytest.approx(case["expected"][name], abs=tolerance)
