@@ -5,8 +5,9 @@
 Each network runs in a process of its own: it is built as a run would build it, quantized (SAT, 4
 bits), trained for one step, its obstacles are asked for, and where there are none it is written in
 all forms. onnxruntime computes the qdq and the integer file for four images: their classes have to
-    python benchmarks/coverage.py [--only torchvision timm] [--names GLOB ...] [--out FILE.json]
-lowered, but neither trained nor written. Printed are a line for each network, and counts.
+be those of the fake-quantized network, but for ties (``qatlab.verify``). Networks with more than
+``--largest`` parameters are lowered, but neither trained nor written. Printed are a line for each
+network, and counts.
 """
 
 from __future__ import annotations
