@@ -185,7 +185,7 @@ def _renamed(
 
 
 def _prune(weights: Weights, own: set[str]) -> None:
-    """Multiply pruned weights with their masks where the network has plain ones."""
+    """Multiply pruned weights with their masks, where the network has none of its own."""
     values = weights.values
     for orig in [name for name in values if name.endswith(ORIG)]:
         name = orig.removesuffix(ORIG)
@@ -193,9 +193,13 @@ def _prune(weights: Weights, own: set[str]) -> None:
         if name not in own or orig in own or not isinstance(weight, Tensor):
             continue
         if isinstance(mask, Tensor) and mask.shape == weight.shape:
-            del values[orig], values[name + MASK]
-            values[name] = weight * mask
             weights.keys[name] = weights.keys[orig]
+            del values[orig]
+            if name + MASK in own:  # it was pruned before it was quantized
+                values[name] = weight
+                continue
+            del values[name + MASK]
+            values[name] = weight * mask
             weights.pruned.append(name)
 
 

@@ -55,9 +55,10 @@ class Match:
     def told(self) -> list[str]:
         """Return what was done to the values of the file, one part of a sentence each."""
         weights, told = self.weights, []
-        if weights.place:
+        of_a_run = (weights.place, weights.prefix) == ("state_dict", "model.")  # as all have it
+        if weights.place and not of_a_run:
             told.append(f"they are its {weights.place!r}")
-        if weights.prefix:
+        if weights.prefix and not of_a_run:
             told.append(f"{weights.prefix!r} taken off the names")
         if weights.added:
             told.append(f"{weights.added!r} put in front of the names")

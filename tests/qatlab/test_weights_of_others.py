@@ -326,6 +326,16 @@ def test_a_pruned_network_takes_its_own_file(path: Path) -> None:
     assert torch.equal(model.conv1.weight_orig, old.conv1.weight_orig)
 
 
+def test_so_does_one_that_was_pruned_before_it_was_quantized(path: Path) -> None:
+    old, new = net(), net(seed=9)
+    for pruned in (old, new):
+        prune.random_unstructured(pruned.conv1, "weight", amount=0.5)
+    model: Any = quantized(new)
+    assert load(old.state_dict(), path, model) == f"weights from {path}"
+    assert torch.equal(model.conv1.weight, old.conv1.weight_orig)
+    assert torch.equal(model.conv1.weight_mask, old.conv1.weight_mask)
+
+
 # ---- values
 
 
