@@ -52,10 +52,13 @@ class Match:
             for name, (theirs, ours) in self.heads.items()
         ]
 
-    def told(self) -> list[str]:
-        """Return what was done to the values of the file, one part of a sentence each."""
+    def told(self, of_a_run: bool) -> list[str]:
+        """Return what was done to the values of the file, one part of a sentence each.
+
+        Args:
+            of_a_run: the file is a checkpoint of a run, all of which hold a network alike.
+        """
         weights, told = self.weights, []
-        of_a_run = (weights.place, weights.prefix) == ("state_dict", "model.")  # as all have it
         if weights.place and not of_a_run:
             told.append(f"they are its {weights.place!r}")
         if weights.prefix and not of_a_run:

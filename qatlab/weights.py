@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qatlab.errors import CheckpointError
 from qatlab.quant import Phase, set_phase
 from qatlab.quant.learned import LearnedQuantizer
-from qatlab.record import RESULT, read_json
+from qatlab.record import CONFIG, RESULT, read_json
 from qatlab.training.checkpoint import LAST
 from qatlab.training.torch_files import describe
 from qatlab.weight_files import DRAWN, find_weights, holds_module, read_weights
@@ -88,7 +88,8 @@ def init_weights(
         )
     chosen = min(fitting, key=lambda m: bool(m.heads))  # the first of equals
     others = [m.weights.source for m in fitting if m.weights.place != chosen.weights.place]
-    told = chosen.told() + _copy(model, chosen, source)
+    of_a_run = (path.parent.parent / CONFIG).is_file() and path.parent.name == "checkpoints"
+    told = chosen.told(of_a_run) + _copy(model, chosen, source)
     if others:
         told.append(f"its {', '.join(others)} would fit, too")
     if drawn:
