@@ -20,19 +20,20 @@ ROOMS = {
     "qatlab.errors": set(),
     "qatlab.arguments": set(),
     "qatlab.native": set(),
-    "qatlab.quant": {"torch", "triton"},
+    "qatlab.tracing": {"torch"},
+    "qatlab.quant": {"qatlab.tracing", "torch", "triton"},
     "qatlab.integer": {"qatlab.quant", "torch", "numpy"},
     # A network, an integer network, a file. Runs are loaded by qatlab.loading.
     "qatlab.export": {
         *("qatlab.integer", "qatlab.loading", "qatlab.messages", "qatlab.pixels", "qatlab.record"),
-        *("qatlab.terminal", "numpy", "onnx", "rich"),
+        *("qatlab.quant", "qatlab.terminal", "torch", "numpy", "onnx", "rich"),
     },
     "qatlab.verify": {
         *("qatlab.integer", "qatlab.loading", "qatlab.messages", "qatlab.pixels", "qatlab.record"),
         *("qatlab.build", "qatlab.data", "qatlab.export", "qatlab.quant", "qatlab.terminal"),
         *("torch", "numpy", "onnx", "onnxruntime", "rich"),
     },
-    "qatlab.models": {"torch", "torchvision", "timm"},
+    "qatlab.models": {"qatlab.tracing", "torch", "torchvision", "timm"},
     "qatlab.data": {"torch", "torchvision", "pytorch_lightning", "numpy", "PIL"},
     # numpy for the state of its generator, rich for the progress bar
     "qatlab.training": {

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from qatlab.errors import ConfigError, did_you_mean
+from qatlab.tracing import InPlaceTracer
 
 SET_HERE = ("pretrained", "num_classes", "in_chans", "exportable", "scriptable", "no_jit")
 # They leave out parts of what they get in training, and look the same from outside in evaluation.
@@ -116,14 +117,12 @@ def _told(model: nn.Module, name: str, num_classes: int, in_channels: int) -> st
     return "; ".join(told)
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(InPlaceTracer):
     """Follows a network, and takes modules apart that do several things at once.
 
     Attributes:
         simpler: modules that are only a part of what they were, and the class that this part has.
     """
-
-    proxy_buffer_attributes = True  # what is computed from a buffer is computed at each pass
 
     def __init__(self) -> None:
         super().__init__()

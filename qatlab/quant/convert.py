@@ -54,8 +54,8 @@ def quantize(
             a layer whose weights are made anew in each pass.
     """
     traced = trace(model)
-    compute_out_of_place(traced, activation is not None)
     measures = measure(traced, example_input)
+    compute_out_of_place(traced, activation is not None, measures.others)
     names = weight_layer_names(traced)
     sites = find_sites(traced, measures)
     layers = [_target(name, traced) for name in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -18,11 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qatlab.errors import ConfigError
 from qatlab.quant.ops import DROPS_BRANCHES, WEIGHT_LAYERS, kind_of
+from qatlab.tracing import ASSIGNMENTS, InPlaceTracer
 
 OWN_WEIGHTS = "own_weights"  # key of a graph's meta: classes of layers that compute their weights
 IN_PLACE: dict[str, Any] = {
-    name: getattr(operator, name.removeprefix("i"))
-    for name in ("iadd", "isub", "imul", "itruediv", "ipow")
+    function.__name__: getattr(operator, function.__name__.removeprefix("i"))
+    for function in ASSIGNMENTS
 }
 COPIES = ("cat", "concat", "concatenate", "stack", "clone", "roll", "flip", "repeat", "tile")
 DROPOUTS = {
@@ -35,14 +36,12 @@ DROPOUTS = {
 WEIGHTED: dict[Any, type[nn.Conv2d] | type[nn.Linear]] = {F.conv2d: nn.Conv2d, F.linear: nn.Linear}
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(InPlaceTracer):
     """A tracer that does not look into modules which drop whole branches in training.
 
     What it would find there depends on whether they train. Nor does it look into layers of classes
     that compute as their base class does.
     """
-
-    proxy_buffer_attributes = True  # what is computed from a buffer is computed at each pass
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = type(m).__name__ in DROPS_BRANCHES
@@ -204,7 +203,9 @@ def _graph_module(model: nn.Module) -> fx.GraphModule:
     return traced
 
 
-def compute_out_of_place(traced: fx.GraphModule, modules: bool) -> None:
+def compute_out_of_place(
+    traced: fx.GraphModule, modules: bool, others: Container[fx.Node] = ()
+) -> None:
     """Replace what is computed in place: it would overwrite what a quantizer keeps for backward.
 
     Whoever reads a tensor after it was changed reads the result then, as it does in the network.
@@ -212,13 +213,14 @@ def compute_out_of_place(traced: fx.GraphModule, modules: bool) -> None:
     Args:
         traced: its calls are replaced, such as ``y.add_(x)`` by ``y = y.add(x)``.
         modules: replace modules, too, by copies; those of the float network stay as they are.
+        others: nodes that make no tensors, such as sizes, which nothing changes.
 
     Raises:
         ConfigError: if another name for the tensor, such as a view of it, is read afterwards.
     """
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for node in traced.graph.nodes:
-        if not _is_in_place(traced, node, modules):
+        if node in others or not _is_in_place(traced, node, modules):
             continue
         changed: fx.Node = node.all_input_nodes[0]
         for other in _aliases(traced, changed, node):
@@ -403,7 +405,7 @@ def measure(traced: fx.GraphModule, example_input: Tensor) -> Measures:
     interpreter = _Measuring(traced, counter)
     try:
         with torch.no_grad(), _mode_of(traced, training=False), counter:
-            interpreter.run(example_input)
+            interpreter.run(example_input.clone())  # some networks change their images
     except ConfigError:
         raise
     except Exception as error:  # of the network's own code: assertions about sizes, for example

@@ -615,7 +615,15 @@ def image(a: Author) -> str | None:
 SHUFFLE = """\
 b, c, h, w = {0}.size()
 {0}.view(b, 2, c // 2, h, w).transpose(1, 2).contiguous().view(b, -1, h, w)"""
+HALVES = """\
+left, right = torch.chunk({0}, 2, 1)
+F.channel_shuffle(torch.cat((F.relu(left), F.relu(right * 2)), 1), 2)"""
+MIXED = """\
+left, right = {0}.split({0}.shape[1] // 2, dim=1)
+F.relu(F.channel_shuffle(torch.cat((F.relu(left * 0.5), right), 1), 2))"""
 VIEWS = (
+    *(HALVES, HALVES, MIXED, MIXED),
+    "F.max_pool2d(F.pad({0}, (0, 1, 1, 0), value=-float('inf')), 2)",
     *("nn.ChannelShuffle(2)", "F.channel_shuffle({0}, 2)", SHUFFLE, "nn.PixelShuffle(2)"),
     "{0}.reshape({0}.shape[0], 2, {0}.shape[1] // 2, {0}.shape[2], -1).permute(0, 2, 1, 3, 4)"
     ".reshape({0}.shape)",
