@@ -47,7 +47,7 @@ def test_a_run_answers_the_same_in_all_forms(run: Path, tmp_path: Path, capsys: 
     file = tmp_path / "found.json"
     assert verify.main([str(run), "--json", str(file), "--rescale", "fixed32", "fixed16"]) == 0
     told = capsys.readouterr().out
-    assert "50 images; bits that accumulators need: conv1 20, conv2 " in told
+    assert re.search(r"50 images; bits that accumulators need: conv1 \d\d, conv2 ", told)
     found = json.loads(file.read_text())
     result = json.loads((run / "result.json").read_text())
     assert found["images"] == 50
@@ -131,7 +131,7 @@ def changed(network: IntegerNetwork, kind: type[Weighted], by: float) -> Integer
     bias = wrong.bias + by * np.arange(shapes(network)[wrong.name][0])
     operations: list[Operation] = [*network.operations]
     operations[at] = dataclasses.replace(wrong, bias=bias)
-    return IntegerNetwork(operations)
+    return dataclasses.replace(network, operations=operations)
 
 
 @pytest.mark.parametrize("kind", [Rescale, Output])
