@@ -64,8 +64,8 @@ def as_if_started(model: nn.Module) -> Iterator[None]:
     before = [(q, q.phase, copy.deepcopy(q.state_dict())) for q in quantizers(model)]
     set_phase(model, Phase.QUANTIZE)
     for quantizer in quantizers(model):
-        if isinstance(quantizer, ActivationQuantizer) and quantizer.needs_start:
-            quantizer.begin_with(quantizer.parameter.detach())
+        if isinstance(quantizer, ActivationQuantizer):
+            quantizer.initialized.fill_(True)  # with whatever values it was made with
     try:
         yield
     finally:

@@ -36,7 +36,6 @@ RARELY_VALIDATED = ("+trainer.check_val_every_n_epoch=2",)
 LEARNED = (  # quantizers that start from data; and tensors that are made again
     *("quant=lsq_plus_4bit", "memory=compact"),
     *("schedule.clamp_epochs=0", "schedule.float_epochs=2"),
-    "solver.optimizer.lr=0.01",  # with 0.05 some processors train a network whose relu1 is dead
 )
 START = "start.ckpt"  # of the quantize phase
 
