@@ -103,6 +103,11 @@ class State:
                 f"{self.called(node)} has an integer form only where a site, or the end of the "
                 "network, follows it at once."
             )
+        if parts.index is not None and all(isinstance(v, Coded) for v in parts.values):
+            raise ConfigError(
+                f"{self.called(node)} puts values into an order, or repeats them in a way, that "
+                "has no integer form."
+            )
         if parts.pools or parts.index is not None:
             raise ConfigError(
                 f"{self.called(node)} reads sums that are not yet quantized, which has an integer "

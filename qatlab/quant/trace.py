@@ -242,8 +242,14 @@ def _is_in_place(traced: fx.GraphModule, node: fx.Node, modules: bool) -> bool:
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
     if node.op != "call_function" or not node.all_input_nodes:
         return False
-    name = getattr(node.target, "__name__", "")
-    return name in IN_PLACE or name.endswith("_") or _says_in_place(node) is not None
+    function: Any = node.target
+    name = getattr(function, "__name__", "")
+    of_python = getattr(function, "__module__", "") == operator.and_.__module__  # and_, not_
+    return (
+        name in IN_PLACE
+        or (name.endswith("_") and not of_python)
+        or _says_in_place(node) is not None
+    )
 
 
 def _says_in_place(node: fx.Node) -> int | str | None:
@@ -266,10 +272,15 @@ def _out_of_place(traced: fx.GraphModule, node: fx.Node) -> None:
         parent, _, child = path.rpartition(".")
         setattr(traced.get_submodule(parent), child, module)
         return
-    if node.op == "call_method":
-        node.target = str(node.target).rstrip("_")
-        return
     function: Any = node.target
+    if node.op == "call_method":
+        node.target = str(function).rstrip("_")
+        if not hasattr(Tensor, node.target):
+            raise ConfigError(
+                f"{node.name} overwrites a tensor by {function}(), which a quantized network "
+                "cannot follow; make a new tensor instead."
+            )
+        return
     if function.__name__ in IN_PLACE:
         node.target = IN_PLACE[function.__name__]
     elif function.__name__.endswith("_"):
