@@ -259,7 +259,12 @@ def moved(state: State, name: str, node: fx.Node, moved: Affine) -> Parts:
             "form; one for each channel has."
         )
     parts = _before_scaling(state, moved.x)
-    coded = all(isinstance(part, Coded) and part.border is None for part in parts.values)
+    coded = all(isinstance(part, Coded) for part in parts.values)
+    if parts.pools and shift.ndim > 1:
+        raise ConfigError(
+            f"{state.called(node)} adds other numbers in each place to largest values that are not "
+            "yet quantized, which has no integer form."
+        )
     if not coded or shift.ndim > 1 or not factor.all():
         return scaled(state, name, parts, factor, shift)
     if max(factor.ndim, shift.ndim) == 1:  # a channel is a part of its own
@@ -306,6 +311,8 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
     """Lower a site, and the batch norm that it has absorbed."""
     codes = site_codes(name, quantizer)
     parts = state.raw(node)
+    if parts.bordered:
+        state.parts(node)  # which tells why not
     slopes: list[Reals | None] = [None] * len(parts.values)
     if parts.function is not None:
         if parts.function.slope is None:

@@ -180,7 +180,7 @@ class Lowering(State):
             function, raw = raw.function.kind, replace(raw, function=None)
         if raw.index is not None and raw.index.shape == self.shapes[node] and not raw.pools:
             places, raw = raw.index.ravel(), replace(raw, index=None)
-        if raw.function is not None or raw.pools or raw.index is not None:
+        if raw.function is not None or raw.pools or raw.index is not None or raw.bordered:
             self.parts(node)  # which tells why not
         if len(raw.values) > 1 or raw.order is not None:
             raise ConfigError(

@@ -93,7 +93,7 @@ def _largest(state: State, name: str, input: fx.Node, window: Window) -> Parts:
     raw = state.raw(input)
     if raw.pools and raw.lowest is None and raw.function is None:
         return replace(raw, pools=(*raw.pools, window))
-    parts = state.parts(input)
+    parts = raw if raw.bordered else state.parts(input)
     if all(isinstance(part, Coded) for part in parts.values):
         return pooled_codes(state, name, parts, window)
     values: list[Value] = [linear(part) for part in parts.values]
@@ -405,8 +405,6 @@ def _averaged(
         for size, side, taps, step in zip(part.shape[1:], sides, kernel, stride, strict=True)
     ]
     shape = (part.shape[0], *inner)
-    if isinstance(part, Coded) and part.border is not None:
-        raise ConfigError(f"{name}: an average has no integer form behind such a padding.")
     if isinstance(part, Coded) and share.ndim == 0:
         step, offset = part.codes.step * float(share), summed(part.offset)
         one = float(offset) if offset.ndim == 0 else 0.0

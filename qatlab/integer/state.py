@@ -103,6 +103,11 @@ class State:
                 f"{self.called(node)} has an integer form only where a site, or the end of the "
                 "network, follows it at once."
             )
+        if parts.bordered:
+            raise ConfigError(
+                f"{self.called(node)} has an integer form only where the largest values of windows "
+                "are taken next."
+            )
         if parts.index is not None and all(isinstance(v, Coded) for v in parts.values):
             raise ConfigError(
                 f"{self.called(node)} puts values into an order, or repeats them in a way, that "
@@ -123,11 +128,6 @@ class State:
             raise ConfigError(
                 f"{reader} reads {self.paths[node]}, which is float: give the site in front of it "
                 "bits, which a rule with activation: null has taken away."
-            )
-        if any(part.border is not None for part in parts):
-            raise ConfigError(
-                f"{self.called(node)} has an integer form only in front of a largest value of "
-                "windows."
             )
         return parts
 

@@ -113,6 +113,11 @@ class Parts:
     index: Integers | None = None
 
     @property
+    def bordered(self) -> bool:
+        """Whether there are rows or columns around it that are never the largest."""
+        return any(isinstance(v, Coded) and v.border is not None for v in self.values)
+
+    @property
     def channels(self) -> int:
         """How many channels, or features, all parts have."""
         return sum(value.shape[0] for value in self.values)

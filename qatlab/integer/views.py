@@ -69,7 +69,7 @@ def rearranged(state: State, name: str, node: fx.Node) -> Made:
 
     args: Any = fx.map_arg(node.args, place)
     kwargs: Any = fx.map_arg(node.kwargs, place)
-    if any(made.function for made in read) or (
+    if any(made.function or made.bordered for made in read) or (
         any(pools) and (len(pools) > 1 or any(made.lowest is not None for made in read))
     ):
         raise ConfigError(
@@ -237,7 +237,7 @@ def _moved(
     area = math.prod(value.shape[1:])
     if len(places) == area and np.array_equal(places, np.arange(area)):
         return in_shape(state, name, value, (value.shape[0], *inner))
-    if not isinstance(value, Coded) or value.border is not None:
+    if not isinstance(value, Coded):
         return None
     if len(inner) == 2 and len(value.shape) == 3:
         cut = _cut(places.reshape(inner), value.shape[1:])
@@ -261,7 +261,7 @@ def _moved(
 
 
 def _plain(value: Coded) -> bool:
-    return value.offsets is None and value.border is None
+    return value.offsets is None
 
 
 def in_shape(state: State, name: str, value: Value, shape: tuple[int, ...]) -> Value | None:
@@ -269,8 +269,6 @@ def in_shape(state: State, name: str, value: Value, shape: tuple[int, ...]) -> V
     if value.shape == shape:
         return value
     if isinstance(value, Coded):
-        if value.border is not None:
-            return None
         own, offsets = _reshaped(state, name, value.name, shape), value.offsets
         if offsets is not None:
             offsets = np.broadcast_to(offsets, value.shape).reshape(shape)

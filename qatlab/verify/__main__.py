@@ -101,10 +101,11 @@ def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
     wide_console().print(table)
     shown = [own for own in found[1:] if own.sites]
     inside = Table("site", "codes", *(f"others: {own.name}" for own in shown))
-    for site in shown[0].sites:
+    for site in shown[0].sites if shown else ():
         counts = (f"{own.sites[site].different:,}" if site in own.sites else "" for own in shown)
         inside.add_row(site, f"{shown[0].sites[site].codes:,}", *counts)
-    wide_console().print(inside)
+    if shown:
+        wide_console().print(inside)
     bits = ", ".join(f"{name} {width}" for name, width in network.accumulator_bits.items())
     print(f"{found[0].images:,} images; bits that accumulators need: {bits}.")
 
