@@ -24,6 +24,7 @@ IN_PLACE: dict[str, Any] = {
     name: getattr(operator, name.removeprefix("i"))
     for name in ("iadd", "isub", "imul", "itruediv", "ipow")
 }
+NUMBERS = ("size", "shape", "dim", "ndim", "numel", "item")  # of a tensor: no tensors themselves
 COPIES = ("cat", "concat", "concatenate", "stack", "clone", "roll", "flip", "repeat", "tile")
 DROPOUTS = {
     F.dropout: nn.Dropout,
@@ -35,6 +36,22 @@ DROPOUTS = {
 WEIGHTED: dict[Any, type[nn.Conv2d] | type[nn.Linear]] = {F.conv2d: nn.Conv2d, F.linear: nn.Linear}
 
 
+class _Proxy(fx.Proxy):
+    """A proxy that knows ``x += y`` from ``x = x + y``: other names of ``x`` see what it does."""
+
+
+def _in_place(name: str, function: Any) -> Any:
+    def changed(self: fx.Proxy, other: Any) -> fx.Proxy:
+        node_name = IN_PLACE[name].__name__
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, node_name)
+
+    return changed
+
+
+for _name in IN_PLACE:
+    setattr(_Proxy, f"__{_name}__", _in_place(_name, getattr(operator, _name)))
+
+
 class _Tracer(fx.Tracer):
     """A tracer that does not look into modules which drop whole branches in training.
 
@@ -43,6 +60,9 @@ class _Tracer(fx.Tracer):
     """
 
     proxy_buffer_attributes = True  # what is computed from a buffer is computed at each pass
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = type(m).__name__ in DROPS_BRANCHES
@@ -221,7 +241,10 @@ def compute_out_of_place(traced: fx.GraphModule, modules: bool) -> None:
         if not _is_in_place(traced, node, modules):
             continue
         changed: fx.Node = node.all_input_nodes[0]
-        for other in _aliases(traced, changed, node):
+        if _is_number(changed):  # which keeps its value under other names
+            _out_of_place(traced, node)
+            continue
+        for other in _aliases(traced, changed, order[node]):
             if late := [user for user in other.users if order[user] > order[node]]:
                 raise ConfigError(
                     f"{node.name} changes a tensor in place that {late[0].name} reads under "
@@ -280,24 +303,36 @@ def _out_of_place(traced: fx.GraphModule, node: fx.Node) -> None:
         node.update_kwarg(at, False)
 
 
-def _aliases(traced: fx.GraphModule, node: fx.Node, without: fx.Node) -> list[fx.Node]:
+def _is_number(node: fx.Node) -> bool:
+    """Tell whether what a node makes is a size, or computed of sizes in Python."""
+    if node.op == "call_method" or node.target is getattr:
+        return str(node.target if node.op == "call_method" else node.args[1]) in NUMBERS
+    in_python = getattr(node.target, "__module__", "") in ("_operator", "math", "builtins")
+    read = node.all_input_nodes
+    return node.op == "call_function" and in_python and bool(read) and all(map(_is_number, read))
+
+
+def _aliases(traced: fx.GraphModule, node: fx.Node, end: int) -> list[fx.Node]:
     """Return the other names in a network for a tensor, or for a part of it.
 
     Args:
         traced: the network.
         node: what makes the tensor.
-        without: what changes it: its result is the tensor afterwards.
+        end: names that are given from this node on, by its number, do not count: they are names for
+            what has been made of the tensor by then.
     """
     modules = dict(traced.named_modules())
+    before = set(list(traced.graph.nodes)[:end])
 
     def is_alias(other: fx.Node) -> bool:
         copies = getattr(other.target, "__name__", other.target) in COPIES
-        return kind_of(other, modules) in ("same", "view") and not copies
+        renames = kind_of(other, modules) in ("same", "view") and not copies
+        return renames and other in before and not _is_number(other)
 
     found, waiting = {node}, [node]
     while waiting:
         one = waiting.pop()
-        around = [user for user in one.users if is_alias(user) and user is not without]
+        around = [user for user in one.users if is_alias(user)]
         if is_alias(one):
             around += one.all_input_nodes[:1]
         new = [other for other in around if other not in found]
