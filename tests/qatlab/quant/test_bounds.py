@@ -103,7 +103,7 @@ NOT_NEGATIVE: list[Function] = [
     lambda x: torch.minimum(r(x), r(-x)),
     lambda x: F.leaky_relu(r(x), 0.2),
     lambda x: F.gelu(x.abs()),
-    lambda x: -(-r(x)),
+    lambda x: torch.neg(-r(x)),
     lambda x: r(x) + r(-x),
     lambda x: r(x) + 0.5,
     lambda x: r(x) * 0.5,

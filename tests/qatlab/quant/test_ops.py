@@ -90,7 +90,7 @@ ALL = [
     pytest.param(kind.partition(",")[0], module, spelling, id=f"{kind}-{i}")
     for kind, (module, spellings) in SPELLINGS.items()
     for i, spelling in enumerate([module, *spellings])
-    if i or "," not in kind and kind != "clamp"
+    if i or ("," not in kind and kind != "clamp")
 ]
 
 
