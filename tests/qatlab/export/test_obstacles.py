@@ -172,3 +172,47 @@ def test_a_target_is_a_form_or_a_list(target: Any, forms: list[str]) -> None:
 def test_a_target_that_is_no_form_is_told(target: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
         forms_of(target)
+
+
+class Odd(nn.Module):
+    """Tensors of more or fewer dimensions, behind an operator that has an integer form or not."""
+
+    def __init__(self, activation: Any, function: Any) -> None:
+        super().__init__()
+        self.activation = activation
+        self.conv, self.line = nn.Conv2d(3, 4, 3), nn.Conv1d(4, 4, 1)
+        self.space = nn.Conv3d(1, 1, 1)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.fc, self.norm, self.function = nn.Linear(4, 2), nn.LayerNorm(4), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.function(self, self.activation(self.conv(x))))
+
+
+def tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x: net.line(x.flatten(2)).mean(-1),
+        lambda net, x: F.relu(net.line(x.flatten(2))).amax(2),
+        lambda net, x: net.space(x[:, None])[:, 0].mean((2, 3)),
+        lambda net, x: F.max_pool3d(x[:, None], (1, 2, 2)).squeeze(1).mean((2, 3)),
+        lambda net, x: net.attention(*[net.norm(tokens(x))] * 3)[0].mean(1),
+        lambda net, x: torch.relu(net.norm(tokens(x)))[:, 0],
+        lambda net, x: torch.einsum("nchw,nchw->nc", x, x),
+        lambda net, x: (tokens(x) @ tokens(x).transpose(1, 2)).softmax(-1)[:, 0, :4],
+        lambda net, x: torch.fft.rfft(x).real.mean((2, 3)),
+        lambda net, x: x.unfold(2, 2, 2).unfold(3, 2, 2).amax((-1, -2)).mean((2, 3)),
+        lambda net, x: x.sort(1)[0].topk(2, 1)[1].float().mean((2, 3)).repeat(1, 2),
+        lambda net, x: torch.stack([x, x.cumsum(1)], 2).flatten(1, 2).view(1, 8, -1)[:, :4, 0],
+        lambda net, x: F.grid_sample(x, torch.zeros(1, 2, 2, 2), align_corners=False).mean((2, 3)),
+    ],
+)
+@pytest.mark.parametrize("activation", [F.relu, F.silu])
+def test_no_network_ends_in_a_stack_trace(activation: Any, function: Any) -> None:
+    found = obstacles(untrained(Odd(activation, function)))
+    assert (found["c"][0].layer == "silu") is (activation is F.silu)
+    assert len(listed(found)) == len(found["c"])
