@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, QatlabError
 from qatlab.quant.ops import DROPS_BRANCHES, WEIGHT_LAYERS, kind_of
 
 OWN_WEIGHTS = "own_weights"  # key of a graph's meta: classes of layers that compute their weights
@@ -388,6 +388,7 @@ class _Measuring(fx.Interpreter):
 
     def __init__(self, traced: fx.GraphModule, counter: FlopCounterMode) -> None:
         super().__init__(traced)
+        self.extra_traceback = False  # an error of qatlab is one sentence
         self.counter = counter
         self.measures = Measures({}, {}, {}, {})
 
@@ -439,7 +440,7 @@ def measure(traced: fx.GraphModule, example_input: Tensor) -> Measures:
     try:
         with torch.no_grad(), _mode_of(traced, training=False), counter:
             interpreter.run(example_input)
-    except ConfigError:
+    except QatlabError:
         raise
     except Exception as error:  # of the network's own code: assertions about sizes, for example
         shape = tuple(example_input.shape)
