@@ -16,12 +16,26 @@ from all_forms import FORMS, check, images_of, real, trained
 from c_programs import differences
 from random_programs import Program, Recipe
 from torch import nn
-from written import CHANNELS, LAST, REFUSED, SIZE, SIZES, WRITTEN, ZerosInFrontOfPool
+from written import (
+    CHANNELS,
+    CLASSES,
+    LAST,
+    REFUSED,
+    SIZE,
+    SIZES,
+    WRITTEN,
+    CalledAgain,
+    ZerosInFrontOfPool,
+)
 
 from qatlab import quant
 from qatlab.errors import ConfigError
+from qatlab.export.c import c_program
+from qatlab.export.integer_onnx import IntegerWriter
 from qatlab.export.obstacles import obstacles
-from qatlab.integer import lower
+from qatlab.export.qdq import QdqWriter
+from qatlab.integer import lower, with_rescale
+from qatlab.integer.network import Convolve
 
 SAT = Recipe(channels=CHANNELS)
 LSQ_PLUS = Recipe(
@@ -70,6 +84,25 @@ def test_all_forms_compute_what_training_did(kind: type[nn.Module], tmp_path: Pa
         assert outcome.ties < 3
     if shutil.which("cc") is not None:
         assert differences([o.c for o in outcomes.values() if o.c is not None], tmp_path) == []
+
+
+def test_a_layer_that_is_called_several_times_has_its_weights_once() -> None:
+    program = written(CalledAgain, "sat")
+    pixels, codes = images_of(program)
+    images = real(pixels, codes)
+    network = lower(trained(program, images), codes, images[:1])
+    shape = (4, 4, 3, 3)
+    calls = [
+        op for op in network.operations if isinstance(op, Convolve) and op.weight.shape == shape
+    ]
+    assert len(calls) == 4
+    fixed = with_rescale(network, "fixed32")
+    for file in (QdqWriter(network, 21).write({}), IntegerWriter(fixed, 21).write({})):
+        stored = [tensor for tensor in file.graph.initializer if tuple(tensor.dims) == shape]
+        assert len(stored) == 1
+    program_in_c = c_program(fixed, [str(i) for i in range(CLASSES)])
+    arrays = re.findall(r"^static const \w+ (weights\w*)\[", program_in_c.source, re.MULTILINE)
+    assert len(arrays) == 5  # stem, block, more, fewer, fc
 
 
 @both
