@@ -37,13 +37,12 @@ from qatlab.export.qdq import QdqWriter
 from qatlab.integer import lower, with_rescale
 from qatlab.integer.network import Convolve
 
-SAT = Recipe(channels=CHANNELS)
+SAT = Recipe(channels=CHANNELS, rescale="float")
 LSQ_PLUS = Recipe(
     weight=("LsqWeight", {"bits": 4}),
     activation=("LsqPlusActivation", {"bits": 4}),
     channels=CHANNELS,
     normalised=True,
-    rescale="float",
     seed=3,
 )
 METHODS: Mapping[str, Recipe] = {"sat": SAT, "lsq_plus": LSQ_PLUS}

@@ -84,10 +84,13 @@ class NormBehindPool(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 10, 3, padding="same"), nn.BatchNorm2d(10)
-        self.fc = nn.Linear(10, CLASSES)
+        self.conv2, self.norm2 = nn.Conv2d(10, 8, 1), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.relu(self.norm(F.max_pool2d(self.conv(x), 3, 2, 1))).mean([2, 3]))
+        x = F.relu(self.norm(F.max_pool2d(self.conv(x), 3, 2, 1)))
+        x = self.norm2(F.max_pool2d(self.conv2(x), 2))  # its site is signed
+        return self.fc(x.amax([2, 3]))
 
 
 class Clamps(nn.Module):
@@ -308,7 +311,7 @@ class Paddings(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.conv0(self.zeros(x)))
-        x = F.relu(self.conv1(self.reflect(x)))
+        x = F.relu(self.conv1(self.reflect(self.zeros(x))))
         x = F.relu(self.conv2(x))
         x = F.pad(x, [0, 1, 0, 1])
         x = F.relu(self.conv3(x))
@@ -469,7 +472,7 @@ SIZES: Mapping[type[nn.Module], tuple[int, int]] = {
     PixelsOfChannels: (8, 6),
     NormBehindPool: (9, 7),
     Averages: (13, 11),
-    Paddings: (11, 9),
+    Paddings: (9, 7),
     ChannelsPaddedOnBothSides: (9, 7),
     Clamps: (7, 8),
     Shuffled: (6, 5),
