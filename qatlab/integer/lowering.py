@@ -125,17 +125,27 @@ class Lowering(State):
                 if not self.goes_on:
                     raise
                 self._note(node, str(error))
+            except Exception:
+                if not self.obstacles:
+                    raise
+                self._stand_in(node)  # what stands for an obstacle need not fit what reads it
         return IntegerNetwork(_needed(list(self.operations.values())), self.sites)
 
     def _note(self, node: fx.Node, reason: str) -> None:
         name = "output" if node.op == "output" else self.paths[node]
         operator = "" if node.op == "output" else self.called(node).partition(" (")[2].rstrip(")")
         self.obstacles.append(Obstacle(name, operator, reason))
+        self._stand_in(node)
+
+    def _stand_in(self, node: fx.Node) -> None:
+        """Let codes stand for what a node makes."""
         if node in self.shapes:
-            channels, height, width = (*self.shapes[node][1:], 1, 1)[:3]
+            shape = self.shapes[node][1:]
+            channels, height, width = (*shape, 1, 1)[:3]
             codes, name = Codes(0, 15, 1 / 15), self.free(node.name)
             self.add(Input(name, (), codes, (channels, height, width)))
-            self.values[node] = Parts((Coded(name, codes, self.shapes[node][1:]),))
+            inner = shape if len(shape) < 2 else (channels, height, width)
+            self.values[node] = Parts((Coded(name, codes, inner),))
 
     def _lower(self, node: fx.Node) -> None:
         if node.op == "output":

@@ -162,6 +162,7 @@ def resolved(state: State, name: str, values: tuple[Value, ...], index: Integers
     rows = index[0].reshape(shape[0], -1)
     starts = np.cumsum([0, *(math.prod(value.shape) for value in values)])
     part_of = np.searchsorted(starts, rows, side="right") - 1
+    turned = _turned(values, index)
     if np.all(part_of == part_of[:, :1]):
         parts, within = part_of[:, 0], rows - starts[part_of[:, :1]]
         areas = np.array([math.prod(value.shape[1:]) for value in values])[parts]
@@ -170,18 +171,28 @@ def resolved(state: State, name: str, values: tuple[Value, ...], index: Integers
         channels = within // areas[:, None]
         if np.all(channels == channels[:, :1]):
             places = within - channels * areas[:, None]
-            found = _by_channels(state, name, values, shape, parts, channels[:, 0], places)
-            if found is not None:
-                return found
-    if len(values) == 1 and isinstance(value := values[0], Coded):
-        moved = permutation(index.ravel(), math.prod(value.shape))
-        if moved is not None and _plain(value):
-            split, axes = moved
-            whole = (*shape, 1)[:3] if len(shape) == 2 else shape
-            own = state.free(name)
-            state.add(Permute(own, (value.name,), split, axes, whole))
-            return Parts((Coded(own, value.codes, whole),))
-    return pending
+            if turned is None or np.all(places == places[:1]):
+                found = _by_channels(state, name, values, shape, parts, channels[:, 0], places)
+                if found is not None:
+                    return found
+    if turned is None:
+        return pending
+    value, split, axes = turned
+    whole = (*shape, 1)[:3] if len(shape) == 2 else shape
+    own = state.free(name)
+    state.add(Permute(own, (value.name,), split, axes, whole))
+    return Parts((Coded(own, value.codes, whole),))
+
+
+def _turned(
+    values: Sequence[Value], index: Integers
+) -> tuple[Coded, tuple[int, ...], tuple[int, ...]] | None:
+    """Return the only part, and what puts it into an order as a whole; None if nothing does."""
+    (value, *others) = values
+    if others or not isinstance(value, Coded) or not _plain(value):
+        return None
+    found = permutation(index.ravel(), math.prod(value.shape))
+    return None if found is None else (value, *found)
 
 
 def _features(
@@ -215,18 +226,20 @@ def _by_channels(
     channels: Integers,
     places: Integers,
 ) -> Parts | None:
-    """Return a tensor whose channels are channels of parts, with their places moved alike."""
+    """Return a tensor whose channels are channels of parts, with places moved."""
     inner = (*shape[1:], 1)[:2] if len(shape) == 2 else shape[1:]
-    moved = list(values)
-    for i in np.unique(parts):
-        value, own = values[i], places[parts == i]
-        if not np.all(own == own[:1]):
-            return None
-        made = _moved(state, name, value, own[0], inner)
-        if made is None:
-            return None
-        moved[i] = made
-    references = list(zip(parts.tolist(), channels.tolist(), strict=True))
+    moved: list[Value] = []
+    number: dict[tuple[int, bytes], int] = {}  # of a part whose places are moved in one way
+    references = []
+    for part, channel, own in zip(parts.tolist(), channels.tolist(), places, strict=True):
+        key = (part, own.tobytes())
+        if key not in number:
+            made = _moved(state, name, values[part], own, inner)
+            if made is None:
+                return None
+            number[key] = len(moved)
+            moved.append(made)
+        references.append((number[key], channel))
     return selected(state, name, tuple(moved), references, inner)
 
 

@@ -58,14 +58,16 @@ def start_quantizers(model: nn.Module, images: Iterable[Tensor]) -> None:
 def as_if_started(model: nn.Module) -> Iterator[None]:
     """Let a network compute for a while as if it had gone over to the quantize phase.
 
-    Steps of weights are then taken from the weights, those of activations are any numbers: for
-    looking at what a network will be, before it is trained.
+    Steps of weights are then taken from the weights, those of activations are any numbers, and no
+    offset is 0: for looking at what a network will be, before it is trained.
     """
     before = [(q, q.phase, copy.deepcopy(q.state_dict())) for q in quantizers(model)]
     set_phase(model, Phase.QUANTIZE)
     for quantizer in quantizers(model):
-        if isinstance(quantizer, ActivationQuantizer):
-            quantizer.initialized.fill_(True)  # with whatever values it was made with
+        if isinstance(quantizer, ActivationQuantizer) and quantizer.needs_start:
+            quantizer.begin_with(torch.linspace(0.1, 1.0, 16).to(quantizer.parameter))
+            if quantizer.learned_offset is not None:
+                quantizer.learned_offset.data.fill_(0.1)
     try:
         yield
     finally:

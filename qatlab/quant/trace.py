@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, QatlabError
 from qatlab.quant.ops import DROPS_BRANCHES, WEIGHT_LAYERS, kind_of
 from qatlab.tracing import ASSIGNMENTS, InPlaceTracer
 
@@ -213,17 +213,19 @@ def compute_out_of_place(
     Args:
         traced: its calls are replaced, such as ``y.add_(x)`` by ``y = y.add(x)``.
         modules: replace modules, too, by copies; those of the float network stay as they are.
-        others: nodes that make no tensors, such as sizes, which nothing changes.
+        others: nodes that make no tensors, such as sizes.
 
     Raises:
         ConfigError: if another name for the tensor, such as a view of it, is read afterwards.
     """
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    for node in traced.graph.nodes:
-        if node in others or not _is_in_place(traced, node, modules):
+    # Found before anything is replaced, as a module may be called several times.
+    for node in [n for n in order if _is_in_place(traced, n, modules)]:
+        if node in others:  # a number keeps its value under its other names
+            _out_of_place(traced, node)
             continue
         changed: fx.Node = node.all_input_nodes[0]
-        for other in _aliases(traced, changed, node):
+        for other in _aliases(traced, changed, order[node], others):
             if late := [user for user in other.users if order[user] > order[node]]:
                 raise ConfigError(
                     f"{node.name} changes a tensor in place that {late[0].name} reads under "
@@ -293,24 +295,30 @@ def _out_of_place(traced: fx.GraphModule, node: fx.Node) -> None:
         node.update_kwarg(at, False)
 
 
-def _aliases(traced: fx.GraphModule, node: fx.Node, without: fx.Node) -> list[fx.Node]:
+def _aliases(
+    traced: fx.GraphModule, node: fx.Node, end: int, others: Container[fx.Node]
+) -> list[fx.Node]:
     """Return the other names in a network for a tensor, or for a part of it.
 
     Args:
         traced: the network.
         node: what makes the tensor.
-        without: what changes it: its result is the tensor afterwards.
+        end: names that are given from this node on, by its number, do not count: they are names for
+            what has been made of the tensor by then.
+        others: nodes that make no tensors.
     """
     modules = dict(traced.named_modules())
+    before = set(list(traced.graph.nodes)[:end])
 
     def is_alias(other: fx.Node) -> bool:
         copies = getattr(other.target, "__name__", other.target) in COPIES
-        return kind_of(other, modules) in ("same", "view") and not copies
+        renames = kind_of(other, modules) in ("same", "view") and not copies
+        return renames and other in before and other not in others
 
     found, waiting = {node}, [node]
     while waiting:
         one = waiting.pop()
-        around = [user for user in one.users if is_alias(user) and user is not without]
+        around = [user for user in one.users if is_alias(user)]
         if is_alias(one):
             around += one.all_input_nodes[:1]
         new = [other for other in around if other not in found]
@@ -366,6 +374,7 @@ class _Measuring(fx.Interpreter):
 
     def __init__(self, traced: fx.GraphModule, counter: FlopCounterMode) -> None:
         super().__init__(traced)
+        self.extra_traceback = False  # an error of qatlab is one sentence
         self.counter = counter
         self.measures = Measures({}, {}, {}, {})
 
@@ -417,7 +426,7 @@ def measure(traced: fx.GraphModule, example_input: Tensor) -> Measures:
     try:
         with torch.no_grad(), _mode_of(traced, training=False), counter:
             interpreter.run(example_input.clone())  # some networks change their images
-    except ConfigError:
+    except QatlabError:
         raise
     except Exception as error:  # of the network's own code: assertions about sizes, for example
         shape = tuple(example_input.shape)

@@ -117,6 +117,31 @@ def test_every_call_counts_and_the_widest_input() -> None:
     assert table.float_macs == 3 * 36 * 3
 
 
+class Again(nn.Module):
+    """A layer that reads first one tensor and then another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shared = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        return self.shared(F.relu(self.shared(x)))
+
+
+def test_each_call_of_a_layer_costs_the_bits_that_it_reads() -> None:
+    rules = [Rule.parse("x", {"name": "relu", "activation": {"bits": 8}})]
+    image = torch.zeros(1, 2, 8, 8)
+    _, table = quantize(
+        Again(), partial(LsqWeight, bits=4), partial(LsqActivation, bits=2), rules, image
+    )
+    (row,) = (row for row in table.layers if row.name == "shared")
+    once = 4 * 4 * 9  # for each place of the result
+    assert row.macs == (36 + 16) * once
+    assert row.bit_operations == (36 * 8 + 16 * 2) * once * 4
+    assert (row.input_bits, row.parameters, row.size_bytes) == (8, once, once // 2)
+
+
 def test_memory_of_lenet_by_hand() -> None:
     table = table_of(LeNet(10, 1), torch.zeros(1, 1, 32, 32), 4, 4)
     live = {row.name: row.live_bytes for row in table.layers if row.part == "activation"}

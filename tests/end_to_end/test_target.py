@@ -1,0 +1,129 @@
+"""What a command says of the forms of a network, and ``target=``, which refuses to train others."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from mistakes import Told, check
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qatlab import cli
+
+Ran = Callable[..., str]
+FLOAT_FIRST = "quant.rules.first.weight=null"
+NO_FORM = "conv1 has float weights, and so no integer form: give it bits."
+
+
+@pytest.fixture
+def ran(
+    composed: DictConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Ran:
+    """Runs a command in this process to its end, and returns what is on stdout."""
+
+    def run(*overrides: str, network: str | None = None) -> str:
+        cfg = copy.deepcopy(composed)
+        if network is not None:
+            cfg.model = OmegaConf.create({"_target_": f"{__name__}.{network}"})
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        ConfigLoaderImpl._apply_overrides_to_config(parsed, cfg)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+        cli.start(lambda: cli.checked("train", cfg))
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (f"target=c {FLOAT_FIRST}", f"target=c: the network cannot leave so: {NO_FORM}"),
+        (f"target=qonnx {FLOAT_FIRST}", f"target=qonnx: the network cannot leave so: {NO_FORM}"),
+        (f"target=[qdq,c] {FLOAT_FIRST}", "target=qdq: the network cannot leave so: "),
+        (f"target=c mode=plan {FLOAT_FIRST}", "target=c: the network cannot leave so: "),
+        (
+            "target=[qdq,integer] quant.rules.first.weight.bits=12",
+            "target=integer: |conv1: weights of 12 bits are more than the 8 that|use --format qdq",
+        ),
+        ("target=d", "target=d is no form of a network.|Accepted: integer, qdq, qonnx, c, a list"),
+        ("target=qonx", "target=qonx is no form of a network.|Did you mean 'qonnx'?"),
+        ("target=[c,intger]", "target=intger is no form of a network.|Did you mean 'integer'?"),
+        ("target=[qdq,c] quant.rules.first.weight.bits=0", "quant.rules.first.weight"),
+    ],
+)
+def test_what_cannot_leave_is_not_trained(told: Told, overrides: str, words: str) -> None:
+    check(told(*overrides.split()), tuple(words.split("|")))
+    written = {path.name for path in Path().rglob("*")}
+    assert not written & {"checkpoints", "layers.json", "config.yaml", "metrics.csv"}
+
+
+class OwnWeights(nn.Module):
+    """Weights that no quantizer knows: of other layers, and of a function."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, stride=4)
+        self.up = nn.ConvTranspose2d(4, 4, 2)
+        self.line = nn.Conv1d(4, 4, 1)
+        self.table = nn.Parameter(torch.rand(num_classes, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(F.relu(self.conv(x)))
+        x = self.line(x.flatten(2)).mean(-1)
+        return F.linear(x, self.table)
+
+
+def test_a_plan_lists_all_that_stands_in_the_way(ran: Ran) -> None:
+    lines = ran("mode=plan", network="OwnWeights").splitlines()
+    (line,) = (line for line in lines if line.startswith("Cannot be exported; "))
+    assert "obstacles, the first for integer: up (ConvTranspose2d: " in line
+    listed = [line for line in lines if line.startswith("  integer, qdq, qonnx, c: ")]
+    assert [line.split()[4] for line in listed] == ["up", "line", "linear"]
+    assert all(line.endswith(" has no integer form.") for line in listed)
+    assert not list(Path().rglob("layers.json"))
+
+
+def test_a_plan_says_that_a_network_can_leave(ran: Ran) -> None:
+    lines = ran("mode=plan", "target=[integer,qdq,qonnx,c]").splitlines()
+    assert lines[-1] == "Can be exported as integer, qdq, qonnx, c."
+    assert not any(line.startswith("Weights that stay float") for line in lines)
+
+
+def test_a_training_tells_its_forms_and_float_weights_at_its_start_and_keeps_them(ran: Ran) -> None:
+    lines = ran("schedule.clamp_epochs=0", network="OwnWeights").splitlines()
+    told = [i for i, line in enumerate(lines) if line.startswith("Cannot be exported; ")]
+    floats = [i for i, line in enumerate(lines) if line.strip().startswith("Weights that stay fl")]
+    report = next(i for i, line in enumerate(lines) if line.startswith("    Size: "))
+    assert len(told) == 1
+    assert len(floats) == 2
+    assert floats[0] < told[0] < report < floats[1]
+    for i in floats:
+        words = lines[i].strip()
+        assert all(name in words for name in ("up (ConvTranspose2d)", "line (Conv1d)", "table ("))
+    forms = json.loads(Path("run/layers.json").read_text())["forms"]
+    assert forms.keys() == {"integer", "qdq", "qonnx", "c"}
+    for own in forms.values():
+        assert [one["layer"] for one in own] == ["up", "line", "linear"]
+        assert own[0].keys() == {"layer", "operator", "reason"}
+        assert own[0]["operator"].startswith("ConvTranspose2d")
+
+
+def test_a_network_that_can_leave_is_trained_for_its_target(ran: Ran) -> None:
+    lines = ran("schedule.clamp_epochs=0", "target=[c,qdq]").splitlines()
+    assert lines.count("Can be exported as integer, qdq, qonnx, c.") == 1
+    forms = json.loads(Path("run/layers.json").read_text())["forms"]
+    assert forms == {"integer": [], "qdq": [], "qonnx": [], "c": []}
+    assert Path("run/result.json").exists()
