@@ -141,7 +141,7 @@ class Lowering(State):
         """Let codes stand for what a node makes."""
         if node in self.shapes:
             shape = self.shapes[node][1:]
-            channels, height, width = (*shape, 1, 1)[:3]
+            channels, height, width = (*shape, 1, 1, 1)[:3]
             codes, name = Codes(0, 15, 1 / 15), self.free(node.name)
             self.add(Input(name, (), codes, (channels, height, width)))
             inner = shape if len(shape) < 2 else (channels, height, width)

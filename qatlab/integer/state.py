@@ -151,5 +151,8 @@ def both_sides(padding: Any) -> Sides:
 
 
 def _short(value: Any) -> str:
-    text = f"tensor of shape {tuple(value.shape)}" if hasattr(value, "shape") else str(value)
+    if isinstance(value, (list, tuple)) and any(hasattr(one, "shape") for one in value):
+        text = ", ".join(map(_short, value))
+    else:
+        text = f"tensor of shape {tuple(value.shape)}" if hasattr(value, "shape") else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

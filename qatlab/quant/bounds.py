@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from qatlab.quant.ops import CLAMPS
+from qatlab.quant.quantizer import is_number
 
 
 class Bounds(NamedTuple):
@@ -58,6 +59,8 @@ def bounds_of(
         return ANYTHING
     if (end := CLAMPS.get(node.target)) is not None:
         args, kwargs = args[:1], {end: [*args[1:], *kwargs.values()][0]}
+    if args and is_number(args[0]):  # 2 ** x
+        args = (_as_bounds(args[0]), *args[1:])
     kwargs.pop("inplace", None)
     if node.op == "call_module":
         module = modules[str(node.target)]
