@@ -355,8 +355,9 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
         value = values[i]
         if sign is not None and isinstance(value, Coded):
             own = state.free(f"{name}_again") if several else name
-            bias = _reversed(sign, codes)
-            state.add(Rescale(own, (value.name,), (sign,), bias, NOTHING, codes))
+            offsets = sign * codes.offset / codes.step  # of what it reads
+            bias = _reversed(sign, codes) - offsets
+            state.add(Rescale(own, (value.name,), (sign,), bias, offsets, codes))
             values[i] = Coded(own, codes, value.shape)
     result = replace(result, values=tuple(values))
     if result.index is not None:

@@ -45,6 +45,7 @@ from qatlab.integer.network import (
 )
 
 EXACT = 1 << 24  # float32 holds all whole numbers up to it
+WHOLE = 1e-9  # nearer to a whole number than that is one, up to the errors of float64
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _reverses(op: Operation, operations: Mapping[str, Operation]) -> bool:
     return (
         isinstance(op, Rescale)
         and not isinstance(of, (Convolve, Multiply, SumPool, Input))
-        and bool(np.all(op.offset == np.round(op.offset)))
+        and bool(np.all(abs(op.offset - np.round(op.offset)) < WHOLE))
         and all(np.all(abs(m) == 1) for m in op.multipliers)
         and len(op.inputs) == 1
     )

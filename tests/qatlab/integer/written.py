@@ -242,6 +242,19 @@ class Shuffled(nn.Module):
         return self.fc(x.mean([2, 3]))
 
 
+class ShuffledBeforeTheActivation(nn.Module):
+    """Two layers whose channels are put together and shuffled in front of one activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.depthwise, self.fc = nn.Conv2d(8, 8, 3, groups=8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(channel_shuffle(torch.cat([self.conv1(x), self.conv2(x)], 1), 2))
+        return self.fc(F.relu(self.depthwise(x)).mean((2, 3)))
+
+
 class SplitsAndSlices(nn.Module):
     """Parts of accumulators, slices with steps, and permuted axes."""
 
@@ -462,7 +475,7 @@ WRITTEN: tuple[type[nn.Module], ...] = (
     *(LinearAutoencoder, ShuffledOutput, PixelsOfChannels, Shuffled, SplitsAndSlices),
     *(DenselyConnected, Averages, Paddings, Leaky, DroppedBranches, TransformedImage),
     *(NormalisesItself, CalledAgain, Keywords, SpaceToDepth, TheSameChannelsTwice),
-    FlatBeforeTheActivation,
+    *(FlatBeforeTheActivation, ShuffledBeforeTheActivation),
 )
 SIZES: Mapping[type[nn.Module], tuple[int, int]] = {
     PoolTwice: (14, 14),
@@ -476,6 +489,7 @@ SIZES: Mapping[type[nn.Module], tuple[int, int]] = {
     ChannelsPaddedOnBothSides: (9, 7),
     Clamps: (7, 8),
     Shuffled: (6, 5),
+    ShuffledBeforeTheActivation: (7, 6),
     DenselyConnected: (8, 6),
     TransformedImage: (6, 5),
     NormalisesItself: (6, 5),
