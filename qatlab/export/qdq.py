@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from qatlab.errors import ConfigError
-from qatlab.export.graph import Graph, container, window
+from qatlab.export.graph import NARROW, Graph, container, window
 from qatlab.export.stored import stored
 from qatlab.integer.network import (
     NO_SIDES,
@@ -275,12 +275,22 @@ class QdqWriter:
         low, high = (
             np.float32(end * codes.step) for end in (codes.low + INSIDE, codes.high - INSIDE)
         )
-        lowest = graph.constant(low) if codes.low else ""
-        x = graph.node("Clip", [x, lowest, graph.constant(high)])
+        if _is_bare(op) and (codes.low, codes.high) == NARROW[kind][1:]:
+            # Where the type itself clips, it takes a Clip away all the same, and what is left of a
+            # layer without bias becomes one of 8 bits: see integer_onnx about its sums.
+            x = graph.node("Min", [x, graph.constant(high)])
+        else:
+            lowest = graph.constant(low) if codes.low else ""
+            x = graph.node("Clip", [x, lowest, graph.constant(high)])
         scale = graph.constant(np.float32(codes.step))
         zero = graph.constant(np.array(0), kind=kind)
         made = graph.node("QuantizeLinear", [x, scale, zero], f"{name}_codes")
         self.stored[name] = Stored(made, scale, zero, kind, codes.offset)
+
+
+def _is_bare(op: Rescale) -> bool:
+    """Tell whether a site reads a single layer, to which nothing is added."""
+    return len(op.inputs) == 1 and not op.bias.any() and op.slope is None
 
 
 def handed_on(graph: Graph, op: Operation, inputs: list[str], lowest: np.generic) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from networks import EXAMPLE, NETWORKS, PIXEL, PIXELS, convert
+from torch import nn
 
 from qatlab.export.integer_onnx import IntegerWriter
 from qatlab.export.qdq import QdqWriter
@@ -96,3 +98,25 @@ def test_files_of_whole_numbers_compute_the_same_to_the_last_bit(
     for (site, expected), found in zip(computed.codes.items(), codes, strict=True):
         assert np.array_equal(found, expected.numpy()), site
     assert np.array_equal(outputs, computed.outputs.numpy())
+
+
+@pytest.mark.parametrize(
+    ("weight", "opset"), [({"bits": 8}, 21), ({"bits": 8}, 13), ({"bits": 2}, 25)]
+)
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.Identity])
+def test_a_layer_without_bias_is_no_layer_of_8_bits_to_onnxruntime(
+    weight: dict[str, int], opset: int, activation: type[nn.Module], tmp_path: Path
+) -> None:
+    # Its sums of two products overflow 16 bits on some processors; and it takes no weights of 2 bits.
+    torch.manual_seed(1)
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3, bias=False), activation())
+    narrow = {"name": "*", "weight": weight}
+    model = convert(nn.Sequential(*layers, nn.Conv2d(5, 2, 1)), "lsq", 8, narrow=narrow)
+    file = QdqWriter(lower(model, [PIXEL] * 3, EXAMPLE), opset).write({})
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(file.SerializeToString(), options)
+    kinds = {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
+    assert not {kind for kind in kinds if kind.startswith(("QLinear", "QGemm"))}
+    assert kinds & {"Conv", "FusedConv"}
