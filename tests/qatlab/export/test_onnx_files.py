@@ -107,7 +107,7 @@ def test_files_of_whole_numbers_compute_the_same_to_the_last_bit(
 def test_a_layer_without_bias_is_no_layer_of_8_bits_to_onnxruntime(
     weight: dict[str, int], opset: int, activation: type[nn.Module], tmp_path: Path
 ) -> None:
-    # Its sums of two products overflow 16 bits on some processors; and it takes no weights of 2 bits.
+    # Its sums of products overflow 16 bits on some processors, and it takes no weights of 2 bits.
     torch.manual_seed(1)
     layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3, bias=False), activation())
     narrow = {"name": "*", "weight": weight}
