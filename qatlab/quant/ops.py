@@ -154,7 +154,10 @@ def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
 def written(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """Return the name of what a node calls, for messages and rules."""
     target = target_of(node, modules)
-    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    if target in (add, add_apart):  # what conversion has made of a sum
+        return "add"
+    name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    return name.lstrip("_")
 
 
 def activation_module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
