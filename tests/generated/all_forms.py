@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from onnx.reference import ReferenceEvaluator
-from qonnx_operators import BipolarQuant, MaxPool, Quant
+from qonnx_operators import BipolarQuant, LogSoftmax, MaxPool, Quant
 from random_programs import KNOWN, Program, Unfit
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -478,7 +478,7 @@ def _in_onnxruntime(
 def _qonnx(outcome: Outcome, case: _Case) -> None:
     """Compare what the operators of QONNX compute by their definition."""
     file = QonnxWriter(case.given, case.program.recipe.opset).write({})
-    session = ReferenceEvaluator(file, new_ops=[Quant, BipolarQuant, MaxPool])
+    session = ReferenceEvaluator(file, new_ops=[Quant, BipolarQuant, LogSoftmax, MaxPool])
     (output,) = session.output_names
     made = session.run(None, {"image": case.images.float().numpy()}, intermediate=True)
     quants = {node.output[0] for node in file.graph.node if node.op_type == "Quant"}

@@ -52,3 +52,12 @@ class MaxPool(OpRun):
         windows = F.max_pool2d(padded, kernel_shape, strides, 0, dilations, ceil_mode)
         rows, columns = (-(-(x.shape[i] + (top, left)[i - 2]) // strides[i - 2]) for i in (2, 3))
         return (windows[:, :, :rows, :columns].numpy(),)
+
+
+class LogSoftmax(OpRun):
+    """ONNX's own, which the evaluator of onnx 1.23 computes as the logarithm of what may be 0."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, axis: int = -1) -> tuple[Any]:
+        return (F.log_softmax(torch.from_numpy(x), axis).numpy(),)
