@@ -126,10 +126,11 @@ def told(found: Mapping[str, Sequence[Obstacle]]) -> str:
     free = [form for form, own in found.items() if not own]
     if len(free) == len(found):
         return f"Can be exported as {', '.join(free)}."
-    some = f"Can be exported as {', '.join(free)} only" if free else "Cannot be exported"
     form, own = next((form, own) for form, own in found.items() if own)
-    count = f"{len(own)} obstacles, the first" if len(own) > 1 else "one obstacle"
-    return f"{some}; {count} for {form}: {own[0].reason}"
+    more = f" ({len(own) - 1} more: mode=plan lists them)" if len(own) > 1 else ""
+    if not free:
+        return f"Cannot be exported: {own[0].reason}{more}"
+    return f"Can be exported as {', '.join(free)}, but not as {form}: {own[0].reason}{more}"
 
 
 def listed(found: Mapping[str, Sequence[Obstacle]]) -> list[str]:

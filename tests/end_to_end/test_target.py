@@ -88,8 +88,9 @@ class OwnWeights(nn.Module):
 
 def test_a_plan_lists_all_that_stands_in_the_way(ran: Ran) -> None:
     lines = ran("mode=plan", network="OwnWeights").splitlines()
-    (line,) = (line for line in lines if line.startswith("Cannot be exported; "))
-    assert "obstacles, the first for integer: up (ConvTranspose2d: " in line
+    (line,) = (line for line in lines if line.startswith("Cannot be exported: "))
+    assert line.startswith("Cannot be exported: up (ConvTranspose2d: ")
+    assert line.endswith("(2 more: mode=plan lists them)")
     listed = [line for line in lines if line.startswith("  integer, qdq, qonnx, c: ")]
     assert [line.split()[4] for line in listed] == ["up", "line", "linear"]
     assert all(line.endswith(" has no integer form.") for line in listed)
@@ -104,7 +105,7 @@ def test_a_plan_says_that_a_network_can_leave(ran: Ran) -> None:
 
 def test_a_training_tells_its_forms_and_float_weights_at_its_start_and_keeps_them(ran: Ran) -> None:
     lines = ran("schedule.clamp_epochs=0", network="OwnWeights").splitlines()
-    told = [i for i, line in enumerate(lines) if line.startswith("Cannot be exported; ")]
+    told = [i for i, line in enumerate(lines) if line.startswith("Cannot be exported: ")]
     floats = [i for i, line in enumerate(lines) if line.strip().startswith("Weights that stay fl")]
     report = next(i for i, line in enumerate(lines) if line.startswith("    Size: "))
     assert len(told) == 1
