@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.errors import ConfigError, did_you_mean
-from qatlab.export.c import c_program
-from qatlab.integer import Codes, IntegerNetwork, compute, with_rescale
+from qatlab.export.c import check_c
+from qatlab.integer import Codes, IntegerNetwork, with_rescale
 from qatlab.integer.lowering import Lowering, Obstacle
 from qatlab.quant import quantizers
 from qatlab.quant.calibration import as_if_started
@@ -42,8 +42,7 @@ def _integer(network: IntegerNetwork) -> None:
 
 
 def _c(network: IntegerNetwork) -> None:
-    outputs = compute(network, torch.zeros(1, *network.input.shape)).outputs.shape[1]
-    c_program(with_rescale(network, RESCALE), [str(i) for i in range(outputs)])
+    check_c(with_rescale(network, RESCALE))
 
 
 FORMS: Mapping[str, Callable[[IntegerNetwork], None]] = {

@@ -88,6 +88,11 @@ def c_program(
     return _Writer(network).program(class_names, about)
 
 
+def check_c(network: IntegerNetwork) -> None:
+    """Raise a ConfigError for what no C is written for; the text of a program is not made."""
+    _Writer(network).write()
+
+
 class _Writer:
     def __init__(self, network: IntegerNetwork) -> None:
         self.network, self.image = network, network.input
@@ -102,10 +107,14 @@ class _Writer:
         self.functions: list[str] = []
         self.calls: list[str] = []
 
-    def program(self, class_names: Sequence[str], about: Sequence[str]) -> CProgram:
-        """Write all operations, and what is around them."""
+    def write(self) -> None:
+        """Write all operations."""
         for op in self.network.operations:
             self._write(op)
+
+    def program(self, class_names: Sequence[str], about: Sequence[str]) -> CProgram:
+        """Return the program."""
+        self.write()
         output = self.network.operations[-1]
         classes = math.prod(self.shapes[output.name])
         if classes != len(class_names):
@@ -129,7 +138,7 @@ class _Writer:
             f"typedef {kind} qatlab_number;",
             "int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs);",
             *used(written),
-            *self.tables.declarations,
+            *self.tables.declarations(),
             *(["\n".join(memory)] if memory else []),
             written,
             "#ifndef QATLAB_NO_MAIN",
@@ -186,7 +195,7 @@ class _Writer:
             raise ConfigError(
                 f"{op.name} has weights that no C is written for: {error}."
             ) from error
-        table = self.tables.array("weights", op.name, weights.data)
+        table = self.tables.weights(op.name, weights)
         layer = Layer(op, name, self.tensors[op.inputs[0]], weights, table, op.largest)
         self.layers[op.name] = layer
         if isinstance(op, Convolve):

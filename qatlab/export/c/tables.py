@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qatlab.export.c.packing import Packed
 from qatlab.export.c.words import Identifiers, integer_type, number, scaled, size_of
 
 COLUMNS = 96  # of a line of numbers
@@ -20,15 +22,32 @@ class Tables:
         identifiers: names of operations in C.
 
     Attributes:
-        declarations: one for each array, in C.
         sizes: bytes, by the name of the operation that they belong to.
     """
 
     def __init__(self, identifiers: Identifiers) -> None:
         self.identifiers = identifiers
-        self.declarations: list[str] = []
         self.sizes: defaultdict[str, int] = defaultdict(int)
-        self._known: dict[tuple[str, bytes], str] = {}
+        self._declared: list[Callable[[], str]] = []  # made when all else has been written
+        self._weights: list[tuple[Packed, str]] = []
+
+    def declarations(self) -> list[str]:
+        """Return C of each array."""
+        return [declared() for declared in self._declared]
+
+    def weights(self, owner: str, numbers: Packed) -> str:
+        """Add the weights of a layer, and return the name of their array.
+
+        Those of a layer that is called several times are kept once.
+        """
+        for other, name in self._weights:
+            if other.equals(numbers):
+                return name
+        name = f"weights_{self.identifiers[owner]}"
+        self._weights.append((numbers, name))
+        self.sizes[owner] += numbers.size
+        self._declared.append(lambda: _declaration("uint8_t", name, numbers.data))
+        return name
 
     def array(self, what: str, owner: str, numbers: NDArray[Any]) -> str:
         """Add an array of the narrowest type, and return its name.
@@ -40,23 +59,13 @@ class Tables:
         """
         flat = numbers.reshape(-1)
         if flat.dtype.kind == "f":
-            kind, words = "double", [value.hex() for value in flat.tolist()]
+            kind = "double"
         else:
             found = integer_type(int(flat.min()), int(flat.max()))
             kind = "int64_t" if found in (None, "uint64_t") else str(found)
-            wide = size_of(kind) == 8
-            words = [number(value) if wide else str(value) for value in flat.tolist()]
-            if kind == "int32_t":  # C has no literal for the smallest one
-                words = [word.replace("-2147483648", "-2147483647 - 1") for word in words]
-        key = (kind, flat.tobytes())
-        if what == "weights" and key in self._known:  # a layer that is called several times
-            return self._known[key]
-        name = self._known[key] = f"{what}_{self.identifiers[owner]}"
-        each = max(COLUMNS // (max(map(len, words)) + 2), 1)
-        lines = [", ".join(words[i : i + each]) for i in range(0, len(words), each)]
-        body = ",\n    ".join(lines)
-        self.declarations.append(f"static const {kind} {name}[{len(words)}] = {{\n    {body}}};")
-        self.sizes[owner] += len(words) * size_of(kind)
+        name = f"{what}_{self.identifiers[owner]}"
+        self._declared.append(lambda: _declaration(kind, name, flat))
+        self.sizes[owner] += len(flat) * size_of(kind)
         return name
 
     def of_place(self, what: str, owner: str, numbers: NDArray[Any]) -> str:
@@ -87,3 +96,17 @@ class Tables:
         if not index:
             return number(numbers.item())
         return f"{self.array(what, owner, numbers)}[{' + '.join(reversed(index))}]"
+
+
+def _declaration(kind: str, name: str, flat: NDArray[Any]) -> str:
+    if kind == "double":
+        words = [value.hex() for value in flat.tolist()]
+    else:
+        wide = size_of(kind) == 8
+        words = [number(value) if wide else str(value) for value in flat.tolist()]
+        if kind == "int32_t":  # C has no literal for the smallest one
+            words = [word.replace("-2147483648", "-2147483647 - 1") for word in words]
+    each = max(COLUMNS // (max(map(len, words)) + 2), 1)
+    lines = [", ".join(words[i : i + each]) for i in range(0, len(words), each)]
+    body = ",\n    ".join(lines)
+    return f"static const {kind} {name}[{len(words)}] = {{\n    {body}}};"
