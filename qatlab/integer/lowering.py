@@ -180,10 +180,10 @@ class Lowering(State):
 
     def _output(self, node: Any) -> None:
         if not isinstance(node, fx.Node):
-            several = len(node) if isinstance(node, (tuple, list, dict)) else 0
+            kind = "dictionary" if isinstance(node, dict) else "tuple"
+            count = f"a {kind} of {len(node)}" if isinstance(node, (tuple, list, dict)) else node
             raise ConfigError(
-                f"the network returns {several} outputs ({type(node).__name__}), which have no "
-                "integer form: return one tensor."
+                f"the network returns {count}, which has no integer form: return one tensor."
             )
         raw, function, places = self.raw(node), "", None
         if raw.function is not None and raw.function.kind in LAST:
@@ -309,11 +309,7 @@ def _softmax(
         raise ConfigError(
             f"{state.called(node)} has an integer form over the classes only, as the last step."
         )
-    return _with_function(state.parts(input), str(kind))
-
-
-def _with_function(parts: Parts, kind: str) -> Parts:
-    return Parts(parts.values, parts.order, Function(kind))
+    return replace(state.parts(input), function=Function(str(kind)))
 
 
 def _needed(operations: Sequence[Operation]) -> tuple[Operation, ...]:

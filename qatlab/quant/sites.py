@@ -130,11 +130,14 @@ def is_weight_layer(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 def _hands_on(node: fx.Node, kind: str | None, modules: dict[str, nn.Module]) -> bool:
     """Tell whether what a node makes are values that it gets, so that they lie on their grid."""
-    if kind == "interpolate":
-        module = modules[str(node.target)] if node.op == "call_module" else None
-        given: Any = (*node.args, *node.kwargs.values()) if module is None else (module.mode,)
-        return "nearest" in given or "nearest-exact" in given or module is None is _mode_of(node)
-    return kind in HANDS_ON
+    if kind != "interpolate":
+        return kind in HANDS_ON
+    if node.op == "call_module":
+        mode: Any = getattr(modules[str(node.target)], "mode", None)
+    else:
+        names = ("size", "scale_factor", "mode")
+        mode = (dict(zip(names, node.args[1:], strict=False)) | node.kwargs).get("mode")
+    return mode in (None, "nearest", "nearest-exact")
 
 
 def _is_stored(traced: fx.GraphModule, node: fx.Node) -> bool:
@@ -153,13 +156,6 @@ def _scales(moved: Affine | None) -> bool:
     if moved is None or not (is_number(moved.factor) and is_number(moved.shift)):
         return False
     return bool(moved.shift == 0 and moved.factor != 0)
-
-
-def _mode_of(node: fx.Node) -> Any:
-    """Return the mode of ``F.interpolate`` if one is given; it is nearest by default."""
-    return dict(zip(("size", "scale_factor", "mode"), node.args[1:], strict=False)).get(
-        "mode", node.kwargs.get("mode")
-    )
 
 
 def _makes_several(

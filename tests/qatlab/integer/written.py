@@ -598,8 +598,8 @@ class MeanOfChannels(Ending):
 
 # By what stands in the way: the layer that is named, and words of the sentence.
 REFUSED: Mapping[type[nn.Module], tuple[str, str]] = {
-    TwoOutputs: ("output", r"^the network returns 2 outputs \(tuple\).*: return one tensor\.$"),
-    OutputsByName: ("output", r"^the network returns 1 outputs \(.*dict\).*: return one tensor\.$"),
+    TwoOutputs: ("output", r"^the network returns a tuple of 2, .*: return one tensor\.$"),
+    OutputsByName: ("output", r"^the network returns a dictionary of 1, .*: return one tensor\.$"),
     GroupsAcrossParts: ("grouped", r"^grouped: a group reads across the parts of a concatenation"),
     PoolFlatActivation: ("flatten", r"^flatten \(flatten: 1\) has an integer form only behind a"),
     OutputOfParts: ("output", r"^cat is a concatenation, which no output can be; put a layer"),
