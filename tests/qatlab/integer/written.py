@@ -255,6 +255,21 @@ class ShuffledBeforeTheActivation(nn.Module):
         return self.fc(F.relu(self.depthwise(x)).mean((2, 3)))
 
 
+class DepthwiseOfShuffledParts(nn.Module):
+    """A depthwise layer with two outputs for each channel of two sites, which are shuffled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.depthwise, self.norm = nn.Conv2d(8, 16, 3, groups=8), nn.BatchNorm2d(16)
+        self.pointwise, self.fc = nn.Conv2d(16, 6, 1), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([F.relu(self.conv1(x)), F.relu(self.conv2(x)) * 0.5], 1)
+        x = F.relu(self.norm(self.depthwise(channel_shuffle(x, 4))))
+        return self.fc(F.relu(self.pointwise(x)).mean((2, 3)))
+
+
 class SplitsAndSlices(nn.Module):
     """Parts of accumulators, slices with steps, and permuted axes."""
 
