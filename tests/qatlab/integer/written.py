@@ -490,7 +490,7 @@ WRITTEN: tuple[type[nn.Module], ...] = (
     *(LinearAutoencoder, ShuffledOutput, PixelsOfChannels, Shuffled, SplitsAndSlices),
     *(DenselyConnected, Averages, Paddings, Leaky, DroppedBranches, TransformedImage),
     *(NormalisesItself, CalledAgain, Keywords, SpaceToDepth, TheSameChannelsTwice),
-    *(FlatBeforeTheActivation, ShuffledBeforeTheActivation),
+    *(FlatBeforeTheActivation, ShuffledBeforeTheActivation, DepthwiseOfShuffledParts),
 )
 SIZES: Mapping[type[nn.Module], tuple[int, int]] = {
     PoolTwice: (14, 14),
