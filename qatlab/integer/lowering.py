@@ -10,6 +10,7 @@ that read one part each.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -188,7 +189,7 @@ class Lowering(State):
         raw, function, places = self.raw(node), "", None
         if raw.function is not None and raw.function.kind in LAST:
             function, raw = raw.function.kind, replace(raw, function=None)
-        if raw.index is not None and raw.index.shape == self.shapes[node] and not raw.pools:
+        if raw.index is not None and _is_an_order(raw) and not raw.pools:
             places, raw = raw.index.ravel(), replace(raw, index=None)
         if raw.function is not None or raw.pools or raw.index is not None or raw.bordered:
             self.parts(node)  # which tells why not
@@ -310,6 +311,14 @@ def _softmax(
             f"{state.called(node)} has an integer form over the classes only, as the last step."
         )
     return replace(state.parts(input), function=Function(str(kind)))
+
+
+def _is_an_order(parts: Parts) -> bool:
+    """Tell whether a tensor has each place of its parts once."""
+    count = sum(math.prod(value.shape) for value in parts.values)
+    return parts.index is not None and np.array_equal(
+        np.sort(parts.index.ravel()), np.arange(count)
+    )
 
 
 def _needed(operations: Sequence[Operation]) -> tuple[Operation, ...]:

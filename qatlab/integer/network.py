@@ -266,8 +266,8 @@ class Output(Weighted):
     Attributes:
         shape: of the answer to one image in the network; () for one number for each class.
         function: a last ``softmax`` or ``log_softmax``, which only files of floats compute.
-        places: for each number of the answer, its number among those that are computed here; None
-            where they are in this order.
+        places: for each number of the answer, its number among those that are computed here, all
+            of which are answers; None where they are in this order.
     """
 
     shape: tuple[int, ...] = ()

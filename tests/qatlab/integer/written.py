@@ -576,6 +576,17 @@ class ZerosInFrontOfPool(Ending):
         return self.fc(x.mean((2, 3)))
 
 
+class SomePlacesOfAMap(nn.Module):
+    """An output of some places of a map of sums, which no activation function has made codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).flatten(1)[:, :3]
+
+
 class OutputOfParts(nn.Module):
     """An output that is a concatenation."""
 
@@ -617,6 +628,7 @@ REFUSED: Mapping[type[nn.Module], tuple[str, str]] = {
     OutputsByName: ("output", r"^the network returns a dictionary of 1, .*: return one tensor\.$"),
     GroupsAcrossParts: ("grouped", r"^grouped: a group reads across the parts of a concatenation"),
     PoolFlatActivation: ("flatten", r"^flatten \(flatten: 1\) has an integer form only behind a"),
+    SomePlacesOfAMap: ("output", r"^getitem \(getitem: .* reads sums that are not yet quantized"),
     OutputOfParts: ("output", r"^cat is a concatenation, which no output can be; put a layer"),
     Gate: ("sigmoid", r"^sigmoid \(Sigmoid\) has no integer form; nn\.ReLU, nn\.ReLU6"),
     OverlappingWindows: ("adaptive_avg_pool2d", r"only where its outputs divide its inputs, not"),
