@@ -103,6 +103,8 @@ def _reverses(op: Operation, operations: Mapping[str, Operation]) -> bool:
     of = operations[op.inputs[0]] if op.inputs else op
     return (
         isinstance(op, Rescale)
+        and op.slope is None
+        and any(np.any(m == -1) for m in op.multipliers)
         and not isinstance(of, (Convolve, Multiply, SumPool, Input))
         and bool(np.all(abs(op.offset - np.round(op.offset)) < WHOLE))
         and all(np.all(abs(m) == 1) for m in op.multipliers)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from networks import EXAMPLE, NETWORKS, PIXEL, PIXELS, convert
-from torch import nn
+from torch import Tensor, nn
 
+from qatlab import quant
 from qatlab.integer import Codes, IntegerNetwork, compute, lower, with_rescale
 from qatlab.integer.network import NO_SIDES, Convolve, FixedPoint, Rescale, Weighted
 from qatlab.integer.reference import Values, compute_one
@@ -159,3 +161,30 @@ def test_too_wide_codes_are_computed_in_float64() -> None:
     narrow = dataclasses.replace(network.operations[2], largest=1)  # a bound that is not true
     wrong = IntegerNetwork([*network.operations[:2], narrow, *network.operations[3:]])
     assert compute(wrong, image).outputs.item() == 255 * 2**20
+
+
+class BentCodes(nn.Module):
+    """A LeakyReLU that reads codes of a site with the same step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.leaky = nn.Conv2d(3, 2, 1), nn.LeakyReLU(0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y + self.leaky(y)
+
+
+def test_what_a_site_of_codes_has_rounded_is_known() -> None:
+    torch.manual_seed(1)
+    weight, activation = (
+        partial(quant.DorefaWeight, bits=4),
+        partial(quant.DorefaActivation, bits=8),
+    )
+    model, _ = quant.quantize(BentCodes(), weight, activation, [], (PIXELS / 255)[:1])
+    quant.start_quantizers(model, [PIXELS / 255])
+    computed = compute(lower(model.double().eval(), [PIXEL] * 3, EXAMPLE), PIXELS)
+    codes = computed.codes["conv_site"].double()
+    assert (codes == -50).any()  # -0.5 is a tie
+    expected = torch.where(codes < 0, 0.01 * codes, codes)
+    torch.testing.assert_close(computed.positions["leaky"], expected, rtol=0, atol=1e-9)
