@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
@@ -76,6 +77,10 @@ def quantize(
         quantizer = _make("activation", activation, decision, site.name, extra)
         if isinstance(quantizer, ActivationQuantizer):
             _insert(traced, site, quantizer)
+        elif site.node.op == "call_module" and site.replaces and site.name != site.node.target:
+            # Another call of the module, whose path may become that of a quantizer.
+            traced.add_submodule(site.name, copy.copy(site.activation))
+            site.node.target = site.name
         target = Target(site.name, site.type)
         records[site.name] = LayerRecord.of(
             target, "activation", measures.shapes[site.node], quantizer, decision.rules

@@ -382,3 +382,28 @@ def test_weights_without_a_quant_layer_are_in_the_table_as_float() -> None:
     assert rows["position"][1:] == (None, 2)
     weights = (4 * 9 * 4) // 8 + 4 * (32 + 2)
     assert table.size_bytes == weights + 4 * (4 + 2)
+
+
+class OneReluThrice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.relu, self.fc = nn.ReLU(), nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        x = self.relu(self.conv2(x))
+        return self.fc(self.relu(self.conv2(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kept", ["relu", "relu_1", "relu_2"])
+def test_one_call_of_a_module_may_stay_float(kept: str) -> None:
+    image = torch.zeros(1, 3, 9, 9)
+    model, table = convert(OneReluThrice(), {"f": {"name": kept, "activation": None}}, image)
+    calls = [str(n.target) for n in model.graph.nodes if str(n.target).startswith("relu")]  # type: ignore[union-attr]
+    assert calls == ["relu", "relu_1", "relu_2"]
+    for name in calls:
+        assert isinstance(model.get_submodule(name), nn.ReLU if name == kept else SatActivation)
+    assert [row.name for row in table.layers if row.part == "activation" and row.bits is None] == [
+        kept
+    ]
