@@ -38,9 +38,8 @@ from qatlab.integer.pools import (
     average,
     largest_of_map,
     max_pool,
-    mean,
+    over_the_map,
     pad,
-    total_sum,
 )
 from qatlab.integer.state import Made, State
 from qatlab.integer.values import Coded, Function, Parts, linear
@@ -337,8 +336,8 @@ CALLS: dict[str, Callable[..., Parts]] = {
     "avg_pool2d": average,
     "adaptive_avg_pool2d": adaptive_average,
     "adaptive_max_pool2d": adaptive_max_pool,
-    "mean": mean,
-    "sum": total_sum,
+    "mean": over_the_map,
+    "sum": over_the_map,
     "amax": largest_of_map,
     "add": _sum_of_two,
     "sub": _difference_of_two,

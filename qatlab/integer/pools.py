@@ -37,6 +37,7 @@ from qatlab.integer.values import (
 )
 from qatlab.integer.views import in_order, in_shape
 from qatlab.integer.weights import LARGEST
+from qatlab.quant.ops import kind_of
 
 
 def max_pool(
@@ -275,7 +276,7 @@ def adaptive_average(
     return averages(state, name, state.parts(input), (kernel, kernel, NO_SIDES), share)
 
 
-def mean(
+def over_the_map(
     state: State,
     name: str,
     node: fx.Node,
@@ -284,30 +285,12 @@ def mean(
     keepdim: bool = False,
     dtype: Any = None,
 ) -> Parts:
-    """Lower the mean over rows, columns or both."""
-    return _over_the_map(state, name, node, input, dim, True)
-
-
-def total_sum(
-    state: State,
-    name: str,
-    node: fx.Node,
-    input: fx.Node,
-    dim: Any = None,
-    keepdim: bool = False,
-    dtype: Any = None,
-) -> Parts:
-    """Lower the sum over rows, columns or both."""
-    return _over_the_map(state, name, node, input, dim, False)
-
-
-def _over_the_map(
-    state: State, name: str, node: fx.Node, input: fx.Node, dim: Any, divides: bool
-) -> Parts:
+    """Lower the mean or the sum over rows, columns or both."""
     parts = state.parts(input)
     kernel = _kernel_of(state, node, input, parts, dim)
     if kernel != (1, 1):
-        share = np.full((1, 1, 1), 1 / math.prod(kernel) if divides else 1.0)
+        divisor = math.prod(kernel) if kind_of(node, state.modules) == "mean" else 1
+        share = np.full((1, 1, 1), 1 / divisor)
         parts = averages(state, name, parts, (kernel, kernel, NO_SIDES), share)
     return _with_shape(state, name, parts, state.shapes[node])
 
