@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 
-from qatlab import record
-from qatlab.errors import ConfigError, QatlabError
+from qatlab import files, record
+from qatlab.errors import QatlabError
 from qatlab.terminal import wide_console
 
 ABSENT = "-"
@@ -30,11 +29,7 @@ def configuration(run: Path) -> Facts:
         ConfigError: if the folder holds no run, or a damaged one.
     """
     record.check_run(run)
-    try:
-        content = yaml.safe_load((run / record.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # YAML's errors have several lines
-        raise ConfigError(f"cannot read {run / record.CONFIG}: {reason}") from error
+    content = files.read_yaml_mapping(run / record.CONFIG)
     return {key: value for key, value in flat(content) if key != "folder"}
 
 
@@ -96,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     """Read what a run has already written."""
-    return record.read_json(file) if file.exists() else {}
+    return files.read_json(file) if file.exists() else {}
 
 
 def flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

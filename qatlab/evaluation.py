@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from qatlab.errors import ConfigError, DataError
+from qatlab.files import write_bytes
 from qatlab.scores import Scores, n2d2_lines
 from qatlab.training.classifier import Classifier
 
@@ -119,9 +119,7 @@ def save_outputs(path: Path, module: Classifier) -> None:
         outputs=torch.cat(module.outputs).numpy(),
         labels=torch.cat(module.labels).numpy(),
     )
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"cannot write save_outputs={path}: {error.strerror}") from error
+        write_bytes(path, buffer.getvalue())
+    except ConfigError as error:
+        raise ConfigError(f"save_outputs={path}: {error}") from error

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 
-from qatlab import evaluation, record, shared_phases, summary, sweep
+from qatlab import evaluation, files, record, shared_phases, summary, sweep
 from qatlab.build import Built, build, callbacks_of, trainer_of
 from qatlab.compare import configuration, differences, flat
 from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, stored_config
@@ -106,7 +106,7 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
     """Train what is left of a run."""
     if (Path(cfg.folder) / record.RESULT).exists():
         print(f"{cfg.folder} is finished and its report written: nothing is left to be done.")
-        return dict(record.read_json(Path(cfg.folder) / record.RESULT))
+        return dict(files.read_json(Path(cfg.folder) / record.RESULT))
     chosen, checkpoint = callbacks_of(cfg)
     start_from, remark = newest(checkpoint.folder)
     if remark:
@@ -157,12 +157,12 @@ def _fit_and_report(
 ) -> dict[str, Any]:
     trainer, folder = trainer_of(cfg, built.schedule, chosen), Path(cfg.folder)
     if start_from is None and trainer.is_global_zero:
-        record.write_text(folder / record.CONFIG, portable_yaml(cfg))
+        files.write_text(folder / record.CONFIG, portable_yaml(cfg))
         forms = {form: [asdict(one) for one in own] for form, own in found.items()}
-        record.write_json(folder / "layers.json", {**built.table.to_json(), "forms": forms})
+        files.write_json(folder / "layers.json", {**built.table.to_json(), "forms": forms})
     if in_sweep() and _starts_processes(trainer):
         sweep.train_apart(folder)
-        return dict(record.read_json(folder / record.RESULT))
+        return dict(files.read_json(folder / record.RESULT))
     summary.print_table(built.table)
     say(told(found))
     names, config = list(cfg.logger or {}), yaml.safe_load(portable_yaml(cfg))
@@ -207,7 +207,7 @@ def _fit_and_test(
         return result
     summary.write_figures(folder, built.module, scored, built.data.class_names)
     save_weights(built.model, folder / "weights.safetensors")  # the tested ones
-    record.write_json(folder / record.RESULT, result)
+    files.write_json(folder / record.RESULT, result)
     summary.print_result(result, scored, built.table, folder)
     return result
 

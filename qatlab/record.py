@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from qatlab.errors import ConfigError, did_you_mean
+from qatlab.files import read_json
 
 CONFIG = "config.yaml"  # what a run was asked for
 RESULT = "result.json"  # what it has reached
@@ -47,53 +47,6 @@ def reserve(folder: Path) -> FileLock:
 def give_up(folder: Path) -> None:
     """Let another process have what this one has reserved; see :func:`reserve`."""
     FileLock(folder / ".lock", is_singleton=True).release(force=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that it is never there by halves.
-
-    Raises:
-        ConfigError: if the folder cannot be written to.
-    """
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file of bytes; see :func:`write_text`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON with two-space indents, a list of numbers in one line; see :func:`write_text`."""
-    write_text(path, _json(content) + "\n")
-
-
-def _json(value: Any, margin: str = "\n") -> str:
-    inner = margin + "  "
-    if isinstance(value, dict) and value:
-        rows = [f"{json.dumps(str(key))}: {_json(item, inner)}" for key, item in value.items()]
-        return "{" + inner + f",{inner}".join(rows) + margin + "}"
-    if isinstance(value, (list, tuple)) and not all(isinstance(x, (int, float)) for x in value):
-        return "[" + inner + f",{inner}".join(_json(item, inner) for item in value) + margin + "]"
-    return json.dumps(value)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run.
-
-    Raises:
-        ConfigError: if it is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
 
 
 def check_run(folder: Path) -> None:

@@ -21,7 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from qatlab import record
+from qatlab import files, record
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.targets import make
 from qatlab.terminal import wide_console
@@ -152,7 +152,7 @@ class SearchSweeper(Sweeper):
         folder = Path(job.hydra_cfg.hydra.runtime.output_dir)
         if not (folder / record.RESULT).exists():
             return None
-        result = record.read_json(folder / record.RESULT)
+        result = files.read_json(folder / record.RESULT)
         return [_inner(result, key, folder) for key in self.objectives]
 
     def _print_best(self, study: Any) -> None:

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from qatlab import record
+from qatlab import files, record
 from qatlab.build import Built
 from qatlab.quant import Phase, Quantizer
 from qatlab.summary import say
@@ -96,7 +96,7 @@ def shared_phases(
 def origin(folder: Path) -> str | None:
     """Return the name of the job whose first phases a run has taken over, None for its own."""
     file = folder / ORIGIN
-    return str(record.read_json(file)["job"]) if file.exists() else None
+    return str(files.read_json(file)["job"]) if file.exists() else None
 
 
 class _Leave(Callback):
@@ -117,8 +117,8 @@ class _Leave(Callback):
             new = self.entry.with_name(f".{self.entry.name}.{os.getpid()}")
             shutil.rmtree(new, ignore_errors=True)
             _copy(self.folder, new)
-            record.write_text(new / FACTS, self.facts)
-            record.write_json(new / ORIGIN, {"job": self.folder.name})
+            files.write_text(new / FACTS, self.facts)
+            files.write_json(new / ORIGIN, {"job": self.folder.name})
             os.replace(new, self.entry)
         self.lock.release(force=True)
 
@@ -127,7 +127,7 @@ def _take(entry: Path, folder: Path) -> Any:
     """Make a folder that of a run which was killed at the end of the phases."""
     _copy(entry, folder)
     shutil.copyfile(entry / ORIGIN, folder / ORIGIN)
-    return record.read_json(folder / ORIGIN)
+    return files.read_json(folder / ORIGIN)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from qatlab import record
+from qatlab import files, record
 from qatlab.errors import QatlabError
 from qatlab.terminal import wide_console
 
@@ -76,14 +76,14 @@ class SweepJob:
 
     def failed(self, reason: str) -> None:
         """Note why the job failed, here and in its own folder."""
-        record.write_text(self.folder / ERROR, reason + "\n")
+        files.write_text(self.folder / ERROR, reason + "\n")
         self._note.state, self._note.reason = FAILED, reason
         self._write()
 
     def _write(self) -> None:
         if notes_are_taken():
             file = Path(os.environ[NOTES]) / f"{self._note.number}.json"
-            record.write_json(file, asdict(self._note))
+            files.write_json(file, asdict(self._note))
 
 
 def resume_word(run: Path) -> str:
@@ -159,7 +159,7 @@ def take_notes() -> list[Note]:
     folder = os.environ.pop(NOTES, None)
     if folder is None or not Path(folder).is_dir():
         return []
-    notes = [Note(**record.read_json(file)) for file in Path(folder).glob("*.json")]
+    notes = [Note(**files.read_json(file)) for file in Path(folder).glob("*.json")]
     shutil.rmtree(folder)
     with suppress(OSError):  # not empty: of a sweep that was killed, or runs at the same time
         Path(folder).parent.rmdir()

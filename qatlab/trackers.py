@@ -20,7 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from qatlab import record
+from qatlab import files, record
 from qatlab.errors import ConfigError
 from qatlab.quant import LayerRecord, ModelTable, Phase
 from qatlab.targets import TARGET, make
@@ -134,7 +134,7 @@ class Trackers(Callback):
             # wandb keeps much in memory until it ends: who was killed has to tell all of it again.
             if name in begun and not isinstance(logger, WandbLogger):
                 continue
-            record.write_json(self.folder / BEGUN, begun := {**begun, name: run})
+            files.write_json(self.folder / BEGUN, begun := {**begun, name: run})
             self.new.append(logger)
             logger.log_hyperparams(self.config)
             _log_table(logger, "layers", COLUMNS, [_row(layer) for layer in self.table.layers])
@@ -185,7 +185,7 @@ class Trackers(Callback):
 
 def _begun(folder: Path) -> dict[str, Any]:
     file = folder / BEGUN
-    return dict(record.read_json(file)) if file.exists() else {}
+    return dict(files.read_json(file)) if file.exists() else {}
 
 
 def _row(layer: LayerRecord) -> Row:

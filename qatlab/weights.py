@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,9 +10,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from qatlab.errors import CheckpointError
+from qatlab.files import read_json, write_bytes
 from qatlab.quant import Phase, set_phase
 from qatlab.quant.learned import LearnedQuantizer
-from qatlab.record import CONFIG, RESULT, read_json
+from qatlab.record import CONFIG, RESULT
 from qatlab.training.checkpoint import LAST
 from qatlab.training.torch_files import describe
 from qatlab.weight_files import DRAWN, find_weights, holds_module, read_weights
@@ -27,9 +28,20 @@ def save_weights(model: nn.Module, path: Path) -> None:
     # Clones: the format has no tensors that share memory, as tied weights do.
     tensors = {k: v.cpu().contiguous().clone() for k, v in state.items() if isinstance(v, Tensor)}
     texts = {key: value for key, value in state.items() if isinstance(value, str)}
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(save(tensors, texts))
-    os.replace(temporary, path)
+    write_bytes(path, _sorted(save(tensors, texts)))
+
+
+def _sorted(content: bytes) -> bytes:
+    """Return a ``.safetensors`` file with its header in order, so that equal ones are equal bytes.
+
+    The library writes the metadata in another order each time.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header.pop("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def init_weights(

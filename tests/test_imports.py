@@ -14,11 +14,17 @@ MODULES = {
     for package in ("qatlab", "ini_compat")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-FOR_ALL = {"qatlab.errors", "qatlab.arguments", "qatlab.native"}  # import nothing but each other
+FOR_ALL = {
+    "qatlab.errors",
+    "qatlab.arguments",
+    "qatlab.files",
+    "qatlab.native",
+}  # import nothing but each other
 # What each room may import beside the standard library, itself and FOR_ALL.
 ROOMS = {
     "qatlab.errors": set(),
     "qatlab.arguments": set(),
+    "qatlab.files": {"yaml"},
     "qatlab.native": set(),
     "qatlab.tracing": {"torch"},
     "qatlab.quant": {"qatlab.tracing", "torch", "triton"},

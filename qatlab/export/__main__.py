@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from qatlab import record
+from qatlab import files, record
 from qatlab.errors import ConfigError
 from qatlab.export.obstacles import RESCALE
 from qatlab.integer import RESCALES, lower, with_rescale
@@ -81,7 +81,7 @@ def _write_onnx(loaded: Loaded, given: argparse.Namespace) -> str:
     opset = OPSET if given.opset is None else given.opset
     file = onnx_file(loaded, given.format, opset, given.rescale or RESCALE)
     content = file.SerializeToString()
-    record.write_bytes(given.output, content)
+    files.write_bytes(given.output, content)
     table = loaded.built.table
     entries = {entry.key: entry.value for entry in file.metadata_props}
     facts = sum(len(key) + len(value) for key, value in entries.items())
@@ -106,7 +106,7 @@ def _write_c(loaded: Loaded, path: Path, rescale: str) -> str:
     network = lower(model, pixel_codes(data), data.example_input())
     about = [f"{loaded.source}, rescale={rescale}", f"commit {record.commit()}"]
     program = c_program(with_rescale(network, rescale), data.class_names, about)
-    record.write_text(path, program.source)
+    files.write_text(path, program.source)
     table = Table("layer", "", "bytes of constants", "products for an image")
     for row in program.layers:
         table.add_row(row.name, row.what, f"{row.flash:,}", f"{row.multiply_accumulates:,}")

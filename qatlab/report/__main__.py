@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qatlab import record
+from qatlab import files, record
 from qatlab.errors import ConfigError, QatlabError
 from qatlab.report.page import page
 from qatlab.report.runs import FINISHED, Run, find_runs
@@ -54,8 +54,8 @@ def write(output: Path, folder: Path, runs: Sequence[Run]) -> None:
     from qatlab.report.picture import draw  # matplotlib takes half a second; the table needs none
 
     settings = join_seeds(runs)
-    record.write_text(output, page(folder.absolute().name, runs, settings))
-    record.write_text(output.with_suffix(".csv"), csv_table(settings))
+    files.write_text(output, page(folder.absolute().name, runs, settings))
+    files.write_text(output.with_suffix(".csv"), csv_table(settings))
     written = [output, output.with_suffix(".csv")]
     if draw(settings, output.with_suffix(".png")):
         written.append(output.with_suffix(".png"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qatlab import record
+from qatlab import files
 from qatlab.errors import ConfigError
 
 LAYERS = "layers.json"
@@ -37,7 +37,7 @@ def read_costs(file: Path) -> dict[str, Any]:
     """Return layers and costs of a ``layers.json``; nothing where there is none."""
     if not file.exists():
         return {}
-    content = record.read_json(file)
+    content = files.read_json(file)
     try:
         layers = tuple(
             Layer(

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from qatlab import record
+from qatlab import files, record
 from qatlab.errors import ConfigError
 from qatlab.report.layers import LAYERS, Layer, facts_of, read_costs
 
@@ -79,9 +77,9 @@ def find_runs(folder: Path) -> list[Run]:
         ConfigError: if a file of a run is damaged.
     """
     found = []
-    for place, folders, files in os.walk(folder):
+    for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if {record.RESULT, record.CONFIG, ERROR} & set(files):
+        if {record.RESULT, record.CONFIG, ERROR} & set(names):
             found.append(read_run(Path(place), folder))
     return found
 
@@ -102,30 +100,16 @@ def read_run(path: Path, below: Path) -> Run:
     if (path / record.RESULT).exists():
         return Run(state=FINISHED, **common, **_result(path / record.RESULT, costs, common))
     name, seed = _asked(path)
-    reason = _read_text(path / ERROR).strip() if (path / ERROR).exists() else ""
+    reason = files.read_text(path / ERROR).strip() if (path / ERROR).exists() else ""
     state = FAILED if (path / ERROR).exists() else UNFINISHED
     size = costs.get("size_bytes")
     facts = {"size_bytes": size, **facts_of(common["layers"], size, costs)}
     return Run(state=state, name=name, seed=seed, reason=reason, **common, **facts)
 
 
-def read_yaml(file: Path) -> Any:
-    """Read YAML without Hydra's extensions.
-
-    Raises:
-        ConfigError: if it is missing or damaged.
-    """
-    try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if it is there
-        return yaml.load(file.read_bytes(), Loader=loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # YAML's errors have several lines
-        raise ConfigError(f"cannot read {file}: {reason}") from error
-
-
 def _result(file: Path, costs: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
     """Return what a ``result.json`` adds."""
-    result = record.read_json(file)
+    result = files.read_json(file)
     try:
         test, environment = result["test"], result["environment"]
         phase = str(test.get("phase", ""))
@@ -154,7 +138,7 @@ def _result(file: Path, costs: dict[str, Any], common: dict[str, Any]) -> dict[s
 def _read_overrides(file: Path) -> tuple[str, ...] | None:
     if not file.exists():
         return None
-    content = read_yaml(file)
+    content = files.read_yaml(file)
     if not isinstance(content, list):
         raise ConfigError(f"{file} does not hold the overrides of a run: it is no list")
     return tuple(map(str, content))
@@ -166,13 +150,11 @@ def _asked(path: Path) -> tuple[str, int | None]:
     resolved = config.exists()
     if not resolved:
         config = hydra / "config.yaml"
-    content = read_yaml(config) if config.exists() else {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{config} does not hold the configuration of a run")
+    content = files.read_yaml_mapping(config) if config.exists() else {}
     name, seed = str(content.get("name", path.name)), content.get("seed")
     if not resolved and "${" in name and (hydra / "hydra.yaml").exists():
         # The run failed before it was resolved: conf/config.yaml names it by chosen options.
-        content = read_yaml(hydra / "hydra.yaml")
+        content = files.read_yaml(hydra / "hydra.yaml")
         try:
             choices = content["hydra"]["runtime"]["choices"]
         except (KeyError, TypeError) as error:
@@ -180,13 +162,6 @@ def _asked(path: Path) -> tuple[str, int | None]:
         pattern = r"\$\{hydra:runtime\.choices\.([\w/]+)\}"
         name = re.sub(pattern, lambda found: str(choices.get(found[1])), name)
     return name, seed if isinstance(seed, int) else None
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {file}: {error}") from error
 
 
 def _number(value: Any) -> float | None:

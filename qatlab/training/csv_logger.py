@@ -7,7 +7,6 @@ writes the training and the validation values of the same epoch in separate rows
 from __future__ import annotations
 
 import csv
-import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from qatlab.errors import TrainingError
+from qatlab.files import put, temporary_of
 
 FILE_NAME = "metrics.csv"
 FIRST_COLUMNS = ("epoch", "step", "phase")
@@ -100,14 +100,14 @@ class CsvLogger(Logger):
         if not self._unsaved:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f".{FILE_NAME}.tmp")
+        temporary = temporary_of(self._path)
         with temporary.open("w", encoding="utf-8", newline="") as file:
             # A site's or a layer's own, such as quant/relu1/clipped, come behind those of the run.
             columns = sorted(self._columns, key=lambda name: name.count("/") > 1)
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows.values())
-        os.replace(temporary, self._path)
+        put(temporary, self._path)
         self._unsaved = False
 
     def _read_once(self) -> None:

@@ -14,7 +14,7 @@ from rich.status import Status
 from rich.table import Table
 from torch import Tensor
 
-from qatlab import record
+from qatlab import files
 from qatlab.build import Built
 from qatlab.data import ImageModule
 from qatlab.errors import ConfigError
@@ -158,7 +158,7 @@ def main(words: list[str] | None = None) -> int:
         if given.json is not None:
             forms = {own.name: own.to_json() for own in found}
             numbers = {"images": found[0].images, "forms": forms}
-            record.write_json(given.json, {**numbers, "accumulator_bits": network.accumulator_bits})
+            files.write_json(given.json, {**numbers, "accumulator_bits": network.accumulator_bits})
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130

@@ -1,0 +1,203 @@
+"""Writes files so that they are there whole or not at all; reads files that anyone may have made.
+
+A file is written to a temporary name beside its place, synced to the disk and renamed: neither a
+kill nor a power cut leaves a half of it. Readers take regular files of bounded size and depth only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qatlab.errors import ConfigError
+
+LARGEST = 64 << 20  # bytes of a text that is read as a whole
+DEEPEST = 50  # mappings and lists inside of each other, in YAML
+TEMPORARY = ".tmp"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text; see :func:`write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it; its folder is made where it is missing.
+
+    Raises:
+        ConfigError: if the folder cannot be written to.
+    """
+    temporary = temporary_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        put(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+
+
+def temporary_of(path: Path) -> Path:
+    """Return the name beside a file under which its new content is written; it keeps the suffix."""
+    return path.with_name(f".{path.stem}{TEMPORARY}{path.suffix}")
+
+
+def put(temporary: Path, path: Path) -> None:
+    """Sync a file that was written under another name to the disk, and let it be ``path``.
+
+    Raises:
+        OSError: if the file system refuses it.
+    """
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: if they cannot be written there.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some file systems sync no folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with two-space indents, a list of numbers in one line; see :func:`write_bytes`."""
+    write_text(path, _json(content) + "\n")
+
+
+def _json(value: Any, margin: str = "\n") -> str:
+    inner = margin + "  "
+    if isinstance(value, dict) and value:
+        rows = [f"{json.dumps(str(key))}: {_json(item, inner)}" for key, item in value.items()]
+        return "{" + inner + f",{inner}".join(rows) + margin + "}"
+    if isinstance(value, (list, tuple)) and not all(isinstance(x, (int, float)) for x in value):
+        return "[" + inner + f",{inner}".join(_json(item, inner) for item in value) + margin + "]"
+    return json.dumps(value)
+
+
+def check_regular(path: Path, largest: int | None = None) -> None:
+    """Raise unless ``path`` is a regular file of at most ``largest`` bytes.
+
+    Reading anything else may never end: a FIFO, a device.
+
+    Raises:
+        ConfigError: naming the file and what is wrong with it.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"cannot read {path}: {reason}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"cannot read {path}: it is a folder")
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"cannot read {path}: it is no regular file, but a pipe or a device")
+    if largest is not None and found.st_size > largest:
+        raise ConfigError(
+            f"cannot read {path}: it has {found.st_size / 1e6:,.0f} MB, and at most "
+            f"{largest / 1e6:,.0f} MB are read"
+        )
+
+
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """Read a file of text in UTF-8.
+
+    Raises:
+        ConfigError: if it is missing, too large, no regular file, or no UTF-8.
+    """
+    check_regular(path, largest)
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"cannot read {path}: it is no text in UTF-8 (byte {error.start})"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a mapping from a JSON file.
+
+    Raises:
+        ConfigError: if it is missing or damaged, holds anything else, or a number too large.
+    """
+    try:
+        content = json.loads(read_text(path), parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"cannot read {path}: {reason}") from error
+    return _mapping(path, content)
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is too large a number")
+    return number
+
+
+def read_yaml(path: Path) -> Any:
+    """Read YAML of plain values, without the extensions of OmegaConf.
+
+    Raises:
+        ConfigError: if it is missing or damaged, nested deeper than 50 or refers to other parts of
+            itself: a few lines of that make a file that fills the memory.
+    """
+    text = read_text(path)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if it is there
+    try:
+        _check_events(text, loader)
+        return yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """Read a mapping from a YAML file; see :func:`read_yaml`."""
+    return _mapping(path, read_yaml(path))
+
+
+def _mapping(path: Path, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        what = "a mapping with other keys than texts" if isinstance(content, dict) else "no mapping"
+        raise ConfigError(f"cannot read {path}: it holds {what}")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """Return a reader's message in one line, with the line of the file."""
+    mark = getattr(error, "problem_mark", None)
+    words = str(getattr(error, "problem", None) or error)
+    return " ".join(words.split()) + (f" (line {mark.line + 1})" if mark else "")
+
+
+def _check_events(text: str, loader: Any) -> None:
+    """Raise a YAMLError for what a file of plain values has not, before anything is built of it."""
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"*{event.anchor} refers to another part of the file"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.MarkedYAMLError(
+                problem="it is nested too deep", problem_mark=event.start_mark
+            )
