@@ -129,6 +129,13 @@ def callbacks_of(cfg: DictConfig) -> tuple[list[Callback], RunCheckpoint]:
         raise ConfigError(
             f"callbacks has {len(checkpoints)} RunCheckpoint; a run needs one, to be tested"
         )
+    place = Path(cfg.folder) / "checkpoints"
+    if checkpoints[0].folder.absolute() != place.absolute():
+        key = next(key for key, one in zip(nodes, chosen, strict=True) if one is checkpoints[0])
+        raise ConfigError(
+            f"callbacks.{key}.folder={checkpoints[0].folder} is wrong: checkpoints are a part of "
+            "their run, in ${folder}/checkpoints; hydra.run.dir= says where the run goes."
+        )
     return chosen, checkpoints[0]
 
 

@@ -16,12 +16,14 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from qatlab import config, search, sweep
 from qatlab.errors import ConfigError
+from qatlab.folders import check_unused, lock_run, save_asked
 from qatlab.messages import sentence
-from qatlab.record import CONFIG, RESULT, reserve
+from qatlab.record import CONFIG, RESULT
+from qatlab.trust import foreign
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USERS = "QATLAB_FULL_ERROR"  # what the user has set it to, for processes that this one starts
@@ -74,7 +76,8 @@ def checked(command: str, cfg: DictConfig) -> None:
     folder, lock = Path(cfg.resume or cfg.folder), None
     try:
         if command == "train" and cfg.mode == "train" and (folder.exists() or not cfg.resume):
-            lock = reserve(folder)
+            lock = lock_run(folder)
+        _begin(command, cfg, job is not None)
         config.check(cfg)
         experiment = import_module("qatlab.experiment")  # torch: a wrong key is told before
         # After the import, which sets the level itself.
@@ -90,7 +93,7 @@ def checked(command: str, cfg: DictConfig) -> None:
         if job is not None:
             job.failed("interrupted; the sweep's command continues it")
         is_run = (folder / CONFIG).exists() and not (folder / RESULT).exists()
-        _interrupted(f" To continue: {resume_command(folder)}" if is_run else "")
+        _interrupted(f" To continue: {resume_command(folder, cfg)}" if is_run else "")
     except Exception as error:
         if job is None:
             _stop(_told(error))
@@ -109,9 +112,25 @@ def checked(command: str, cfg: DictConfig) -> None:
             lock.release(force=True)
 
 
-def resume_command(run: Path) -> str:
-    """Return what to type to resume a run."""
-    return f"python train.py {shlex.quote(sweep.resume_word(run))}"
+def _begin(command: str, cfg: DictConfig, is_job: bool) -> None:
+    """Write down what was asked for, unless that would change a run that is there.
+
+    Raises:
+        ConfigError: if the folder holds a run; the job of a sweep goes on with it.
+    """
+    folder = Path(cfg.folder)
+    trains = command == "train" and cfg.mode == "train"
+    if not is_job:
+        check_unused(folder, trains)
+    if not is_job or not (folder / CONFIG).exists():
+        save_asked(cfg)
+
+
+def resume_command(run: Path, cfg: DictConfig) -> str:
+    """Return what to type to resume a run of a configuration."""
+    allow = config.allowed_names(cfg.allow) if cfg.resume else foreign(OmegaConf.to_container(cfg))
+    words = [sweep.resume_word(run), *([f"allow=[{','.join(allow)}]"] if allow else [])]
+    return shlex.join(["python", "train.py", *words])
 
 
 def _interrupted(hint: str) -> None:

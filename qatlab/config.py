@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from qatlab.errors import ConfigError
+from qatlab.files import read_yaml_mapping
+from qatlab.folders import job_folder
 from qatlab.record import CONFIG, check_run
+from qatlab.trust import check_stored
 
 LONGEST_NAME = 200  # bytes, of the folder of a job; file systems take 255
 HERE = "\x00"  # stands for the run's folder while paths are made relative to it
@@ -73,6 +74,7 @@ class TrainConfig:
     memory: str = MISSING
     mixup: float = MISSING
     target: Any = None
+    allow: Any = None
     init_weights: str | None = None
     resume: str | None = None
     folder: str = MISSING
@@ -90,29 +92,6 @@ class TestConfig(TrainConfig):
     run: str | None = None
     checkpoint: str = MISSING
     save_outputs: str | None = None
-
-
-def job_folder(name: str, resume: str | None) -> str:
-    """Return the folder of this job: a new run, or a log folder inside the run it resumes.
-
-    Raises:
-        ConfigError: for processes that were started together, but share no name for it.
-    """
-    now = _job_name()
-    if resume is None:
-        return f"outputs/runs/{name}/{now}"
-    check_run(Path(resume))  # now, or Hydra would make the folder
-    return f"{resume}/resumed/{now}"
-
-
-def _job_name() -> str:
-    """Return the time or, where several processes are started at once, what they have in common."""
-    step = os.environ.get("SLURM_STEP_ID")  # of srun
-    if step is not None:
-        return f"slurm_{os.environ['SLURM_JOB_ID']}.{step}"
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # of torchrun
-        raise ConfigError("processes that torchrun starts need hydra.run.dir=<one folder for all>.")
-    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def portable_yaml(cfg: DictConfig) -> str:
@@ -133,17 +112,33 @@ def _escaped(value: Any) -> Any:
     return [_escaped(inner) for inner in value] if isinstance(value, list) else value
 
 
-def stored_config(run: Path) -> DictConfig:
+def stored_config(run: Path, allow: Any = None) -> DictConfig:
     """Read the configuration of a run; paths inside follow a folder that was moved.
 
+    Args:
+        run: its folder.
+        allow: names of packages whose code it may call, see :mod:`qatlab.trust`.
+
     Raises:
-        ConfigError: if the folder holds no run.
+        ConfigError: if the folder holds no run, or names code that is not allowed.
     """
     check_run(run)
-    cfg = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(run / CONFIG))
+    file = run / CONFIG
+    read_yaml_mapping(file)  # within bounds; OmegaConf reads numbers such as 1e-3 better
+    stored = OmegaConf.load(file)
+    content: Any = OmegaConf.to_container(stored)
+    check_stored(file, content, allowed_names(allow))
+    cfg = OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)
     cfg.folder = str(run)
     assert isinstance(cfg, DictConfig)
     return cfg
+
+
+def allowed_names(allow: Any) -> list[Any]:
+    """Return the packages of ``allow``, which may be null, a name or a list of names."""
+    if allow is None:
+        return []
+    return [allow] if isinstance(allow, str) else list(allow)
 
 
 def forget_weights(cfg: DictConfig) -> None:

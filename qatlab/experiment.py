@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 
 from qatlab import evaluation, files, record, shared_phases, summary, sweep
@@ -23,6 +23,7 @@ from qatlab.pixels import pixel_codes
 from qatlab.summary import say
 from qatlab.trackers import tracked
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
+from qatlab.trust import foreign
 from qatlab.weights import save_weights
 
 MOVABLE = ("data.source.folder", "trainer.accelerator", "trainer.devices")  # changed by a resume
@@ -45,11 +46,6 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if cfg.mode == "train" and in_sweep() and (folder / record.CONFIG).exists():
         _check_same(cfg, folder)
         return _continue(cfg)
-    if cfg.mode == "train" and (folder / "checkpoints").exists():
-        raise ConfigError(
-            f"{folder} already holds a run: continue it with resume={folder}, delete it, or write "
-            "the new run to another hydra.run.dir"
-        )
     forms_of(cfg.target)  # a word that is wrong is told before anything is built
     chosen, checkpoint = callbacks_of(cfg)
     built = build(cfg)
@@ -82,8 +78,8 @@ def _obstacles(cfg: DictConfig, built: Built) -> dict[str, tuple[Obstacle, ...]]
 
 def _resume(given: DictConfig) -> dict[str, Any]:
     """Continue a run that was killed as if it had not been."""
-    cfg = stored_config(Path(given.resume))
-    apply_given(given, cfg, "resume", changeable=MOVABLE)
+    cfg = stored_config(Path(given.resume), given.allow)
+    apply_given(given, cfg, "resume", changeable=MOVABLE, also=("allow",))
     return _continue(cfg)
 
 
@@ -123,8 +119,8 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
     if cfg.resume is not None:
         raise ConfigError("test.py resumes nothing: give run=<folder of a run>")
     if run is not None:
-        given, cfg = cfg, stored_config(Path(run))
-        also = ("checkpoint", "save_outputs")
+        given, cfg = cfg, stored_config(Path(run), cfg.allow)
+        also = ("checkpoint", "save_outputs", "allow")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
         forget_weights(cfg)
         cfg.init_weights = str(record.checkpoint_of(Path(run), name))
@@ -161,7 +157,7 @@ def _fit_and_report(
         forms = {form: [asdict(one) for one in own] for form, own in found.items()}
         files.write_json(folder / "layers.json", {**built.table.to_json(), "forms": forms})
     if in_sweep() and _starts_processes(trainer):
-        sweep.train_apart(folder)
+        sweep.train_apart(folder, foreign(OmegaConf.to_container(cfg)))
         return dict(files.read_json(folder / record.RESULT))
     summary.print_table(built.table)
     say(told(found))

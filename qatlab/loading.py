@@ -15,17 +15,19 @@ from qatlab.build import Built, build
 from qatlab.errors import ConfigError
 
 
-def load_run(run: Path | str, checkpoint: str = "best") -> Built:
+def load_run(run: Path | str, checkpoint: str = "best", allow: Sequence[str] = ()) -> Built:
     """Return data, network and solver of a run, with the weights of a checkpoint.
 
     Args:
         run: its folder.
         checkpoint: ``best`` of its last phase, ``last``, or a file of its checkpoints.
+        allow: packages of your own whose code its configuration may call, such as ``mynet``.
 
     Raises:
-        QatlabError: if the folder holds no run, or has no such checkpoint.
+        QatlabError: if the folder holds no run, names code that is not allowed, or has no such
+            checkpoint.
     """
-    return build(_config_of(Path(run), checkpoint), trained=True)
+    return build(_config_of(Path(run), checkpoint, allow), trained=True)
 
 
 @dataclass(frozen=True)
@@ -47,27 +49,42 @@ def load_words(words: Sequence[str], checkpoint: str = "best") -> Loaded:
     """Return what words of a command line speak of.
 
     Args:
-        words: the folder of a run, or what ``test.py`` accepts, such as ``experiment=LeNet_4b``.
+        words: the folder of a run, also with ``allow=mynet``, or what ``test.py`` accepts, such as
+            ``experiment=LeNet_4b``.
         checkpoint: of a run, see :func:`load_run`.
 
     Raises:
         QatlabError: see :func:`load_run`; and if there are no weights to load.
     """
-    if len(words) == 1 and ("=" not in words[0] or Path(words[0]).is_dir()):
-        cfg = _config_of(Path(words[0]), checkpoint)
+    first, *others = words
+    if "=" not in first or Path(first).is_dir():
+        allow = [name for word in others for name in _allowed(word, first)]
+        cfg = _config_of(Path(first), checkpoint, allow)
     else:
         cfg = _composed(words)
     return Loaded(build(cfg, trained=True), config.portable_yaml(cfg), " ".join(words))
 
 
-def load_quantized(run: Path | str, checkpoint: str = "best") -> nn.Module:
+def _allowed(word: str, run: str) -> list[str]:
+    key, _, value = word.partition("=")
+    if key != "allow":
+        raise ConfigError(
+            f"{word} has no effect behind {run}, which everything is taken from; accepted with it: "
+            "allow=<package>."
+        )
+    return [name.strip() for name in value.strip("[]").split(",")]
+
+
+def load_quantized(
+    run: Path | str, checkpoint: str = "best", allow: Sequence[str] = ()
+) -> nn.Module:
     """Return the network of a run, ready to be called; see :func:`load_run`."""
-    return load_run(run, checkpoint).model.eval()
+    return load_run(run, checkpoint, allow).model.eval()
 
 
-def _config_of(run: Path, checkpoint: str) -> DictConfig:
+def _config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:
     config.register()
-    cfg = config.stored_config(run)
+    cfg = config.stored_config(run, allow)
     config.forget_weights(cfg)
     cfg.init_weights = str(record.checkpoint_of(run, checkpoint))
     return cfg

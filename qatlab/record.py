@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.files import read_json
 
 CONFIG = "config.yaml"  # what a run was asked for
 RESULT = "result.json"  # what it has reached
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of processes that train together
-
-
-def reserve(folder: Path) -> FileLock:
-    """Keep other processes from training in a folder, such as those a killed sweep left behind.
-
-    Returns:
-        What keeps them off: until it is released, or this process ends, in whatever way.
-
-    Raises:
-        ConfigError: if one of them is at work, or the folder cannot be written to.
-    """
-    lock = FileLock(folder / ".lock", is_singleton=True)
-    if any(os.environ.get(name, "0") != "0" for name in RANKS):
-        return lock  # the first of several processes does so for all
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(
-            f"{folder} is being trained by another process; wait for it or end it, and give the "
-            "command again."
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
-    return lock
-
-
-def give_up(folder: Path) -> None:
-    """Let another process have what this one has reserved; see :func:`reserve`."""
-    FileLock(folder / ".lock", is_singleton=True).release(force=True)
 
 
 def check_run(folder: Path) -> None:

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from rich.table import Table
 
 from qatlab import files, record
 from qatlab.errors import QatlabError
+from qatlab.folders import unlock_run
 from qatlab.terminal import wide_console
 
 NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this sweep
@@ -94,7 +96,7 @@ def resume_word(run: Path) -> str:
     return f"resume={name}"
 
 
-def train_apart(folder: Path) -> None:
+def train_apart(folder: Path, allow: Sequence[str]) -> None:
     """Train what is left of a run in a command of its own.
 
     For a job of several processes: Lightning gives each the command line of the first, which would
@@ -102,12 +104,14 @@ def train_apart(folder: Path) -> None:
 
     Args:
         folder: of the run; its configuration is there.
+        allow: packages of the user whose code it calls.
 
     Raises:
         QatlabError: if the command fails; the reason is the sentence that it ends with.
     """
-    record.give_up(folder)  # the command reserves it
+    unlock_run(folder)  # the command locks it
     words = [sys.executable, str(Path(__file__).parents[1] / "train.py"), resume_word(folder)]
+    words += [f"allow=[{','.join(allow)}]"] if allow else []
     environment = {name: value for name, value in os.environ.items() if name != NOTES}
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -57,7 +57,7 @@ ROOMS = {
 NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.statistics"}
 # Where configuration is composed and becomes objects; elsewhere there are plain values.
 KNOW_HYDRA = {
-    *("qatlab.config", "qatlab.cli", "qatlab.build", "qatlab.experiment"),
+    *("qatlab.config", "qatlab.cli", "qatlab.build", "qatlab.experiment", "qatlab.folders"),
     *("qatlab.sweep", "qatlab.search", "qatlab.loading"),
     *("qatlab.messages", "qatlab.targets"),
 }

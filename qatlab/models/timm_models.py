@@ -15,6 +15,8 @@ from qatlab.errors import ConfigError, did_you_mean
 from qatlab.tracing import InPlaceTracer
 
 SET_HERE = ("pretrained", "num_classes", "in_chans", "exportable", "scriptable", "no_jit")
+# Older versions of timm unpickle such files; init_weights= reads them without running anything.
+FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 # They leave out parts of what they get in training, and look the same from outside in evaluation.
 LEAVES = ("DropPath", "DropBlock2d")
 # Functions whose second argument are weights.
@@ -63,6 +65,10 @@ def timm_model(
     for key in options or {}:
         if key in SET_HERE:
             raise ConfigError(f"model.options.{key} is set by qatlab itself; leave it out.")
+        if key in FILES:
+            raise ConfigError(
+                f"model.options.{key} is not accepted; take a file of weights with init_weights=."
+            )
     full = name if weights in (None, "DEFAULT") else f"{name}.{weights}"
     try:
         model: nn.Module = timm.create_model(

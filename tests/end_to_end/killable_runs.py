@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ class Ended(NamedTuple):
 def start(script: str, *arguments: str, **environment: str) -> Ended:
     """Run a script as a user does."""
     done = subprocess.run(
-        [sys.executable, script, *arguments],
+        [sys.executable, script, *_with_leave(arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)} | environment,
         stdout=subprocess.PIPE,
@@ -70,6 +71,22 @@ def start_two_forked(folder: Path, script: str, *arguments: str, **environment: 
     return [_end(log, process) for log, process in zip(logs, processes, strict=True)]
 
 
+def _with_leave(arguments: tuple[str, ...]) -> list[str]:
+    """Return arguments that let the folder of a run call the code of this module."""
+    reads = any(word.startswith(("resume=", "run=")) for word in arguments)
+    return [*arguments, *(["allow=killable_runs"] if reads else [])]
+
+
+def start_forked_at_once(folder: Path, script: str, *commands: Sequence[str]) -> list[Ended]:
+    """Run a script with several lists of words, all at the same time, in a folder."""
+    logs = [folder / f"log{number}" for number in range(len(commands))]
+    processes = [
+        _fork(log, script, *words, PWD=str(folder))
+        for log, words in zip(logs, commands, strict=True)
+    ]
+    return [_end(log, process) for log, process in zip(logs, processes, strict=True)]
+
+
 def _fork(log: Path, script: str, *arguments: str, **environment: str) -> BaseProcess:
     process = forks.Process(target=_run, args=(log, script, arguments, environment))
     process.start()
@@ -86,14 +103,14 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
     with log.open("wb") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
-    os.chdir(ROOT)
+    os.chdir(environment.get("PWD", ROOT))
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores Ctrl-C
     if DRAW not in environment:
         summary.write_figures = lambda *args: None
     Hydra.get_mode = lambda *args, **more: None  # composes everything to find hydra.mode
-    sys.argv = [script, *arguments]
-    runpy.run_path(script, run_name="__main__")
+    sys.argv = [script, *_with_leave(arguments)]
+    runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
 class KillAt(Checkpoint):

@@ -1,0 +1,137 @@
+"""The folder of a run: made for one run only, locked while that trains, and never written over."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from qatlab.errors import ConfigError
+from qatlab.files import write_text
+from qatlab.record import CONFIG, RESULT, check_run
+
+ASKED = ".hydra"  # what was asked for, under Hydra's own names
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of processes that train together
+
+_named_by_time: set[str] = set()
+
+
+def job_folder(name: str, resume: str | None) -> str:
+    """Return the folder of this job: a new run, or a log folder inside the run it resumes.
+
+    Raises:
+        ConfigError: for processes that were started together, but share no name for it.
+    """
+    place = f"outputs/runs/{name}"
+    if resume is not None:
+        check_run(Path(resume))  # now, or Hydra would make the folder
+        place = f"{resume}/resumed"
+    step = os.environ.get("SLURM_STEP_ID")  # of srun
+    if step is not None:
+        return f"{place}/slurm_{os.environ['SLURM_JOB_ID']}.{step}"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # of torchrun
+        raise ConfigError("processes that torchrun starts need hydra.run.dir=<one folder for all>.")
+    folder = f"{place}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    _named_by_time.add(folder)
+    return folder
+
+
+class OwnFolder(Callback):
+    """Gives runs that start in the same second a folder each; see ``hydra.callbacks``."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the folder, with a number behind its name if another run has that one."""
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(config)  # which the name of the folder is made of
+        try:
+            _make_own(config)
+        except (OmegaConfBaseException, OSError):
+            return  # Hydra meets the same, and it is told
+        finally:
+            HydraConfig.instance().cfg = before
+
+
+def _make_own(config: DictConfig) -> None:
+    first = str(config.hydra.run.dir)
+    for number in count(2):
+        if first not in _named_by_time:
+            return  # the user's own choice
+        try:
+            Path(config.hydra.run.dir).mkdir(parents=True)
+        except FileExistsError:
+            with read_write(config.hydra.run):
+                config.hydra.run.dir = f"{first}-{number}"
+        else:
+            return
+
+
+def lock_run(folder: Path) -> FileLock:
+    """Keep other processes from training in a folder, such as those a killed sweep left behind.
+
+    Returns:
+        What keeps them off: until it is released, or this process ends, in whatever way.
+
+    Raises:
+        ConfigError: if one of them is at work, or the folder cannot be written to.
+    """
+    lock = FileLock(folder / ".lock", is_singleton=True)
+    if not is_first():
+        return lock  # the first of several processes does so for all
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(
+            f"{folder} is being trained by another process; wait for it or end it, and give the "
+            "command again."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
+    return lock
+
+
+def unlock_run(folder: Path) -> None:
+    """Let another process have what this one has locked; see :func:`lock_run`."""
+    FileLock(folder / ".lock", is_singleton=True).release(force=True)
+
+
+def is_first() -> bool:
+    """Tell whether this process is the first, or the only one, of those that train together."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+
+
+def check_unused(folder: Path, trains: bool) -> None:
+    """Raise a ConfigError if a folder holds a run that a command would write over.
+
+    Args:
+        folder: where the command would write.
+        trains: a run that was killed before its first checkpoint is begun anew.
+    """
+    if not is_first():
+        return
+    holds = (folder / RESULT).exists() or (folder / "checkpoints").exists()
+    if holds or (not trains and (folder / CONFIG).exists()):
+        other = f"continue it with resume={folder}, delete it, or " if trains else ""
+        raise ConfigError(
+            f"{folder} already holds a run: {other}write to another folder with hydra.run.dir="
+        )
+
+
+def save_asked(cfg: DictConfig) -> None:
+    """Write down what was asked for, as Hydra would do before anything could be checked."""
+    if not HydraConfig.initialized() or not is_first():
+        return
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir) / ASKED
+    whole = OmegaConf.create({"hydra": hydra})
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+    write_text(folder / "hydra.yaml", OmegaConf.to_yaml(whole))
+    write_text(folder / "overrides.yaml", OmegaConf.to_yaml(hydra.overrides.task))

@@ -1,0 +1,160 @@
+"""A run's folder belongs to that run: others write nothing into it, and it runs no code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from filelock import FileLock
+from hydra.conf import HydraConf, RunDir
+from killable_runs import Ended, start_forked, start_forked_at_once
+from mistakes import TINY
+from omegaconf import OmegaConf
+
+import qatlab.export.__main__ as export
+import qatlab.verify.__main__ as verify
+from qatlab import folders
+from qatlab.errors import ConfigError
+from qatlab.files import read_json
+from qatlab.loading import load_run
+
+SHORT = (*TINY, "data.validation=100", "trainer.accelerator=cpu")
+Command = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    log = tmp_path_factory.mktemp("log") / "log"
+    return lambda script, *words: start_forked(log, script, *words)
+
+
+@pytest.fixture(scope="module")
+def finished(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    ended = command("train.py", *SHORT, f"hydra.run.dir={folder}")
+    assert ended.code == 0, ended.output
+    return folder
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Return all files of a run, but for the lock, which is empty."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != ".lock"
+    }
+
+
+def test_runs_that_start_together_have_a_folder_and_a_record_each(tmp_path: Path) -> None:
+    commands = [(*SHORT, "schedule.clamp_epochs=0", f"seed={seed}") for seed in (1, 2, 3)]
+    ended = start_forked_at_once(tmp_path, "train.py", *commands)
+    assert [one.code for one in ended] == [0, 0, 0], [one.output for one in ended]
+    runs = sorted((tmp_path / "outputs/runs/lenet_sat_4bit").iterdir())
+    assert sorted(read_json(run / "result.json")["seed"] for run in runs) == [1, 2, 3]
+    for run in runs:
+        seed = read_json(run / "result.json")["seed"]
+        assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == seed
+        assert f"seed={seed}" in yaml.safe_load((run / ".hydra/overrides.yaml").read_text())
+
+
+def test_folders_that_are_named_by_one_second_get_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folders, "_named_by_time", {"runs/now"})
+    made = []
+    for _ in range(3):
+        cfg = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf(run=RunDir("runs/now")))})
+        folders.OwnFolder().on_run_start(cfg)
+        made.append(cfg.hydra.run.dir)
+    assert made == ["runs/now", "runs/now-2", "runs/now-3"]
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["now", "now-2", "now-3"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "told"),
+    [
+        ("train.py", ("seed=77", "hydra.run.dir=RUN"), "already holds a run: continue it with"),
+        ("train.py", ("mode=plan", "hydra.run.dir=RUN"), "already holds a run: write to another"),
+        ("test.py", ("run=RUN", "hydra.run.dir=RUN"), "already holds a run: write to another"),
+        ("train.py", ("resume=RUN",), "is finished and its report written"),
+        ("train.py", ("resume=RUN", "seed=77"), "has no effect beside resume="),
+        ("test.py", ("run=RUN", "seed=77"), "has no effect beside run="),
+    ],
+)
+def test_no_command_changes_a_finished_run(
+    finished: Path, command: Command, script: str, words: Sequence[str], told: str
+) -> None:
+    before = content_of(finished)
+    ended = command(script, *(word.replace("RUN", str(finished)) for word in words))
+    assert told in ended.output
+    after = content_of(finished)
+    assert {name: after[name] for name in before} == before
+    new = {name for name in after.keys() - before.keys() if not name.startswith("resumed/")}
+    assert not new
+
+
+def test_a_run_in_training_is_not_written_to(finished: Path, command: Command) -> None:
+    before = content_of(finished)
+    with FileLock(finished / ".lock"):
+        ended = command("train.py", *SHORT, "seed=77", f"hydra.run.dir={finished}")
+    assert ended.code == 1
+    assert "is being trained by another process" in ended.output
+    assert content_of(finished) == before
+
+
+@pytest.mark.parametrize("folder", ["/elsewhere", "${folder}/others", "checkpoints"])
+def test_checkpoints_outside_of_their_run_are_refused_before_training(
+    folder: str, tmp_path: Path, command: Command
+) -> None:
+    word = f"callbacks.checkpoint.folder={folder}"
+    ended = command("train.py", *SHORT, word, f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended.code == 1
+    assert "Error: callbacks.checkpoint.folder=" in ended.output
+    assert "${folder}/checkpoints; hydra.run.dir= says where the run goes." in ended.output
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_no_reader_of_runs_calls_what_a_configuration_names(
+    finished: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, pwned = tmp_path / "run", tmp_path / "pwned"
+    shutil.copytree(finished, run)
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    stored["data"]["source"]["noise"] = {"_target_": "os.system", "command": f"touch {pwned}"}
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    (run / "result.json").rename(run / "was.json")  # unfinished, so that it can be resumed
+    told = "config.yaml: data.source.noise._target_=os.system is refused"
+    assert told in command("train.py", f"resume={run}").output
+    (run / "was.json").rename(run / "result.json")
+    assert told in command("test.py", f"run={run}").output
+    assert verify.main([str(run)]) == 1
+    assert told in capsys.readouterr().err
+    assert export.main([str(run), "--format", "c", "-o", str(tmp_path / "net.c")]) == 1
+    assert told in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"os\.system is refused"):
+        load_run(run)
+    assert not pwned.exists()
+
+
+def test_own_code_is_called_by_each_reader_that_allows_it(
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ("+callbacks.kill._target_=killable_runs.KillAt", "schedule.clamp_epochs=0")
+    assert command("train.py", *SHORT, *words, f"hydra.run.dir={run}").code == 0
+    refused = "_target_=killable_runs.KillAt is refused"
+    assert verify.main([str(run)]) == 1
+    assert refused in capsys.readouterr().err
+    assert verify.main([str(run), "allow=killable_runs", "--images", "5"]) == 0
+    assert "5 images; bits that accumulators need" in capsys.readouterr().out
+    assert export.main([str(run), "allow=[killable_runs]", "--format", "c", "-o", "net.c"]) == 0
+    assert command("test.py", f"run={run}").code == 0  # which the helper allows
+    with pytest.raises(ConfigError, match=refused):
+        load_run(run)
+    assert load_run(run, allow=["killable_runs"]).model is not None
+    assert verify.main([str(run), "seed=1"]) == 1
+    assert "seed=1 has no effect behind" in capsys.readouterr().err
