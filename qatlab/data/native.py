@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from qatlab.native import compile_once
+from qatlab.native import compiled
 
 SOURCE = Path(__file__).with_name("resize.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
@@ -23,7 +23,7 @@ def resize_bilinear() -> Callable[..., None] | None:
     Its arguments are two addresses and ten integers, see there.
     """
     try:
-        function = ctypes.CDLL(str(compile_once(SOURCE, FLAGS))).resize_bilinear
+        function = compiled(SOURCE, FLAGS).resize_bilinear
     except (OSError, subprocess.SubprocessError) as error:
         words = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         log.warning("images are resized operation by operation, and slower: %s", *words[:1])

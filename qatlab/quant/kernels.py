@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qatlab.native import compile_once
+from qatlab.native import compiled
 from qatlab.quant.grid import Grid
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -78,7 +78,7 @@ def call(name: str, *arguments: Settings | Tensor | int | float | None) -> None:
 @cache
 def _library() -> ctypes.CDLL | None:
     try:
-        return ctypes.CDLL(str(compile_once(SOURCE, FLAGS)))
+        return compiled(SOURCE, FLAGS)
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", None)
         words = (output or str(error)).strip().splitlines() or [type(error).__name__]

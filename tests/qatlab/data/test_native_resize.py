@@ -10,7 +10,6 @@ from torch import Tensor
 
 from qatlab.data import native, opencv_resize
 from qatlab.data.opencv_resize import resize_bilinear
-from qatlab.native import compile_once
 
 needs_compiler = pytest.mark.skipif(native.resize_bilinear() is None, reason="needs a C++ compiler")
 
@@ -72,24 +71,6 @@ def test_without_a_compiler_torch_does_it_after_one_warning(
         assert "slower: no C++ compiler was found" in record.getMessage()
     finally:
         native.resize_bilinear.cache_clear()
-
-
-@needs_compiler
-def test_the_library_is_kept_for_each_source_and_processor(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native, "SOURCE", tmp_path / "quick.cpp")
-    native.SOURCE.write_text("int nothing;")
-    first = compile_once(native.SOURCE, native.FLAGS)
-    made = first.stat().st_mtime_ns
-    assert compile_once(native.SOURCE, native.FLAGS) == first
-    assert first.stat().st_mtime_ns == made
-    assert list((tmp_path / "qatlab").iterdir()) == [first]
-    monkeypatch.setattr("qatlab.native._processor", lambda: "another one")
-    second = compile_once(native.SOURCE, native.FLAGS)
-    native.SOURCE.write_text("int something;")
-    assert len({first, second, compile_once(native.SOURCE, native.FLAGS)}) == 3
 
 
 def test_a_source_that_does_not_compile_is_told(
