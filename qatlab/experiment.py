@@ -16,6 +16,7 @@ from qatlab import evaluation, files, record, shared_phases, summary, sweep
 from qatlab.build import Built, build, callbacks_of, trainer_of
 from qatlab.compare import configuration, differences, flat
 from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, stored_config
+from qatlab.environment import begin, environment
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.export.obstacles import check_target, forms_of, listed, obstacles, told
 from qatlab.integer.lowering import Obstacle
@@ -101,8 +102,13 @@ def _check_same(cfg: DictConfig, folder: Path) -> None:
 def _continue(cfg: DictConfig) -> dict[str, Any]:
     """Train what is left of a run."""
     if (Path(cfg.folder) / record.RESULT).exists():
-        print(f"{cfg.folder} is finished and its report written: nothing is left to be done.")
-        return dict(files.read_json(Path(cfg.folder) / record.RESULT))
+        try:
+            result = record.read_result(Path(cfg.folder))
+        except ConfigError as error:
+            say(f"{error}; the network is tested once more")
+        else:
+            print(f"{cfg.folder} is finished and its report written: nothing is left to be done.")
+            return result
     chosen, checkpoint = callbacks_of(cfg)
     start_from, remark = newest(checkpoint.folder)
     if remark:
@@ -153,19 +159,34 @@ def _fit_and_report(
 ) -> dict[str, Any]:
     trainer, folder = trainer_of(cfg, built.schedule, chosen), Path(cfg.folder)
     if start_from is None and trainer.is_global_zero:
-        files.write_text(folder / record.CONFIG, portable_yaml(cfg))
-        forms = {form: [asdict(one) for one in own] for form, own in found.items()}
-        files.write_json(folder / "layers.json", {**built.table.to_json(), "forms": forms})
+        _write_facts(cfg, built, found)
+    changes = begin(folder, start_from is not None) if trainer.is_global_zero else []
+    if changes:
+        say(
+            "the run is not trained under one set of conditions, so that its numbers may differ "
+            f"from those of one that is not interrupted: {'; '.join(changes)}"
+        )
     if in_sweep() and _starts_processes(trainer):
         sweep.train_apart(folder, foreign(OmegaConf.to_container(cfg)))
-        return dict(files.read_json(folder / record.RESULT))
+        return record.read_result(folder)
     summary.print_table(built.table)
     say(told(found))
     names, config = list(cfg.logger or {}), yaml.safe_load(portable_yaml(cfg))
     with tracked(trainer, names, folder, config, built.table) as trackers:
-        result = _fit_and_test(cfg, built, trainer, checkpoint, start_from)
+        result = _fit_and_test(cfg, built, trainer, checkpoint, start_from, changes)
+        if trainer.is_global_zero and not (folder / record.CONFIG).exists():
+            say(f"{folder} was deleted while the run trained: its configuration is written anew")
+            _write_facts(cfg, built, found)
         trackers.report(result, trainer.global_step - 1)
     return result
+
+
+def _write_facts(cfg: DictConfig, built: Built, found: dict[str, tuple[Obstacle, ...]]) -> None:
+    """Write what is known before the training: the configuration, and the table of layers."""
+    folder = Path(cfg.folder)
+    files.write_text(folder / record.CONFIG, portable_yaml(cfg))
+    forms = {form: [asdict(one) for one in own] for form, own in found.items()}
+    files.write_json(folder / "layers.json", {**built.table.to_json(), "forms": forms})
 
 
 def _fit_and_test(
@@ -174,6 +195,7 @@ def _fit_and_test(
     trainer: Trainer,
     checkpoint: RunCheckpoint,
     start_from: Path | None,
+    changes: list[str],
 ) -> dict[str, Any]:
     folder = Path(cfg.folder)
     images = built.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
@@ -197,7 +219,8 @@ def _fit_and_test(
         "seconds": round(seconds, 1),
         "first_phases_of": shared_phases.origin(folder),
         "resumed": start_from is not None,
-        "environment": record.environment(),
+        "environment": environment(),
+        "changes": changes,
     }
     if not trainer.is_global_zero:
         return result

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +17,6 @@ def check_run(folder: Path) -> None:
     """Raise a ConfigError unless ``folder`` is that of a run."""
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder} is not the folder of a run: it has no {CONFIG}")
-
-
-def environment() -> dict[str, Any]:
-    """Return versions, machine and commit, which decide whether numbers can be repeated."""
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "pytorch_lightning": version("pytorch_lightning"),
-        "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "commit": commit(),
-    }
 
 
 def commit() -> str | None:
@@ -52,11 +35,27 @@ def commit() -> str | None:
     return head.stdout.decode().strip() + ("+" if changed.stdout.strip() else "")
 
 
+def read_result(run: Path) -> dict[str, Any]:
+    """Return what a finished run has reached; its ``checkpoint`` is a path inside of the run.
+
+    Raises:
+        ConfigError: if ``result.json`` is missing, damaged, or not that of a run.
+    """
+    result, file = read_json(run / RESULT), run / RESULT
+    path = result.get("checkpoint")
+    if not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ConfigError(
+            f"{file} is not the result of a run: its checkpoint is {str(path)[:60]!r}, not a file "
+            f"of the run; resume={run} writes it anew"
+        )
+    return result
+
+
 def checkpoint_of(run: Path, name: str) -> Path:
     """Return the file that ``checkpoint`` of ``conf/test.yaml`` speaks of."""
     finished = (run / RESULT).is_file()
     if name == "best" and finished:
-        return run / str(read_json(run / RESULT)["checkpoint"])
+        return run / str(read_result(run)["checkpoint"])
     files = {path.stem: path for path in sorted((run / "checkpoints").glob("*.ckpt"))}
     stem = name.removesuffix(".ckpt")
     if stem not in files:

@@ -27,8 +27,9 @@ from filelock import FileLock, Timeout
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from qatlab import files, record
+from qatlab import files
 from qatlab.build import Built
+from qatlab.environment import environment
 from qatlab.quant import Phase, Quantizer
 from qatlab.summary import say
 from qatlab.targets import TARGET
@@ -151,8 +152,8 @@ def _facts(config: str, built: Built) -> dict[str, Any]:
         settings[key] = {k: v for k, v in settings[key].items() if k not in inner}
     quantizers = {n: m for n, m in built.model.named_modules() if isinstance(m, Quantizer)}
     groups = built.module.solver.build(built.model).param_groups
-    environment = record.environment()
-    del environment["commit"]  # the sources count, committed or not
+    conditions = environment()
+    del conditions["commit"]  # the sources count, committed or not
     return {
         "settings": settings,
         "quantizers": [[n, type(q).__name__, q.clamp_facts()] for n, q in quantizers.items()],
@@ -161,7 +162,7 @@ def _facts(config: str, built: Built) -> dict[str, Any]:
         "network": str(getattr(built.model, "code", "")),
         "random": _digest_of_generators(),
         "sources": _digest_of_files(_sources(settings, built.model)),
-        "environment": environment,
+        "environment": conditions,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,24 @@ def test_ctrl_c_leaves_a_run_that_the_printed_command_continues(
     resumed = run(script, *arguments, "trainer.accelerator=cpu", "hydra.job.name=again")
     assert resumed.code == 0, resumed.output
     assert_identical(folder, whole())
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="needs a C++ compiler"
+)
+def test_a_resume_under_other_conditions_is_told(tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "run"
+    killed_at(run, "SIGKILL 3 7", folder)
+    begun = json.loads((folder / "environment.json").read_text())["environments"]
+    assert [one["kernels"] for one in begun] == ["compiled"]
+    other = {"CXX": "/nonexistent/c++", "OMP_NUM_THREADS": "1"}
+    resumed = run("train.py", f"resume={folder}", **other)
+    assert resumed.code == 0, resumed.output
+    changed = "kernels was compiled and became definitions"
+    assert "the run is not trained under one set of conditions" in resumed.output
+    assert changed in " ".join(resumed.output.split())
+    result = result_of(folder)
+    assert (result["changes"], result["environment"]["kernels"]) == ([changed], "definitions")
 
 
 def test_a_finished_run_is_left_alone(run: Run, whole: Whole) -> None:
