@@ -49,18 +49,27 @@ function axis(title, changes = {}) {
   return { title: { text: title, standoff: 8 }, ...look, ...changes };
 }
 
+// Not Math.min(...values): a call takes no more than some ten thousand arguments.
+function extremes(values) {
+  return values.reduce(
+    ([low, high], value) => [Math.min(low, value), Math.max(high, value)],
+    [Infinity, -Infinity],
+  );
+}
+
 // Logarithmic, with as many ticks as have room: 1, 2, 5 where there are some decades.
 function logAxis(title, values, changes = {}) {
   const known = values.filter((value) => value > 0);
   if (!known.length) return axis(title, { type: "log", ...changes });
-  const decades = Math.log10(Math.max(...known) / Math.min(...known));
+  const [lowest, highest] = extremes(known);
+  const decades = Math.log10(highest / lowest);
   const dtick = decades < 0.7 ? undefined : decades < 3 ? "D2" : 1;
   return axis(title, { type: "log", dtick, nticks: 6, tickformat: "~g", ...changes });
 }
 
 function epochAxis(epochs, changes = {}) {
   if (!epochs.length) return axis("epoch", changes);
-  const [first, last] = [Math.min(...epochs), Math.max(...epochs)];
+  const [first, last] = extremes(epochs);
   const ticks = last - first < 12 ? { dtick: 1 } : { nticks: 10 };
   return axis("epoch", { tickformat: "d", range: [first - 0.5, last + 0.5], ...ticks, ...changes });
 }

@@ -107,24 +107,46 @@ function drawBits(place, rows) {
   Plotly.react(place, [trace], layout({ xaxis: x, yaxis: y }), CONFIG);
 }
 
+// A run's curve as [epoch, accuracy, phase] of each epoch that has one.
+function curveOf({ epochs, phases, series }) {
+  const values = series && (series["val/acc"] ?? series["train/acc"]);
+  if (!values) return [];
+  const byEpoch = new Map();
+  epochs.forEach((epoch, at) => {
+    if (values[at] === null) return;
+    byEpoch.set(epoch, [...(byEpoch.get(epoch) ?? []), values[at]]);
+  });
+  const phaseAt = (epoch) =>
+    phases.find(([, first, last]) => first <= epoch && epoch <= last)?.[0] ?? "";
+  const known = [...byEpoch.keys()].sort((a, b) => a - b);
+  return known.map((epoch) => [epoch, meanOf(byEpoch.get(epoch)), phaseAt(epoch)]);
+}
+
+// Values of a curve at rising epochs, between its own ones on a line: each seed is thinned in its
+// own way.
+function valuesAt(curve, epochs) {
+  let i = 0;
+  return epochs.map((epoch) => {
+    while (i < curve.length && curve[i][0] < epoch) i++;
+    if (i === curve.length || (i === 0 && curve[0][0] > epoch)) return null;
+    const [next, after] = curve[i];
+    if (next === epoch) return after;
+    const [last, before] = curve[i - 1];
+    return before + ((after - before) * (epoch - last)) / (next - last);
+  });
+}
+
 // Mean over the runs of a row: [epoch, accuracy, phase] of each epoch.
 function meanCurve(row) {
-  const byEpoch = new Map();
-  for (const { epochs, phases, series } of row.runs.map((i) => detailsOf(i).curves)) {
-    const values = series && (series["val/acc"] ?? series["train/acc"]);
-    if (!values) continue;
-    epochs.forEach((epoch, at) => {
-      if (values[at] === null) return;
-      const phase = phases.find(([, first, last]) => first <= epoch && epoch <= last)?.[0] ?? "";
-      if (!byEpoch.has(epoch)) byEpoch.set(epoch, { phase, values: [] });
-      byEpoch.get(epoch).values.push(values[at]);
-    });
-  }
-  const epochs = [...byEpoch.keys()].sort((a, b) => a - b);
-  return epochs.map((epoch) => [
+  const curves = row.runs.map((i) => curveOf(detailsOf(i).curves));
+  if (curves.length === 1) return curves[0];
+  const phases = new Map(curves.flat().map(([epoch, , phase]) => [epoch, phase]));
+  const epochs = [...phases.keys()].sort((a, b) => a - b);
+  const values = curves.map((curve) => valuesAt(curve, epochs));
+  return epochs.map((epoch, at) => [
     epoch,
-    meanOf(byEpoch.get(epoch).values),
-    byEpoch.get(epoch).phase,
+    meanOf(values.map((own) => own[at])),
+    phases.get(epoch),
   ]);
 }
 

@@ -113,9 +113,9 @@ function drawQuantizers(place, { epochs, rows }, column) {
   const own = rows.filter((row) => row[column].length);
   const factor = column === 3 ? 100 : 1;
   const traces = own.map(([name, learned, ...values], i) => ({
-    x: epochs,
+    x: values[column] ?? epochs, // thinned curves have epochs of their own
     y: values[column - 2].map((value) => (value === null ? null : factor * value)),
-    mode: epochs.length > 40 ? "lines" : "lines+markers",
+    mode: values[column - 2].length > 40 ? "lines" : "lines+markers",
     marker: { size: 4 },
     line: {
       color: depthColor(own.length > 1 ? i / (own.length - 1) : 0),

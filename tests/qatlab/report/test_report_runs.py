@@ -12,7 +12,8 @@ from written_runs import layers, write_result, write_run
 
 from qatlab.report import runs
 from qatlab.report.__main__ import main
-from qatlab.report.details import METRICS, details
+from qatlab.report.curves import METRICS
+from qatlab.report.details import details
 from qatlab.report.runs import find_runs
 
 

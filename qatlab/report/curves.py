@@ -1,0 +1,318 @@
+"""Curves of a run: ``metrics.csv`` read in one pass, and no more of it kept than a screen shows."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qatlab import files
+from qatlab.errors import ConfigError
+
+METRICS = "metrics.csv"  # as in qatlab.training.csv_logger, which imports Lightning
+CURVES = ("train/acc", "val/acc", "train/loss", "val/loss")
+LEARNED = ("alpha", "step_size")
+MOST_BUCKETS = 500  # of a curve: a screen shows no more than two points of each
+MOST_BUCKETS_OF_A_RUN = 100_000
+PIECE = 1 << 20  # characters that are read at a time, and the most that a line has
+MOST_PHASES = 100
+LONGEST_PHASE = 100  # characters
+LAST_EPOCH = float(1 << 53)  # there are whole numbers above that no float is
+
+Array = NDArray[np.float64]
+Values = list[float | None]
+
+
+class Curves:
+    """Curves over the same epochs that come piece by piece; of many rows only some are kept.
+
+    Kept are the first and the last value of each curve, and the lowest and the highest one of each
+    bucket, which is a number of rows in succession: so no peak is lost. A row is kept for all of
+    the curves.
+
+    Args:
+        count: of curves.
+        buckets: the most there are; more than twice as many rows are thinned.
+    """
+
+    def __init__(self, count: int, buckets: int) -> None:
+        self._buckets = buckets
+        self._rows = 0  # that were added
+        self._kept: Array = np.empty((0, 2 + count))  # number of the row, its epoch, its values
+
+    def add(self, epochs: Array, values: Array) -> None:
+        """Add ``epochs``, shape (rows,), and ``values``, shape (rows, curves), NaN where none."""
+        numbers = np.arange(self._rows, self._rows + len(epochs))
+        self._rows += len(epochs)
+        self._kept = np.concatenate([self._kept, np.column_stack([numbers, epochs, values])])
+        if len(self._kept) > 4 * self._buckets:
+            self._thin()
+
+    @property
+    def thinned(self) -> bool:
+        """Whether there are too many rows to keep all."""
+        return self._rows > 2 * self._buckets
+
+    def points(self) -> tuple[Array, Array]:
+        """Return what is kept: epochs, shape (rows,), and values, shape (curves, rows)."""
+        if self.thinned:
+            self._thin()
+        return self._kept[:, 1], self._kept[:, 2:].T
+
+    def _thin(self) -> None:
+        width = 1
+        while self._rows > width * self._buckets:
+            width *= 2  # buckets are joined whole, so the extremes of both are those of the new one
+        bucket = self._kept[:, 0] // width
+        keep = np.zeros(len(bucket), bool)
+        for values in self._kept[:, 2:].T:
+            known = np.flatnonzero(np.isfinite(values))
+            if known.size:
+                keep[known[_extremes(bucket[known], values[known])]] = True
+        starts = np.flatnonzero(np.diff(bucket, prepend=-1))
+        keep[starts[~np.logical_or.reduceat(keep, starts)]] = True  # without any value: a gap
+        self._kept = self._kept[keep]
+
+
+def _extremes(bucket: Array, values: Array) -> NDArray[np.intp]:
+    """Return the places of the first and the last value, and of the extremes of each bucket."""
+    starts = np.flatnonzero(np.diff(bucket, prepend=-1))
+    sizes = np.diff(starts, append=len(values))
+    found = [np.array([0, len(values) - 1])]
+    for extreme in (np.minimum, np.maximum):
+        hits = np.flatnonzero(values == np.repeat(extreme.reduceat(values, starts), sizes))
+        found.append(hits[np.diff(bucket[hits], prepend=-1) > 0])  # the first of equal ones
+    return np.concatenate(found)
+
+
+def read_curves(file: Path) -> dict[str, Any]:
+    """Return what the page draws of a ``metrics.csv``, as JSON.
+
+    Returns:
+        ``curves``: epochs (from 1), first and last epoch of each phase, and accuracies and losses;
+        empty where there are none. ``quantizers``: epochs, and for each learned value its name,
+        what it is, the values, and the clipped shares. Where these are thinned, each has epochs of
+        its own behind them, and ``epochs`` are the first and the last one.
+
+    Raises:
+        ConfigError: if the file is damaged.
+    """
+    files.check_regular(file)
+    try:
+        with file.open(encoding="utf-8") as stream:
+            return _Reader(file, stream).read()
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {file}: it is no text in UTF-8") from error
+
+
+class _Reader:
+    """Reads one file."""
+
+    def __init__(self, file: Path, stream: TextIO) -> None:
+        self.file, self.stream = file, stream
+        self.line = 1  # number of the first of the lines at work
+        self.columns: list[str] = []
+        self.phases: list[list[Any]] = []  # name, first and last epoch of each
+
+    def read(self) -> dict[str, Any]:
+        """Return the content for the page."""
+        pieces = self._pieces()
+        first = next(pieces, [])
+        self.columns = self._header(first)
+        series = [name for name in CURVES if name in self.columns]
+        learned = [x for x in self.columns if x.startswith("quant/") and _last(x) in LEARNED]
+        clipped = {_clipped(x) for x in learned} & set(self.columns)
+        groups = [series, *([column] for column in (*learned, *clipped))]
+        buckets = min(MOST_BUCKETS, max(2, MOST_BUCKETS_OF_A_RUN // len(groups)))
+        curves = [Curves(len(group), buckets) for group in groups]
+        self.line = 2
+        for lines in chain([first[1:]], pieces):
+            self._add(lines, groups, curves)
+            self.line += len(lines)
+        return {
+            "curves": self._learning(series, curves[0]),
+            "quantizers": _quantizers(
+                learned,
+                {group[0]: own for group, own in list(zip(groups, curves, strict=True))[1:]},
+            ),
+        }
+
+    def _pieces(self) -> Iterator[list[str]]:
+        """Yield lines without their ends."""
+        rest = ""
+        while block := self.stream.read(PIECE):
+            lines = (rest + block).split("\n")
+            rest = lines.pop()
+            if len(rest) > PIECE:
+                raise ConfigError(f"{self.file} has a line of more than {PIECE:,} characters.")
+            if lines:
+                yield lines
+        if rest:
+            yield [rest]
+
+    def _header(self, lines: Sequence[str]) -> list[str]:
+        try:
+            columns = next(csv.reader(lines, strict=True), [])
+        except csv.Error:
+            columns = []
+        if "epoch" not in columns or len(set(columns)) != len(columns):
+            raise ConfigError(f"{self.file}:1: this is not the header of a metrics file.")
+        return columns
+
+    def _add(self, lines: list[str], groups: list[list[str]], curves: list[Curves]) -> None:
+        """Add rows to all curves."""
+        lines = self._whole(lines)
+        if not lines:
+            return
+        numbers = self._numbers(lines, ["epoch", *chain.from_iterable(groups)])
+        known = ~np.isnan(numbers[:, 0])
+        epochs = numbers[known, 0]
+        if not ((epochs >= 0) & (epochs < LAST_EPOCH) & (epochs == np.floor(epochs))).all():
+            raise ConfigError(f"{self.file} has an epoch that is no whole number.")
+        if "phase" in self.columns:
+            place = self.columns.index("phase")
+            phases = [line.split(",", place + 1)[place] for line in lines]
+            self._note_phases([x for x, at in zip(phases, known, strict=True) if at], epochs)
+        start = 1
+        for group, own in zip(groups, curves, strict=True):
+            own.add(epochs, numbers[known, start : start + len(group)])
+            start += len(group)
+
+    def _whole(self, lines: list[str]) -> list[str]:
+        """Return rows that are known to have a cell for each column, without quotes."""
+        commas = len(self.columns) - 1
+        as_usual = {line.count(",") for line in lines} <= {commas} and (commas or all(lines))
+        if as_usual and '"' not in "".join(lines):
+            return lines
+        try:
+            rows = [row for row in csv.reader(lines, strict=True) if row]
+        except csv.Error as error:
+            words = f"cannot read {self.file}: {error} (behind line {self.line - 1})"
+            raise ConfigError(words) from error
+        for i, row in enumerate(rows):
+            if len(row) != len(self.columns):
+                raise ConfigError(f"{self.file}:{self.line + i}: this row is not whole.")
+        return [",".join(cell.replace(",", " ") for cell in row) for row in rows]
+
+    def _numbers(self, lines: Sequence[str], names: Sequence[str]) -> Array:
+        """Return the values of columns, shape (rows, columns); NaN where a cell is empty."""
+        places = [self.columns.index(name) for name in names]
+        ways: tuple[Callable[[Sequence[str]], list[str]], ...] = (list, _filled)
+        for prepared in ways:  # often, no cell is empty
+            with suppress(ValueError):
+                rows = prepared(lines)
+                return np.loadtxt(rows, delimiter=",", usecols=places, comments=None, ndmin=2)
+        return self._one_by_one(lines, places)
+
+    def _one_by_one(self, lines: Sequence[str], places: Sequence[int]) -> Array:
+        """Do as `_numbers`, slowly, to find what is no number."""
+        numbers = np.full((len(lines), len(places)), math.nan)
+        for i, line in enumerate(lines):
+            cells = line.split(",")
+            for k, place in enumerate(places):
+                try:
+                    numbers[i, k] = float(cells[place].strip() or math.nan)
+                except ValueError as error:
+                    raise ConfigError(
+                        f"{self.file}:{self.line + i}: {self.columns[place]} is "
+                        f"{cells[place][:40]!r}, which is no number."
+                    ) from error
+        return numbers
+
+    def _note_phases(self, phases: Sequence[str], epochs: Array) -> None:
+        """Note where phases begin and end."""
+        row = 0
+        for phase, group in groupby(phases):
+            first = int(epochs[row]) + 1
+            row += sum(1 for _ in group)
+            last = int(epochs[row - 1]) + 1
+            if self.phases and phase in ("", self.phases[-1][0]):
+                self.phases[-1][2] = last
+            elif phase:
+                self.phases.append([phase, first, last])
+            if len(self.phases) > MOST_PHASES or len(phase) > LONGEST_PHASE:
+                raise ConfigError(
+                    f"{self.file} has more than {MOST_PHASES} phases, or one with a name of more "
+                    f"than {LONGEST_PHASE} characters."
+                )
+
+    def _learning(self, series: Sequence[str], curves: Curves) -> dict[str, Any]:
+        epochs, values = curves.points()
+        known = {
+            name: _json(own)
+            for name, own in zip(series, values, strict=True)
+            if np.isfinite(own).any()
+        }
+        return {"epochs": _from_1(epochs), "phases": self.phases, "series": known} if known else {}
+
+
+def _filled(lines: Sequence[str]) -> list[str]:
+    """Return rows with ``nan`` in empty cells."""
+    text = "\n" + "\n".join(lines) + "\n"
+    for _ in range(2):  # of two empty cells in succession, the first time finds one
+        text = text.replace(",,", ",nan,")
+    return text.replace("\n,", "\nnan,").replace(",\n", ",nan\n").split("\n")[1:-1]
+
+
+def _quantizers(learned: Sequence[str], curves: Mapping[str, Curves]) -> dict[str, Any]:
+    points = {name: own.points() for name, own in curves.items()}
+    if any(own.thinned for own in curves.values()):
+        return _thinned_quantizers(learned, points)
+    values = [points[name][1][0] for name in learned]
+    known = np.isfinite(values).any(axis=0) if values else np.empty(0, bool)
+    rows = []
+    for name, own in zip(learned, values, strict=True):
+        clipped = points[_clipped(name)][1][0] if _clipped(name) in points else np.empty(0)
+        shown = _json(clipped[known]) if np.isfinite(clipped).any() else []
+        rows.append([_name(name), _last(name), _json(own[known]), shown])
+    return {"epochs": _from_1(points[learned[0]][0][known]) if learned else [], "rows": rows}
+
+
+def _thinned_quantizers(
+    learned: Sequence[str], points: Mapping[str, tuple[Array, Array]]
+) -> dict[str, Any]:
+    rows = []
+    ends: set[int] = set()
+    for name in learned:
+        pair = [_cut(*points[x]) if x in points else ([], []) for x in (name, _clipped(name))]
+        rows.append([_name(name), _last(name), *(y for _, y in pair), *(x for x, _ in pair)])
+        ends |= {epoch for x, _ in pair for epoch in (*x[:1], *x[-1:])}
+    return {"epochs": sorted({min(ends), max(ends)}) if ends else [], "rows": rows}
+
+
+def _cut(epochs: Array, values: Array) -> tuple[list[int], Values]:
+    """Return a curve from its first to its last value."""
+    known = np.flatnonzero(np.isfinite(values[0]))
+    part = slice(known[0], known[-1] + 1) if known.size else slice(0)
+    return _from_1(epochs[part]), _json(values[0][part])
+
+
+def _name(column: str) -> str:
+    """Return the site or layer of a column such as ``quant/<site>/alpha``."""
+    return column.removeprefix("quant/").rpartition("/")[0]
+
+
+def _last(column: str) -> str:
+    return column.rpartition("/")[2]
+
+
+def _clipped(column: str) -> str:
+    return f"{column.rpartition('/')[0]}/clipped"
+
+
+def _from_1(epochs: Array) -> list[int]:
+    return [int(epoch) + 1 for epoch in epochs]
+
+
+def _json(values: Array) -> Values:
+    """Return numbers as far as a screen can show them, None for what JSON cannot hold."""
+    return [float(f"{x:.5g}") if math.isfinite(x) else None for x in values.tolist()]
