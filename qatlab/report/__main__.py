@@ -6,13 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from qatlab import files, record
 from qatlab.errors import ConfigError, QatlabError
+from qatlab.report.details import read_details
 from qatlab.report.page import page
-from qatlab.report.runs import FINISHED, Run, find_runs
+from qatlab.report.runs import DAMAGED, FINISHED, Run, find_runs
 from qatlab.report.settings import join_seeds
 from qatlab.report.tables import csv_table, markdown_table
+from qatlab.terminal import plain
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,35 +34,66 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     try:
-        if given.output is not None and given.output.suffix != ".html":
-            raise ConfigError(f"-o {given.output} is wrong: the name of a page ends in .html")
-        runs = find_runs(given.folder)
-        finished = [run for run in runs if run.state == FINISHED]
-        if not (finished or (runs and given.output)):
-            raise ConfigError(f"{given.folder} holds no finished run: no {record.RESULT} in it")
-        print("\n".join(markdown_table(join_seeds(finished))))
-        if given.output is not None:
-            write(given.output, given.folder, runs)
+        problems = report(given.folder, given.output)
     except QatlabError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        problems = [str(error)]
+    for problem in problems:
+        print(f"Error: {plain(problem)}", file=sys.stderr)
+    if problems:
+        raise SystemExit(1)
 
 
-def write(output: Path, folder: Path, runs: Sequence[Run]) -> None:
+def report(folder: Path, output: Path | None) -> list[str]:
+    """Print the table of the runs below a folder, and write their page to ``output``, if any.
+
+    Returns:
+        A sentence for each run that is damaged: it has no place in the table, and where none is
+        left, nothing is written.
+
+    Raises:
+        ConfigError: if there is no run to report, or the files cannot be written.
+    """
+    if output is not None and output.suffix != ".html":
+        raise ConfigError(f"-o {output} is wrong: the name of a page ends in .html")
+    runs = find_runs(folder)
+    contents: list[dict[str, Any]] = []
+    if output is not None:
+        runs, contents = read_details(runs)
+    problems = [run for run in runs if run.state == DAMAGED]
+    finished = [run for run in runs if run.state == FINISHED]
+    if not finished and (output is None or len(problems) == len(runs)):
+        if not problems or len(problems) < len(runs):
+            raise ConfigError(f"{folder} holds no finished run: no {record.RESULT} in it")
+        return [run.reason for run in problems]
+    for line in markdown_table(join_seeds(finished)):
+        print(plain(line))
+    if output is not None:
+        write(output, folder, runs, contents)
+    return [f"{run.folder} is left out: {run.reason}" for run in problems]
+
+
+def write(
+    output: Path, folder: Path, runs: Sequence[Run], contents: Sequence[dict[str, Any]]
+) -> None:
     """Write ``output``, a page, and beside it the same runs as a table and as a picture.
 
     Raises:
-        ConfigError: if a file of a run is damaged, or the files cannot be written.
+        ConfigError: if the files cannot be written.
     """
     from qatlab.report.picture import draw  # matplotlib takes half a second; the table needs none
 
     settings = join_seeds(runs)
-    files.write_text(output, page(folder.absolute().name, runs, settings))
-    files.write_text(output.with_suffix(".csv"), csv_table(settings))
-    written = [output, output.with_suffix(".csv")]
+    texts = {
+        output: page(folder.absolute().name, runs, contents, settings),
+        output.with_suffix(".csv"): csv_table(settings),
+    }
+    for path, text in texts.items():
+        # Names of folders are bytes; what is no UTF-8 in them is written as \\udcff.
+        files.write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    written = [*texts]
     if draw(settings, output.with_suffix(".png")):
         written.append(output.with_suffix(".png"))
-    print(f"\nwritten: {', '.join(map(str, written))}", file=sys.stderr)
+    print(f"\nwritten: {plain(', '.join(map(str, written)))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from qatlab import files, record
 from qatlab.errors import ConfigError
 from qatlab.report.curves import METRICS, read_curves
-from qatlab.report.runs import Run
+from qatlab.report.runs import DAMAGED, Run, damaged
+from qatlab.report.values import MOST
 
 MOST_CLASSES = 100  # with more, the matrix of one run would be megabytes
-NO_CURVES: dict[str, Any] = {"curves": {}, "quantizers": {"epochs": [], "rows": []}}
+NOTHING: dict[str, Any] = {
+    **{"config": "", "overrides": None, "curves": {}, "quantizers": {"epochs": [], "rows": []}},
+    **{"layers": [], "confusion": [], "classes": 0},
+}
 LONGEST_CONFIG = 1 << 20  # bytes; those of runs have some thousands
+
+
+def read_details(runs: Iterable[Run]) -> tuple[list[Run], list[dict[str, Any]]]:
+    """Return runs, those that turn out to be damaged as such, and what the page shows of each."""
+    known, contents = [], []
+    for run in runs:
+        content = NOTHING
+        if run.state != DAMAGED:
+            try:
+                content = details(run)
+            except ConfigError as error:
+                run = damaged(run.path, run.folder, str(error))
+        known.append(run)
+        contents.append(content)
+    return known, contents
 
 
 def details(run: Run) -> dict[str, Any]:
@@ -23,9 +43,10 @@ def details(run: Run) -> dict[str, Any]:
     """
     config, metrics = run.path / record.CONFIG, run.path / METRICS
     return {
+        **NOTHING,
         "config": files.read_text(config, LONGEST_CONFIG) if os.path.lexists(config) else "",
         "overrides": run.overrides,
-        **(read_curves(metrics) if os.path.lexists(metrics) else NO_CURVES),
+        **(read_curves(metrics) if os.path.lexists(metrics) else {}),
         "layers": [
             [x.name, x.part, x.type, x.bits, x.parameters, x.macs, x.method] for x in run.layers
         ],
@@ -38,7 +59,12 @@ def _confusion(run: Run) -> dict[str, Any]:
     matrix = (run.test or {}).get("confusion")
     if matrix is None:
         return {"confusion": [], "classes": 0}
+    file = run.path / record.RESULT
     n = len(matrix) if isinstance(matrix, list) else 0
     if not n or not all(isinstance(row, list) and len(row) == n for row in matrix):
-        raise ConfigError(f"{run.path / record.RESULT} holds a confusion matrix that is not square")
-    return {"confusion": matrix if n <= MOST_CLASSES else [], "classes": n}
+        raise ConfigError(f"{file} holds a confusion matrix that is not square")
+    if n > MOST_CLASSES:
+        return {"confusion": [], "classes": n}
+    if not all(type(count) is int and 0 <= count < MOST for row in matrix for count in row):
+        raise ConfigError(f"{file} holds a confusion matrix of something else than counts")
+    return {"confusion": matrix, "classes": n}

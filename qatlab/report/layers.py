@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from qatlab import files
 from qatlab.errors import ConfigError
+from qatlab.report import values
 
 LAYERS = "layers.json"
 FLOAT = "float"
@@ -35,24 +37,33 @@ class Layer:
 
 def read_costs(file: Path) -> dict[str, Any]:
     """Return layers and costs of a ``layers.json``; nothing where there is none."""
-    if not file.exists():
+    if not os.path.lexists(file):
         return {}
     content = files.read_json(file)
     try:
-        layers = tuple(
-            Layer(
-                **{key: row[key] for key in ("name", "type", "part", "bits", "parameters")},
-                macs=row.get("macs", 0),
-                input_bits=row.get("input_bits"),
-                method=row["quantizer"].get("method", ""),
-            )
-            for row in content["layers"]
-        )
+        layers = tuple(map(_layer, values.rows(content, "layers")))
         # Absent in runs of older versions.
-        numbers = {key: content.get(key) for key in ("size_bytes", "macs", "bit_operations")}
-        return {"layers": layers, **numbers}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{file} does not hold the layers of a run: no {error}") from error
+        costs = ("size_bytes", "macs", "bit_operations")
+        return {"layers": layers, **{key: values.whole_or_none(content, key) for key in costs}}
+    except (KeyError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise ConfigError(f"{file} does not hold the layers of a run: {reason}") from error
+
+
+def _layer(row: dict[str, Any]) -> Layer:
+    bits = values.whole_or_none(row, "bits")
+    if bits is not None and bits > FLOAT_BITS:
+        raise ValueError(f"bits is {bits}, more than {FLOAT_BITS}")
+    return Layer(
+        name=values.text(row, "name"),
+        type=values.text(row, "type"),
+        part=values.text(row, "part"),
+        bits=bits,
+        parameters=values.whole(row, "parameters"),
+        macs=values.whole_or_none(row, "macs") or 0,
+        input_bits=values.whole_or_none(row, "input_bits"),
+        method=values.text_or_empty(values.mapping(row, "quantizer"), "method"),
+    )
 
 
 def facts_of(

@@ -12,7 +12,6 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # ships no types
 
-from qatlab.report.details import details
 from qatlab.report.marks import marks
 from qatlab.report.runs import Run
 from qatlab.report.settings import Setting
@@ -25,17 +24,25 @@ SCRIPTS = (
 )
 
 
-def page(title: str, runs: Sequence[Run], settings: Sequence[Setting]) -> str:
+def page(
+    title: str,
+    runs: Sequence[Run],
+    details: Sequence[dict[str, Any]],
+    settings: Sequence[Setting],
+) -> str:
     """Return the page of runs as HTML.
 
-    Raises:
-        ConfigError: if a file of a run is damaged.
+    Args:
+        title: of the page.
+        runs: of any state.
+        details: what is shown of each; see :func:`~qatlab.report.details.read_details`.
+        settings: the runs joined.
     """
     parts = {
         "title": html.escape(title),
         "style": _asset("page.css"),
         "plotly": get_plotlyjs(),
-        "data": _data(title, runs, settings),
+        "data": _data(title, runs, details, settings),
         "script": "\n".join(_asset(name) for name in SCRIPTS),
     }
     # In one pass, so that nothing inside of a part is taken for the place of another.
@@ -46,7 +53,12 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def _data(title: str, runs: Sequence[Run], settings: Sequence[Setting]) -> str:
+def _data(
+    title: str,
+    runs: Sequence[Run],
+    details: Sequence[dict[str, Any]],
+    settings: Sequence[Setting],
+) -> str:
     """Return all that is shown as JSON that may stand in a script element.
 
     What belongs to a single run is JSON inside a string: a browser skips that quickly, and takes it
@@ -69,7 +81,7 @@ def _data(title: str, runs: Sequence[Run], settings: Sequence[Setting]) -> str:
             }
             for setting in settings
         ],
-        "details": [_json(details(run)) for run in runs],
+        "details": [_json(content) for content in details],
     }
     # "<" could end the element, or begin a comment in it.
     return _json(content).replace("<", "\\u003c")

@@ -46,7 +46,9 @@ def draw(settings: Sequence[Setting], path: Path) -> bool:
     if cells:
         _draw_cells(axes[-1], cells)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=8, frameon=False)
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names of methods come from files
     figures.save(figure, path)
     return True
 

@@ -11,10 +11,13 @@ from typing import Any
 
 from qatlab import files, record
 from qatlab.errors import ConfigError
+from qatlab.report import values
 from qatlab.report.layers import LAYERS, Layer, facts_of, read_costs
 
 ERROR = "error.txt"  # as in qatlab.sweep, which takes a second to import
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"
+DAMAGED = "damaged"  # it has a file that cannot be read; nothing else is known of it
+LONGEST_ERROR = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Run:
     Attributes:
         path: folder of the run.
         folder: the same, relative to that of the report.
-        state: finished, unfinished or failed.
-        reason: why it failed.
+        state: finished, unfinished, failed or damaged.
+        reason: why it failed, or what is damaged.
         top1: test accuracy, a fraction.
         phase: in which the network was tested.
         size_bytes: of the network at its bits.
@@ -73,15 +76,41 @@ class Run:
 def find_runs(folder: Path) -> list[Run]:
     """Return all runs below a folder, whatever their state, in the order of their paths.
 
+    Links to folders are not followed, as they may lead back.
+
     Raises:
-        ConfigError: if a file of a run is damaged.
+        ConfigError: if the folder itself cannot be read.
     """
     found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if {record.RESULT, record.CONFIG, ERROR} & set(names):
-            found.append(read_run(Path(place), folder))
+    places = [folder]
+    while places:
+        place = places.pop()
+        try:
+            with os.scandir(place) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+            if {record.RESULT, record.CONFIG, ERROR} & {entry.name for entry in entries}:
+                found.append(read_run(place, folder))
+        except OSError as error:
+            sentence = f"cannot read {place}: {error.strerror}"
+            if place == folder:
+                raise ConfigError(sentence) from error
+            found.append(damaged(place, _relative(place, folder), sentence))
+            continue
+        except ConfigError as error:
+            found.append(damaged(place, _relative(place, folder), str(error)))
+        inner = [x.name for x in entries if x.is_dir(follow_symlinks=False)]
+        places += [place / name for name in reversed(inner) if not name.startswith(".")]
     return found
+
+
+def damaged(path: Path, folder: str, reason: str) -> Run:
+    """Return what is left of a run of which a file cannot be read."""
+    # The folder is its name, so that it is no other one's seed.
+    return Run(path, folder, DAMAGED, folder, None, None, (), reason)
+
+
+def _relative(path: Path, below: Path) -> str:
+    return path.relative_to(below).as_posix()
 
 
 def read_run(path: Path, below: Path) -> Run:
@@ -93,15 +122,16 @@ def read_run(path: Path, below: Path) -> Run:
     costs = read_costs(path / LAYERS)
     common: dict[str, Any] = {
         "path": path,
-        "folder": path.relative_to(below).as_posix(),
+        "folder": _relative(path, below),
         "overrides": _read_overrides(path / ".hydra/overrides.yaml"),
         "layers": costs.pop("layers", ()),
     }
-    if (path / record.RESULT).exists():
+    if os.path.lexists(path / record.RESULT):
         return Run(state=FINISHED, **common, **_result(path / record.RESULT, costs, common))
     name, seed = _asked(path)
-    reason = files.read_text(path / ERROR).strip() if (path / ERROR).exists() else ""
-    state = FAILED if (path / ERROR).exists() else UNFINISHED
+    failed = os.path.lexists(path / ERROR)
+    reason = files.read_text(path / ERROR, LONGEST_ERROR).strip() if failed else ""
+    state = FAILED if failed else UNFINISHED
     size = costs.get("size_bytes")
     facts = {"size_bytes": size, **facts_of(common["layers"], size, costs)}
     return Run(state=state, name=name, seed=seed, reason=reason, **common, **facts)
@@ -111,32 +141,34 @@ def _result(file: Path, costs: dict[str, Any], common: dict[str, Any]) -> dict[s
     """Return what a ``result.json`` adds."""
     result = files.read_json(file)
     try:
-        test, environment = result["test"], result["environment"]
-        phase = str(test.get("phase", ""))
-        size = int(result["size_bytes"])
+        test, environment, epochs = (
+            values.mapping(result, key) for key in ("test", "environment", "epochs")
+        )
+        phase = values.text_or_empty(test, "phase")
+        size = values.whole(result, "size_bytes")
         quantized = phase in ("", "quantize")
-        tested = size if quantized else int(result.get("float_bytes", size))
+        tested = None if quantized else values.whole_or_none(result, "float_bytes")
         return {
-            "name": str(result["name"]),
-            "seed": int(result["seed"]),
-            "top1": _number(test.get("top1")),
-            "loss": _number(test.get("loss")),
+            "name": values.text(result, "name"),
+            "seed": values.whole(result, "seed"),
+            "top1": values.number_or_none(test, "top1", 0, 1),
+            "loss": values.number_or_none(test, "loss"),
             "phase": phase,
-            "epochs": " + ".join(f"{n} {phase}" for phase, n in result["epochs"].items()),
+            "epochs": " + ".join(f"{values.whole(epochs, name)} {name}" for name in epochs),
             "size_bytes": size,
-            "seconds": _number(result.get("seconds")),
-            "commit": str(environment["commit"] or ""),
-            "device": str(environment.get("device", "")),
+            "seconds": values.number_or_none(result, "seconds", 0),
+            "commit": values.text_or_empty(environment, "commit"),
+            "device": values.text_or_empty(environment, "device"),
             "test": test,
-            **facts_of(common["layers"], tested, costs, quantized),
+            **facts_of(common["layers"], size if tested is None else tested, costs, quantized),
         }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise ConfigError(f"{file} is not the result of a run: {reason}") from error
 
 
 def _read_overrides(file: Path) -> tuple[str, ...] | None:
-    if not file.exists():
+    if not os.path.lexists(file):
         return None
     content = files.read_yaml(file)
     if not isinstance(content, list):
@@ -147,22 +179,20 @@ def _read_overrides(file: Path) -> tuple[str, ...] | None:
 def _asked(path: Path) -> tuple[str, int | None]:
     """Return name and seed of a run without result, as far as it came."""
     config, hydra = path / record.CONFIG, path / ".hydra"
-    resolved = config.exists()
+    resolved = os.path.lexists(config)
     if not resolved:
         config = hydra / "config.yaml"
-    content = files.read_yaml_mapping(config) if config.exists() else {}
+    content = files.read_yaml_mapping(config) if os.path.lexists(config) else {}
     name, seed = str(content.get("name", path.name)), content.get("seed")
-    if not resolved and "${" in name and (hydra / "hydra.yaml").exists():
+    if not resolved and "${" in name and os.path.lexists(hydra / "hydra.yaml"):
         # The run failed before it was resolved: conf/config.yaml names it by chosen options.
-        content = files.read_yaml(hydra / "hydra.yaml")
+        choices: Any = files.read_yaml_mapping(hydra / "hydra.yaml")
         try:
-            choices = content["hydra"]["runtime"]["choices"]
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"{hydra / 'hydra.yaml'} is damaged: no {error}") from error
+            for key in ("hydra", "runtime", "choices"):
+                choices = values.mapping(choices, key)
+        except (KeyError, ValueError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise ConfigError(f"{hydra / 'hydra.yaml'} is damaged: {reason}") from error
         pattern = r"\$\{hydra:runtime\.choices\.([\w/]+)\}"
         name = re.sub(pattern, lambda found: str(choices.get(found[1])), name)
-    return name, seed if isinstance(seed, int) else None
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    return name, seed if type(seed) is int else None

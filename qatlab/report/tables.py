@@ -23,11 +23,15 @@ def markdown_table(settings: Sequence[Setting]) -> list[str]:
         scores = " | ".join(f"{number:.2f}" for number in numbers) or "none | none | none"
         seeds = ", ".join(str(run.seed) for run in setting.runs)
         commits = ", ".join(sorted({run.commit[:7] or "none" for run in setting.runs}))
-        label = " ".join(setting.label.split()).replace("|", "\\|")
-        lines.append(
-            f"| {label} | {run.epochs} | {run.size_bytes:,} | {seeds} | {scores} | {commits} |"
-        )
+        label, epochs = _cell(setting.label), _cell(run.epochs)
+        size = f"{run.size_bytes:,}"
+        lines.append(f"| {label} | {epochs} | {size} | {seeds} | {scores} | {_cell(commits)} |")
     return lines
+
+
+def _cell(text: str) -> str:
+    """Return a text that ends neither its cell nor its line."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def csv_table(settings: Sequence[Setting]) -> str:

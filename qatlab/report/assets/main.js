@@ -46,7 +46,7 @@ function update() {
 }
 
 function summary() {
-  const states = ["finished", "unfinished", "failed"].map((state) => [
+  const states = ["finished", "unfinished", "failed", "damaged"].map((state) => [
     data.runs.filter((run) => run.state === state).length,
     state,
   ]);

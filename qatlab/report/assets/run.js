@@ -8,8 +8,10 @@ function showRow(parent, row, index) {
   parent.hidden = false;
   if (row.runs.length > 1) parent.append(seedButtons(parent, row, index));
   parent.append(factsOf(run));
-  if (run.reason)
-    parent.append(node("h3", {}, "Why it failed"), node("pre", { class: "reason" }, run.reason));
+  if (run.reason) {
+    const heading = run.state === "damaged" ? "What is damaged" : "Why it failed";
+    parent.append(node("h3", {}, heading), node("pre", { class: "reason" }, run.reason));
+  }
   if (run.command) {
     parent.append(node("h3", {}, "Run it again"), node("pre", { class: "command" }, run.command));
   }

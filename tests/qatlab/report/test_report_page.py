@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from written_runs import write_result, write_run, write_sweep
 
+from qatlab.report.details import read_details
 from qatlab.report.page import page
 from qatlab.report.runs import find_runs
 from qatlab.report.settings import join_seeds
@@ -88,9 +89,9 @@ class Shown:
 
 
 def report(folder: Path) -> Path:
-    runs = find_runs(folder)
+    runs, contents = read_details(find_runs(folder))
     file = folder / "report.html"
-    file.write_text(page(folder.name, runs, join_seeds(runs)), encoding="utf-8")
+    file.write_text(page(folder.name, runs, contents, join_seeds(runs)), encoding="utf-8")
     return file
 
 

@@ -1,0 +1,75 @@
+"""Takes values out of JSON that anyone may have made; each is of the kind it should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MOST = 1 << 63  # of a whole number: larger ones have no place on an axis
+LONGEST = 40  # characters of a wrong value that are shown
+
+
+def mapping(facts: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a mapping.
+
+    Raises:
+        KeyError: if there is none.
+        ValueError: if it is something else, as all of these functions do.
+    """
+    value = facts[key]
+    if not isinstance(value, dict):
+        raise _wrong(key, value, "a mapping")
+    return value
+
+
+def rows(facts: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return a list of mappings."""
+    value = facts[key]
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise _wrong(key, value, "a list of mappings")
+    return value
+
+
+def text(facts: Mapping[str, Any], key: str) -> str:
+    """Return a text."""
+    value = facts[key]
+    if not isinstance(value, str):
+        raise _wrong(key, value, "a text")
+    return value
+
+
+def text_or_empty(facts: Mapping[str, Any], key: str) -> str:
+    """Return a text; an empty one where there is none, or null."""
+    return "" if facts.get(key) is None else text(facts, key)
+
+
+def whole(facts: Mapping[str, Any], key: str) -> int:
+    """Return a whole number from 0."""
+    value = facts[key]
+    if type(value) is not int or not 0 <= value < MOST:
+        raise _wrong(key, value, "a whole number from 0 to 2^63")
+    return value
+
+
+def whole_or_none(facts: Mapping[str, Any], key: str) -> int | None:
+    """Return a whole number from 0, None where there is none, or null."""
+    return None if facts.get(key) is None else whole(facts, key)
+
+
+def number_or_none(
+    facts: Mapping[str, Any], key: str, least: float = -MOST, most: float = MOST
+) -> float | None:
+    """Return a number in a range; None where there is none, null, NaN, or an infinite one."""
+    value = facts.get(key)
+    if value is None or value in (math.inf, -math.inf) or value != value:
+        return None
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise _wrong(key, value, f"a number from {least:g} to {most:g}")
+    return float(value)
+
+
+def _wrong(key: str, value: Any, kind: str) -> ValueError:
+    shown = f"{type(value).__name__}" if isinstance(value, (dict, list)) else repr(value)
+    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+    return ValueError(f"{key} is {shown}, not {kind}")
