@@ -144,7 +144,13 @@ class Trackers(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Tell a new tracker what was trained before, in a killed process or by another job."""
-        if not trainer.training or not (self.folder / FILE_NAME).exists():
+        if not trainer.training:
+            return
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        for logger in trainer.loggers:
+            if isinstance(logger, CsvLogger):
+                logger.check(epochs, checkpoint["global_step"])
+        if not (self.folder / FILE_NAME).exists():
             return
         for row in read_rows(self.folder / FILE_NAME):
             step, phase = int(row.pop("step")), row.pop("phase")

@@ -7,16 +7,17 @@ writes the training and the validation values of the same epoch in separate rows
 from __future__ import annotations
 
 import csv
+import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, TextIO
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from qatlab.errors import TrainingError
-from qatlab.files import put, temporary_of
+from qatlab.files import check_regular, put, temporary_of
 
 FILE_NAME = "metrics.csv"
 FIRST_COLUMNS = ("epoch", "step", "phase")
@@ -94,6 +95,30 @@ class CsvLogger(Logger):
         """Write nothing: the run's ``config.yaml`` holds what was asked for."""
 
     @rank_zero_only
+    def check(self, epochs: int, steps: int) -> None:
+        """Print a remark if the file lacks rows of the run that is going to be resumed.
+
+        Args:
+            epochs: that are done.
+            steps: that are done; later rows are those of a killed process.
+
+        Raises:
+            TrainingError: if the file is damaged.
+        """
+        there = os.path.lexists(self._path)
+        rows = [row for row in read_rows(self._path) if int(row["step"]) < steps] if there else []
+        known = [row for row in rows if row.get("epoch", "").isdecimal()]
+        last = int(known[-1]["epoch"]) + 1 if known else 0  # from 1, as in reports
+        if last >= epochs:
+            return
+        found = f"ends at step {known[-1]['step']}, in epoch {last}" if known else "has no rows"
+        lacks = f"epoch {last + 1}" + (f" to {epochs}" if epochs > last + 1 else "")
+        print(
+            f"{self._path} {found if there else 'is missing'}: the run goes on, and its curves "
+            f"lack {lacks}."
+        )
+
+    @rank_zero_only
     def save(self) -> None:
         """Write the file anew under a temporary name and rename it, if anything was added."""
         self._read_once()
@@ -115,7 +140,7 @@ class CsvLogger(Logger):
         if self._read:
             return
         self._read = True
-        if self._path.exists():
+        if os.path.lexists(self._path):
             for row in read_rows(self._path):
                 self._columns = list(row)
                 self._rows[int(row["step"])] = row
@@ -133,23 +158,47 @@ class CsvLogger(Logger):
 
 
 def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """Return the rows of a ``metrics.csv`` as texts, or name the first row that is damaged."""
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        columns = next(reader, [])
-        if "step" not in columns or len(set(columns)) != len(columns):
-            raise TrainingError(f"{path}:1: this is not the header of a metrics file; delete it.")
-        rows: dict[int, dict[str, str]] = {}
-        for cells in reader:
-            row = dict(zip(columns, cells, strict=False))
-            step = row.get("step", "")
-            if len(cells) != len(columns) or not step.isdecimal() or int(step) in rows:
+    """Return the rows of a ``metrics.csv`` as texts.
+
+    A last line without an end is left out: the file was cut there, also where the cell looks whole.
+
+    Raises:
+        ConfigError: if it is no regular file.
+        TrainingError: naming the first row that is damaged.
+    """
+    check_regular(Path(path))
+    rows: dict[int, dict[str, str]] = {}
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.reader(_whole_lines(file))
+            columns = next(reader, None)
+            if columns is None:
+                return []
+            if "step" not in columns or len(set(columns)) != len(columns):
                 raise TrainingError(
-                    f"{path}:{reader.line_num}: this row does not hold {len(columns)} values with "
-                    "a step of its own, so the run cannot be continued before it is deleted."
+                    f"{path}:1: this is not the header of a metrics file; delete it."
                 )
-            rows[int(step)] = row
+            for cells in reader:
+                row = dict(zip(columns, cells, strict=False))
+                step = row.get("step", "")
+                if len(cells) != len(columns) or not step.isdecimal() or int(step) in rows:
+                    raise TrainingError(
+                        f"{path}:{reader.line_num}: this row does not hold {len(columns)} values "
+                        "with a step of its own, so the run cannot be continued before it is "
+                        "deleted."
+                    )
+                rows[int(step)] = row
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"{path} is no text in UTF-8; delete it.") from error
+    except OSError as error:
+        raise TrainingError(f"cannot read {path}: {error.strerror}.") from error
+    except (ValueError, csv.Error) as error:
+        raise TrainingError(f"cannot read {path}: {error} (line {reader.line_num}).") from error
     return list(rows.values())
+
+
+def _whole_lines(file: TextIO) -> Iterator[str]:
+    return (line for line in file if line.endswith(("\n", "\r")))
 
 
 def _number(value: SupportsFloat) -> str:

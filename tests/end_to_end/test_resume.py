@@ -194,9 +194,35 @@ def test_damaged_checkpoints_are_told_and_the_one_before_is_used(
     last.with_suffix(".new").write_bytes(sound[:1000])  # as if killed while saving
     resumed = run("train.py", f"resume={tmp_path}")
     assert resumed.code == 0, resumed.output
+    assert "metrics.csv" not in resumed.output  # nothing is lost of it
     assert f"{last} is truncated" in resumed.output
     assert "resuming from previous.ckpt, the one before it" in resumed.output
     assert_identical(tmp_path, whole())
+
+
+@pytest.mark.parametrize(
+    ("place", "left", "told"),
+    [
+        # Rows of epochs 1 and 2 were there.
+        ("3 7", None, "metrics.csv is missing: the run goes on, and its curves lack epoch 1 to 2."),
+        ("3 7", 40, "metrics.csv has no rows: "),  # within the header
+        ("4 end", -10, "metrics.csv ends at step 32, in epoch 3: "),  # nothing is left to train
+    ],
+)
+def test_lost_metrics_are_told_and_the_run_goes_on(
+    tmp_path: Path, run: Run, whole: Whole, place: str, left: int | None, told: str
+) -> None:
+    killed_at(run, f"SIGKILL {place}", tmp_path)
+    file = tmp_path / "metrics.csv"
+    content = file.read_bytes()
+    file.unlink()
+    if left is not None:
+        file.write_bytes(content[:left])
+    resumed = run("train.py", f"resume={tmp_path}")
+    assert resumed.code == 0, resumed.output
+    assert resumed.output.count(told) == 1
+    assert str(file) in resumed.output
+    assert differences(result_of(tmp_path), result_of(whole()), "result.json") == []
 
 
 def test_ctrl_c_leaves_a_run_that_the_printed_command_continues(

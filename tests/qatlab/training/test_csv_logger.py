@@ -1,4 +1,5 @@
 import math
+import os
 import struct
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from qatlab.errors import TrainingError
+from qatlab.errors import ConfigError, TrainingError
 from qatlab.training.csv_logger import CsvLogger, read_rows
 
 THREE_EPOCHS = "epoch,step,phase,val/acc\n0,9,clamp,0.5\n1,19,clamp,0.25\n2,29,quantize,0.75\n"
@@ -109,13 +110,72 @@ def test_file_is_written_only_when_something_was_added(tmp_path: Path) -> None:
         (THREE_EPOCHS + "3,,quantize,0.5\n", 5),
         (THREE_EPOCHS + "3,29,quantize,0.5\n", 5),
         ("epoch,phase\n0,clamp\n", 1),
-        ("", 1),
+        ("\0e\0p\0o\n", 1),
     ],
 )
 def test_damaged_file_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:
     write(tmp_path, text)
     with pytest.raises(TrainingError, match=rf"metrics\.csv:{line}: [^\n]*\.$"):
         CsvLogger(str(tmp_path)).save()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (THREE_EPOCHS.encode("utf-16"), r"metrics\.csv is no text in UTF-8"),
+        (b"epoch,step\n0," + b"1" * 300_000 + b"\n", r"field larger than .* \(line 2\)"),
+        (b"epoch,step\n0," + b"1" * 10_000 + b"\n", r"cannot read .*digits.* \(line 2\)"),
+    ],
+)
+def test_what_is_no_table_of_numbers_is_refused_in_a_sentence(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(TrainingError, match=words):
+        CsvLogger(str(tmp_path)).save()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.csv")
+    with pytest.raises(ConfigError, match="pipe"):
+        CsvLogger(str(tmp_path)).save()
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        (None, "is missing: the run goes on, and its curves lack epoch 1 to 3."),
+        (0, "has no rows: the run goes on, and its curves lack epoch 1 to 3."),
+        (5, "has no rows: the run goes on, and its curves lack epoch 1 to 3."),
+        (len("epoch,step,phase,val/acc\n0,9,clamp,0.5\n"), "ends at step 9, in epoch 1: "),
+        # In the middle of a number that looks whole.
+        (len(THREE_EPOCHS) - 2, "ends at step 19, in epoch 2: the run goes on, and its curves "),
+        (len(THREE_EPOCHS), ""),
+    ],
+)
+def test_rows_that_a_resumed_run_does_not_find_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], left: int | None, told: str
+) -> None:
+    if left is not None:
+        write(tmp_path, THREE_EPOCHS[:left])
+    logger = CsvLogger(str(tmp_path))
+    logger.check(epochs=3, steps=30)
+    said = capsys.readouterr().out
+    assert said.count("\n") == (told != "")
+    assert told in said
+    assert (str(tmp_path / "metrics.csv") in said) == (told != "")
+    logger.log_metrics({"val/acc": 0.5, "epoch": 3}, step=39)
+    logger.save()
+    assert read_rows(tmp_path / "metrics.csv")[-1]["step"] == "39"
+
+
+def test_rows_behind_the_checkpoint_do_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, THREE_EPOCHS)
+    CsvLogger(str(tmp_path)).check(epochs=1, steps=15)
+    CsvLogger(str(tmp_path)).check(epochs=0, steps=0)
+    assert capsys.readouterr().out == ""
 
 
 class TinyModule(LightningModule):
