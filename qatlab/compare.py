@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from qatlab import files, record
-from qatlab.errors import QatlabError
+from qatlab.errors import ConfigError, QatlabError, plain
+from qatlab.report import values
 from qatlab.terminal import wide_console
 
 ABSENT = "-"
@@ -34,15 +36,38 @@ def configuration(run: Path) -> Facts:
 
 
 def bits(run: Path) -> Facts:
-    """Return the bits of each weight layer and each site of a run."""
-    layers = _read(run / "layers.json").get("layers", [])
-    return {x["name"]: "float" if x["bits"] is None else str(x["bits"]) for x in layers}
+    """Return the bits of each weight layer and each site of a run.
+
+    Raises:
+        ConfigError: if its ``layers.json`` is damaged.
+    """
+    file = run / "layers.json"
+    content = _read(file)
+    try:
+        layers = {
+            values.text(x, "name"): values.whole_or_none(x, "bits")
+            for x in (values.rows(content, "layers") if content else ())
+        }
+    except (KeyError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise ConfigError(f"{file} does not hold the layers of a run: {reason}") from error
+    return {name: "float" if bits is None else str(bits) for name, bits in layers.items()}
 
 
 def results(run: Path) -> Facts:
-    """Return what a finished run has reached, and where it was made; nothing of another one."""
-    found = dict(flat(_read(run / record.RESULT)))
-    return {key: value for key, value in found.items() if key not in TOO_LONG}
+    """Return what a finished run has reached, and where it was made; nothing of another one.
+
+    Raises:
+        ConfigError: if its ``result.json`` is damaged.
+    """
+    file = run / record.RESULT
+    content = _read(file)
+    if os.path.lexists(file) and not isinstance(content.get("test"), dict):
+        raise ConfigError(f"{file} is not the result of a run: it has no scores of a test")
+    try:
+        return {key: value for key, value in flat(content) if key not in TOO_LONG}
+    except RecursionError as error:
+        raise ConfigError(f"cannot read {file}: it is nested too deep") from error
 
 
 def differences(facts: Sequence[Facts], always: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -71,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "Results": differences([results(run) for run in runs], ALWAYS),
         }
     except QatlabError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {plain(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     console = wide_console()
     shared = os.path.commonpath([run.absolute().parent for run in runs])
@@ -80,18 +105,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not rows:
             print(f"{title}: no difference")
             continue
-        table = Table("", *names, title=title, title_justify="left")
+        # As Text: what stands in files is no markup.
+        table = Table(title=title, title_justify="left")
+        for name in ("", *names):
+            table.add_column(_text(name))
         for key, row in rows.items():
-            table.add_row(key, *row)
+            table.add_row(*map(_text, (key, *row)))
         console.print(table)
     for run in runs:
-        if not (run / record.RESULT).exists():
-            print(f"{run} is not finished: no {record.RESULT}")
+        if not os.path.lexists(run / record.RESULT):
+            print(f"{plain(str(run))} is not finished: no {record.RESULT}")
 
 
 def _read(file: Path) -> dict[str, Any]:
     """Read what a run has already written."""
-    return files.read_json(file) if file.exists() else {}
+    return files.read_json(file) if os.path.lexists(file) else {}
+
+
+def _text(cell: str) -> Text:
+    return Text(plain(cell))
 
 
 def flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# Of terminals, of the direction of writing, and what stands for a byte that is no UTF-8.
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class QatlabError(Exception):
@@ -43,3 +47,8 @@ def unknown(key: str, accepted: Iterable[str]) -> str:
     where = f" in {parent}" if parent else ""
     accepted_names = ", ".join(names) or "nothing"
     return f"{key} is unknown.{did_you_mean(name, names)} Accepted{where}: {accepted_names}."
+
+
+def plain(text: str) -> str:
+    """Return a text of one line that a terminal only shows: controls in it are written out."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -157,15 +157,15 @@ def read_yaml(path: Path) -> Any:
     """Read YAML of plain values, without the extensions of OmegaConf.
 
     Raises:
-        ConfigError: if it is missing or damaged, nested deeper than 50 or refers to other parts of
-            itself: a few lines of that make a file that fills the memory.
+        ConfigError: if it is missing or damaged, nested deeper than 50, with tags, or if it refers to
+            other parts of itself: a few lines of that make a file that fills the memory.
     """
     text = read_text(path)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if it is there
     try:
         _check_events(text, loader)
         return yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"cannot read {path}: {_reason(error)}") from error
 
 
@@ -194,6 +194,9 @@ def _check_events(text: str, loader: Any) -> None:
     for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.AliasEvent):
             problem = f"*{event.anchor} refers to another part of the file"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        if getattr(event, "tag", None) is not None:  # readers of "!!bool x" end in any error
+            problem = f"{event.tag} is no plain value"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)

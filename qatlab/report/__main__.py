@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from qatlab import files, record
-from qatlab.errors import ConfigError, QatlabError
+from qatlab.errors import ConfigError, QatlabError, plain
 from qatlab.report.details import read_details
 from qatlab.report.page import page
 from qatlab.report.runs import DAMAGED, FINISHED, Run, find_runs
 from qatlab.report.settings import join_seeds
 from qatlab.report.tables import csv_table, markdown_table
-from qatlab.terminal import plain
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -57,6 +57,9 @@ def test_files_that_are_no_plain_mappings_are_refused_at_once(tmp_path: Path) ->
         (b"[" * 100_000, "nest"),
         (b"- 1\n- 2\n", "it holds no mapping"),
         ("seed: 1".encode("utf-16"), r"no text in UTF-8 \(byte 0\)"),
+        (b"a: !!bool x\n", r"tag:yaml.org,2002:bool is no plain value \(line 1\)"),
+        (b"a: !!int ''\n", r"is no plain value"),
+        (b"a: 1" + b":59" * 200 + b".5\n", "too large"),
         (b"a: [1\n", r"did not find expected|expected ',' or '\]'"),
     ):
         file = tmp_path / "file.yaml"
