@@ -157,7 +157,7 @@ def read_yaml(path: Path) -> Any:
     """Read YAML of plain values, without the extensions of OmegaConf.
 
     Raises:
-        ConfigError: if it is missing or damaged, nested deeper than 50, with tags, or if it refers to
+        ConfigError: if it is missing or damaged, has tags, is nested deeper than 50 or refers to
             other parts of itself: a few lines of that make a file that fills the memory.
     """
     text = read_text(path)

@@ -57,13 +57,15 @@ def quantizer_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Non
 
 
 def monitored(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the sites and layers of which a ``metrics.csv`` has values, in its order."""
-    columns = dict.fromkeys(column for row in rows for column, value in row.items() if value != "")
+    """Return the sites and layers of which a ``metrics.csv`` has finite values, in its order."""
     ends = ("quant/", "/clipped")
+    columns = dict.fromkeys(column for row in rows for column in row)
     return [
         column.removeprefix(ends[0]).removesuffix(ends[1])
         for column in columns
-        if column.startswith(ends[0]) and column.endswith(ends[1])
+        if column.startswith(ends[0])
+        and column.endswith(ends[1])
+        and any(np.isfinite(number(row, column)) for row in rows)
     ]
 
 

@@ -187,6 +187,12 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
                         "with a step of its own, so the run cannot be continued before it is "
                         "deleted."
                     )
+                for name, cell in row.items():
+                    if name != "phase" and cell and not _is_number(cell):
+                        raise TrainingError(
+                            f"{path}:{reader.line_num}: {name} is {cell[:40]!r}, which is no "
+                            "number, so the run cannot be continued before the row is deleted."
+                        )
                 rows[int(step)] = row
     except UnicodeDecodeError as error:
         raise TrainingError(f"{path} is no text in UTF-8; delete it.") from error
@@ -199,6 +205,14 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 
 def _whole_lines(file: TextIO) -> Iterator[str]:
     return (line for line in file if line.endswith(("\n", "\r")))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(value: SupportsFloat) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +33,7 @@ def test_sites_and_layers_are_found_in_the_order_of_the_columns() -> None:
     assert monitored(TWO_EPOCHS) == ["conv", "act"]
     assert monitored([FLOAT]) == []
     assert monitored(rows()) == []  # columns without a value
+    assert monitored(rows((0.1, math.nan, 6.0, 0.5), (0.1, math.inf, 6.0, math.nan))) == ["act"]
 
 
 def test_the_values_of_each_are_drawn_in_a_band_of_its_own(drawn: Callable[..., Figure]) -> None:

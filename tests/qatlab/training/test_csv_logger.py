@@ -109,6 +109,7 @@ def test_file_is_written_only_when_something_was_added(tmp_path: Path) -> None:
         (THREE_EPOCHS + "3,39,quan\n", 5),
         (THREE_EPOCHS + "3,,quantize,0.5\n", 5),
         (THREE_EPOCHS + "3,29,quantize,0.5\n", 5),
+        (THREE_EPOCHS + "3,39,quantize,much\n", 5),
         ("epoch,phase\n0,clamp\n", 1),
         ("\0e\0p\0o\n", 1),
     ],
