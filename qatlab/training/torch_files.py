@@ -1,7 +1,12 @@
-"""Reads files of ``torch.save``; nothing in them is executed, and what is refused is described."""
+"""Reads files of ``torch.save``; nothing in them is executed, and what is refused is described.
+
+Since torch 1.6 such a file is a zip archive, in which each part has a checksum. Torch does not look
+at them: a tensor with a flipped bit would be read as another one.
+"""
 
 from __future__ import annotations
 
+import errno
 import re
 import warnings
 import zipfile
@@ -14,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qatlab.errors import CheckpointError
+from qatlab.errors import CheckpointError, ConfigError
+from qatlab.files import check_regular
 
 FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed global")  # torch's words, as are these
 NO_DICTIONARY = re.compile(r"Can only SETITEMS? for .* but got <class '([^']*)'>")
@@ -40,6 +46,9 @@ RUN_CODE = ("eval", "exec", "compile", "open", "__import__", "system", "popen", 
 CODE_RUNNERS = ("subprocess", "importlib", "runpy", "shutil", "socket", "ctypes", "pty", "pickle")
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")  # of the format before torch 1.6
 MOST_KEYS = 4  # that a description names
+ZIP = b"PK\x03\x04"  # how torch knows an archive
+IS_FOLDER = 0x10  # attribute of a part, of which torch then reads nothing, and says so nowhere
+MOST_UNPACKED = 100  # bytes that an archive may hold for each of its own: torch packs nothing
 
 
 class StandIn:
@@ -93,8 +102,17 @@ def read(path: Path, stand_ins: bool = False) -> Any:
             kind of dictionary. Its class is neither imported nor called.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, or of another kind.
+        CheckpointError: if the file is missing, truncated, or of another kind; or if a checksum in
+            it is not that of what it holds.
     """
+    try:
+        check_regular(path)
+        _check_sums(path)
+    except ConfigError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        raise CheckpointError(f"{path} does not exist" if missing else str(error)) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     known: dict[str, type] = {}
     while True:
         allowed = [(kind, name) for name, kind in known.items()]
@@ -105,11 +123,54 @@ def read(path: Path, stand_ins: bool = False) -> Any:
             ):
                 warnings.simplefilter("ignore")  # of formats that are refused, and told, below
                 return torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise CheckpointError(f"{path} does not exist") from None
         except Exception as error:  # a file of another kind can stop the reader in any way
             if not (stand_ins and _stand_in(str(error), path, known)):
                 raise CheckpointError(f"{path} {_fault(path, error, known)}") from error
+
+
+def _check_sums(path: Path) -> None:
+    """Raise a CheckpointError if an archive holds other bytes than were put into it.
+
+    One without checksums passes: torch writes zeros if it is told not to compute them.
+
+    Raises:
+        OSError: if the disk cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.read(len(ZIP)) != ZIP:
+            return
+    if not _is_archive(path):
+        raise CheckpointError(f"{path} is truncated or no checkpoint: its end is missing")
+    try:
+        fault = _fault_of_archive(path)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which a place in front of the file's beginning is
+            raise
+        fault = "its directory names places outside of it"
+    except Exception as error:  # what is damaged can stop the reader in any way
+        fault = " ".join(str(error).split()) or type(error).__name__
+    if fault:
+        raise CheckpointError(f"{path} is damaged: {fault}")
+
+
+def _is_archive(path: Path) -> bool:
+    """Tell whether a file ends as a zip archive does."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True  # a damaged one
+
+
+def _fault_of_archive(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if sum(part.file_size for part in parts) > MOST_UNPACKED * path.stat().st_size:
+            return f"it unpacks to more than {MOST_UNPACKED} times its size"
+        if folders := [part.filename for part in parts if part.external_attr & IS_FOLDER]:
+            return f"its part {folders[0]!r} is a folder"
+        if any(part.CRC for part in parts) and (name := archive.testzip()):
+            return f"the checksum of its part {name!r} is wrong"
+    return ""
 
 
 def describe(value: Any) -> str:
@@ -175,8 +236,6 @@ def _foreign_classes(path: Path) -> list[str]:
 def _fault(path: Path, error: Exception, known: Collection[str]) -> str:
     """Return why a file cannot be read: what it is, or what it holds."""
     message = str(error)
-    if path.is_dir():
-        return "is a folder"
     if found := BLOCKED.search(message) or FOREIGN.search(message):
         unsafe = [name for name in _foreign_classes(path) if _runs_code(name)]
         name = unsafe[0] if unsafe else found[1]
@@ -199,7 +258,7 @@ def _kind_of_file(path: Path, message: str) -> str:
             return f"it is {what}"
     if not start:
         return "it is empty"
-    if zipfile.is_zipfile(path):
+    if _is_archive(path):
         return "it is a zip archive that torch.save did not write"
     if start.isascii() and start.decode().replace("\n", "").replace("\r", "").isprintable():
         return "it is text"
