@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from qatlab import config, search, sweep
 from qatlab.errors import ConfigError
 from qatlab.folders import check_unused, lock_run, save_asked
-from qatlab.messages import sentence
+from qatlab.messages import is_refusal, sentence
 from qatlab.record import CONFIG, RESULT
 from qatlab.trust import foreign
 
@@ -92,11 +92,11 @@ def checked(command: str, cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         if job is not None:
             job.failed("interrupted; the sweep's command continues it")
-        is_run = (folder / CONFIG).exists() and not (folder / RESULT).exists()
-        _interrupted(f" To continue: {resume_command(folder, cfg)}" if is_run else "")
+        _interrupted(_how_to_continue(folder, cfg))
     except Exception as error:
         if job is None:
-            _stop(_told(error))
+            words, hint = _told(error), _how_to_continue(folder, cfg)
+            _stop(f"{words.removesuffix('.')}.{hint}" if hint and is_refusal(error) else words)
         told = sentence(error) or traceback.format_exc()
         job.failed(told)
         hydra_job = HydraConfig.get().job
@@ -131,6 +131,11 @@ def resume_command(run: Path, cfg: DictConfig) -> str:
     allow = config.allowed_names(cfg.allow) if cfg.resume else foreign(OmegaConf.to_container(cfg))
     words = [sweep.resume_word(run), *([f"allow=[{','.join(allow)}]"] if allow else [])]
     return shlex.join(["python", "train.py", *words])
+
+
+def _how_to_continue(run: Path, cfg: DictConfig) -> str:
+    is_run = (run / CONFIG).exists() and not (run / RESULT).exists()
+    return f" To continue: {resume_command(run, cfg)}" if is_run else ""
 
 
 def _interrupted(hint: str) -> None:

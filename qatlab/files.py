@@ -28,7 +28,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file under a temporary name and rename it; its folder is made where it is missing.
 
     Raises:
@@ -48,6 +48,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 def temporary_of(path: Path) -> Path:
     """Return the name beside a file under which its new content is written; it keeps the suffix."""
     return path.with_name(f".{path.stem}{TEMPORARY}{path.suffix}")
+
+
+def final(path: Path) -> Path:
+    """Return the file whose new content is written under this name, for messages."""
+    place = path.with_name(path.stem.removeprefix(".").removesuffix(TEMPORARY) + path.suffix)
+    return place if temporary_of(place) == path else path
 
 
 def put(temporary: Path, path: Path) -> None:

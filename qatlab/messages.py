@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -19,9 +20,13 @@ from yaml import YAMLError
 
 from qatlab.arguments import text
 from qatlab.errors import QatlabError, did_you_mean, unknown
+from qatlab.files import final
 
 # What a disk or its owner can refuse at any time; no mistake of the program looks like these.
-REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.ENAMETOOLONG}
+REFUSALS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),
+}
 CANNOT_USE = "cannot use"
 NO_SLURM = "are you indeed on a slurm cluster"  # what the launcher of Slurm jobs asks
 NO_PLUGIN = "Unknown plugin class : "
@@ -59,6 +64,11 @@ def sentence(error: BaseException, composing: bool = False) -> str | None:
     return " ".join(words.split())  # one line, whatever it quotes
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether an error comes from a disk or its owner, in whatever words."""
+    return any(isinstance(x, OSError) and x.errno in REFUSALS for x in _chain(error))
+
+
 def _words(error: BaseException) -> str:
     chain = _chain(error)
     for cause in chain:
@@ -81,8 +91,9 @@ def _words(error: BaseException) -> str:
         if isinstance(cause, YAMLError):
             mark = getattr(cause, "problem_mark", None)
             return f"{mark.name}:{mark.line + 1}: {cause.problem}." if mark else str(cause)
-        if isinstance(cause, OSError) and cause.filename:
-            return f"{CANNOT_USE} {cause.filename}: {cause.strerror}."
+        if isinstance(cause, OSError) and cause.strerror:
+            name = "a file" if cause.filename is None else final(Path(str(cause.filename)))
+            return f"{CANNOT_USE} {name}: {cause.strerror}."
     return _hydras(str(error))
 
 

@@ -6,19 +6,44 @@ could be kept as the best 4-bit one, and it keeps no second file to fall back on
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins import TorchCheckpointIO
 
 from qatlab.errors import CheckpointError, ConfigError
+from qatlab.files import put, write_bytes
 from qatlab.training.torch_files import describe, read
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
+NEW = ".new"  # the suffix of one that is being written; a kill may leave it
+
+
+class BesideIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it.
+
+    Lightning's own writer goes through the system's temporary folder, where a kill leaves half a
+    checkpoint that nobody looks for, and which may be smaller than the checkpoint.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, whole or not at all.
+
+        Raises:
+            ConfigError: if the folder cannot be written to.
+        """
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_bytes(Path(path), buffer.getbuffer())
 
 
 class RunCheckpoint(Checkpoint):
@@ -59,6 +84,11 @@ class RunCheckpoint(Checkpoint):
     def best_path(self, phase: str) -> Path:
         """Return the file of the best epoch of a phase."""
         return self.folder / f"best_{phase}.ckpt"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have checkpoints written beside their place, unless ``trainer.plugins`` has a writer."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = BesideIO()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best epochs so far, and how long it took."""
@@ -110,13 +140,25 @@ class RunCheckpoint(Checkpoint):
         self._save(trainer, self.folder / LAST, self.folder / PREVIOUS)
 
     def _save(self, trainer: Trainer, path: Path, elder: Path | None = None) -> None:
-        """Save under a temporary name, keep what there was as ``elder``, and rename."""
-        new = path.with_suffix(".new")
-        trainer.save_checkpoint(new, weights_only=False)  # with the state of optimizer and loops
-        if trainer.is_global_zero:
-            if elder is not None and path.exists():
-                os.replace(path, elder)
-            os.replace(new, path)
+        """Save under a temporary name, keep what there was as ``elder``, and rename.
+
+        Raises:
+            CheckpointError: if the disk refuses it.
+        """
+        new = path.with_suffix(NEW)
+        try:
+            # With the state of optimizer and loops.
+            trainer.save_checkpoint(new, weights_only=False)
+            trainer.strategy.checkpoint_io.teardown()  # waits for one that writes in a thread
+            if trainer.is_global_zero:
+                if elder is not None and path.exists():
+                    os.replace(path, elder)
+                put(new, path)
+        except (OSError, ConfigError) as error:
+            refusal = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(refusal, OSError):
+                raise
+            raise CheckpointError(f"cannot write {path}: {refusal.strerror}") from error
 
 
 def _is_better(score: dict[str, float], best: dict[str, float]) -> bool:
@@ -144,7 +186,7 @@ def newest(folder: Path) -> tuple[Path | None, str]:
     """Find the checkpoint to resume from: the last one or, if it is damaged, the one before it.
 
     That one then takes the place of the last: the next checkpoint would otherwise replace it by
-    the damaged file.
+    the damaged file. What a kill has left of one that was being written is removed.
 
     Returns:
         The checkpoint, None if the run had not saved any, and a remark unless it is the last one.
@@ -153,7 +195,11 @@ def newest(folder: Path) -> tuple[Path | None, str]:
         CheckpointError: if those that there are cannot be read.
     """
     last, previous = folder / LAST, folder / PREVIOUS
-    if not last.exists() and not previous.exists():
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise CheckpointError(f"nothing to resume from: {folder} is no folder; move it away")
+    for unfinished in folder.glob(f"*{NEW}"):
+        unfinished.unlink(missing_ok=True)  # several processes may do so
+    if not os.path.lexists(last) and not os.path.lexists(previous):
         return None, f"no checkpoint in {folder} yet: starting from the first epoch"
     try:
         load(last)
@@ -162,6 +208,11 @@ def newest(folder: Path) -> tuple[Path | None, str]:
             load(previous)
         except CheckpointError as other:
             raise CheckpointError(f"nothing to resume from: {error}; {other}") from other
-        os.replace(previous, last)
+        try:
+            os.replace(previous, last)
+        except OSError as other:
+            raise CheckpointError(
+                f"{error}; {previous} cannot take its place before it is moved away"
+            ) from other
         return last, f"{error}; resuming from {PREVIOUS}, the one before it"
     return last, ""

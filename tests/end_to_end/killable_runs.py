@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import socket
@@ -23,6 +24,8 @@ from qatlab import summary
 ROOT = Path(__file__).parents[2]
 KILL_AT = "TEST_KILL_AT"  # "SIGKILL 3 7": in epoch 3 after batch 7; "SIGKILL 2 end": after epoch 2
 SAVE_START = "TEST_SAVE_START"  # file for the state with which the quantize phase starts
+KILL_WRITING = "TEST_KILL_WRITING"  # "last 2": when half of that file is written the second time
+FILE_SIZE = "TEST_FILE_SIZE"  # bytes that a file of a forked run may have, as with ulimit -f
 
 DRAW = "TEST_DRAW"  # a forked run draws its figures
 
@@ -105,12 +108,30 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
         os.dup2(file.fileno(), sys.stderr.fileno())
     os.chdir(environment.get("PWD", ROOT))
     os.environ.update(environment)
+    if FILE_SIZE in environment:
+        size = int(environment[FILE_SIZE])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    if KILL_WRITING in environment:
+        _kill_writing(*environment[KILL_WRITING].split())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores Ctrl-C
     if DRAW not in environment:
         summary.write_figures = lambda *args: None
     Hydra.get_mode = lambda *args, **more: None  # composes everything to find hydra.mode
     sys.argv = [script, *_with_leave(arguments)]
     runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+def _kill_writing(stem: str, times: str) -> None:
+    write, left = Path.write_bytes, [int(times)]
+
+    def write_half(path: Path, content: bytes) -> int:
+        left[0] -= path.name.startswith(f".{stem}.")
+        if left[0] == 0:
+            write(path, content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(path, content)
+
+    Path.write_bytes = write_half  # type: ignore[method-assign, assignment]
 
 
 class KillAt(Checkpoint):

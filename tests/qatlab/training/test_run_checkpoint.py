@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from qatlab.errors import CheckpointError, ConfigError
-from qatlab.training.checkpoint import RunCheckpoint, load, newest
+from qatlab.messages import is_refusal
+from qatlab.training.checkpoint import BesideIO, RunCheckpoint, load, newest
 
 
 def save(file: Path, number: int, damaged: bool = False) -> None:
@@ -61,6 +66,65 @@ def test_nothing_is_touched_if_no_checkpoint_can_be_read(
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(CheckpointError, match=r"checkpoints is no folder; move it away"):
+        newest(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (os.mkfifo, "a pipe or a device"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("none"), "does not exist"),
+    ],
+)
+def test_the_one_before_takes_the_place_of_what_is_no_file(
+    make: Callable[[Path], None], what: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=f"nothing to resume from: .*{what}"):
+        newest(tmp_path)
+    save(tmp_path / "previous.ckpt", 1)
+    path, remark = newest(tmp_path)
+    assert path is not None
+    assert load(path)["number"] == 1
+    assert what in remark
+
+
+def test_a_folder_in_the_place_of_the_last_one_is_told(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").mkdir()
+    save(tmp_path / "previous.ckpt", 1)
+    told = r"last.ckpt: it is a folder; .*previous.ckpt cannot take its place before it is moved"
+    with pytest.raises(CheckpointError, match=told):
+        newest(tmp_path)
+    assert load(tmp_path / "previous.ckpt")["number"] == 1
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    for name in (".last.tmp.new", "last.new", "best_quantize.new"):
+        save(tmp_path / name, 1, damaged=True)
+    save(tmp_path / "last.ckpt", 2)
+    newest(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+def test_what_the_disk_refuses_names_the_checkpoint(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, content: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    told = rf"^cannot write {tmp_path}/best_float.ckpt: {os.strerror(number)}$"
+    with pytest.raises(CheckpointError, match=told) as caught:
+        RunCheckpoint(str(tmp_path)).on_train_epoch_end(Scored(), Scored())  # type: ignore[arg-type]
+    assert is_refusal(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_negative_number_of_steps_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"every_n_steps=-1 is below 0"):
         RunCheckpoint("checkpoints", every_n_steps=-1)
@@ -72,13 +136,14 @@ class Scored:
     sanity_checking = False
     is_global_zero = True
     phase_name = "float"
+    strategy = SimpleNamespace(checkpoint_io=BesideIO())
 
     def __init__(self) -> None:
         self.callback_metrics: dict[str, torch.Tensor] = {}
         self.current_epoch = -1
 
     def save_checkpoint(self, path: Path, weights_only: bool) -> None:
-        torch.save({"epoch": self.current_epoch + 1}, path)
+        self.strategy.checkpoint_io.save_checkpoint({"epoch": self.current_epoch + 1}, path)
 
 
 @pytest.mark.parametrize(

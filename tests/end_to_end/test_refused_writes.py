@@ -1,0 +1,129 @@
+"""Disks that refuse a write, and kills in the middle of one: the run goes on as if nothing was."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killable_runs import FILE_SIZE, KILL_WRITING, Ended, start_forked
+from mistakes import TINY
+
+SETTINGS = (*TINY, "data.validation=100")
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return lambda script, *words, **env: start_forked(tmp_path / "log", script, *words, **env)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    ended = start_forked(folder / "log", "train.py", *SETTINGS, f"hydra.run.dir={folder}")
+    assert ended.code == 0, ended.output
+    return folder
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes a small disk, or gives it another size."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def of_size(size: str) -> Path:
+        words = ["-o", f"remount,size={size}"] if place.is_mount() else ["-t", "tmpfs", "-o"]
+        words += [] if place.is_mount() else [f"size={size}", "tmpfs"]
+        try:
+            subprocess.run(["mount", *words, str(place)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no disk can be mounted here: {error}")
+        return place
+
+    yield of_size
+    if place.is_mount():
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    result = json.loads((folder / "result.json").read_text())
+    return {k: v for k, v in result.items() if k not in ("seconds", "resumed", "environment")}
+
+
+def assert_told(ended: Ended, folder: Path, reason: str) -> None:
+    assert ended.code == 1, ended.output
+    assert "Traceback" not in ended.output, ended.output
+    *_, line = ended.output.splitlines()
+    told = rf"Error: cannot write {folder}/[\w./]+: {reason}\. To continue: python train\.py (.*)"
+    found = re.fullmatch(told, line)
+    assert found, line
+    assert found[1] == f"resume={folder}"
+    assert ".tmp" not in line
+    assert ".new" not in line
+
+
+def assert_resumed(ended: Ended, folder: Path, whole: Path) -> None:
+    assert ended.code == 0, ended.output
+    assert result_of(folder) == result_of(whole)
+    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    left = [p.name for p in folder.rglob("*") if ".tmp" in p.name or p.suffix == ".new"]
+    assert left == []
+
+
+def test_a_file_that_may_not_be_so_large_is_told_and_the_run_goes_on_later(
+    tmp_path: Path, run: Run, whole: Path
+) -> None:
+    folder = tmp_path / "run"
+    words = (*SETTINGS, f"hydra.run.dir={folder}")
+    refused = run("train.py", *words, **{FILE_SIZE: str(200 << 10)})
+    assert_told(refused, folder, "File too large")
+    assert_resumed(run("train.py", f"resume={folder}"), folder, whole)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        "900k",  # room for one checkpoint of half a megabyte
+        pytest.param("300k", marks=pytest.mark.slow),  # for none
+        pytest.param("1400k", marks=pytest.mark.slow),  # for two
+        pytest.param("1900k", marks=pytest.mark.slow),  # for three
+        pytest.param("2250k", marks=pytest.mark.slow),  # for all, but not for the weights
+    ],
+)
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+    size: str, disk: Callable[[str], Path], run: Run, whole: Path
+) -> None:
+    folder = disk(size) / "run"
+    refused = run("train.py", *SETTINGS, f"hydra.run.dir={folder}")
+    assert_told(refused, folder, "No space left on device")
+    disk("64m")
+    assert_resumed(run("train.py", f"resume={folder}"), folder, whole)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "last 2",
+        pytest.param("last 1", marks=pytest.mark.slow),
+        pytest.param("best_clamp 1", marks=pytest.mark.slow),
+        pytest.param("best_quantize 1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_kill_while_a_checkpoint_is_written_leaves_one_file_until_the_resume(
+    place: str, tmp_path: Path, run: Run, whole: Path
+) -> None:
+    folder, temporary = tmp_path / "run", tmp_path / "temporary"
+    temporary.mkdir()
+    words = (*SETTINGS, f"hydra.run.dir={folder}")
+    killed = run("train.py", *words, **{KILL_WRITING: place}, TMPDIR=str(temporary))
+    assert killed.code == -9, killed.output
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []
+    unfinished = [p for p in (folder / "checkpoints").iterdir() if p.suffix != ".ckpt"]
+    assert len(unfinished) == 1, unfinished
+    assert_resumed(run("train.py", f"resume={folder}"), folder, whole)
