@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections import Counter
@@ -29,6 +30,7 @@ WEIGHTED = ("conv", "deconv", "linear")
 BATCH_NORMS = ("BatchNorm", "BatchNormalization")
 EXTRA_STATE = "_extra_state"
 DRAWN = "_drawn"
+SHA256 = "_sha256"  # of the whole file, in which zeros stand for this sum itself
 DIGITS, DIGITS_OF_QUANTIZED = 6, 10
 
 
@@ -185,13 +187,23 @@ def read_state(path: Path) -> dict[str, Array]:
         IniError: if it is missing, damaged or of another kind.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise IniError(f"{path} is no regular file")
         with safe_open(str(path), framework="numpy") as file:
-            keys = file.keys()
-            return {key: file.get_tensor(key) for key in keys}
+            keys, texts = file.keys(), file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in keys}
+        if SHA256 in texts and not _has_sum(path.read_bytes(), texts[SHA256]):
+            raise IniError(f"{path} is damaged: its checksum is wrong")
+        return tensors
     except FileNotFoundError:
         raise IniError(f"{path} does not exist") from None
     except (SafetensorError, OSError, TypeError, ValueError, struct.error) as error:
         raise IniError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def _has_sum(content: bytes, expected: str) -> bool:
+    zeros = b"0" * len(expected)
+    return hashlib.sha256(content.replace(expected.encode(), zeros, 1)).hexdigest() == expected
 
 
 def _replace(path: Path, content: bytes) -> None:

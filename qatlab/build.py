@@ -63,7 +63,7 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
     example = data.example_input()
     nodes: Any = OmegaConf.to_container(cfg.quant.rules or OmegaConf.create(), resolve=True)
     rules = [Rule.parse(str(key), node) for key, node in nodes.items()]
-    unused = _unused(model) if cfg.init_weights else set()
+    unused = set() if cfg.init_weights is None else _unused(model)
     if quantized:
         weight, activation = (
             None if node is None else make(f"quant.{part}", node, _partial_=True)
@@ -78,7 +78,7 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
                 "are both null"
             )
         table = float_table(model, example)
-    if cfg.init_weights:
+    if cfg.init_weights is not None:
         say(init_weights(model, cfg.init_weights, unused, whole=trained))
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
     schedule = Schedule.of(epochs, model)

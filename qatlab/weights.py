@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection
 from pathlib import Path
 
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from qatlab.errors import CheckpointError
-from qatlab.files import read_json, write_bytes
+from qatlab.errors import CheckpointError, ConfigError
+from qatlab.files import write_bytes
 from qatlab.quant import Phase, set_phase
 from qatlab.quant.learned import LearnedQuantizer
-from qatlab.record import CONFIG, RESULT
+from qatlab.record import CONFIG, RESULT, read_result
 from qatlab.training.checkpoint import LAST
 from qatlab.training.torch_files import describe
-from qatlab.weight_files import DRAWN, find_weights, holds_module, read_weights
+from qatlab.weight_files import (
+    DRAWN,
+    NO_SUM,
+    SHA256,
+    find_weights,
+    holds_module,
+    read_weights,
+    with_sum,
+)
 from qatlab.weight_match import Match, extra_states, match, told_of
 
 PHASES = [phase.value for phase in Phase]
@@ -28,7 +37,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     # Clones: the format has no tensors that share memory, as tied weights do.
     tensors = {k: v.cpu().contiguous().clone() for k, v in state.items() if isinstance(v, Tensor)}
     texts = {key: value for key, value in state.items() if isinstance(value, str)}
-    write_bytes(path, _sorted(save(tensors, texts)))
+    write_bytes(path, with_sum(_sorted(save(tensors, {**texts, SHA256: NO_SUM}))))
 
 
 def _sorted(content: bytes) -> bytes:
@@ -77,6 +86,11 @@ def init_weights(
         CheckpointError: if the file is missing, damaged or made for another network, or has values
             that no network can compute with.
     """
+    if not source.strip():
+        raise CheckpointError(
+            "init_weights has no value. Accepted: the folder of a run, a checkpoint, a file of "
+            "weights, null."
+        )
     path = _file_of(Path(source))
     try:
         content = read_weights(path)
@@ -165,9 +179,12 @@ def _is_learned(module: nn.Module) -> bool:
 def _file_of(path: Path) -> Path:
     if not path.is_dir():
         return path
-    if (path / RESULT).exists():
-        return path / str(read_json(path / RESULT)["checkpoint"])
-    if not (path / "checkpoints" / LAST).exists():
+    if os.path.lexists(path / RESULT):
+        try:
+            return path / str(read_result(path)["checkpoint"])
+        except ConfigError as error:
+            raise CheckpointError(f"init_weights={path}: {error}") from error
+    if not os.path.lexists(path / "checkpoints" / LAST):
         raise CheckpointError(
             f"init_weights={path} is a folder without checkpoints/{LAST}. Accepted: the folder of "
             "a run, a checkpoint, a file of weights."

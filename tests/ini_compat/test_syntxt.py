@@ -20,7 +20,7 @@ from ini_compat.network import Network, Node
 from ini_compat.weights import read_folder, read_state, write_folder, write_state
 from qatlab.models import LayerGraph
 from qatlab.quant import LsqActivation, Phase, Rule, SatActivation, SatWeight, quantize
-from qatlab.weights import init_weights
+from qatlab.weights import init_weights, save_weights
 
 
 @pytest.fixture
@@ -391,3 +391,14 @@ def test_damaged_safetensors_files(tmp_path: Path, content: bytes) -> None:
         read_state(path)
     with pytest.raises(IniError, match="does not exist"):
         read_state(tmp_path / "none.safetensors")
+
+
+def test_a_flipped_bit_in_the_weights_of_a_run_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(torch.nn.Linear(3, 2), path)
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    assert read_state(path).keys() == {"weight", "bias"}
+    path.write_bytes(content)
+    with pytest.raises(IniError, match=rf"^{path} is damaged: its checksum is wrong"):
+        read_state(path)

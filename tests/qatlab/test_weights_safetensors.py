@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,6 +34,7 @@ from qatlab.quant import (
     set_phase,
     start_quantizers,
 )
+from qatlab.weight_files import read_weights
 from qatlab.weights import init_weights, save_weights
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -189,6 +193,71 @@ def test_a_damaged_file_is_told(damage: Any, path: Path) -> None:
     told = rf"^init_weights={path} is damaged or no safetensors file: [^\n]+$"
     with pytest.raises(CheckpointError, match=told):
         init_weights(network(), str(path))
+
+
+def test_a_flipped_bit_of_a_runs_weights_is_told_or_changes_nothing(path: Path) -> None:
+    model = network(None)
+    save_weights(model, path)
+    sound = path.read_bytes()
+    expected = read_weights(path)
+    header = 8 + int.from_bytes(sound[:8], "little")
+    places = [*range(header), *range(header, len(sound), 97)]
+    passed = []
+    for place in places:
+        content = bytearray(sound)
+        content[place] ^= 1 << (place % 8)
+        path.write_bytes(content)
+        try:
+            found = read_weights(path)
+        except CheckpointError as error:
+            assert str(error).startswith(f"{path} is damaged")  # noqa: PT017 # most do raise
+        else:
+            passed.append(place)
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], expected[name]) for name in found)
+    start = sound.index(b"_sha256")
+    assert all(start <= place < start + 7 for place in passed)  # without that name, there is no sum
+
+
+def test_the_sum_of_a_runs_weights_is_that_of_the_file_with_zeros_in_its_place(
+    path: Path,
+) -> None:
+    save_weights(network(), path)
+    with safe_open(path, "pt") as file:
+        sum_of_file = file.metadata()["_sha256"]
+    content = path.read_bytes().replace(sum_of_file.encode(), b"0" * 64)
+    assert hashlib.sha256(content).hexdigest() == sum_of_file
+
+
+def test_what_is_no_file_is_told(path: Path) -> None:
+    os.mkfifo(path)  # reading would not end
+    with pytest.raises(CheckpointError, match="it is no regular file, but a pipe or a device"):
+        init_weights(network(), str(path))
+
+
+@pytest.mark.parametrize(
+    ("result", "fault"),
+    [
+        ("[1]", "holds no mapping"),
+        ("{}", r"result\.json is not the result of a run: its checkpoint is 'None'"),
+        ('{"checkpoint": [1]}', r"its checkpoint is '\[1\]'"),
+        ('{"checkpoint": "checkpoints/none.ckpt"}', "none.ckpt does not exist"),
+        ('{"checkpoint": "checkpoints"}', "it is a folder"),
+        ("[" * 100_000, "it is nested too deep"),
+        ("", "cannot read"),
+    ],
+)
+def test_a_run_without_a_sound_result_is_told(result: str, fault: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "result.json").write_text(result)
+    with pytest.raises(CheckpointError, match=f"^init_weights={tmp_path}.*{fault}"):
+        init_weights(network(), str(tmp_path))
+
+
+@pytest.mark.parametrize("value", ["", " "])
+def test_no_value_is_told(value: str) -> None:
+    with pytest.raises(CheckpointError, match=r"^init_weights has no value\. Accepted: the folder"):
+        init_weights(network(), value)
 
 
 def test_a_checkpoint_under_that_name_is_told(path: Path) -> None:
