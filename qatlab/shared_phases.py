@@ -30,10 +30,11 @@ from torch import nn
 from qatlab import files
 from qatlab.build import Built
 from qatlab.environment import environment
+from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import Phase, Quantizer
 from qatlab.summary import say
 from qatlab.targets import TARGET
-from qatlab.training.checkpoint import LAST
+from qatlab.training.checkpoint import LAST, load
 from qatlab.training.csv_logger import FILE_NAME
 
 ORIGIN = "shared_phases.json"  # who trained them, in the folder of each job that took them over
@@ -80,10 +81,10 @@ def shared_phases(
         say(f"waiting for another job of the sweep, which trains the same {names} phase")
         lock.acquire()
     try:
-        if (cache / key / ORIGIN).exists():
+        if _is_sound(cache / key):
             lock.release()
-            origin = _take(cache / key, folder)
-            say(f"{names} phase of {origin['job']} taken over: it would be the same here")
+            _take(cache / key, folder)
+            say(f"{names} phase of {origin(folder)} taken over: it would be the same here")
             yield folder / CHECKPOINTS / LAST
         else:
             end = sum(epochs for _, epochs in first)
@@ -95,9 +96,18 @@ def shared_phases(
 
 
 def origin(folder: Path) -> str | None:
-    """Return the name of the job whose first phases a run has taken over, None for its own."""
+    """Return the name of the job whose first phases a run has taken over, None for its own.
+
+    Raises:
+        ConfigError: if the file that names it is damaged.
+    """
     file = folder / ORIGIN
-    return str(files.read_json(file)["job"]) if file.exists() else None
+    if not file.exists():
+        return None
+    job = files.read_json(file).get("job")
+    if not isinstance(job, str):
+        raise ConfigError(f"cannot read {file}: it names no job")
+    return job
 
 
 class _Leave(Callback):
@@ -124,23 +134,38 @@ class _Leave(Callback):
         self.lock.release(force=True)
 
 
-def _take(entry: Path, folder: Path) -> Any:
+def _is_sound(entry: Path) -> bool:
+    """Tell whether there are phases to be taken over; damaged ones are removed."""
+    if not (entry / ORIGIN).exists():
+        return False
+    try:
+        for file in _checkpoints(entry):
+            load(file)
+        origin(entry)
+    except (CheckpointError, ConfigError) as error:
+        say(f"{error}; its phases are trained again")
+        shutil.rmtree(entry)
+        return False
+    return True
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return those that jobs share; the last one comes last, as a resume looks for it."""
+    best = sorted((folder / CHECKPOINTS).glob("best_*.ckpt"))
+    return [*best, folder / CHECKPOINTS / LAST]
+
+
+def _take(entry: Path, folder: Path) -> None:
     """Make a folder that of a run which was killed at the end of the phases."""
     _copy(entry, folder)
-    shutil.copyfile(entry / ORIGIN, folder / ORIGIN)
-    return files.read_json(folder / ORIGIN)
+    files.write_bytes(folder / ORIGIN, (entry / ORIGIN).read_bytes())
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy metrics and checkpoints; the last one comes last, as a resume looks for it."""
-    (target / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    best = sorted((source / CHECKPOINTS).glob("best_*.ckpt"))
-    for file in (source / FILE_NAME, *best, source / CHECKPOINTS / LAST):
-        if not file.exists():  # logger=null writes no metrics
-            continue
-        place = target / file.relative_to(source)
-        shutil.copyfile(file, place.with_suffix(".new"))
-        os.replace(place.with_suffix(".new"), place)
+    """Copy metrics and checkpoints."""
+    for file in (source / FILE_NAME, *_checkpoints(source)):
+        if file.exists():  # logger=null writes no metrics
+            files.write_bytes(target / file.relative_to(source), file.read_bytes())
 
 
 def _facts(config: str, built: Built) -> dict[str, Any]:

@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from qatlab import shared_phases
-from qatlab.shared_phases import _sources
+from qatlab.shared_phases import _is_sound, _sources, _take
 
 
 def test_sources_are_those_of_qatlab_and_of_the_users_own_code(
@@ -30,3 +31,41 @@ def test_sources_are_those_of_qatlab_and_of_the_users_own_code(
     assert {file for file in found if not file.is_relative_to(package)} == own
     for name in ("own_loss", "own_base", "own_layer"):
         del sys.modules[name]
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Path:
+    """What a job has left for others."""
+    (tmp_path / "entry/checkpoints").mkdir(parents=True)
+    for name in ("last", "best_clamp"):
+        torch.save({"weights": torch.ones(100)}, tmp_path / f"entry/checkpoints/{name}.ckpt")
+    (tmp_path / "entry/shared_phases.json").write_text('{"job": "bits=2"}')
+    return tmp_path / "entry"
+
+
+def test_sound_phases_are_taken_over_byte_by_byte(entry: Path, tmp_path: Path) -> None:
+    assert _is_sound(entry)
+    _take(entry, tmp_path / "run")
+    files = {path.relative_to(entry) for path in entry.rglob("*.*")}
+    assert {path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*.*")} == files
+    for file in files:
+        assert (tmp_path / "run" / file).read_bytes() == (entry / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints/last.ckpt", "checkpoints/best_clamp.ckpt", "shared_phases.json"]
+)
+def test_damaged_phases_are_told_and_removed(
+    name: str, entry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray((entry / name).read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 8] = b"\xff" * 8
+    (entry / name).write_bytes(content)
+    assert not _is_sound(entry)
+    assert not entry.exists()  # so that this job trains them, and leaves them for others
+    assert f"{name}" in capsys.readouterr().out
+
+
+def test_no_phases_are_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not _is_sound(tmp_path / "entry")
+    assert capsys.readouterr().out == ""
