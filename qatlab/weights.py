@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.files import write_bytes
 from qatlab.quant import Phase, set_phase
-from qatlab.quant.learned import LearnedQuantizer
 from qatlab.record import CONFIG, RESULT, read_result
 from qatlab.training.checkpoint import LAST
+from qatlab.training.loaded_values import fault_of, learned_names
 from qatlab.training.torch_files import describe
 from qatlab.weight_files import (
     DRAWN,
@@ -139,7 +139,7 @@ def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:
             raise CheckpointError(
                 f"{where[name]} is {text!r} in it, which begins with none of {', '.join(PHASES)}"
             )
-    types: dict[str, int] = {}
+    learned, types = learned_names(model), dict[str, int]()
     for name, value in state.items():
         if not (isinstance(value, Tensor) and own[name].is_floating_point()):
             continue
@@ -147,33 +147,16 @@ def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:
             state[name] = value.to(own[name].dtype)
             words = f"{str(value.dtype)[6:]} copied into {str(own[name].dtype)[6:]}"
             types[words] = types.get(words, 0) + 1
-        if fault := _fault(name, state[name]):
+        if fault := fault_of(name, state[name], learned):
             raise CheckpointError(f"{where[name]} {fault}")
     told += [f"{count} value{'s' * (count > 1)} of {words}" for words, count in types.items()]
-    learned = {f"{n}.{m.learned}" for n, m in model.named_modules() if _is_learned(m)} & {*state}
-    for name in learned:
-        if (state[name] == 0).any():
-            raise CheckpointError(f"{where[name]} is 0, which no grid can have as its step or end")
-    negative = sorted(name for name in learned if (state[name] < 0).any())
+    negative = sorted(name for name in learned & {*state} if (state[name] < 0).any())
     told += told_of(negative, "of quantizers below 0, whose size counts")
     model.load_state_dict({**own, **state})
     phases = {Phase(state[name].split()[0]) for name in extra_states(state)}
     if len(phases) == 1:
         set_phase(model, *phases)
     return told
-
-
-def _fault(name: str, value: Tensor) -> str:
-    """Return what is wrong with a value of a network, "" if nothing is."""
-    if not value.isfinite().all():
-        return f"holds {'NaN' if value.isnan().any() else 'infinite values'}"
-    if name.rpartition(".")[2] == "running_var" and (value < 0).any():
-        return f"holds {value.min().item():g}, and no variance is below 0"
-    return ""
-
-
-def _is_learned(module: nn.Module) -> bool:
-    return isinstance(module, LearnedQuantizer)
 
 
 def _file_of(path: Path) -> Path:

@@ -16,9 +16,11 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
+from torch import Tensor
 
 from qatlab.errors import CheckpointError, ConfigError
-from qatlab.files import put, write_bytes
+from qatlab.files import TEMPORARY, put, write_bytes
+from qatlab.training.loaded_values import fault_of, learned_names
 from qatlab.training.torch_files import describe, read
 
 LAST = "last.ckpt"
@@ -98,6 +100,23 @@ class RunCheckpoint(Checkpoint):
         """Go on comparing with the best epochs of the interrupted run."""
         self.best = state_dict["best"]
         self._seconds = state_dict["seconds"]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Look at what was loaded.
+
+        Raises:
+            CheckpointError: for a value that no network can compute with.
+        """
+        learned = learned_names(pl_module)
+        for name, value in checkpoint["state_dict"].items():
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                continue
+            if fault := fault_of(name, value, learned):
+                raise CheckpointError(f"{trainer.ckpt_path}: {name} {fault}")
+            if name in learned and (value < 0).any() and trainer.is_global_zero:
+                print(f"{trainer.ckpt_path}: {name} is below 0; its size counts")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -197,8 +216,9 @@ def newest(folder: Path) -> tuple[Path | None, str]:
     last, previous = folder / LAST, folder / PREVIOUS
     if os.path.lexists(folder) and not folder.is_dir():
         raise CheckpointError(f"nothing to resume from: {folder} is no folder; move it away")
-    for unfinished in folder.glob(f"*{NEW}"):
-        unfinished.unlink(missing_ok=True)  # several processes may do so
+    for pattern in (f"*{NEW}", f".*{TEMPORARY}.ckpt"):
+        for unfinished in folder.glob(pattern):
+            unfinished.unlink(missing_ok=True)  # several processes may do so
     if not os.path.lexists(last) and not os.path.lexists(previous):
         return None, f"no checkpoint in {folder} yet: starting from the first epoch"
     try:

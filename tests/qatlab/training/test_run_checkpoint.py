@@ -103,7 +103,7 @@ def test_a_folder_in_the_place_of_the_last_one_is_told(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path: Path) -> None:
-    for name in (".last.tmp.new", "last.new", "best_quantize.new"):
+    for name in (".last.tmp.new", "last.new", ".best_clamp.tmp.ckpt"):
         save(tmp_path / name, 1, damaged=True)
     save(tmp_path / "last.ckpt", 2)
     newest(tmp_path)

@@ -1,0 +1,135 @@
+"""Flipped bits and impossible values in what a run has left: told, or what was before is used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killable_runs import start_forked
+from mistakes import TINY, Told, check
+
+from qatlab.errors import CheckpointError
+from qatlab.loading import load_run
+from qatlab.training.checkpoint import load
+
+CHECKSUM = "is damaged: the checksum of its part"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    words = (*TINY, "data.validation=100", f"hydra.run.dir={folder}")
+    ended = start_forked(folder.parent / "log", "train.py", *words)
+    assert ended.code == 0, ended.output
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run, for each test to damage."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def unfinished(run: Path) -> Path:
+    """A run that was killed after its training."""
+    (run / "result.json").unlink()
+    return run
+
+
+def flip(file: Path) -> None:
+    """Flip the highest bit of an exponent in the last layer."""
+    weight = load(file)["state_dict"]["model.fc2.weight"]
+    content = bytearray(file.read_bytes())
+    content[content.index(weight.numpy().tobytes()) + 43] ^= 1 << 6
+    file.write_bytes(content)
+
+
+def change(file: Path, name: str, value: float) -> None:
+    content = load(file)
+    content["state_dict"][f"model.{name}"].fill_(value)
+    torch.save(content, file)
+
+
+def scores(folder: Path) -> Any:
+    return json.loads((folder / "result.json").read_text())["test"]
+
+
+def test_a_flipped_bit_in_the_best_checkpoint_is_told_by_all_who_read_it(
+    run: Path, command: Told
+) -> None:
+    best = run / "checkpoints/best_quantize.ckpt"
+    flip(best)
+    check(command(f"run={run}", script="test.py"), (str(best), CHECKSUM))
+    check(command(*TINY, f"init_weights={run}"), (f"init_weights={run}", best.name, CHECKSUM))
+    with pytest.raises(CheckpointError, match=rf"{best} {CHECKSUM}"):
+        load_run(run)
+    (run / "result.json").unlink()
+    check(command(f"resume={run}"), (str(best), CHECKSUM))
+
+
+def test_a_resume_falls_back_on_the_checkpoint_before_a_flipped_bit(
+    unfinished: Path, finished: Path
+) -> None:
+    last = unfinished / "checkpoints/last.ckpt"
+    flip(last)
+    ended = start_forked(unfinished / "log", "train.py", f"resume={unfinished}")
+    assert ended.code == 0, ended.output
+    assert f"{last} {CHECKSUM}" in ended.output
+    assert "resuming from previous.ckpt, the one before it" in ended.output
+    assert scores(unfinished) == scores(finished)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("relu1.alpha", 0.0, "is 0, which no grid can have as its step or end"),
+        ("relu1.alpha", torch.nan, "holds NaN"),
+        ("relu1.alpha", torch.inf, "holds infinite values"),
+        ("conv1.weight", -torch.inf, "holds infinite values"),
+    ],
+)
+def test_values_that_no_network_can_compute_with_are_told(
+    name: str, value: float, fault: str, run: Path, command: Told
+) -> None:
+    best, last = (run / f"checkpoints/{stem}.ckpt" for stem in ("best_quantize", "last"))
+    change(best, name, value)
+    check(command(f"run={run}", script="test.py"), (str(best), name, fault))
+    (run / "result.json").unlink()
+    check(command(f"resume={run}"), (str(best), name, fault))  # which it would be tested with
+    change(last, name, value)
+    check(command(f"resume={run}"), (str(last), name, fault))
+
+
+@pytest.mark.parametrize(
+    ("result", "fault"),
+    [("[1]", "it holds no mapping"), ("{}", "its checkpoint is"), ("", "cannot read")],
+)
+def test_a_damaged_result_is_told(result: str, fault: str, run: Path, command: Told) -> None:
+    (run / "result.json").write_text(result)
+    check(command(f"run={run}", script="test.py"), (str(run / "result.json"), fault))
+    check(command(*TINY, f"init_weights={run}"), (f"init_weights={run}", "result.json", fault))
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda place: place.write_text(""), "is no folder; move it away"),
+        (lambda place: (place / "last.ckpt").mkdir(parents=True), "last.ckpt: it is a folder"),
+    ],
+)
+def test_what_stands_in_the_place_of_checkpoints_is_told(
+    damage: Callable[[Path], None], fault: str, unfinished: Path, command: Told
+) -> None:
+    shutil.rmtree(unfinished / "checkpoints")
+    damage(unfinished / "checkpoints")
+    check(command(f"resume={unfinished}"), (str(unfinished / "checkpoints"), fault))
+
+
+def test_initial_weights_without_a_value_are_told(command: Told) -> None:
+    check(command(*TINY, "init_weights="), ("init_weights has no value", "null"))
