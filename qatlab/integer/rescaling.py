@@ -49,7 +49,7 @@ def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
         rescale: one of :data:`RESCALES`.
 
     Raises:
-        ConfigError: for another word.
+        ConfigError: for another word, and for sums that fixed point has not enough bits for.
     """
     if rescale not in RESCALES:
         hint = did_you_mean(rescale, RESCALES)
@@ -90,6 +90,13 @@ def _fixed(op: Weighted, largest: Sequence[int], rescale: str) -> FixedRescale |
         room = OUTPUT_BITS - _bits(sizes)
         shift = np.full(channels, shift.min())
         room = np.full(channels, room.min())
+    if room.min() < 0:
+        factor = max(_largest_of(term).max() for term in terms)
+        name = op.name if isinstance(op, Rescale) else op.inputs[0]
+        raise ConfigError(
+            f"{name}: fixed point has not enough bits, as values are multiplied by up to "
+            f"{factor:.2g}: weights have exploded, or the step of a site has vanished."
+        )
     shift = np.maximum(np.minimum(shift, room), 0)
     multipliers = tuple(_whole(term, _beside(shift, term)) for term in terms)
     of_each = _beside(shift, offset)
