@@ -6,6 +6,7 @@ from qatlab.quant.kernels import available as kernels_available
 from qatlab.quant.layers import hold_weights, release_weights
 from qatlab.quant.lsq import LsqActivation, LsqPlusActivation, LsqWeight
 from qatlab.quant.memory import MODES, Memory
+from qatlab.quant.not_finite import first_not_finite
 from qatlab.quant.pact import DorefaActivation, DorefaWeight, PactActivation
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer, quantizers, set_phase
@@ -29,6 +30,7 @@ __all__ = [
     "Rule",
     "SatActivation",
     "SatWeight",
+    "first_not_finite",
     "float_table",
     "hold_weights",
     "kernels_available",

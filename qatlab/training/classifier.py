@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from qatlab.errors import TrainingError
-from qatlab.quant import Phase, hold_weights, quantizers, release_weights, set_phase
+from qatlab.quant import (
+    Phase,
+    first_not_finite,
+    hold_weights,
+    quantizers,
+    release_weights,
+    set_phase,
+)
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import IGNORED, Loss, as_tuple, check_outputs
 from qatlab.training.mixup import Mixup
@@ -204,10 +212,17 @@ class Classifier(LightningModule):
         )
 
     def evaluate_batch(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the sums of one batch, which :meth:`means` divides."""
+        """Return the sums of one batch, which :meth:`means` divides.
+
+        Raises:
+            TrainingError: if its loss is not finite.
+        """
         images, labels = images.to(self.device), labels.to(self.device)
         outputs = as_tuple(self.model(images))
-        return self._sums(self._losses(outputs, images, labels), outputs, labels)
+        sums = self._sums(self._losses(outputs, images, labels), outputs, labels)
+        if not math.isfinite(sums[0].item()):
+            raise TrainingError(self._not_finite("a batch", sums[0].item(), [images]))
+        return sums
 
     def means(self, sums: Tensor) -> dict[str, float]:
         """Return mean ``loss`` and, of a classifier, ``acc`` from sums over batches."""
@@ -274,12 +289,47 @@ class Classifier(LightningModule):
         self._evaluation_sums = torch.zeros(3, device=self.device)
 
     def _end_evaluation(self, stage: str, more: dict[str, float]) -> None:
-        release_weights(self.model)
+        if stage == "test" and any(answers.isnan().any() for answers in self.outputs):
+            self._evaluation_sums[0] = torch.nan  # of an image that does not count
         sums = self._of_all_processes(self._evaluation_sums)
+        if not math.isfinite(loss := sums[0].item()):
+            part = "the test" if stage == "test" else "the validation"
+            raise TrainingError(self._not_finite(part, loss, self._evaluated_images(stage)))
+        release_weights(self.model)
         self.tested = int(sums[2])
         metrics = {**self.means(sums), **more}
         for key, value in metrics.items():
             self.log(f"{stage}/{key}", value, prog_bar=True)
+
+    def _evaluated_images(self, stage: str) -> Iterator[Tensor]:
+        """Yield the images of the evaluation that ends, once more."""
+        trainer = self.trainer
+        loader: Any = trainer.test_dataloaders if stage == "test" else trainer.val_dataloaders
+        for images, _ in loader:
+            yield trainer.precision_plugin.convert_input(images).to(self.device)
+
+    def _not_finite(self, part: str, loss: float, batches: Iterable[Tensor]) -> str:
+        """Return what to tell of an evaluation whose loss is not finite.
+
+        Args:
+            part: of the data.
+            loss: of these images.
+            batches: images ``(N, C, H, W)``, on the model's device.
+        """
+        with self.trainer.precision_plugin.forward_context():
+            found = (first_not_finite(self.model, images) for images in batches)
+            culprit = next(filter(None, found), "all layers put out finite values")
+        where = f"the loss of {part} is {loss} in the {self.phase_name} phase"
+        if self.trainer.state.fn is not TrainerFn.FITTING:
+            return f"{where}: {culprit}; these weights cannot be used"
+        return f"{where}, epoch {self.current_epoch + 1}: {culprit}; {self._smaller_steps()}"
+
+    def _smaller_steps(self) -> str:
+        group = self.trainer.optimizers[0].param_groups[0]
+        return (
+            f"lower {self.solver.lr_key(group['name'])} (now at {group['lr']:g}) or set "
+            "trainer.gradient_clip_val"
+        )
 
     def _check_finite(self, loss: Tensor, batch_idx: int | None) -> None:
         if math.isfinite(loss.item()):
@@ -288,9 +338,7 @@ class Classifier(LightningModule):
         where += "" if batch_idx is None else f", batch {batch_idx + 1}"
         bad = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
         layer = f" and {bad[0]} holds values that are not finite" if bad else ""
-        group = self.trainer.optimizers[0].param_groups[0]
         raise TrainingError(
             f"the loss is {loss.item()} in {where} of the {self.phase_name} phase{layer}; "
-            f"lower {self.solver.lr_key(group['name'])} (now at {group['lr']:g}) or set "
-            "trainer.gradient_clip_val"
+            f"{self._smaller_steps()}"
         )

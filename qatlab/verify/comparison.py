@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qatlab.errors import TrainingError
 from qatlab.integer import Codes
 from qatlab.pixels import bytes_of
+from qatlab.quant import first_not_finite
 from qatlab.verify.forms import Answer, AsIntegers, FakeQuantized, Form
 
 TIE = 1e-3  # steps from the middle between two levels, within which float32 may round either way
@@ -162,16 +164,30 @@ def compare(
 
     Returns:
         One comparison for each form, the first one's with itself in front.
+
+    Raises:
+        TrainingError: for answers that are not finite.
     """
     forms: list[Form] = [first, exact, *others]
     found = [Comparison(form.name, form.tolerance) for form in forms]
     for images, labels in batches:
         pixels = bytes_of(images, codes)
-        expected, whole, *answers = (form(images, pixels) for form in forms)
+        expected, whole, *answers = (_finite(form, images, pixels) for form in forms)
         batch = (images, pixels, labels)
         for form, own, answer in zip(forms, found, [expected, whole, *answers], strict=True):
             own.add(form, batch, expected, whole, answer)
     return found
+
+
+def _finite(form: Form, images: Tensor, pixels: Tensor) -> Answer:
+    """Return what a form answers; that to which nothing compares is told with its cause."""
+    answer = form(images, pixels)
+    if answer.outputs.isfinite().all():
+        return answer
+    if isinstance(form, FakeQuantized):
+        culprit = first_not_finite(form.model, images)
+        raise TrainingError(f"the network's answers are not finite: {culprit}.")
+    raise TrainingError(f"{form.name}: the answers are not finite; those of the network are.")
 
 
 def _from_tie(position: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -164,3 +165,41 @@ def test_a_batch_of_one_image_that_cannot_be_normalised_is_told() -> None:
     module = classifier(model, CrossEntropy())
     with pytest.raises(TrainingError, match="from a batch of 1 image"):
         trainer().fit(module, DataLoader(TensorDataset(IMAGES, LABELS.clamp(min=0)), batch_size=1))
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+@pytest.mark.parametrize(
+    ("scale", "images", "cause"),
+    [
+        (math.nan, IMAGES, "model.scale|scale holds NaN"),
+        (1.0, IMAGES * torch.tensor([1, 1, 1, 1, 1, math.inf])[:, None, None, None], "images hold"),
+    ],
+)
+def test_an_evaluation_that_is_not_finite_ends_with_its_cause(
+    stage: str, scale: float, images: Tensor, cause: str
+) -> None:
+    module = classifier(Net(VECTOR), CrossEntropy())
+    module.model.scale.data.fill_(scale)
+    with pytest.raises(TrainingError, match=rf"the loss of the {stage[:4]}\w* is nan.*({cause})"):
+        getattr(trainer(), stage)(module, dataloaders=loader(images=images), verbose=False)
+
+
+def test_an_answer_that_is_no_number_is_refused_though_its_image_does_not_count() -> None:
+    images = IMAGES.clone()
+    images[4] = math.nan  # the image without a label
+    with pytest.raises(TrainingError, match=r"the loss of the test is nan.*the images hold NaN"):
+        evaluated(classifier(Net(VECTOR), CrossEntropy()), images=images)
+
+
+def test_a_validation_that_is_not_finite_ends_the_training_in_its_epoch() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(3, 3))
+    norm = model[0]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    norm.running_var.fill_(math.nan)  # which the training does not look at
+    module = classifier(model, CrossEntropy())
+    words = (
+        r"the loss of the validation is nan in the float phase, epoch 1: 0\.running_var holds NaN"
+    )
+    with pytest.raises(TrainingError, match=f"{words}; lower .* or set trainer.gradient_clip_val"):
+        trainer(max_epochs=3).fit(module, loader(), loader())

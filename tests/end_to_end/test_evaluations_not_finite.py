@@ -1,0 +1,105 @@
+"""Evaluations that make values that are not finite: told with the layer's name, never recorded."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killable_runs import KILL_AT, Ended, start_forked
+from mistakes import TINY
+from torch import Tensor
+
+from qatlab.verify import __main__ as verify
+
+SETTINGS = (
+    *(word for word in TINY if not word.startswith("schedule")),
+    *("quant=lsq_4bit", "schedule=quantize_only", "schedule.quantize_epochs=2"),
+    *("data.validation=100", "trainer.accelerator=cpu"),
+)
+KILL = "+callbacks.kill._target_=killable_runs.KillAt"
+
+
+def changed(run: Path, to: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
+    """Copy a run, and change the weights of all its checkpoints."""
+    shutil.copytree(run, to)
+    for file in (to / "checkpoints").glob("*.ckpt"):
+        content = torch.load(file, weights_only=False)
+        change(content["state_dict"])
+        torch.save(content, file)
+    return to
+
+
+def overflow(state: dict[str, Tensor]) -> None:
+    for name in ("weight", "weight_quantizer.step_size"):
+        state[f"model.fc2.{name}"].fill_(3e38)  # finite, but its sums are not
+
+
+def lose_variance(state: dict[str, Tensor]) -> None:
+    state["model.bn1.running_var"].fill_(math.nan)  # a training neither reads nor mends it
+
+
+def assert_told(ended: Ended, *words: str) -> None:
+    assert ended.code == 1, ended.output
+    assert "Traceback" not in ended.output
+    (told,) = [line for line in ended.output.splitlines() if line.startswith("Error: ")]
+    for word in words:
+        assert word in told
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run that was killed in its second epoch."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    words = (*SETTINGS, KILL, f'hydra.run.dir="{folder}"')
+    ended = start_forked(folder.with_suffix(".log"), "train.py", *words, **{KILL_AT: "SIGKILL 2 1"})
+    assert ended.code == -9, ended.output
+    return folder
+
+
+def test_an_evaluation_names_the_layer_and_writes_no_outputs(run: Path, tmp_path: Path) -> None:
+    folder, saved = changed(run, tmp_path / "run", overflow), tmp_path / "outputs.npz"
+    words = (f"run={folder}", "checkpoint=last", f"save_outputs={saved}")
+    ended = start_forked(tmp_path / "log", "test.py", *words)
+    assert_told(
+        ended, "the loss of the test is", "fc2.weight holds values up to 3e+38", "cannot be used"
+    )
+    assert not saved.exists()
+
+
+def test_a_verification_names_the_layer(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed(run, tmp_path / "run", overflow)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        words = [str(folder), "--checkpoint", "last"]
+        assert verify.main([*words, "--rescale", "float"]) == 1
+        told = capsys.readouterr().err
+        assert verify.main(words) == 1
+    assert told == (
+        "Error: the network's answers are not finite: fc2.weight holds values up to 3e+38.\n"
+    )
+    of_fixed_point = "Error: fc2: fixed point has not enough bits, as values are multiplied by up"
+    assert capsys.readouterr().err.startswith(of_fixed_point)
+
+
+def test_a_validation_that_is_not_finite_ends_the_run(run: Path, tmp_path: Path) -> None:
+    folder = changed(run, tmp_path / "run", lose_variance)
+    ended = start_forked(tmp_path / "log", "train.py", f"resume={folder}")
+    assert_told(ended, "bn1.running_var holds NaN")
+    assert not (folder / "result.json").exists()
+    assert "nan" not in (folder / "metrics.csv").read_text()
+
+
+def test_a_run_without_validation_ends_at_its_test(run: Path, tmp_path: Path) -> None:
+    folder = changed(run, tmp_path / "run", lose_variance)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("validation: 100", "validation: 0"))
+    ended = start_forked(tmp_path / "log", "train.py", f"resume={folder}")
+    assert_told(ended, "bn1.running_var holds NaN")
+    assert not (folder / "result.json").exists()
