@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qatlab.errors import ConfigError, DataError
 from qatlab.files import write_bytes
+from qatlab.quant import warnings_of
 from qatlab.scores import Scores, n2d2_lines
 from qatlab.training.classifier import Classifier
 
@@ -64,12 +65,14 @@ class Evaluation:
         loss: mean loss.
         images: number of images that counted.
         classes: None for a model that does not classify.
+        collapsed: what is wrong with each quantizer that has collapsed.
     """
 
     phase: str
     loss: float
     images: int
     classes: ClassScores | None
+    collapsed: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, module: Classifier) -> Evaluation:
@@ -85,6 +88,7 @@ class Evaluation:
             loss=module.trainer.callback_metrics["test/loss"].item(),
             images=module.tested,
             classes=ClassScores.of(module) if module.classifies else None,
+            collapsed=tuple(module.collapsed.values()),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -94,14 +98,18 @@ class Evaluation:
 
 
 def lines(evaluation: Evaluation, digits: int) -> list[str]:
-    """Return N2D2's three lines, and one with top-1, top-5 and loss; without classes the loss."""
+    """Return N2D2's three lines, and one with top-1, top-5 and loss; without classes the loss.
+
+    Behind them is a line for each quantizer that has collapsed.
+    """
     of_what = f"({evaluation.images} test images, {evaluation.phase} phase)"
     loss = f"Loss: {evaluation.loss:.4f}    {of_what}"
     classes = evaluation.classes
+    warnings = warnings_of(evaluation.collapsed)
     if classes is None:
-        return [f"    {loss}"]
+        return [f"    {loss}", *warnings]
     top = f"    Top-1: {classes.top1:.2%} / Top-5: {classes.top5:.2%}"
-    return [*n2d2_lines(classes.scores, digits), f"{top} / {loss}"]
+    return [*n2d2_lines(classes.scores, digits), f"{top} / {loss}", *warnings]
 
 
 def save_outputs(path: Path, module: Classifier) -> None:

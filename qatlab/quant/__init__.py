@@ -1,6 +1,7 @@
 """Quantizers, and the conversion of a float network to one that has them."""
 
 from qatlab.quant.calibration import start_quantizers
+from qatlab.quant.collapse import CollapseWatch, warnings_of
 from qatlab.quant.convert import float_table, quantize
 from qatlab.quant.kernels import available as kernels_available
 from qatlab.quant.layers import hold_weights, release_weights
@@ -16,6 +17,7 @@ from qatlab.quant.table import LayerRecord, ModelTable
 
 __all__ = [
     "MODES",
+    "CollapseWatch",
     "DorefaActivation",
     "DorefaWeight",
     "LayerRecord",
@@ -39,4 +41,5 @@ __all__ = [
     "release_weights",
     "set_phase",
     "start_quantizers",
+    "warnings_of",
 ]

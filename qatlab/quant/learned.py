@@ -99,6 +99,7 @@ class LearnedQuantizer(Quantizer):
 
     Attributes:
         learned: name of the learned step or clip value, for messages.
+        grid: its levels.
         starts: the values of ``start`` that it knows.
         initialized: whether they have started; kept in checkpoints.
         given: the starting value that the user gave, None to take it from the values.
@@ -106,6 +107,7 @@ class LearnedQuantizer(Quantizer):
 
     learned: ClassVar[str]
     starts: ClassVar[tuple[str, ...]] = STARTS
+    grid: Grid
     initialized: Tensor
     given: float | None = None
 
@@ -175,9 +177,6 @@ class ActivationQuantizer(LearnedQuantizer):
         signed: whether values can be negative.
         ewgs: delta of :func:`~qatlab.quant.grid.fake_quantize`.
         dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
-
-    Attributes:
-        grid: its levels.
     """
 
     def __init__(

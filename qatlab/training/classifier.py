@@ -16,12 +16,14 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from qatlab.errors import TrainingError
 from qatlab.quant import (
+    CollapseWatch,
     Phase,
     first_not_finite,
     hold_weights,
     quantizers,
     release_weights,
     set_phase,
+    warnings_of,
 )
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import IGNORED, Loss, as_tuple, check_outputs
@@ -60,6 +62,7 @@ class Classifier(LightningModule):
     Attributes:
         classifies: whether the first output stands for a class; if not, there is no accuracy.
         tested: number of images that counted in the last evaluation, of all processes.
+        collapsed: by site or layer, what is wrong with quantizers that have collapsed in it.
     """
 
     def __init__(
@@ -92,6 +95,8 @@ class Classifier(LightningModule):
         self.outputs: list[Tensor] = []  # of the last test, batch by batch
         self.labels: list[Tensor] = []
         self.tested = 0
+        self.collapsed: dict[str, str] = {}
+        self._watch: CollapseWatch | None = None
 
     @property
     def phase_name(self) -> str:
@@ -286,6 +291,7 @@ class Classifier(LightningModule):
 
     def _begin_evaluation(self) -> None:
         hold_weights(self.model)
+        self._watch = CollapseWatch(self.model)
         self._evaluation_sums = torch.zeros(3, device=self.device)
 
     def _end_evaluation(self, stage: str, more: dict[str, float]) -> None:
@@ -296,10 +302,27 @@ class Classifier(LightningModule):
             part = "the test" if stage == "test" else "the validation"
             raise TrainingError(self._not_finite(part, loss, self._evaluated_images(stage)))
         release_weights(self.model)
+        before, self.collapsed = self.collapsed, self._collapsed()
+        if stage == "val" and self.trainer.is_global_zero:
+            new = [words for name, words in self.collapsed.items() if name not in before]
+            for line in warnings_of(f"epoch {self.current_epoch + 1}: {words}" for words in new):
+                print(line)
         self.tested = int(sums[2])
         metrics = {**self.means(sums), **more}
         for key, value in metrics.items():
             self.log(f"{stage}/{key}", value, prog_bar=True)
+
+    def _collapsed(self) -> dict[str, str]:
+        """Return what is wrong with quantizers, by what all processes have seen."""
+        assert self._watch is not None
+        found, self._watch = self._watch.end(), None
+        flags = torch.tensor([float(bool(x)) for x in found.values()], device=self.device)
+        everywhere = self._of_all_processes(flags) == self.trainer.world_size
+        return {
+            name: words
+            for (name, words), all_agree in zip(found.items(), everywhere.tolist(), strict=True)
+            if all_agree
+        }
 
     def _evaluated_images(self, stage: str) -> Iterator[Tensor]:
         """Yield the images of the evaluation that ends, once more."""

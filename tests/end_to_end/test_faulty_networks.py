@@ -1,8 +1,9 @@
-"""Evaluations that make values that are not finite: told with the layer's name, never recorded."""
+"""Networks with values that are not finite, or of a collapsed quantizer: told with its name."""
 
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,10 @@ def overflow(state: dict[str, Tensor]) -> None:
 
 def lose_variance(state: dict[str, Tensor]) -> None:
     state["model.bn1.running_var"].fill_(math.nan)  # a training neither reads nor mends it
+
+
+def explode(state: dict[str, Tensor]) -> None:
+    state["model.relu2.step_size"].fill_(1e20)
 
 
 def assert_told(ended: Ended, *words: str) -> None:
@@ -103,3 +108,27 @@ def test_a_run_without_validation_ends_at_its_test(run: Path, tmp_path: Path) ->
     ended = start_forked(tmp_path / "log", "train.py", f"resume={folder}")
     assert_told(ended, "bn1.running_var holds NaN")
     assert not (folder / "result.json").exists()
+
+
+def test_a_collapsed_quantizer_is_told_in_training_and_in_its_result(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = changed(run, tmp_path / "run", explode)
+    ended = start_forked(tmp_path / "log", "train.py", f"resume={folder}")
+    assert ended.code == 0, ended.output
+    told = [line for line in ended.output.splitlines() if line.startswith("Warning: ")]
+    assert len(told) == 2
+    words = r"relu2 puts out one value only, 0, of values from 0 to [\d.]+; its step_size is 1e\+20"
+    assert re.fullmatch(rf"Warning: epoch 2: {words}\.", told[0])
+    assert re.fullmatch(rf"Warning: {words}\.", told[1])  # of the test
+    assert (folder / "result.json").exists()
+
+    ended = start_forked(tmp_path / "log", "test.py", f"run={folder}")
+    assert ended.code == 0, ended.output
+    assert told[1] in ended.output
+
+
+def test_a_sound_run_is_not_warned_of(run: Path, tmp_path: Path) -> None:
+    ended = start_forked(tmp_path / "log", "test.py", f"run={run}", "checkpoint=last")
+    assert ended.code == 0, ended.output
+    assert "Warning" not in ended.output

@@ -1,0 +1,146 @@
+"""Finds quantizers that have collapsed: of all that they are given they make one value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from qatlab.quant.grid import SMALLEST
+from qatlab.quant.layers import WEIGHT_QUANTIZER, QuantConv2d, QuantLinear, quantized_weight
+from qatlab.quant.learned import ActivationQuantizer, LearnedQuantizer
+from qatlab.quant.phase import Phase
+from qatlab.quant.quantizer import Quantizer
+
+LINES = 5  # that a user is told; a collapsed quantizer may make others collapse
+
+
+class CollapseWatch:
+    """Looks at the quantizers of a network while it evaluates images.
+
+    One that is found to be in use is not looked at again, so all this costs a look at one image at
+    each site and at one channel of each layer's weights.
+
+    Args:
+        model: the network; quantizers that are in the quantize phase are watched.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module) -> None:
+        self._seen: list[_Seen] = []  # in an order that all processes share
+        for name, module in model.named_modules():
+            is_site = isinstance(module, ActivationQuantizer)
+            quantizer = module if is_site else getattr(module, WEIGHT_QUANTIZER, None)
+            if not isinstance(quantizer, Quantizer) or quantizer.phase is not Phase.QUANTIZE:
+                continue
+            seen = _Seen(quantizer, name, "puts out" if is_site else "quantizes its weights to")
+            self._seen.append(seen)
+            if is_site:
+                seen.hook = module.register_forward_hook(partial(_look, seen))
+            elif isinstance(module, (QuantConv2d, QuantLinear)) and module.weight.numel() > 1:
+                seen.add(quantized_weight(module), partial(_masked, module))
+
+    def end(self) -> dict[str, str]:
+        """Stop looking; return what is wrong at each site and layer, "" where nothing is."""
+        for seen in self._seen:
+            seen.unhook()
+        return {seen.name: seen.told() for seen in self._seen}
+
+
+def warnings_of(collapsed: Iterable[str]) -> list[str]:
+    """Return the lines that tell a user what is wrong with quantizers."""
+    lines = [f"Warning: {words}." for words in collapsed]
+    more = len(lines) - LINES
+    return [*lines[:LINES], *([f"Warning: and {more} quantizers more."] if more > 0 else [])]
+
+
+@dataclass
+class _Seen:
+    """What a quantizer was given and has made so far.
+
+    Attributes:
+        quantizer: it.
+        name: of its site or layer.
+        verb: of a sentence about its values.
+        values: some of those that it has made.
+        low: the smallest value that it was given.
+        high: the largest one.
+        hook: by which they are noted.
+    """
+
+    quantizer: Quantizer
+    name: str
+    verb: str
+    values: set[float] = field(default_factory=set)
+    low: float = math.inf
+    high: float = -math.inf
+    hook: RemovableHandle | None = None
+
+    def unhook(self) -> None:
+        """Note no more values."""
+        if self.hook is not None:
+            self.hook.remove()
+
+    def add(self, made: Tensor, given: Callable[[], Tensor]) -> None:
+        """Note values.
+
+        Args:
+            made: what it puts out, ``(N, ...)``.
+            given: returns, in float, what it has made that of; asked only if it seems collapsed.
+        """
+        learns = isinstance(self.quantizer, LearnedQuantizer)
+        enough = 3 if learns and self.quantizer.n_steps > 2 else 2  # a value between two others
+        for part in (made[:1], made):
+            low, high = part.aminmax()
+            between = torch.where(part < high, part, low).amax()
+            self.values |= {low.item(), between.item(), high.item()}
+            if len(self.values) >= enough:
+                return self.unhook()
+        low, high = given().aminmax()
+        self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
+        return None
+
+    def told(self) -> str:
+        """Return what is wrong, "" if nothing is."""
+        values, of_its = sorted(value + 0.0 for value in self.values), ""  # no -0
+        made = " and ".join(f"{value:.3g}" for value in values)
+        given = f"of values from {self.low:.3g} to {self.high:.3g}"
+        quantizer = self.quantizer
+        if isinstance(quantizer, LearnedQuantizer):
+            size = quantizer.get_parameter(quantizer.learned).detach().abs()
+            if (size <= SMALLEST).any():
+                smallest = f"{size.min().item():.3g}"
+                return f"{self.name} quantizes with nothing: its {quantizer.learned} is {smallest}"
+            of_its = f"; its {quantizer.learned} is {size.max().item():.3g}"
+        if len(values) == 1 and self.low == self.high:
+            return (
+                f"{self.name} {self.verb} one value only, {made}: it is given {self.low:.3g} only"
+            )
+        if len(values) == 1:
+            return f"{self.name} {self.verb} one value only, {made}, {given}{of_its}"
+        if len(values) == 2 and self._clips_all(values):
+            return f"{self.name} {self.verb} its two outermost levels only, {made}, {given}{of_its}"
+        return ""
+
+    def _clips_all(self, values: list[float]) -> bool:
+        """Tell whether two values are the ends of a grid that has levels between them."""
+        quantizer = self.quantizer
+        if not isinstance(quantizer, LearnedQuantizer) or quantizer.n_steps <= 2:
+            return False
+        size = quantizer.get_parameter(quantizer.learned).detach().abs().max().item()
+        q_min, q_max, divisor, *_ = quantizer.grid
+        return values[1] - values[0] > (q_max - q_min - 0.5) * size / divisor
+
+
+def _look(seen: _Seen, site: ActivationQuantizer, args: tuple[Tensor, ...], made: Tensor) -> None:
+    """Note what a site puts out; its forward hook."""
+    seen.add(made, lambda: site.float_values(args[0].clone()))  # which may compute in place
+
+
+def _masked(layer: QuantConv2d | QuantLinear) -> Tensor:
+    return layer.weight if layer.weight_mask is None else layer.weight * layer.weight_mask
