@@ -17,14 +17,15 @@ from qatlab.quant.learned import ActivationQuantizer, LearnedQuantizer
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer
 
+LOOKED_AT = 64  # values of an image or a channel
 LINES = 5  # that a user is told; a collapsed quantizer may make others collapse
 
 
 class CollapseWatch:
     """Looks at the quantizers of a network while it evaluates images.
 
-    One that is found to be in use is not looked at again, so all this costs a look at one image at
-    each site and at one channel of each layer's weights.
+    One that is found to be in use is not looked at again, so all this costs is a look at a few
+    values of one image at each site, and of one channel of each layer's weights.
 
     Args:
         model: the network; quantizers that are in the quantize phase are watched.
@@ -67,7 +68,7 @@ class _Seen:
         quantizer: it.
         name: of its site or layer.
         verb: of a sentence about its values.
-        values: some of those that it has made.
+        values: some of those that it has made: all, if they are no more than two.
         low: the smallest value that it was given.
         high: the largest one.
         hook: by which they are noted.
@@ -95,46 +96,40 @@ class _Seen:
         """
         learns = isinstance(self.quantizer, LearnedQuantizer)
         enough = 3 if learns and self.quantizer.n_steps > 2 else 2  # a value between two others
-        for part in (made[:1], made):
-            low, high = part.aminmax()
-            between = torch.where(part < high, part, low).amax()
+        one = made[0].flatten()  # of nearly all quantizers a few values tell that they are fine
+        self.values |= {*one[:: one.numel() // LOOKED_AT + 1].tolist()}
+        if len(self.values) < enough:
+            low, high = made.aminmax()
+            between = torch.where(made < high, made, low).amax()
             self.values |= {low.item(), between.item(), high.item()}
-            if len(self.values) >= enough:
-                return self.unhook()
+        if len(self.values) >= enough:
+            return self.unhook()
         low, high = given().aminmax()
         self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
         return None
 
     def told(self) -> str:
         """Return what is wrong, "" if nothing is."""
-        values, of_its = sorted(value + 0.0 for value in self.values), ""  # no -0
+        values = sorted(value + 0.0 for value in self.values)[:3]  # no -0
+        learned, size, clips_all = "", torch.ones(1), False
+        if isinstance(self.quantizer, LearnedQuantizer):
+            learned = self.quantizer.learned
+            size = self.quantizer.get_parameter(learned).detach().abs()
+            if (smallest := size.min().item()) <= SMALLEST:
+                return f"{self.name} quantizes with nothing: its {learned} is {smallest:.3g}"
+            if len(values) == 2 and self.quantizer.n_steps > 2:
+                q_min, q_max, divisor, *_ = self.quantizer.grid
+                range_of = (q_max - q_min - 0.5) * size.max().item() / divisor
+                clips_all = values[1] - values[0] > range_of
+        if len(values) != 1 and not clips_all:
+            return ""
         made = " and ".join(f"{value:.3g}" for value in values)
-        given = f"of values from {self.low:.3g} to {self.high:.3g}"
-        quantizer = self.quantizer
-        if isinstance(quantizer, LearnedQuantizer):
-            size = quantizer.get_parameter(quantizer.learned).detach().abs()
-            if (size <= SMALLEST).any():
-                smallest = f"{size.min().item():.3g}"
-                return f"{self.name} quantizes with nothing: its {quantizer.learned} is {smallest}"
-            of_its = f"; its {quantizer.learned} is {size.max().item():.3g}"
-        if len(values) == 1 and self.low == self.high:
-            return (
-                f"{self.name} {self.verb} one value only, {made}: it is given {self.low:.3g} only"
-            )
-        if len(values) == 1:
-            return f"{self.name} {self.verb} one value only, {made}, {given}{of_its}"
-        if len(values) == 2 and self._clips_all(values):
-            return f"{self.name} {self.verb} its two outermost levels only, {made}, {given}{of_its}"
-        return ""
-
-    def _clips_all(self, values: list[float]) -> bool:
-        """Tell whether two values are the ends of a grid that has levels between them."""
-        quantizer = self.quantizer
-        if not isinstance(quantizer, LearnedQuantizer) or quantizer.n_steps <= 2:
-            return False
-        size = quantizer.get_parameter(quantizer.learned).detach().abs().max().item()
-        q_min, q_max, divisor, *_ = quantizer.grid
-        return values[1] - values[0] > (q_max - q_min - 0.5) * size / divisor
+        what = f"{'its two outermost levels' if clips_all else 'one value'} only, {made}"
+        if self.low == self.high:
+            return f"{self.name} {self.verb} {what}: it is given {self.low:.3g} only"
+        because = f"; its {learned} is {size.max().item():.3g}" if learned else ""
+        of_what = f"of values from {self.low:.3g} to {self.high:.3g}"
+        return f"{self.name} {self.verb} {what}, {of_what}{because}"
 
 
 def _look(seen: _Seen, site: ActivationQuantizer, args: tuple[Tensor, ...], made: Tensor) -> None:
