@@ -202,6 +202,7 @@ def _fit_and_test(
     built.module.solver.images_per_update = images
     with _shared_phases(cfg, built, trainer, start_from) as shared:
         _fit(trainer, built, start_from or shared)
+    trainer.loggers = []  # trackers get the report, at the end, when nothing depends on them
     trainer.strategy.barrier()  # the first process may still be renaming the best checkpoint
     seconds, kept = checkpoint.seconds, checkpoint.best  # the test sets them back to the best epoch
     last_phase = built.schedule.phases[-1][0].value
@@ -224,10 +225,11 @@ def _fit_and_test(
     }
     if not trainer.is_global_zero:
         return result
-    summary.write_figures(folder, built.module, scored, built.data.class_names)
     save_weights(built.model, folder / "weights.safetensors")  # the tested ones
-    files.write_json(folder / record.RESULT, result)
-    summary.print_result(result, scored, built.table, folder)
+    files.write_json(folder / record.RESULT, result)  # the run is finished: what follows may fail
+    with summary.may_fail("the result is not printed"):
+        summary.print_result(result, scored, built.table, folder)
+    summary.write_figures(folder, built.module, scored, built.data.class_names)
     return result
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,34 +102,56 @@ def print_result(
     print(f"    {result['seconds']:.0f} s of training; report in {folder}")
 
 
+@contextmanager
+def may_fail(what: str) -> Iterator[None]:
+    """Turn a failure of what a finished run can do without into a line that says so."""
+    try:
+        yield
+    except Exception as error:  # of fonts, servers, disks: anyone's
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        print(f"Warning: {what}: {reason}", file=sys.stderr)
+
+
 def write_figures(
     folder: Path, module: Classifier, evaluation: Evaluation, class_names: tuple[str, ...]
 ) -> None:
-    """Draw learning curves, quantizers, the confusion matrix and the quantized weights."""
-    pictures = folder / "figures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    if (folder / FILE_NAME).exists():
-        rows = read_rows(folder / FILE_NAME)
-        figures.learning_curves(rows, pictures / "learning_curves.png")
-        if monitored(rows):
-            quantizer_curves(rows, pictures / "quantizers.png")
+    """Draw learning curves, quantizers, the confusion matrix and the quantized weights.
+
+    One that cannot be drawn is left out, and a line says so.
+    """
+    pictures, rows = folder / "figures", []
+    with may_fail(f"{FILE_NAME} is not drawn"):
+        rows = read_rows(folder / FILE_NAME) if (folder / FILE_NAME).exists() else []
+    if rows:
+        with _figure(pictures / "learning_curves.png") as path:
+            figures.learning_curves(rows, path)
+    if monitored(rows):
+        with _figure(pictures / "quantizers.png") as path:
+            quantizer_curves(rows, path)
     if evaluation.classes is not None:
-        confusion = evaluation.classes.confusion
-        figures.confusion_matrix(confusion, class_names, pictures / "confusion_matrix.png")
+        with _figure(pictures / "confusion_matrix.png") as path:
+            figures.confusion_matrix(evaluation.classes.confusion, class_names, path)
+    with _figure(pictures / "weights.png") as path:
+        if layers := _quantized_layers(module):
+            figures.weight_histograms(layers, path)
+
+
+@contextmanager
+def _figure(path: Path) -> Iterator[Path]:
+    with may_fail(f"{path.parent.name}/{path.name} is not drawn"):
+        yield path
+
+
+@torch.no_grad()
+def _quantized_layers(
+    module: Classifier,
+) -> list[tuple[str, figures.Array, figures.Array, int]]:
+    """Return name, float weights, quantized weights and bits of each layer that has bits."""
     layers = []
     for name, layer in module.model.named_modules():
         quantizer = getattr(layer, "weight_quantizer", None)
         if isinstance(quantizer, Quantizer):
             weight = layer.get_parameter("weight").detach()
-            with torch.no_grad():
-                quantized = quantizer(weight)
-            layers.append(
-                (
-                    name,
-                    weight.flatten().cpu().numpy(),
-                    quantized.flatten().cpu().numpy(),
-                    quantizer.bits,
-                )
-            )
-    if layers:
-        figures.weight_histograms(layers, pictures / "weights.png")
+            both = (x.flatten().cpu().numpy() for x in (weight, quantizer(weight)))
+            layers.append((name, *both, quantizer.bits))
+    return layers

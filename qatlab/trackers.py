@@ -11,7 +11,7 @@ import csv
 import io
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from qatlab import files, record
 from qatlab.errors import ConfigError
 from qatlab.quant import LayerRecord, ModelTable, Phase
+from qatlab.summary import may_fail
 from qatlab.targets import TARGET, make
 from qatlab.training.csv_logger import FILE_NAME, CsvLogger, read_rows
 
@@ -99,7 +100,8 @@ def tracked(
         for logger in trackers.open:
             if isinstance(logger, WandbLogger):
                 # Or the next job of a sweep, which this process runs too, would write into it.
-                logger.experiment.finish(int(failed))
+                with trackers.may_fail(logger):
+                    logger.experiment.finish(int(failed))
 
 
 class Trackers(Callback):
@@ -126,6 +128,7 @@ class Trackers(Callback):
                     # Or jobs that start together would each make the experiment of their sweep.
                     _ = logger.experiment  # type: ignore[attr-defined]
                 self.open.append(logger)
+                self._guard_the_end(logger)
                 run = logger.version
             except Exception as error:  # of a server, an account, a disk: anyone's
                 of_run = f", or go on with {begun[name]}" if name in begun else ""
@@ -181,12 +184,28 @@ class Trackers(Callback):
             if isinstance(value, (int, float))
         }
         for logger in self.loggers.values():
-            if isinstance(logger, TensorBoardLogger):  # shows hyper-parameters beside scores only
-                logger.log_hyperparams(self.config, scores, step)
-            else:
-                logger.log_metrics(scores, step)
-            _log_file(logger, self.folder / record.RESULT)
-            logger.save()
+            with self.may_fail(logger):
+                if isinstance(logger, TensorBoardLogger):  # shows these beside scores only
+                    logger.log_hyperparams(self.config, scores, step)
+                else:
+                    logger.log_metrics(scores, step)
+                _log_file(logger, self.folder / record.RESULT)
+                logger.save()
+
+    def may_fail(self, logger: Logger) -> AbstractContextManager[None]:
+        """Turn a failure of a tracker, when all is trained, into a line that says so."""
+        name = next(key for key, own in self.loggers.items() if own is logger)
+        return may_fail(f"logger.{name} has not got all of the report")
+
+    def _guard_the_end(self, logger: Logger) -> None:
+        """Let a training end that its tracker cannot end; Lightning calls this behind both."""
+        finalize = logger.finalize
+
+        def guarded(status: str) -> None:
+            with self.may_fail(logger):
+                finalize(status)
+
+        logger.finalize = guarded  # type: ignore[method-assign]
 
 
 def _begun(folder: Path) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from killable_runs import KILL_AT, Ended, start_forked
+from killable_runs import DRAW, KILL_AT, Ended, start_forked
 from mistakes import TINY
+from PIL import Image
 from torch import Tensor
 
 from qatlab.verify import __main__ as verify
@@ -132,3 +135,27 @@ def test_a_sound_run_is_not_warned_of(run: Path, tmp_path: Path) -> None:
     ended = start_forked(tmp_path / "log", "test.py", f"run={run}", "checkpoint=last")
     assert ended.code == 0, ended.output
     assert "Warning" not in ended.output
+
+
+def test_a_run_is_finished_though_a_picture_cannot_be_drawn(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    for name in (b"cat", b"dog\xff"):  # no UTF-8
+        (folder := tmp_path / "images" / os.fsdecode(name)).mkdir(parents=True)
+        for i in range(10):
+            pixels = generator.integers(0, 256, (32, 32), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    run = tmp_path / "run"
+    words = (
+        *("data=image_folder", f"data.source.folder={tmp_path}/images", "data.source.channels=1"),
+        *("data.image_size=[32,32]", "data.batch_size=4", "data.workers=0", "trainer=smoke"),
+        *("quant=none", "schedule=quantize_only", "schedule.quantize_epochs=1"),
+        *("trainer.accelerator=cpu", f"hydra.run.dir={run}"),
+    )
+    ended = start_forked(tmp_path / "log", "train.py", *words, **{DRAW: "1"})
+    assert ended.code == 0, ended.output
+    told = [line for line in ended.output.splitlines() if line.startswith("Warning: ")]
+    assert len(told) == 1
+    assert told[0].startswith("Warning: figures/confusion_matrix.png is not drawn: ")
+    assert (run / "result.json").exists()
+    assert (run / "weights.safetensors").exists()
+    assert (run / "figures/learning_curves.png").exists()

@@ -155,3 +155,20 @@ def test_other_loggers_of_lightning_get_what_every_logger_takes(tmp_path: Path) 
     assert values["report/bit_operations"] == 0
     assert "report/phase" not in values  # a text
     assert step == 7
+
+
+def test_a_tracker_that_fails_at_the_end_loses_neither_the_run_nor_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away, there = (Mock(spec=Logger, version=3, experiment=None) for _ in range(2))
+    away.log_metrics.side_effect = OSError("the server\nis away")
+    away.finalize.side_effect = OSError("it is still away")
+    names = ["away", "there"]
+    with tracked(trainer_with(away, there), names, tmp_path, {}, TABLE) as trackers:
+        away.finalize("success")  # as Lightning does when a training ends
+        trackers.report({"test": {"top1": 0.5}, "seconds": 2.0}, step=7)
+    assert capsys.readouterr().err.splitlines() == [
+        "Warning: logger.away has not got all of the report: it is still away",
+        "Warning: logger.away has not got all of the report: the server",
+    ]
+    there.log_metrics.assert_called_once()
