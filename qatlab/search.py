@@ -2,16 +2,20 @@
 
 A Hydra sweeper: settings are written as for a grid, and each trial is a job of the sweep in a
 folder named by its settings. What Optuna knows lies in a journal beside them, so the same command
-again goes on with a search that was killed; the job that was killed is resumed.
+again goes on with a search that was killed: with the jobs that were killed, then with those that
+would have come.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
@@ -27,6 +31,9 @@ from qatlab.targets import make
 from qatlab.terminal import wide_console
 
 JOURNAL = "optuna.journal"  # in the sweep's folder
+LINE = b'{"op_code":'  # begins each line of it
+OVERRIDES = "overrides"  # of a trial: the settings of its job
+END = "end"  # of a trial: the number behind the last of those that were proposed with it
 DIRECTIONS = ("maximize", "minimize")
 
 
@@ -52,11 +59,7 @@ class SearchSweeper(Sweeper):
         self.sampler, self.n_trials, self.seed = sampler, n_trials, seed
         self.batch_size = (os.cpu_count() or 1) if batch_size == -1 else batch_size
         self.objectives = dict(objectives)
-        for name, value in {"n_trials": n_trials, "batch_size": self.batch_size}.items():
-            if type(value) is not int or value < 1:
-                raise ConfigError(
-                    f"hydra.sweeper.{name}={value} is wrong. Accepted: a whole number above 0."
-                )
+        _check_count("n_trials", n_trials)
         if type(seed) is not int or seed < 0:
             raise ConfigError(
                 f"hydra.sweeper.seed={seed} is wrong. Accepted: a whole number from 0."
@@ -77,6 +80,7 @@ class SearchSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        _check_count("batch_size", self.batch_size)  # which is that of the launcher, if it is good
 
     def sweep(self, arguments: list[str]) -> None:
         """Run trials until enough have succeeded, and print the best."""
@@ -85,7 +89,6 @@ class SearchSweeper(Sweeper):
         assert self.launcher is not None
         try:
             import optuna
-            from optuna.storages.journal import JournalFileBackend
         except ImportError as error:
             raise ConfigError(
                 "hydra/sweeper needs another package: pip install 'qatlab[search]'."
@@ -102,44 +105,90 @@ class SearchSweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        journal = JournalFileBackend(str(folder / JOURNAL))
-        study = optuna.create_study(
-            study_name=" ".join(sorted(arguments)),  # another space in the same folder is another
-            storage=optuna.storages.JournalStorage(journal),
-            directions=[optuna.study.StudyDirection[d.upper()] for d in self.objectives.values()],
-            load_if_exists=True,
-        )
-        # From the number of trials: going on, it must not propose the same ones again.
-        seed = self.seed + len(study.trials)
-        study.sampler = make("hydra.sweeper.sampler", self.sampler, seed=seed)
-        self._queue_unfinished(study, optuna.trial.TrialState)
-        number = 0
-        while (missing := self.n_trials - self._count(study, optuna.trial.TrialState)) > 0:
-            batch = [study.ask() for _ in range(min(missing, self.batch_size))]
-            words = [[_word(override, trial) for override in overrides] for trial in batch]
-            self.validate_batch_is_legal(words)
-            jobs = self.launcher.launch(words, initial_job_idx=number)
-            number += len(batch)
-            values = [self._values(job) for job in jobs]
-            for trial, reached, own in zip(batch, values, words, strict=True):
-                trial.set_user_attr("overrides", own)
-                if reached is None:
-                    study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                else:
-                    study.tell(trial, reached)
-            if all(reached is None for reached in values):
-                break  # it is told above why; the rest would hardly fare better
+        name = " ".join(sorted(arguments))  # another space in the same folder is another study
+        directions = [optuna.study.StudyDirection[d.upper()] for d in self.objectives.values()]
+        with _alone(folder, name):
+            study = optuna.create_study(
+                study_name=name,
+                storage=_storage(folder / JOURNAL),
+                directions=directions,
+                load_if_exists=True,
+            )
+            if study.directions != directions:
+                raise ConfigError(
+                    f"hydra.sweeper.objectives: the search in {folder} has others; give this one "
+                    "another hydra.sweep.dir."
+                )
+            self._run_trials(study, list(overrides), optuna.trial.TrialState)
         self._print_best(study)
 
-    def _queue_unfinished(self, study: Any, states: Any) -> None:
-        """Propose once more what was killed or has failed, before anything new."""
-        done = [trial.params for trial in study.trials if trial.state == states.COMPLETE]
-        waiting = [trial for trial in study.trials if trial.state == states.WAITING]
-        done += [trial.system_attrs["fixed_params"] for trial in waiting]
-        for trial in study.trials:
-            if trial.state == states.RUNNING:
-                study.tell(trial.number, state=states.FAIL)
-            if trial.state in (states.RUNNING, states.FAIL) and trial.params not in done:
+    def _run_trials(self, study: Any, overrides: list[Override], states: Any) -> None:
+        """Run trials until enough have succeeded, or all that were proposed together have failed.
+
+        What is proposed depends on the seed, the number of the trial and what those of earlier
+        batches have reached only, so it is the same after a kill.
+        """
+        assert self.launcher is not None
+        self._queue_failed(study, states)
+        while (missing := self.n_trials - self._count(study, states)) > 0:
+            batch = self._propose(study, overrides, min(missing, self.batch_size), states)
+            words = [tuple(trial.user_attrs[OVERRIDES]) for trial in batch]
+            distinct = list(dict.fromkeys(words))  # two jobs cannot share a folder
+            self.validate_batch_is_legal(distinct)
+            jobs = self.launcher.launch(distinct, initial_job_idx=batch[0].number)
+            reached = dict(zip(distinct, map(self._values, jobs), strict=True))
+            for trial, own in zip(batch, words, strict=True):
+                failed = states.FAIL if reached[own] is None else None
+                study.tell(trial, reached[own], state=failed)
+            if all(values is None for values in reached.values()):
+                break  # it is told above why; the rest would hardly fare better
+
+    def _propose(self, study: Any, overrides: list[Override], size: int, states: Any) -> list[Any]:
+        """Return trials to run together: those of a command that was killed, and what they lack."""
+        from optuna.trial import Trial
+
+        begun = [trial for trial in study.trials if trial.state == states.RUNNING]
+        end = next((trial.user_attrs[END] for trial in begun if END in trial.user_attrs), None)
+        batch: list[Any] = []
+        while end is None or not batch or batch[-1].number < end - 1:
+            number = begun[0].number if begun else len(study.trials)
+            study.sampler = self._sampler(number)
+            trial = Trial(study, begun.pop(0)._trial_id) if begun else study.ask()
+            end = trial.number + size if end is None else end
+            if OVERRIDES not in trial.user_attrs:
+                trial.set_user_attr(END, end)
+                self._suggest(trial, overrides)
+            batch.append(trial)
+        return batch
+
+    def _suggest(self, trial: Any, overrides: list[Override]) -> None:
+        """Propose the settings of a trial; some of them may be there, if the command was killed."""
+        own = []
+        _ = trial.relative_params  # proposed together
+        for index, override in enumerate(overrides):
+            _reseed(trial.study.sampler, self.seed, trial.number, index)
+            own.append(_word(override, trial))
+        trial.set_user_attr(OVERRIDES, own)
+
+    def _sampler(self, number: int) -> Any:
+        """Return a sampler that remembers nothing, in a random state of its own for each trial."""
+        sampler = make("hydra.sweeper.sampler", self.sampler, seed=self.seed)
+        if _reseed(sampler, self.seed, number):
+            return sampler
+        seed = _derived(self.seed, number)  # it has another kind of random state
+        return make("hydra.sweeper.sampler", self.sampler, seed=seed)
+
+    def _queue_failed(self, study: Any, states: Any) -> None:
+        """Propose once more what has failed, if that has ended the search."""
+        trials = study.trials
+        begun = [trial for trial in trials if trial.state != states.WAITING]
+        last = [t for t in begun if t.user_attrs.get(END) == begun[-1].user_attrs.get(END)]
+        if not all(trial.state == states.FAIL for trial in last):
+            return
+        done = [trial.params for trial in begun if trial.state == states.COMPLETE]
+        done += [t.system_attrs["fixed_params"] for t in trials if t.state == states.WAITING]
+        for trial in begun:
+            if trial.state == states.FAIL and trial.params not in done:
                 done.append(trial.params)
                 study.enqueue_trial(trial.params)
 
@@ -157,12 +206,88 @@ class SearchSweeper(Sweeper):
 
     def _print_best(self, study: Any) -> None:
         """Print the trials that no other one excels in all objectives, each of them once."""
-        best = {str(t.user_attrs["overrides"]): t for t in study.best_trials}
+        best = {str(t.user_attrs[OVERRIDES]): t for t in study.best_trials}
         table = Table("settings", *self.objectives, title="Pareto front", title_justify="left")
         for trial in sorted(best.values(), key=lambda trial: trial.values):
             settings = " ".join(f"{key}={value}" for key, value in trial.params.items())
             table.add_row(settings, *(f"{value:.6g}" for value in trial.values))
         wide_console().print(table)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigError(
+            f"hydra.sweeper.{name}={value} is wrong. Accepted: a whole number above 0."
+        )
+
+
+@contextmanager
+def _alone(folder: Path, study: str) -> Iterator[None]:
+    """Keep other processes from running the same search.
+
+    Raises:
+        ConfigError: if one of them does.
+    """
+    lock = FileLock(folder / f".search_{hashlib.sha256(study.encode()).hexdigest()[:12]}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(
+            f"{folder} is being searched by another process; wait for it or end it, and give the "
+            "command again."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _storage(journal: Path) -> Any:
+    """Open a journal of Optuna; what a full disk has left of its last line is removed.
+
+    Raises:
+        ConfigError: if it is damaged, or no file.
+    """
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    # Not Optuna's own: that is left behind by a process that is killed, and waited for.
+    lock: Any = FileLock(journal.with_name(".optuna.lock"))
+    try:
+        if journal.exists():
+            files.check_regular(journal)
+            with lock, journal.open("r+b") as file:
+                whole, _, rest = file.read().rpartition(b"\n")
+                if LINE.startswith(rest[: len(LINE)]):
+                    file.truncate(len(whole) + 1 if whole else 0)
+        return JournalStorage(JournalFileBackend(str(journal), lock))
+    except ConfigError:
+        raise
+    except Exception as error:  # Optuna applies what it reads, whatever it is
+        raise ConfigError(
+            f"cannot read {journal}: {error or type(error).__name__}; delete it to start a new "
+            "search, or give this one another hydra.sweep.dir."
+        ) from error
+
+
+def _derived(*numbers: int) -> int:
+    """Return a seed of 32 bits that depends on several numbers."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "big")
+
+
+def _reseed(sampler: Any, *numbers: int) -> bool:
+    """Set all random states of a sampler of Optuna; return whether it has any."""
+    from optuna.samplers import BaseSampler
+    from optuna.samplers._lazy_random_state import LazyRandomState
+
+    found = False
+    for part in vars(sampler).values():
+        if isinstance(part, LazyRandomState):
+            part.rng.seed(_derived(*numbers))
+            found = True
+        elif isinstance(part, BaseSampler):
+            found |= _reseed(part, *numbers)
+    return found
 
 
 def _word(override: Override, trial: Any) -> str:
