@@ -18,7 +18,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from qatlab import config, search, sweep
+from qatlab import config, launchers, search, sweep
 from qatlab.errors import ConfigError
 from qatlab.folders import check_unused, lock_run, save_asked
 from qatlab.messages import is_refusal, sentence
@@ -42,6 +42,8 @@ def start(main: Callable[[], None]) -> None:
     """Run a Hydra main function; a user's mistake ends in a sentence and exit code 1."""
     config.register()
     search.register()
+    launchers.register()
+    launchers.follow_parent()
     os.environ[USERS] = "1" if WANTS_TRACE else "0"
     os.environ[FULL_ERROR] = "1"  # Hydra would print a stack trace, or its own words, and exit
     _job.begun = False
@@ -61,7 +63,8 @@ def start(main: Callable[[], None]) -> None:
     if error is not None and (WANTS_TRACE or not failed):
         _stop(_told(error))
     if failed:
-        _stop(f"{failed} of the sweep's jobs failed; what was wrong stands above.")
+        why = launchers.told(error) if error is not None else None
+        _stop(f"{failed} of the sweep's jobs failed; {why or 'what was wrong stands above.'}")
 
 
 def checked(command: str, cfg: DictConfig) -> None:
@@ -145,7 +148,9 @@ def _interrupted(hint: str) -> None:
 
 def _told(error: Exception) -> str:
     """Return what to tell the user; raise the error again if it needs its stack trace."""
-    words = None if WANTS_TRACE else sentence(error, composing=not _job.begun)
+    words = None
+    if not WANTS_TRACE:
+        words = launchers.told(error) or sentence(error, composing=not _job.begun)
     if words is None:
         raise error
     return words
@@ -165,4 +170,6 @@ def _check_options() -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args()
+    given = parser.parse_args()
+    if given.cfg is None and given.info is None:
+        sweep.check_words(given.overrides, given.multirun)

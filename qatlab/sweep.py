@@ -19,13 +19,16 @@ from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from qatlab import files, record
-from qatlab.errors import QatlabError
+from qatlab import files, launchers, record
+from qatlab.errors import ConfigError, QatlabError
 from qatlab.folders import unlock_run
 from qatlab.terminal import wide_console
 
@@ -33,16 +36,93 @@ NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this swee
 ERROR = "error.txt"  # in the folder of a job that failed: why
 DONE, SKIPPED, RESUMED, FAILED = "done", "skipped", "resumed", "failed"
 STATES = (DONE, SKIPPED, RESUMED, FAILED)
-LOST = "its process ended without a word"
+JOBS = ".jobs"  # in the sweep's folder: notes, and a lock for each sweep that lives
+HEX = re.compile(r"[0-9a-f]{32}")
+OF_SWEEPS = re.compile(r"hydra[./](sweep|sweeper|launcher)(\W|$)")  # keys without effect on a run
+BASIC = "basic"
+LOST = "its process exited without reporting a result"
 
 
 class Watch(Callback):
-    """Prepares a folder for the notes of a sweep; see ``hydra.callbacks`` in conf/config.yaml."""
+    """Looks at a sweep before it begins; see ``hydra.callbacks`` in conf/config.yaml."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Name the folder, for all processes that this one will start."""
-        folder = Path(config.hydra.sweep.dir).absolute() / ".jobs" / uuid4().hex
-        os.environ[NOTES] = str(folder)
+        """Refuse a sweep without jobs, and name a folder for the notes of all its processes."""
+        try:
+            _check_spaces(list(config.hydra.overrides.task))
+            if not config.hydra.sweep.dir:
+                raise ConfigError("hydra.sweep.dir is empty. Accepted: a folder.")
+            os.environ[NOTES] = str(_folder_of_notes(Path(config.hydra.sweep.dir).absolute()))
+        except ConfigError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            raise SystemExit(1) from error  # Hydra makes a warning of any other exception
+
+
+def check_words(words: list[str], is_sweep: bool) -> None:
+    """Raise a ConfigError for a setting that has no effect without ``-m``, or none with it."""
+    is_sweep = is_sweep or any(word.lower() == "hydra.mode=multirun" for word in words)
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        if is_sweep and key == "hydra.run.dir":
+            raise ConfigError(f"{word} has no effect in a sweep, whose folder is hydra.sweep.dir.")
+        if not is_sweep and OF_SWEEPS.match(key) and value != BASIC:
+            raise ConfigError(f"{word} has no effect without -m, which makes a sweep.")
+
+
+def _check_spaces(words: list[str]) -> None:
+    """Raise a ConfigError for a setting of a sweep that has no value to try."""
+    loader = GlobalHydra.instance().config_loader()
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(words):
+        if not override.is_sweep_override():
+            continue
+        space = override.value()
+        if isinstance(space, IntervalSweep):
+            assert space.start is not None
+            assert space.end is not None
+            is_empty = space.start > space.end
+        else:
+            is_empty = next(override.sweep_iterator(), None) is None
+        if is_empty:
+            raise ConfigError(
+                f"{override.input_line} has no value to try, so that the sweep would have no job."
+            )
+
+
+_lock: FileLock | None = None  # held from the beginning of a sweep to its end
+
+
+def _folder_of_notes(sweep: Path) -> Path:
+    """Return a folder for the notes of this sweep, and remove those of sweeps that were killed."""
+    global _lock
+    notes = sweep / JOBS
+    folder = notes / uuid4().hex
+    try:
+        notes.mkdir(parents=True, exist_ok=True)
+        for name in {path.stem for path in notes.iterdir() if HEX.fullmatch(path.stem)}:
+            _remove_dead(notes / name)
+        lock = FileLock(_lock_of(folder))
+        lock.acquire()
+        while not _lock_of(folder).exists():  # another sweep took it for one that was killed
+            lock.release()
+            lock.acquire()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {sweep}: {error.strerror}; give the sweep another hydra.sweep.dir."
+        ) from error
+    _lock = lock
+    return folder
+
+
+def _lock_of(notes: Path) -> Path:
+    return notes.with_suffix(".lock")
+
+
+def _remove_dead(notes: Path) -> None:
+    """Remove the notes of a sweep, unless it lives."""
+    lock = FileLock(_lock_of(notes))
+    with suppress(Timeout), lock.acquire(blocking=False):
+        shutil.rmtree(notes, ignore_errors=True)  # its jobs may still be writing
+        _lock_of(notes).unlink(missing_ok=True)
 
 
 @dataclass
@@ -54,6 +134,15 @@ class Note:
     folder: str
     state: str = FAILED
     reason: str = LOST
+
+    @classmethod
+    def of(cls, file: Path) -> Note:
+        """Read a note; a job whose note is damaged counts as failed."""
+        try:
+            content = files.read_json(file)
+        except ConfigError as error:
+            return cls(int(file.stem), [], str(file.parent), reason=str(error))
+        return cls(**content)
 
 
 class SweepJob:
@@ -77,8 +166,11 @@ class SweepJob:
         self._write()
 
     def failed(self, reason: str) -> None:
-        """Note why the job failed, here and in its own folder."""
-        files.write_text(self.folder / ERROR, reason + "\n")
+        """Note why the job failed, and in its own folder unless another process trains there."""
+        lock = FileLock(self.folder / ".lock", is_singleton=True)
+        # Where it cannot be written, the note below still tells.
+        with suppress(Timeout, OSError, ConfigError), lock.acquire(blocking=False):
+            files.write_text(self.folder / ERROR, reason + "\n")
         self._note.state, self._note.reason = FAILED, reason
         self._write()
 
@@ -113,6 +205,7 @@ def train_apart(folder: Path, allow: Sequence[str]) -> None:
     words = [sys.executable, str(Path(__file__).parents[1] / "train.py"), resume_word(folder)]
     words += [f"allow=[{','.join(allow)}]"] if allow else []
     environment = {name: value for name, value in os.environ.items() if name != NOTES}
+    environment[launchers.PARENT] = str(os.getpid())
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     reason = ""
@@ -160,13 +253,17 @@ def notes_are_taken() -> bool:
 
 def take_notes() -> list[Note]:
     """Return the notes of the sweep that this process has started, by number, and remove them."""
-    folder = os.environ.pop(NOTES, None)
-    if folder is None or not Path(folder).is_dir():
+    global _lock
+    folder = Path(os.environ.pop(NOTES, ""))
+    if _lock is None:
         return []
-    notes = [Note(**files.read_json(file)) for file in Path(folder).glob("*.json")]
-    shutil.rmtree(folder)
-    with suppress(OSError):  # not empty: of a sweep that was killed, or runs at the same time
-        Path(folder).parent.rmdir()
+    notes = [Note.of(file) for file in folder.glob("[0-9]*.json")]
+    shutil.rmtree(folder, ignore_errors=True)  # not there if no job has begun
+    with suppress(OSError):
+        _lock_of(folder).unlink(missing_ok=True)
+        folder.parent.rmdir()  # not empty: another sweep runs at the same time
+    _lock.release()
+    _lock = None
     return sorted(notes, key=lambda note: note.number)
 
 

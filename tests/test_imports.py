@@ -58,7 +58,7 @@ NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.
 # Where configuration is composed and becomes objects; elsewhere there are plain values.
 KNOW_HYDRA = {
     *("qatlab.config", "qatlab.cli", "qatlab.build", "qatlab.experiment", "qatlab.folders"),
-    *("qatlab.sweep", "qatlab.search", "qatlab.loading"),
+    *("qatlab.sweep", "qatlab.search", "qatlab.launchers", "qatlab.loading"),
     *("qatlab.messages", "qatlab.targets"),
 }
 
