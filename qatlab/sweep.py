@@ -139,10 +139,10 @@ class Note:
     def of(cls, file: Path) -> Note:
         """Read a note; a job whose note is damaged counts as failed."""
         try:
-            content = files.read_json(file)
-        except ConfigError as error:
-            return cls(int(file.stem), [], str(file.parent), reason=str(error))
-        return cls(**content)
+            return cls(**files.read_json(file))
+        except (ConfigError, TypeError) as error:
+            reason = f"what it has noted is damaged: {error}"
+            return cls(int(file.stem), [], str(file.parent), reason=reason)
 
 
 class SweepJob:

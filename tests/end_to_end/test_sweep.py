@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import torch
 from filelock import FileLock
+from hydra import initialize_config_dir
 from killable_runs import KILL_AT, Ended, start, start_forked
+from mistakes import Told, check
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from qatlab.config import job_name
+from qatlab.sweep import NOTES, Note, Watch, take_notes
 
 SWEEP = (
     *("-m", "quant.weight.bits=2,4", "data=synthetic", "data.source.training_images=90"),
@@ -114,6 +121,7 @@ def test_a_job_that_another_process_trains_is_left_to_it(sweep: Sweep, tmp_path:
         assert ended.code == 1
         assert "job_0 is being trained by another process; wait" in ended.output
         assert not (tmp_path / "s/job_0/config.yaml").exists()
+        assert not (tmp_path / "s/job_0/error.txt").exists()  # the run has not failed
     assert "\n1 done\n" in sweep("s", *place).output
 
 
@@ -194,3 +202,98 @@ def test_jobs_that_differ_before_quantization_share_nothing(
     assert ended.code == 0, ended.output
     assert ended.output.count("[clamp]") == 2
     assert "taken over" not in ended.output
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("hydra/launcher=parallel",), "hydra/launcher=parallel has no effect without -m"),
+        (("hydra/sweeper=optuna",), "hydra/sweeper=optuna has no effect without -m"),
+        (("hydra.sweeper.n_trials=3",), "hydra.sweeper.n_trials=3 has no effect without -m"),
+        (("+hydra.launcher.n_jobs=3",), "+hydra.launcher.n_jobs=3 has no effect without -m"),
+        (("hydra.sweep.dir=a",), "hydra.sweep.dir=a has no effect without -m"),
+        (("-m", "hydra.run.dir=a"), "hydra.run.dir=a has no effect in a sweep"),
+        (("hydra.mode=MULTIRUN", "hydra.run.dir=a"), "hydra.run.dir=a has no effect in a sweep"),
+        (("-m", "seed=range(3,1)"), "seed=range(3,1) has no value to try"),
+        (("-m", "model=lenet", "seed=range(2,2)"), "seed=range(2,2) has no value to try"),
+        (("-m", "experiment=glob(none*)"), "experiment=glob(none*) has no value to try"),
+        (("-m", "seed=1,2", "hydra.sweep.dir=''"), "hydra.sweep.dir is empty"),
+        (("-m", "seed=1,2", "hydra.sweep.dir=/dev/null/s"), "cannot write to /dev/null/s: Not a"),
+        (
+            ("-m", "hydra/sweeper=random", "solver.optimizer.lr=interval(0.2,0.1)"),
+            "solver.optimizer.lr=interval(0.2,0.1) has no value to try",
+        ),
+    ],
+)
+def test_sweeps_that_cannot_begin_are_refused_in_a_sentence(
+    command: Told, tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    check(command(*words), (sentence,))
+    assert not list(tmp_path.rglob("*.yaml"))
+
+
+def test_the_options_of_a_launcher_can_be_looked_at(sweep: Sweep, tmp_path: Path) -> None:
+    words = ("--cfg", "hydra", "--package", "hydra.launcher", "hydra/launcher=slurm")
+    ended = start_forked(tmp_path / "log", "train.py", *words)
+    assert ended.code == 0, ended.output
+    assert "timeout_min: 1440" in ended.output
+
+
+def test_what_killed_sweeps_have_noted_is_removed_by_the_next(sweep: Sweep, tmp_path: Path) -> None:
+    notes = tmp_path / "s" / ".jobs"
+    assert sweep("s", **{KILL_AT: "SIGKILL 1 1"}).code == -9
+    (killed,) = notes.glob("*/0.json")
+    lives = FileLock(notes / f"{uuid4().hex}.lock")
+    with lives:  # another sweep
+        own = Path(lives.lock_file).with_suffix("")
+        own.mkdir()
+        assert sweep("s").code == 0
+        assert not killed.exists()
+        assert own.is_dir()
+    assert sweep("s").code == 0
+    assert not notes.exists()
+
+
+@pytest.mark.parametrize("content", ["", '{"number": 0, "overri', "[1]", '{"number": 0}', None])
+def test_a_damaged_note_counts_as_a_failed_job(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "0.json"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_text(content)
+    note = Note.of(file)
+    assert (note.number, note.state) == (0, "failed")
+    assert note.reason.startswith("what it has noted is damaged: ")
+
+
+def test_a_note_that_was_half_written_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    sweep_config.hydra.overrides = {"task": ["seed=1,2"]}
+    monkeypatch.setenv(NOTES, "")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        Watch().on_multirun_start(sweep_config)
+    folder = Path(os.environ[NOTES])
+    folder.mkdir()
+    (folder / ".1.tmp.json").write_text("{")
+    assert take_notes() == []
+    assert not folder.parent.exists()
+
+
+def test_two_sweeps_of_one_folder_at_once_leave_each_job_once(sweep: Sweep, tmp_path: Path) -> None:
+    def start_one(name: str) -> Ended:
+        places = (f"hydra.sweep.dir={tmp_path / 's'}", f"sweep.cache={tmp_path / 's.cache'}")
+        return start_forked(tmp_path / name, "train.py", *SWEEP, *places)
+
+    with ThreadPoolExecutor() as both:
+        ended = list(both.map(start_one, ("one", "other")))
+    for one in ended:  # each job is left to the sweep that came first
+        assert "Traceback" not in one.output, one.output
+        assert one.code == 0 or "is being trained by another process" in one.output, one.output
+    again = sweep("s")
+    assert again.code == 0, again.output
+    assert sweep("whole").code == 0
+    for file in ("metrics.csv", "result.json", "layers.json"):
+        assert of_jobs(tmp_path / "s", file) == of_jobs(tmp_path / "whole", file)
+    assert not (tmp_path / "s" / ".jobs").exists()
