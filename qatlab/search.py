@@ -9,6 +9,7 @@ would have come.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -257,9 +258,13 @@ def _storage(journal: Path) -> Any:
         if journal.exists():
             files.check_regular(journal)
             with lock, journal.open("r+b") as file:
-                whole, _, rest = file.read().rpartition(b"\n")
-                if LINE.startswith(rest[: len(LINE)]):
-                    file.truncate(len(whole) + 1 if whole else 0)
+                *lines, rest = file.read().split(b"\n")
+                for number, line in enumerate(lines, 1):
+                    if "op_code" not in json.loads(line):
+                        raise ValueError(f"line {number} is none of Optuna's")
+                if not LINE.startswith(rest[: len(LINE)]):
+                    raise ValueError(f"line {len(lines) + 1} is none of Optuna's")
+                file.truncate(sum(len(line) + 1 for line in lines))
         return JournalStorage(JournalFileBackend(str(journal), lock))
     except ConfigError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import resource
@@ -26,6 +27,7 @@ KILL_AT = "TEST_KILL_AT"  # "SIGKILL 3 7": in epoch 3 after batch 7; "SIGKILL 2 
 SAVE_START = "TEST_SAVE_START"  # file for the state with which the quantize phase starts
 KILL_WRITING = "TEST_KILL_WRITING"  # "last 2": when half of that file is written the second time
 FILE_SIZE = "TEST_FILE_SIZE"  # bytes that a file of a forked run may have, as with ulimit -f
+KILL_AT_WRITE = "TEST_KILL_AT_WRITE"  # "5": behind the fifth line in the journal of a search
 
 DRAW = "TEST_DRAW"  # a forked run draws its figures
 
@@ -116,6 +118,8 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores Ctrl-C
     if DRAW not in environment:
         summary.write_figures = lambda *args: None
+    if KILL_AT_WRITE in environment:
+        _kill_at_write(int(environment[KILL_AT_WRITE]))
     Hydra.get_mode = lambda *args, **more: None  # composes everything to find hydra.mode
     sys.argv = [script, *_with_leave(arguments)]
     runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -132,6 +136,19 @@ def _kill_writing(stem: str, times: str) -> None:
         return write(path, content)
 
     Path.write_bytes = write_half  # type: ignore[method-assign, assignment]
+
+
+def _kill_at_write(last: int) -> None:
+    from optuna.storages.journal import JournalFileBackend
+
+    write, numbers = JournalFileBackend.append_logs, itertools.count(1)
+
+    def counted(self: Any, logs: Any) -> None:
+        write(self, logs)
+        if next(numbers) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    JournalFileBackend.append_logs = counted
 
 
 class KillAt(Checkpoint):
