@@ -61,6 +61,11 @@ def _shown(
         status.update(f"{done:,} images compared")
 
 
+def can_make_onnx() -> bool:
+    """Tell whether the packages are there that an ONNX file is made and computed with."""
+    return all(find_spec(name) is not None for name in ("onnx", "onnxruntime"))
+
+
 def forms_of(
     loaded: Loaded,
     network: IntegerNetwork,
@@ -75,7 +80,7 @@ def forms_of(
         if rescale != "float"
     ]
     given = [(str(path), *read_onnx(path)) for path in files]
-    if not given and find_spec("onnxruntime") and find_spec("onnx"):
+    if not given and can_make_onnx():
         from qatlab.export.onnx_file import onnx_file
 
         given = [("onnx qdq", onnx_file(loaded, "qdq"), "qdq")]
@@ -168,7 +173,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"Error: {told}", file=sys.stderr)
         return 1
     failed = [own.name for own in found if not own.passes]
-    if not given.onnx and len(others) == len(given.rescale):
+    if not given.onnx and not can_make_onnx():
         print(f"ONNX was not compared, as onnxruntime is not there: {HINT}.")
     if failed:
         print(f"Beyond the tolerance: {', '.join(failed)}.", file=sys.stderr)

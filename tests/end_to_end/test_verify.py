@@ -67,6 +67,19 @@ def test_a_run_answers_the_same_in_all_forms(run: Path, tmp_path: Path, capsys: 
     assert found["accumulator_bits"].keys() == {"conv1", "conv2", "conv3", "fc1", "fc2"}
 
 
+@pytest.mark.parametrize("rescale", [["float"], ["float", "fixed32"]])
+def test_onnx_that_is_not_there_is_told_whatever_else_is_compared(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, rescale: list[str]
+) -> None:
+    words = [str(run), "--images", "10", "--rescale", *rescale]
+    told = "ONNX was not compared, as onnxruntime is not there"
+    assert verify.main(words) == 0
+    assert told not in capsys.readouterr().out
+    monkeypatch.setattr(verify, "can_make_onnx", lambda: False)
+    assert verify.main(words) == 0
+    assert told in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["qdq", "integer"])
 def test_a_written_file_is_verified(run: Path, tmp_path: Path, capsys: Captured, kind: str) -> None:
     file = tmp_path / "model.onnx"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from qatlab.verify.comparison import Comparison, Site
-from qatlab.verify.forms import Answer
+from qatlab.errors import TrainingError
+from qatlab.integer import Codes
+from qatlab.verify.comparison import Comparison, Site, compare
+from qatlab.verify.forms import Answer, FakeQuantized
 
 IMAGES = torch.zeros(3, 1, 2, 2)
 
@@ -77,3 +82,22 @@ def test_a_share_of_images_is_tolerated() -> None:
     own = Comparison("given", 5e-4, images=10_000, different=6, ties=1)
     assert own.passes
     assert not Comparison("given", 5e-4, images=10_000, different=7, ties=1).passes
+
+
+def test_a_network_without_sites_is_compared() -> None:
+    model = nn.Flatten()
+    images = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).reshape(2, 2, 1, 1)
+    exact: Any = Given(Answer(images.flatten(1).double()))
+    codes = (Codes(0, 255, 1.0),) * 2
+    batches = iter([(images, torch.tensor([1, 0]))])
+    found = compare(FakeQuantized(model), exact, [], batches, codes)
+    assert [(own.right, own.different, own.parts_at) for own in found] == [(2, 0, None)] * 2
+
+
+def test_answers_that_are_not_finite_are_not_compared() -> None:
+    images = torch.ones(1, 2, 1, 1)
+    wrong: Any = Given(Answer(torch.tensor([[math.inf, 0.0]])))
+    with pytest.raises(TrainingError, match=r"^given: the answers are not finite"):
+        compare(
+            FakeQuantized(nn.Flatten()), wrong, [], iter([(images, images)]), (Codes(0, 255, 1.0),)
+        )
