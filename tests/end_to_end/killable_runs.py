@@ -62,6 +62,14 @@ def start_forked(log: Path, script: str, *arguments: str, **environment: str) ->
     return _end(log, _fork(log, script, *arguments, **environment))
 
 
+def forked_and_killed(seconds: float, log: Path, script: str, *arguments: str) -> None:
+    """Run a script in such a process and kill it after a while, unless it has ended."""
+    process = _fork(log, script, *arguments)
+    process.join(seconds)
+    process.kill()
+    process.join()
+
+
 def start_two_forked(folder: Path, script: str, *arguments: str, **environment: str) -> list[Ended]:
     """Run a script in two such processes that train together, as a launcher would start them."""
     with socket.socket() as free:
