@@ -85,7 +85,7 @@ def test_a_verification_names_the_layer(
     folder = changed(run, tmp_path / "run", overflow)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        words = [str(folder), "--checkpoint", "last"]
+        words = [str(folder), "allow=killable_runs", "--checkpoint", "last"]
         assert verify.main([*words, "--rescale", "float"]) == 1
         told = capsys.readouterr().err
         assert verify.main(words) == 1
