@@ -87,6 +87,7 @@ def lock_run(folder: Path) -> FileLock:
         return lock  # the first of several processes does so for all
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        Path(lock.lock_file).touch()  # what a folder refuses looks to the lock as if it were taken
         lock.acquire(blocking=False)
     except Timeout:
         raise ConfigError(
@@ -94,7 +95,10 @@ def lock_run(folder: Path) -> FileLock:
             "command again."
         ) from None
     except OSError as error:
-        raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot use {folder}: {error.strerror}. Runs are written to hydra.run.dir=<folder>, "
+            "jobs of a sweep below hydra.sweep.dir=<folder>."
+        ) from error
     return lock
 
 
@@ -129,8 +133,7 @@ def save_asked(cfg: DictConfig) -> None:
     """Write down what was asked for, as Hydra would do before anything could be checked."""
     if not HydraConfig.initialized() or not is_first():
         return
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir) / ASKED
+    hydra, folder = HydraConfig.get(), Path(cfg.folder) / ASKED
     whole = OmegaConf.create({"hydra": hydra})
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
     write_text(folder / "hydra.yaml", OmegaConf.to_yaml(whole))

@@ -30,8 +30,8 @@ CLASSES = (
 )
 FUNCTIONS = ("qatlab.models", "qatlab.training.lr_policy", "torchvision.models")
 ROOTS = sorted({package.partition(".")[0] for package in CLASSES} - {"lightning_fabric"})
-# A reference of OmegaConf, but for an escaped one and the one that stands for the run's folder.
-REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*(\$\{(?!folder\}).*)", re.DOTALL)
+# An interpolation of OmegaConf that computes something; not one of another key, nor an escaped one.
+RESOLVER = re.compile(r"(?<!\\)(?:\\\\)*(\$\{(?![\w.\[\]]+\}).*)", re.DOTALL)
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -58,10 +58,10 @@ def check_stored(file: Path, content: Mapping[str, Any], allowed: Sequence[str] 
             raise ConfigError(
                 f"{file}: {key} is not accepted in the folder of a run: each argument has a name."
             )
-        if isinstance(value, str) and (found := REFERENCE.search(value)):
+        if isinstance(value, str) and (found := RESOLVER.search(value)):
             raise ConfigError(
-                f"{file}: {key} holds {found[1]:.60}; a run's folder holds values, and no "
-                "references but ${folder}."
+                f"{file}: {key} holds {found[1]:.60}; a run's folder holds values and references "
+                "to its own keys."
             )
         if name == TARGET and value is not None:
             _check_target(f"{file}: {key}", value, allowed)

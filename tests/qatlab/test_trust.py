@@ -38,8 +38,9 @@ HOSTILE: dict[str, Any] = {
     "deeper": [{"a": [{"b": {"_target_": "shutil.rmtree", "path": "/"}}]}],
     "the environment": "${oc.env:HOME}",
     "a resolver": "x${oc.decode:'1'}",
-    "a reference": "${seed}",
-    "an escaped backslash": "\\\\${seed}",
+    "a reference that is computed": "${${oc.env:HOME}}",
+    "an escaped backslash": "\\\\${oc.env:HOME}",
+    "a target by reference": {"_target_": "${seed}"},
 }
 
 
@@ -96,9 +97,12 @@ def test_tags_of_python_are_refused(
 )
 def test_what_runs_are_made_of_is_accepted(target: str, tmp_path: Path) -> None:
     config.register()
-    stored = config.stored_config(store(tmp_path, model={"_target_": target, "inner": "\\${x}"}))
+    stored = config.stored_config(
+        store(tmp_path, model={"_target_": target, "inner": "\\${x:y}", "same": "${seed}"})
+    )
     assert stored.model["_target_"] == target
-    assert stored.model.inner == "${x}"
+    assert stored.model.inner == "${x:y}"
+    assert stored.model.same == 1
 
 
 def test_each_target_of_the_configurations_here_is_accepted(root: Path) -> None:
