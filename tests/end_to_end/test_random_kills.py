@@ -68,10 +68,14 @@ def command(folder: Path, words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def of_jobs(folder: Path) -> dict[str, bytes]:
-    """Return what the jobs of a sweep have left, where nothing depends on the time."""
+    """Return what the jobs of a sweep have left, by bits, where nothing depends on the time."""
     names = ("weights.safetensors", "metrics.csv", "layers.json")
-    files = [path for name in names for path in sorted(folder.glob(f"*/{name}"))]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {
+        f"{bits} {name}": path.read_bytes()
+        for bits in (2, 3, 4)
+        for name in names
+        for path in folder.glob(f"*,bits={bits},*/{name}")
+    }
 
 
 @pytest.mark.slow
