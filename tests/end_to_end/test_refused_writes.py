@@ -68,7 +68,7 @@ def assert_told(ended: Ended, folder: Path, reason: str) -> None:
     assert ".new" not in line
 
 
-def assert_resumed(ended: Ended, folder: Path, whole: Path) -> None:
+def assert_undisturbed(ended: Ended, folder: Path, whole: Path) -> None:
     assert ended.code == 0, ended.output
     assert result_of(folder) == result_of(whole)
     assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
@@ -83,7 +83,7 @@ def test_a_file_that_may_not_be_so_large_is_told_and_the_run_goes_on_later(
     words = (*SETTINGS, f"hydra.run.dir={folder}")
     refused = run("train.py", *words, **{FILE_SIZE: str(200 << 10)})
     assert_told(refused, folder, "File too large")
-    assert_resumed(run("train.py", f"resume={folder}"), folder, whole)
+    assert_undisturbed(run("train.py", f"resume={folder}"), folder, whole)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     refused = run("train.py", *SETTINGS, f"hydra.run.dir={folder}")
     assert_told(refused, folder, "No space left on device")
     disk("64m")
-    assert_resumed(run("train.py", f"resume={folder}"), folder, whole)
+    assert_undisturbed(run("train.py", f"resume={folder}"), folder, whole)
 
 
 @pytest.mark.parametrize(
@@ -126,4 +126,18 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_one_file_until_the_resume(
     assert [path for path in temporary.rglob("*") if path.is_file()] == []
     unfinished = [p for p in (folder / "checkpoints").iterdir() if p.suffix != ".ckpt"]
     assert len(unfinished) == 1, unfinished
-    assert_resumed(run("train.py", f"resume={folder}"), folder, whole)
+    assert_undisturbed(run("train.py", f"resume={folder}"), folder, whole)
+
+
+@pytest.mark.parametrize("writer", ["AsyncCheckpointIO", "TorchCheckpointIO"])
+def test_a_writer_of_the_users_own_leaves_the_same_checkpoints(
+    writer: str, tmp_path: Path, run: Run, whole: Path
+) -> None:
+    plugin = f"+trainer.plugins=[{{_target_: pytorch_lightning.plugins.{writer}}}]"
+    ended = run("train.py", *SETTINGS, plugin, f"hydra.run.dir={tmp_path / 'run'}")
+    assert_undisturbed(ended, tmp_path / "run", whole)
+    names, expected = (
+        sorted(path.name for path in (folder / "checkpoints").iterdir())
+        for folder in (tmp_path / "run", whole)
+    )
+    assert names == expected
