@@ -201,13 +201,13 @@ def _fit_and_test(
     images = built.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
     built.module.solver.images_per_update = images
     with _shared_phases(cfg, built, trainer, start_from) as shared:
-        _fit(trainer, built, start_from or shared)
+        _fit(trainer, built, checkpoint, start_from or shared)
     trainer.loggers = []  # trackers get the report, at the end, when nothing depends on them
     trainer.strategy.barrier()  # the first process may still be renaming the best checkpoint
     seconds, kept = checkpoint.seconds, checkpoint.best  # the test sets them back to the best epoch
     last_phase = built.schedule.phases[-1][0].value
     best = checkpoint.best_path(last_phase)
-    scored = _test(built, trainer, best)
+    scored = _test_best(built, trainer, checkpoint, best)
     result = {
         "name": cfg.name,
         **scored.to_json(),
@@ -248,28 +248,40 @@ def _shared_phases(
     return shared_phases.shared_phases(place, config, built, trainer, Path(cfg.folder))
 
 
-def _fit(trainer: Trainer, built: Built, start_from: Path | None) -> None:
-    try:
-        with _interruptible(trainer):
-            trainer.fit(
-                built.module, datamodule=built.data, ckpt_path=start_from, weights_only=True
-            )
-    except (KeyError, RuntimeError) as error:
-        if start_from is None or trainer.global_step > 0:
-            raise
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{start_from} does not fit this run: {first}") from error
+def _fit(
+    trainer: Trainer, built: Built, checkpoint: RunCheckpoint, start_from: Path | None
+) -> None:
+    with _restoring(start_from, checkpoint), _interruptible(trainer):
+        trainer.fit(built.module, datamodule=built.data, ckpt_path=start_from, weights_only=True)
 
 
-def _test(built: Built, trainer: Trainer, checkpoint: Path | None = None) -> evaluation.Evaluation:
-    path = None if checkpoint is None else str(checkpoint)
-    if checkpoint is not None:
-        load(checkpoint)  # a damaged one is told in a sentence
+def _test_best(
+    built: Built, trainer: Trainer, checkpoint: RunCheckpoint, best: Path
+) -> evaluation.Evaluation:
+    load(best)  # a damaged one is told in a sentence
+    with _restoring(best, checkpoint):
+        return _test(built, trainer, best)
+
+
+def _test(built: Built, trainer: Trainer, best: Path | None = None) -> evaluation.Evaluation:
+    path = None if best is None else str(best)
     with _interruptible(trainer):
         trainer.test(
             built.module, datamodule=built.data, ckpt_path=path, weights_only=True, verbose=False
         )
     return evaluation.Evaluation.of(built.module)
+
+
+@contextmanager
+def _restoring(file: Path | None, checkpoint: RunCheckpoint) -> Iterator[None]:
+    """Tell of a file that is not what this run would have saved."""
+    try:
+        yield
+    except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        if file is None or checkpoint.restored:
+            raise
+        words = " ".join(" ".join(str(error).splitlines()[:2]).split()) or type(error).__name__
+        raise CheckpointError(f"{file} does not fit this run: {words}") from error
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class RunCheckpoint(Checkpoint):
 
     Attributes:
         best: for each phase the number of its best epoch, and ``val/acc`` or ``val/loss`` there.
+        restored: whether all that a checkpoint holds has been taken from it.
     """
 
     def __init__(self, folder: str, every_n_steps: int = 0) -> None:
@@ -74,6 +75,7 @@ class RunCheckpoint(Checkpoint):
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
         self.best: dict[str, dict[str, float]] = {}
+        self.restored = False
         self._score: dict[str, float] = {}  # of the validation at the end of this epoch
         self._seconds = 0.0  # of training, before the interruption
         self._began: float | None = None
@@ -89,6 +91,7 @@ class RunCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have checkpoints written beside their place, unless ``trainer.plugins`` has a writer."""
+        self.restored = False
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = BesideIO()
 
@@ -98,8 +101,8 @@ class RunCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing with the best epochs of the interrupted run."""
-        self.best = state_dict["best"]
-        self._seconds = state_dict["seconds"]
+        self.best = {phase: {**score} for phase, score in state_dict["best"].items()}
+        self._seconds = float(state_dict["seconds"])
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -120,7 +123,16 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
+        self.restored = True
         self._began = time.monotonic()
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All has been restored."""
+        self.restored = True
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All has been restored."""
+        self.restored = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""

@@ -133,3 +133,33 @@ def test_what_stands_in_the_place_of_checkpoints_is_told(
 
 def test_initial_weights_without_a_value_are_told(command: Told) -> None:
     check(command(*TINY, "init_weights="), ("init_weights has no value", "null"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("state_dict", 5),
+        ("state_dict", {"a": torch.ones(1)}),
+        ("callbacks", [1]),
+        ("callbacks", {"RunCheckpoint": {"best": 3, "seconds": 1.0}}),
+        ("optimizer_states", [{}]),
+        ("loops", 3),
+        ("train_sums", "x"),
+        ("pytorch-lightning_version", 7),
+    ],
+)
+def test_a_sound_file_of_other_content_is_told(
+    key: str, value: Any, unfinished: Path, command: Told
+) -> None:
+    last = unfinished / "checkpoints/last.ckpt"
+    torch.save({**load(last), key: value}, last)
+    check(command(f"resume={unfinished}"), (f"{last} does not fit this run: ",))
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}])
+def test_a_best_checkpoint_of_other_content_is_told(
+    content: Any, unfinished: Path, command: Told
+) -> None:
+    best = unfinished / "checkpoints/best_quantize.ckpt"
+    torch.save(content, best)
+    check(command(f"resume={unfinished}"), (f"{best} does not fit this run: ",))
