@@ -30,6 +30,7 @@ REFUSALS = {
 CANNOT_USE = "cannot use"
 NO_SLURM = "are you indeed on a slurm cluster"  # what the launcher of Slurm jobs asks
 NO_PLUGIN = "Unknown plugin class : "
+LEFT = re.compile(r"gloo.*Connection (closed|reset)|DistBackendError", re.DOTALL)  # torch's words
 # Options of other packages, and our presets that are made of them: named as the extra.
 LAUNCHERS = {"hydra/launcher/submitit_slurm": "slurm", "hydra/launcher/joblib": "parallel"}
 TYPES = {
@@ -51,6 +52,8 @@ def sentence(error: BaseException, composing: bool = False) -> str | None:
         users = False  # code has asked for a key that no configuration has
     if isinstance(error, OSError) and error.errno in REFUSALS:
         users = True
+    if LEFT.search(repr(error)):
+        return "another process of this run has ended; it tells why."
     if composing and (
         isinstance(error, (OSError, ValueError))
         or any(words in str(error) for words in (NO_SLURM, NO_PLUGIN))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killable_runs import FILE_SIZE, KILL_WRITING, Ended, start_forked
+from killable_runs import FILE_SIZE, KILL_WRITING, Ended, start_forked, start_two_forked
 from mistakes import TINY
 
 SETTINGS = (*TINY, "data.validation=100")
@@ -141,3 +141,19 @@ def test_a_writer_of_the_users_own_leaves_the_same_checkpoints(
         for folder in (tmp_path / "run", whole)
     )
     assert names == expected
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_one_that_may_write_tells_what_was_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    several = ("trainer=ddp", "trainer.devices=2", "trainer.sync_batchnorm=true")
+    words = (*SETTINGS, *several, "trainer.accelerator=cpu", f"hydra.run.dir={folder}")
+    size = {FILE_SIZE: str(200 << 10)}
+    first, second = start_two_forked(tmp_path, "train.py", *words, **size)
+    assert_told(first, folder, "File too large")
+    assert second.code == 1, second.output
+    assert "Traceback" not in second.output
+    assert second.output.endswith("Error: another process of this run has ended; it tells why.\n")
+    words = (f"resume={folder}", f"hydra.run.dir={folder}/resumed")
+    resumed = start_two_forked(tmp_path, "train.py", *words)
+    assert [ended.code for ended in resumed] == [0, 0], resumed
