@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qatlab.data import download
+from qatlab.data.contents import read_file
 from qatlab.data.sources import LabelledImages
 from qatlab.errors import DataError
 
@@ -75,7 +76,7 @@ class Cifar10:
                 f"'{self._subfolder}/{name}' nor '{name}' exists; {type(self).__name__} is "
                 f"expected there: {_ADVICE}."
             )
-        content = bytearray(file.read_bytes())
+        content = read_file(file)
         length = self._n_labels + _PIXELS
         if len(content) == 0 or len(content) % length:
             raise DataError(
@@ -86,7 +87,7 @@ class Cifar10:
 
     def _find(self, name: str) -> Path | None:
         files = (self.folder / self._subfolder / name, self.folder / name)
-        return next((file for file in files if file.is_file()), None)
+        return next((file for file in files if file.exists()), None)
 
 
 class Cifar100(Cifar10):

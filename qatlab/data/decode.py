@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from qatlab.data.contents import read_file
 from qatlab.data.transforms.color_spaces import luma
 from qatlab.errors import DataError
 
@@ -44,12 +44,7 @@ def read_image(file: str | Path, channels: int) -> Tensor:
     Raises:
         DataError: naming the file, if it is missing or cannot be decoded.
     """
-    try:
-        with open(file, "rb", buffering=0) as opened:
-            content = bytearray(os.fstat(opened.fileno()).st_size)
-            opened.readinto(content)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read as an image: {error}.") from error
+    content = read_file(file)
     image = _jpeg(content, channels) if content.startswith(b"\xff\xd8") else None
     return _any_kind(file, content, channels) if image is None else image
 

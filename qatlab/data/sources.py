@@ -12,6 +12,8 @@ from qatlab.data import download
 from qatlab.data.idx import read_idx
 from qatlab.errors import DataError
 
+_LARGEST = 16 + 60_000 * 28 * 28  # bytes of the file of the training images
+
 
 class LabelledImages(NamedTuple):
     """Images and their classes, in memory."""
@@ -87,7 +89,7 @@ class Mnist:
 
     def _read(self, part: str) -> LabelledImages:
         images, labels = (
-            read_idx(self._find(name), self._md5[name])
+            read_idx(self._find(name), self._md5[name], _LARGEST)
             for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
         )
         return LabelledImages(images[:, None], labels.long())
@@ -105,7 +107,7 @@ class Mnist:
     def _file(self, name: str) -> Path | None:
         folders = (self.folder / self._subfolder, self.folder)
         files = (folder / f"{name}{suffix}" for folder in folders for suffix in ("", ".gz"))
-        return next((file for file in files if file.is_file()), None)
+        return next((file for file in files if file.exists()), None)
 
 
 class FashionMnist(Mnist):

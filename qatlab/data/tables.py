@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from qatlab.data.contents import check_file
 from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing
 from qatlab.data.limits import whole_number
 from qatlab.data.splits import Shares
 from qatlab.data.transforms.transform import Part
 from qatlab.errors import ConfigError, DataError, did_you_mean
+
+_MOST_DIGITS = 20  # of the number of a class; Python reads 4300
 
 
 class CsvImages:
@@ -112,6 +115,7 @@ def read_table(file: Path, delimiter: str) -> Iterator[list[str]]:
     Raises:
         DataError: if it cannot be read.
     """
+    check_file(file)
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             yield from (row for row in csv.reader(lines, delimiter=delimiter) if row)
@@ -120,4 +124,5 @@ def read_table(file: Path, delimiter: str) -> Iterator[list[str]]:
 
 
 def _numbers_first(name: str) -> tuple[int, int, str]:
-    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
+    is_number = name.isdecimal() and len(name) <= _MOST_DIGITS
+    return (0, int(name), "") if is_number else (1, 0, name)
