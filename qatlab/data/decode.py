@@ -25,6 +25,8 @@ except (ImportError, AttributeError):
     pass
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".pnm", ".bmp", ".webp", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")  # others may start programs
+MOST_PIXELS = 178_956_970  # of an image; where Pillow ends, too
 _8_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # Pillow's modes
 
 
@@ -35,7 +37,7 @@ def read_image(file: str | Path, channels: int) -> Tensor:
     luma.
 
     Args:
-        file: JPEG, PNG, PPM, BMP, WebP, TIFF or what else Pillow knows, of 8 bits per channel.
+        file: of one of `FORMATS`, of 8 bits per channel; the first of several images is taken.
         channels: 3 for RGB, 1 for grey; images of the other kind are converted.
 
     Returns:
@@ -55,7 +57,7 @@ def _jpeg(content: bytearray, channels: int) -> Tensor | None:
     Both use libjpeg-turbo, but this way nothing is copied afterwards. Only inks that become grey
     may differ, by one level.
     """
-    if decode_jpeg is None:
+    if decode_jpeg is None or not 0 < _jpeg_pixels(content) <= MOST_PIXELS:
         return None
     mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.UNCHANGED
     try:
@@ -67,9 +69,21 @@ def _jpeg(content: bytearray, channels: int) -> Tensor | None:
     return image if image.shape[0] == channels else None  # inks
 
 
+def _jpeg_pixels(content: bytearray) -> int:
+    """Return the number of pixels that the header of a JPEG file tells; 0 if it is not found."""
+    place = 2
+    while place + 9 <= len(content) and content[place] == 0xFF:
+        marker = content[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            height, width = content[place + 5 : place + 7], content[place + 7 : place + 9]
+            return int.from_bytes(height, "big") * int.from_bytes(width, "big")
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return 0
+
+
 def _any_kind(file: str | Path, content: bytearray, channels: int) -> Tensor:
     try:
-        with Image.open(BytesIO(content)) as opened:
+        with Image.open(BytesIO(content), formats=FORMATS) as opened:
             if opened.mode not in _8_BITS:
                 raise DataError(
                     f"{file} is an image of mode {opened.mode}; 8 bits per channel are needed."
@@ -79,8 +93,12 @@ def _any_kind(file: str | Path, content: bytearray, channels: int) -> Tensor:
             ImageOps.exif_transpose(opened, in_place=True)
             pixels = np.array(opened if opened.mode in ("L", "RGB") else opened.convert("RGB"))
     except UnidentifiedImageError:
-        raise DataError(f"{file} is no image, or of a kind that cannot be read.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{file} is no image, or of a kind that cannot be read. Accepted: {', '.join(FORMATS)}."
+        ) from None
+    except DataError:
+        raise
+    except Exception as error:  # damaged headers end in all kinds of errors inside of Pillow
         raise DataError(f"{file} cannot be read as an image: {error}.") from error
     if pixels.ndim == 2:
         return torch.from_numpy(pixels).expand(channels, -1, -1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,53 @@ def test_half_a_photograph_is_no_photograph(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"RGB\.jpg cannot be read as an image: .*truncated"):
         read_image(file, 3)
+
+
+@pytest.mark.parametrize("decoders", [True, False])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_small_file_of_a_giant_photograph_is_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progressive: bool, decoders: bool
+) -> None:
+    if not decoders:
+        monkeypatch.setattr(decode, "decode_jpeg", None)
+    content = jpeg(tmp_path, "L", (8, 8), progressive=progressive).read_bytes()
+    header = content.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    giant = content[: header + 5] + b"\xff\xdc" * 2 + content[header + 9 :]  # 65500 x 65500 pixels
+    (tmp_path / "giant.jpg").write_bytes(giant)
+    for channels in (1, 3):
+        with pytest.raises(DataError, match=r"giant\.jpg cannot be read as an image: .*4290250000"):
+            read_image(tmp_path / "giant.jpg", channels)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+def test_of_an_animation_the_first_image_is_taken(tmp_path: Path, suffix: str) -> None:
+    white, black = (Image.new("RGB", (4, 4), color) for color in ("white", "black"))
+    file = tmp_path / f"several.{suffix}"
+    white.save(file, save_all=True, append_images=[black], **{"lossless": True, "duration": 99})
+    assert read_image(file, 3).min() == 255
+
+
+def test_what_only_a_program_can_draw_is_no_image(tmp_path: Path) -> None:
+    file = tmp_path / "drawing.png"
+    Image.new("RGB", (4, 4)).save(file, format="EPS")
+    with pytest.raises(DataError, match=r"drawing\.png is no image, .*Accepted: JPEG, .*PNG"):
+        read_image(file, 3)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about what it can still read
+def test_damaged_files_are_told_wherever_pillow_ends(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = []
+    for suffix in ("jpg", "png", "tif", "webp", "bmp", "ppm"):
+        file = tmp_path / f"whole.{suffix}"
+        Image.fromarray(PIXELS).save(file, **({"exif": exif} if suffix != "ppm" else {}))
+        whole.append(file.read_bytes())
+    for number in range(600):
+        content = bytearray(whole[number % len(whole)])
+        for place in rng.integers(0, min(len(content), 200), rng.integers(1, 5)):
+            content[place] = rng.integers(256)
+        (tmp_path / "damaged").write_bytes(content)
+        with suppress(DataError):  # and nothing else
+            assert read_image(tmp_path / "damaged", 3).dtype == torch.uint8
