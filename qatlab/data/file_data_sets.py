@@ -7,8 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing, is_image
-from qatlab.data.folders import ImageFolder, check_known, subfolders, without_images
+from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing, is_image, readable
+from qatlab.data.folders import (
+    ImageFolder,
+    check_known,
+    listing,
+    subfolders,
+    without_images,
+)
 from qatlab.data.limits import number, whole_number
 from qatlab.data.splits import Shares
 from qatlab.data.tables import read_table
@@ -167,7 +173,7 @@ class ImageNet:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the folders in ``train/``, sorted; without it, 1000 numbers to plan with."""
-        return ("background",) * self.first + self._classes
+        return ("background",) * self.first + tuple(map(readable, self._classes))
 
     def files(self, part: Part, split: str, seed: int) -> LabelledFiles:
         """Return the files of a part."""
@@ -242,8 +248,7 @@ def images_in(folder: Path) -> list[str]:
     """Return the names of the images of a class, sorted."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; it should hold the images of a class.")
-    names = (entry.name for entry in os.scandir(folder) if is_image(entry.name))
-    images = sorted(name for name in names if not name.startswith("."))
+    images = [entry.name for entry in listing(folder) if is_image(entry.name)]
     if not images:
         raise without_images(folder)
     return images

@@ -80,6 +80,15 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def readable(name: str) -> str:
+    """Return the name of a class as text that can be written and printed.
+
+    Names of files are any bytes; those that are no UTF-8, or move a cursor, become ``\\xff``.
+    """
+    text = os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def left_out(bad: Sequence[str], n_images: int, part: Part) -> str:
     """Return what to tell of images that cannot be decoded."""
     return (

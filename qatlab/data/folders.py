@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from qatlab.data.decode import SUFFIXES
-from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing, is_image
+from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing, is_image, readable
 from qatlab.data.limits import whole_number
 from qatlab.data.splits import Shares
 from qatlab.data.transforms.transform import Part
@@ -19,6 +19,9 @@ PART_FOLDERS: dict[Part, tuple[str, ...]] = {
     "validation": ("val", "validation"),
     "test": ("test",),
 }
+
+MOST_LEVELS = 100  # of folders inside of each other
+Place = tuple[int, int]  # of a folder: device and number there
 
 
 class ImageFolder:
@@ -99,7 +102,7 @@ class ImageFolder:
         """The classes, and the files of each part that has a folder, or all as ``training``."""
         folder = existing(self.folder, "the folders of the classes are expected there")
         roots = _parts(folder) or {"training": folder}
-        names = {part: list(self._walk(root)) for part, root in roots.items()}
+        names = {part: list(self._walk(root, {})) for part, root in roots.items()}
         classes = sorted({self._class(name) for name in names["training"]})
         if not classes:
             raise DataError(
@@ -112,20 +115,29 @@ class ImageFolder:
             check_known(root, {self._class(name) for name in names[part]}, classes)
             labelled = ((name, label_of[self._class(name)]) for name in names[part])
             files[part] = LabelledFiles.of(root, labelled)
-        return tuple(classes), files
+        return tuple(map(readable, classes)), files
 
-    def _walk(self, root: Path, inside: str = "", level: int = 0) -> Iterator[str]:
-        """Yield the names of all images below a root, sorted, folder by folder."""
-        for entry in sorted(os.scandir(root / inside), key=lambda e: e.name):
+    def _walk(
+        self, root: Path, seen: dict[Place, Path], inside: str = "", level: int = 0
+    ) -> Iterator[str]:
+        """Yield the names of all images below a root, sorted, folder by folder.
+
+        Folders that it goes into are added to ``seen``.
+        """
+        if level > MOST_LEVELS:
+            raise DataError(
+                f"{root} holds folders inside of each other, more than {MOST_LEVELS} levels deep; "
+                "set data.source.depth."
+            )
+        here = root / inside
+        for entry in once(here, seen):
             name = f"{inside}{entry.name}"
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
+            if is_folder(entry):
                 if self.depth is not None and level >= self.depth:
                     continue
                 if level == 0 and self.leave_out(entry.name):
                     continue
-                names = list(self._walk(root, f"{name}/", level + 1))
+                names = list(self._walk(root, seen, f"{name}/", level + 1))
                 if not names and level < self.label_depth:
                     raise without_images(entry.path)
                 yield from names
@@ -172,5 +184,46 @@ def _parts(folder: Path) -> dict[Part, Path]:
 
 def subfolders(folder: Path) -> tuple[str, ...]:
     """Return the names of the folders in a folder, sorted; not those that begin with a dot."""
-    names = (entry.name for entry in os.scandir(folder) if entry.is_dir())
-    return tuple(sorted(name for name in names if not name.startswith(".")))
+    return tuple(entry.name for entry in listing(folder) if is_folder(entry))
+
+
+def listing(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, sorted by name; not what has a name that begins with a dot.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {error.strerror}.") from error
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one.
+
+    Raises:
+        DataError: for links that lead in a circle.
+    """
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        raise DataError(f"cannot read {entry.path}: {error.strerror}.") from error
+
+
+def once(folder: Path, seen: dict[Place, Path]) -> list[os.DirEntry[str]]:
+    """Return what a folder holds that was not looked into before; see :func:`listing`.
+
+    Raises:
+        DataError: if it was, under another name: links may lead in circles.
+    """
+    entries = listing(folder)
+    found = folder.stat()
+    place = found.st_dev, found.st_ino
+    if place in seen:
+        raise DataError(
+            f"{folder} is the folder {seen[place]} once more, through a link; remove the link."
+        )
+    seen[place] = folder
+    return entries

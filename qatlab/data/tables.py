@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from qatlab.data.contents import check_file
-from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing
+from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing, readable
 from qatlab.data.limits import whole_number
 from qatlab.data.splits import Shares
 from qatlab.data.transforms.transform import Part
@@ -95,7 +95,7 @@ class CsvImages:
         classes = sorted({name for _, name in pairs}, key=_numbers_first)
         label_of = {name: label for label, name in enumerate(classes)}
         files = ((name, label_of[of]) for name, of in pairs)
-        return tuple(classes), LabelledFiles.of(self.folder, files)
+        return tuple(map(readable, classes)), LabelledFiles.of(self.folder, files)
 
     def _place(self, key: str, titles: Sequence[str]) -> int:
         column = self.columns[key]

@@ -26,7 +26,7 @@ from qatlab.quant import (
     warnings_of,
 )
 from qatlab.training.forward import TrainingForward
-from qatlab.training.loss import IGNORED, Loss, as_tuple, check_outputs
+from qatlab.training.loss import IGNORED, Loss, as_tuple, check_classes, check_outputs
 from qatlab.training.mixup import Mixup
 from qatlab.training.solver import AnySolver
 
@@ -87,6 +87,7 @@ class Classifier(LightningModule):
         self._train_sums = torch.zeros(3)  # see _sums
         self._evaluation_sums = torch.zeros(3)
         if self.classifies:
+            check_classes(num_classes)
             most = min(5, num_classes)
             self.top5 = MulticlassAccuracy(
                 num_classes, average="micro", top_k=most, ignore_index=IGNORED

@@ -230,6 +230,15 @@ def losses_of(loss: object) -> tuple[Loss, ...]:
     raise ConfigError(f"loss._target_ makes a {type(loss).__name__}, which is no Loss.")
 
 
+def check_classes(classes: int) -> None:
+    """Raise a ConfigError unless there are classes that a network can tell apart."""
+    if classes < 2:
+        raise ConfigError(
+            f"data.source has {_count(classes, 'class')}, so there is nothing to tell apart. "
+            "Accepted: images of two classes or more, or loss=reconstruction, which needs none."
+        )
+
+
 def check_outputs(losses: Sequence[Loss], returned: object, images: Tensor, classes: int) -> None:
     """Raise a ConfigError unless what a network returns for ``images`` suits its losses."""
     outputs: Any = returned if isinstance(returned, (tuple, list)) else (returned,)
