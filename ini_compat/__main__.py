@@ -17,6 +17,7 @@ from ini_compat.convert import experiment, phase
 from ini_compat.errors import IniError
 from ini_compat.network import Data, Network, Node
 from ini_compat.report import experiment_text, facts, loss_lines, table
+from ini_compat.whole_files import write_bytes
 
 EXPERIMENTS = Path("conf/experiment")
 UNDERSTOOD, WITH_LOSSES, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 130
@@ -176,7 +177,7 @@ def _convert(arguments: argparse.Namespace, command: str) -> Answer:
     _check_output(output, text, arguments.force)
     if with_weights:
         answer.lines += _write_weights(network, arguments.weights, phase(content), weights)
-    _write(output, text)
+    write_bytes(output, text.encode())
     answer.lines.append(f"experiment: {output}")
     if output.parent.resolve() == EXPERIMENTS.resolve():
         answer.lines.append(f"train it: python train.py experiment={output.stem}")
@@ -207,16 +208,6 @@ def _check_output(path: Path, text: str, force: bool) -> None:
         there = path.read_text(encoding="utf-8", errors="replace")
         if said(there) != said(text):
             raise IniError(f"{path} exists and says something else: --force replaces it")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write under a temporary name first, so that there is never a part of a file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise IniError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _write_weights(network: Network, folder: Path | None, last: str, file: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 from collections import Counter
 from os.path import exists
@@ -23,6 +22,7 @@ from ini_compat.parameter_files import (
     separated,
     written,
 )
+from ini_compat.whole_files import write_bytes
 
 SUFFIX = ".syntxt"
 COPIES = ("_quant_weights", "_quant_biases", "_quant_weights_quant")  # of the last forward pass
@@ -177,7 +177,7 @@ def _path(folder: Path, stem: str) -> Path:
 def write_state(state: State, path: Path) -> None:
     """Write a safetensors file under a temporary name, and rename it."""
     tensors = {key: np.asarray(value, order="C") for key, value in state.tensors.items()}
-    _replace(path, save(tensors, metadata=state.texts))
+    write_bytes(path, save(tensors, metadata=state.texts))
 
 
 def read_state(path: Path) -> dict[str, Array]:
@@ -204,16 +204,6 @@ def read_state(path: Path) -> dict[str, Array]:
 def _has_sum(content: bytes, expected: str) -> bool:
     zeros = b"0" * len(expected)
     return hashlib.sha256(content.replace(expected.encode(), zeros, 1)).hexdigest() == expected
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise IniError(f"cannot write {path}: {error.strerror}") from error
 
 
 # -- the way back ------------------------------------------------------------------------------
@@ -245,7 +235,7 @@ def write_folder(network: Network, tensors: dict[str, Array], folder: Path) -> l
         if file.key in tensors:
             digits = DIGITS_OF_QUANTIZED if cell.weight or file.quantizer else DIGITS
             content = written(file, tensors[file.key].astype(np.float32), digits)
-            _replace(_path(folder, file.stem), content.encode())
+            write_bytes(_path(folder, file.stem), content.encode())
     return remarks
 
 

@@ -240,7 +240,7 @@ def test_a_checkpoint_that_a_run_does_not_have(
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/last.ckpt").write_bytes(b"")
     plain = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-    plain.callbacks = plain.trainer = None  # refer to what Hydra knows
+    plain.trainer, plain.callbacks = {}, None  # which refer to what only Hydra knows
     (run / "config.yaml").write_text(OmegaConf.to_yaml(plain))
     message = command(f"run={run}", script="test.py")
     check(message, (f"checkpoint=best is not in {run}", "Accepted: last."))

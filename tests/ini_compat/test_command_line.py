@@ -210,10 +210,12 @@ def test_a_folder_that_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPat
     def refuse(*words: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)  # the last moment
     said = run("convert", "model.ini", "-o", "x.yaml")
     assert said.code == 2
-    assert said.err == "error: x.yaml cannot be written: Permission denied\n"
+    assert said.err == "error: cannot write x.yaml: Permission denied\n"
+    assert not list(Path().glob(".x*"))
+    assert not Path("x.yaml").exists()
 
 
 def test_a_file_that_was_changed_is_kept(run: Run) -> None:
