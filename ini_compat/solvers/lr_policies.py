@@ -76,10 +76,15 @@ def _inverse(settings: Settings, iteration_size: int) -> Node:
 
 def _polynomial(settings: Settings, iteration_size: int) -> Node:
     updates = settings.unsigned("MaxIterations", 0)
+    over: float | None = None
     if updates == 0:
-        raise settings.error("LearningRatePolicy", "PolyDecay needs MaxIterations above 0")
-    over = settings.epochs("MaxIterations", updates, settings.pace.updates(iteration_size))
-    settings.pace.lengths.append(over)
+        settings.lose(
+            "MaxIterations" if "MaxIterations" in settings.keys else "LearningRatePolicy",
+            "with MaxIterations=0 N2D2's rate is no number; here it falls over the whole schedule",
+        )
+    else:
+        over = settings.epochs("MaxIterations", updates, settings.pace.updates(iteration_size))
+        settings.pace.lengths.append(over)
     return _node("polynomial", power=settings.real("Power", 0.0), over=over)
 
 

@@ -261,7 +261,6 @@ def test_qatlab_has_the_same_defaults(solver: Callable[..., Solver]) -> None:
         ("Clamping=1:1", "low below high"),
         ("Clamping=0:1:2", "Clamping: '0:1:2' is wrong"),
         ("LearningRatePolicy=Cosine", "Did you mean 'CosineDecay'?"),
-        ("LearningRatePolicy=PolyDecay", "PolyDecay needs MaxIterations above 0"),
         ("LearningRatePolicy=StepDecay\nLearningRateStepSize=0", "0 is wrong. Accepted: 1 or more"),
         (
             "LearningRatePolicy=StepDecay\nLearningRateDecay=1.5",
@@ -279,6 +278,18 @@ def test_mistakes(solver: Callable[..., Solver], line: str, told: str) -> None:
         solver(line)
     assert told in str(error.value)
     assert str(error.value).startswith("model.ini:")
+
+
+@pytest.mark.parametrize("iterations", ["", "MaxIterations=0", "MaxIterations=$(7 * int(90 / 99))"])
+def test_a_polynomial_decay_without_length_follows_the_schedule_and_is_noted(
+    solver: Callable[..., Solver], iterations: str
+) -> None:
+    lines = ("LearningRate=0.1", "LearningRatePolicy=PolyDecay", "Power=1", iterations)
+    made = solver(*filter(None, lines))
+    assert [made.rate(epoch, 20) for epoch in (0, 5, 20)] == pytest.approx([0.1, 0.075, 0.0])
+    key = "MaxIterations" if iterations else "LearningRatePolicy"
+    assert len(made.losses) == 1
+    assert made.losses[0].startswith(f"[s] {key} approximated: with MaxIterations=0 N2D2's rate")
 
 
 @pytest.mark.parametrize(
