@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import stat
@@ -12,6 +13,7 @@ from ini_compat.errors import IniError, Place
 from ini_compat.syntax import limits
 
 VARIABLE = re.compile(r"\$\{([^{}]*)\}")
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 MODELS = "N2D2_MODELS"
 
 
@@ -98,6 +100,12 @@ class Files:
 
     def _text(self, path: str, name: str, most: int, place: Place | None) -> str:
         data = _read(path, name, most, place)
+        if data.startswith(UTF_16) or b"\0" in data[:2]:
+            raise IniError(
+                f"{name!r} is no text in UTF-8, but in UTF-16, or none at all. Accepted: UTF-8, "
+                "as iconv -f UTF-16 -t UTF-8 makes it.",
+                place,
+            )
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:

@@ -166,3 +166,11 @@ def test_paths_of_data_take_the_environment(document: Read) -> None:
     assert read.path(read.section("a"), "LabelPath", None) is None
     with pytest.raises(IniError, match="needs the key LabelPath"):
         read.path(read.section("a"), "LabelPath")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_what_is_written_in_utf_16_is_told(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "model.ini"
+    path.write_text("[database]\nType=MNIST_IDX_Database\n", encoding=encoding)
+    with pytest.raises(IniError, match=r"is no text in UTF-8, but in UTF-16.*Accepted: UTF-8"):
+        Document.read(path, environment={})
