@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import keyword
 import re
+
+LONGEST = 100  # characters; YAML reads no key of more than 1024 back
 
 # Attributes of the layer graph and of what torch.fx makes of it, and what it calls that in its
 # code: no layer can have these names.
@@ -37,6 +40,8 @@ class Names:
         name = re.sub(r"\W", "_", wanted, flags=re.ASCII)
         if not name[:1].isalpha():
             name = f"layer_{name.lstrip('_')}"
+        if len(name) > LONGEST:  # a digest tells apart what looks the same
+            name = f"{name[: LONGEST - 17]}_{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
         if name in RESERVED or keyword.iskeyword(name):
             name += "_"
         unique, number = name, self.numbers.get(name, 1)

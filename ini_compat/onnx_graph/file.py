@@ -23,6 +23,7 @@ except ImportError:
 Array: TypeAlias = npt.NDArray[Any]
 Attribute: TypeAlias = int | float | str | list[int] | list[float] | Array
 
+NEWEST = onnx.defs.onnx_opset_version()  # opset that is known here
 MOST_BYTES = 1 << 30
 MOST_NODES = 20_000
 MOST_DIMENSIONS = 8
@@ -105,6 +106,12 @@ def _decoded(data: bytes, place: Place) -> OnnxGraph:
         raise IniError("sparse weights are not supported here", place)
     versions = [o.version for o in model.opset_import if o.domain in STANDARD]
     graph.opset = max(versions, default=1)
+    if graph.opset < 1:
+        raise IniError(
+            f"its operators are those of opset {graph.opset}, which does not exist. Accepted: 1 to "
+            f"{NEWEST}",
+            place,
+        )
     for tensor in source.initializer:
         name = _text(tensor.name)
         graph.constants[name] = _array(tensor, name, place)

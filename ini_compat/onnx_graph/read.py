@@ -12,7 +12,7 @@ from ini_compat.cells.reader import Names
 from ini_compat.errors import IniError, Loss, Place, did_you_mean, quoted
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Network, Shape
 from ini_compat.onnx_graph.constants import BATCH, fold
-from ini_compat.onnx_graph.file import OnnxGraph, OnnxNode, read_onnx
+from ini_compat.onnx_graph.file import NEWEST, OnnxGraph, OnnxNode, read_onnx
 from ini_compat.onnx_graph.nodes import PASSED_ON, read_node
 from ini_compat.onnx_graph.section import lose_sections
 from ini_compat.onnx_graph.step import Reading, Step, Tensor
@@ -66,6 +66,11 @@ def _read_file(
         )
     section.boolean("CNTK", False)  # biases that are added later are found without it
     graph = read_onnx(path)
+    if graph.opset > NEWEST:
+        network.notices.append(
+            f"{path} has operators of opset {graph.opset}, and the newest that is known here is "
+            f"{NEWEST}: they are read as those of {NEWEST}."
+        )
     reading = Reading(
         *(graph, document, section, network, names, pace),
         initialise=section.boolean("ONNX_init", True),

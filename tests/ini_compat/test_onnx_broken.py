@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 from onnx_files import floats, graph, node, problems, read
 
+from ini_compat.convert import experiment
 from ini_compat.errors import IniError
 from ini_compat.onnx_graph import file as onnx_file
 from ini_compat.onnx_graph.file import read_onnx
+from ini_compat.yaml_text import block
 
 NODES = [
     node("Conv", "x w b", "conv", pads=[1, 1, 1, 1], strides=[1, 1]),
@@ -217,6 +220,38 @@ def _attribute(source: random.Random, keys: list[str], values: list[Any]) -> onn
     value = source.choice(values)
     kind = onnx.AttributeProto.INTS if value == [] else None
     return helper.make_attribute(source.choice(keys), value, attr_type=kind)
+
+
+@pytest.mark.parametrize("opset", [0, -5])
+def test_operators_of_an_opset_that_does_not_exist_are_told(tmp_path: Path, opset: int) -> None:
+    made = model()
+    made.opset_import[0].version = opset
+    network = read(tmp_path, made)
+    assert f"opset {opset}, which does not exist. Accepted: 1 to" in str(network.problems[0])
+
+
+def test_operators_of_an_opset_that_is_not_known_yet_are_noted(tmp_path: Path) -> None:
+    made = model()
+    made.opset_import[0].version = 999
+    network = read(tmp_path, made)
+    assert not network.problems
+    assert any("operators of opset 999, and the newest" in note for note in network.notices)
+
+
+def test_names_of_any_length_give_keys_that_are_read_again(tmp_path: Path) -> None:
+    made = model()
+    names = {n.output[0]: f"{'x' * 100_000}{i}" for i, n in enumerate(made.graph.node)}
+    for step in made.graph.node:
+        for field in (step.input, step.output):
+            for place, name in enumerate(field):
+                field[place] = names.get(name, name)
+    made.graph.output[0].name = names[made.graph.output[0].name]
+    network = read(tmp_path, made)
+    assert not network.problems
+    layers = experiment(network)["model"]["layers"]
+    text = "\n".join(block({"layers": layers}, opened=["layers"]))
+    assert yaml.safe_load(text)["layers"].keys() == layers.keys()
+    assert max(map(len, layers)) <= 100
 
 
 def test_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
