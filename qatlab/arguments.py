@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -12,11 +13,17 @@ from typing import Any, Literal, Union, get_args, get_origin
 from qatlab.errors import ConfigError, did_you_mean, unknown
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+FINITE = ("solver.", "trainer.", "data.", "loss.", "callbacks.", "mixup")  # not networks
+MOST = 1 << 63
 KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def check_arguments(
-    key: str, function: Callable[..., Any], given: Mapping[str, Any], taken: Collection[str] = ()
+    key: str,
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    taken: Collection[str] = (),
+    complete: bool = False,
 ) -> None:
     """Raise for the first argument that ``function`` has not, or that has the wrong type.
 
@@ -29,6 +36,7 @@ def check_arguments(
         function: what will be called with them; a partial will do.
         given: plain values, lists and dictionaries; one that holds a ``_target_`` is not looked at.
         taken: arguments that qatlab sets itself, so that none can be given.
+        complete: an argument without a default must be among them.
 
     Raises:
         ConfigError: naming the argument, what is accepted and the nearest valid name.
@@ -48,10 +56,41 @@ def check_arguments(
         if value is None and parameters[name].default is None:
             continue  # as if it were left out, whatever the annotation
         options = _options(parameters[name].annotation)
-        if own and int in options:
+        if own and int in options and not key.startswith("model"):
             continue  # our own code says what range of whole numbers it takes
         if not any(_fits(value, option) for option in options):
             raise ConfigError(_wrong(f"{key}.{name}", value, options))
+    for name in accepted if complete else ():
+        if parameters[name].default is inspect.Parameter.empty and name not in given:
+            raise ConfigError(f"{key}.{name} has no value; give {key}.{name}=<value>.")
+
+
+def check_numbers(key: str, value: Any) -> None:
+    """Raise for a number in a configuration that nothing can be computed with.
+
+    These are NaN, whole numbers of more than 64 bits, and infinity where it would become a
+    learning rate or the like.
+
+    Args:
+        key: where the value stands; "" for the whole configuration.
+        value: plain values, lists and dictionaries.
+
+    Raises:
+        ConfigError: naming the key and what is accepted.
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            check_numbers(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            check_numbers(f"{key}[{place}]", inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        if math.isnan(value) or key.startswith(FINITE):
+            raise ConfigError(f"{key}={value} is wrong. Accepted: a finite number.")
+    elif type(value) is int and not -MOST <= value < MOST:
+        raise ConfigError(
+            f"{key} is a whole number of {value.bit_length()} bits. Accepted: of at most 63 bits."
+        )
 
 
 def text(value: Any) -> str:

@@ -82,13 +82,13 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
         say(init_weights(model, cfg.init_weights, unused, whole=trained))
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
     schedule = Schedule.of(epochs, model)
+    check_trainer(cfg.trainer, schedule)
+    check_node("trainer", cfg.trainer)
     solver = _solver(cfg.solver)
     solver.images_per_update = data.batch_size * cfg.trainer.accumulate_grad_batches
     for _, count in schedule.phases:
         solver.check_phase(count)  # a warm-up that is too long is told now
     solver.build(model)  # so are arguments that the optimizer refuses
-    check_trainer(cfg.trainer, schedule)
-    check_node("trainer", cfg.trainer)
     if cfg.channels_last:
         model.to(memory_format=torch.channels_last)  # convolutions answer as their weights lie
     step = TrainingForward(cfg.compile, cfg.memory)

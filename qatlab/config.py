@@ -13,8 +13,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
+from qatlab.arguments import check_numbers, text
 from qatlab.errors import ConfigError
 from qatlab.files import read_yaml_mapping
 from qatlab.folders import job_folder
@@ -48,7 +49,7 @@ class ScheduleConfig:
 class SweepConfig:
     """``sweep``: what holds for all jobs of a sweep."""
 
-    fail_fast: bool = MISSING
+    fail_fast: Any = MISSING
     cache: str | None = MISSING
 
 
@@ -69,8 +70,8 @@ class TrainConfig:
     seed: int = MISSING
     mode: str = MISSING
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    compile: bool = MISSING
-    channels_last: bool = MISSING
+    compile: Any = MISSING  # true or false, as OmegaConf would take any number for that
+    channels_last: Any = MISSING
     memory: str = MISSING
     mixup: float = MISSING
     target: Any = None
@@ -223,16 +224,29 @@ def check(cfg: DictConfig) -> None:
     """Raise for what has no effect or no value.
 
     Raises:
-        ConfigError: for a group chosen in vain, see :func:`_check_choices`; OmegaConf's own error
-            for a key that was added with ``+`` and nobody reads, and for a missing value.
+        ConfigError: for a group chosen in vain, see :func:`_check_choices`, and for values that
+            nothing can be done with; OmegaConf's own error for a key that was added with ``+`` and
+            nobody reads, and for a missing value.
     """
     _check_choices()
-    OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(cfg)), OmegaConf.to_container(cfg))
-    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    schema = OmegaConf.structured(OmegaConf.get_type(cfg))
+    for key in schema:
+        if key not in cfg:
+            raise ConfigError(f"{key} has no value; give {key}=<value>.")
+    OmegaConf.merge(schema, OmegaConf.to_container(cfg))
+    for name in cfg:
+        if not OmegaConf.is_config(cfg._get_node(name)):
+            _ = cfg[name]  # in front of the groups, which refer to it and would be blamed
+    for key in ("compile", "channels_last", "sweep.fail_fast"):
+        if type(value := OmegaConf.select(cfg, key)) is not bool:
+            raise ConfigError(f"{key}={text(value)} is wrong. Accepted: true or false.")
+    check_numbers("", OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
 
 
 def _check_choices() -> None:
-    """Raise for a group on the command line that an experiment's own nodes would hide.
+    """Raise for a part of options that was chosen as one, and for a folder without a name.
+
+    Also for a group on the command line that an experiment's own nodes would hide.
 
     What stands in an experiment is merged over the groups. One that says a ``_target_`` itself, as
     imported ones do, would keep it, whatever option is chosen.
@@ -240,6 +254,17 @@ def _check_choices() -> None:
     if not HydraConfig.initialized():
         return
     config = HydraConfig.get()
+    for override in OverridesParser.create().parse_overrides(list(config.overrides.hydra)):
+        key = override.key_or_group
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and not override.value():
+            raise ConfigError(f"{key} is empty. Accepted: the path of a folder.")
+    for group, option in config.runtime.choices.items():
+        for part in option if isinstance(option, ListConfig) else [option]:
+            if str(part).startswith("_"):
+                raise ConfigError(
+                    f"{group}={part} is a part of options, and none itself. Accepted: "
+                    f"{', '.join(options_of(group))}."
+                )
     experiment = config.runtime.choices.get("experiment")
     files = [
         Path(s.path) / "experiment" / f"{experiment}.yaml" for s in config.runtime.config_sources
@@ -266,14 +291,19 @@ def _check_choices() -> None:
             )
 
 
+def options_of(group: str) -> list[str]:
+    """Return the options of a group; names with ``_`` are parts of others."""
+    options = GlobalHydra.instance().config_loader().get_group_options(group)
+    return [option for option in options if not option.startswith("_")]
+
+
 def groups() -> str:
-    """Return the groups with their options, a line each; names with ``_`` are parts of others."""
+    """Return the groups with their options, a line each."""
     loader = GlobalHydra.instance().config_loader()
     names = [name for name in loader.list_groups("") if name != "hydra"]
     lines = []
     for name in names:
-        options = [o for o in loader.get_group_options(name) if not o.startswith("_")]
-        lines.append(f"  {name:<17} {', '.join(options)}")
+        lines.append(f"  {name:<17} {', '.join(options_of(name))}")
         names += [f"{name}/{inner}" for inner in loader.list_groups(name)]
     return "\n".join(sorted(lines))
 

@@ -27,6 +27,12 @@ REFUSALS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),
 }
+NO_MEMORY = re.compile(
+    r"^(?:torch\.)?(?:MemoryError|OutOfMemoryError)"
+    r"|can't allocate memory:|Storage size calculation overflowed"
+)
+LIGHTNINGS = "MisconfigurationException"  # about arguments of its trainer
+NO_JOBS = "n_jobs == 0 in Parallel has no meaning"  # joblib's words
 CANNOT_USE = "cannot use"
 NO_SLURM = "are you indeed on a slurm cluster"  # what the launcher of Slurm jobs asks
 NO_PLUGIN = "Unknown plugin class : "
@@ -59,6 +65,13 @@ def sentence(error: BaseException, composing: bool = False) -> str | None:
         or any(words in str(error) for words in (NO_SLURM, NO_PLUGIN))
     ):
         users = True
+    if NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+        return (
+            "there is not enough memory; lower data.batch_size, data.eval_batch_size or "
+            "data.image_size, or take a smaller network."
+        )
+    if type(error).__name__ == LIGHTNINGS:
+        return f"trainer: {' '.join(str(error).split())}."
     if not users:
         return None
     words = _words(error)
@@ -81,8 +94,10 @@ def _words(error: BaseException) -> str:
         missing = [name for path, name in LAUNCHERS.items() if f"{path}'" in str(cause)]
         if isinstance(cause, MissingConfigException) and missing:
             return _needs(missing[0])
-        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file and cause.options:
-            return _unknown_option(cause.missing_cfg_file, cause.options)
+        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
+            options = cause.options or _options(cause.missing_cfg_file, str(cause))
+            if options:
+                return _unknown_option(cause.missing_cfg_file, options)
         if isinstance(cause, OverrideParseException):
             fault = "has no =" if "EQUAL" in cause.message else "cannot be read"
             return (
@@ -107,6 +122,12 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         chain.append(error)
         error = error.__cause__ or error.__context__
     return chain
+
+
+def _options(path: str, message: str) -> list[str]:
+    """Return the options of a group by what Hydra says of where it has looked for one of them."""
+    folders = [Path(found) / path for found in re.findall(r"path=file://(\S+)", message)]
+    return sorted(file.stem for folder in folders for file in folder.parent.glob("*.yaml"))
 
 
 def _unknown_option(path: str, options: Sequence[str]) -> str:
@@ -173,6 +194,11 @@ def _hydras(message: str) -> str:
         return _needs(match[1])
     if NO_SLURM in message:
         return "hydra/launcher=slurm: there is no Slurm here, as the command srun is missing."
+    if NO_JOBS in message:
+        return (
+            "hydra.launcher.n_jobs=0 is wrong. Accepted: a number of jobs at the same time, or -1 "
+            "for as many as there are cores."
+        )
     if message.startswith("Config group override must be"):
         return "a group takes the name of one of its options, not null or a number; see --help."
     return re.split(r"Config search path|To append to your", message)[0]

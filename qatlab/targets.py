@@ -48,7 +48,7 @@ def make(
     """
     offered = dict(offered or {})
     further = [name for name in arguments if name not in HYDRAS]
-    check_node(key, node, taken=[*further, *offered])
+    check_node(key, node, taken=[*further, *offered], complete="_partial_" not in arguments)
     target = _locate(key, node[TARGET])
     offered = {name: value for name, value in offered.items() if takes(target, name) is not False}
     try:
@@ -72,8 +72,14 @@ def make(
     return made
 
 
-def check_node(key: str, node: Any, taken: Collection[str] = ()) -> None:
+def check_node(key: str, node: Any, taken: Collection[str] = (), complete: bool = False) -> None:
     """Check target, names and types of a node and of those inside, without making anything.
+
+    Args:
+        key: where the node stands in the configuration.
+        node: its target and arguments.
+        taken: arguments that qatlab sets itself.
+        complete: all others without a default must be given, but for what is ``_partial_``.
 
     Raises:
         ConfigError: see :func:`make`.
@@ -85,7 +91,8 @@ def check_node(key: str, node: Any, taken: Collection[str] = ()) -> None:
     arguments = {str(name): value for name, value in given.items() if name not in HYDRAS}
     target = _locate(key, node[TARGET])
     later = PASSED_LATER.get("solver.lr_policy" if key.endswith(".lr_policy") else key, ())
-    check_arguments(key, target, arguments, (*taken, *later))
+    complete = complete and not given.get("_partial_") and "_args_" not in given
+    check_arguments(key, target, arguments, (*taken, *later), complete)
     _check_inside(key, node)
 
 
@@ -94,7 +101,7 @@ def _check_inside(key: str, node: DictConfig | ListConfig) -> None:
     for name, child in node.items() if isinstance(node, DictConfig) else enumerate(node):
         path = f"{key}[{name}]" if isinstance(name, int) else f"{key}.{name!s}"
         if isinstance(child, DictConfig) and child.get(TARGET) is not None:
-            check_node(path, child)
+            check_node(path, child, complete=True)
         elif isinstance(child, (DictConfig, ListConfig)):
             _check_inside(path, child)
 

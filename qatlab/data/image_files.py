@@ -67,7 +67,7 @@ class ImageFiles(ImageModule):
         )
         self.source = source
         self.split = choice("data.split", split, ("random", "in_order"))
-        self.workers = whole_number("data.workers", workers, 0)
+        self.workers = whole_number("data.workers", workers, 0, highest=1024)
         self.on_device = on_device
         self.bad_images = choice("data.bad_images", bad_images, BAD_IMAGES)
         if transforms is None:

@@ -8,19 +8,30 @@ from collections.abc import Sequence
 from qatlab.arguments import text
 from qatlab.errors import ConfigError, did_you_mean
 
+MOST_PIXELS = 1 << 26  # of the images that a network is given
 
-def whole_number(key: str, value: object, lowest: int) -> int:
-    """Return ``value``, an integer of at least ``lowest``; all else is an error naming ``key``."""
+
+def whole_number(key: str, value: object, lowest: int, highest: int | None = None) -> int:
+    """Return ``value``, an integer in [lowest, highest]; all else is an error naming ``key``."""
+    if type(value) is int and highest is not None and value > highest:
+        raise ConfigError(f"{key} is {value}; it must be at most {highest:,}.")
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise ConfigError(f"{key} is {value!r}; it must be an integer of at least {lowest}.")
     return value
 
 
 def height_and_width(key: str, value: Sequence[int]) -> tuple[int, int]:
-    """Return ``value``, two positive integers; anything else is an error naming ``key``."""
+    """Return ``value``, two positive integers; anything else is an error naming ``key``.
+
+    Of more than `MOST_PIXELS` no network could compute a single image.
+    """
     sides = list(value) if isinstance(value, Sequence) else []
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ConfigError(f"{key} is {value}; it must be two positive integers, [height, width].")
+    if sides[0] * sides[1] > MOST_PIXELS:
+        raise ConfigError(
+            f"{key} is {sides}; it must be [height, width] of at most {MOST_PIXELS:,} pixels."
+        )
     return sides[0], sides[1]
 
 

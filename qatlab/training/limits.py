@@ -13,7 +13,7 @@ INSTEAD = "set schedule.float_epochs, schedule.clamp_epochs and schedule.quantiz
 ENDS_EARLY = {"max_steps": (-1,), "max_time": (None,), "fast_dev_run": (False, 0)}
 ABOVE_ZERO = (
     *("accumulate_grad_batches", "gradient_clip_val"),
-    *("limit_train_batches", "limit_test_batches"),
+    *("limit_train_batches", "limit_test_batches", "check_val_every_n_epoch"),
 )
 UNUSED = "ddp_find_unused_parameters_true"
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")  # quantizers compute in float32 or 64
@@ -38,6 +38,8 @@ def check_trainer(arguments: Mapping[str, Any], schedule: Schedule) -> None:
         key = f"trainer.{name}={text(value)}"
         if value not in ENDS_EARLY.get(name, (value,)):
             raise ConfigError(f"{key} would end the run before its schedule; {INSTEAD}.")
+        if name == "min_epochs" and value is not None:
+            raise ConfigError(f"{key} has no effect; {INSTEAD}.")
         if name == "val_check_interval" and value not in (None, 1.0):
             raise ConfigError(f"{key} is wrong: a run validates after an epoch; leave it out.")
         if name in ABOVE_ZERO and isinstance(value, (int, float)) and value <= 0:

@@ -137,7 +137,7 @@ class Solver(AnySolver):
             raise ConfigError("solver: the model has no trainable parameter.")
         try:
             optimizer = self.optimizer(groups)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError) as error:
             raise _argument_error("solver.optimizer", self.optimizer, error) from error
         decay_factor = self.decay_by_bits.get(network_bits(model), 1.0)
         for group in optimizer.param_groups:

@@ -38,6 +38,11 @@ from qatlab.models import LeNet
         ),
         ("solver/lr_policy=stepp", "solver/lr_policy=stepp is|'step'|constant, cosine"),
         ("experiment=lenet", "experiment=lenet is unknown|lenet_sat_8bit"),
+        ("logger=[csv,foo]", "logger=foo is unknown|Accepted: csv, mlflow, tensorboard, wandb"),
+        ("callbacks=[emma]", "callbacks=emma is unknown|Did you mean 'ema'|default, ema"),
+        ("experiment=_mobilenet_v1_sat", "experiment=_mobilenet_v1_sat is a part|lenet_sat_8bit"),
+        ("quant=_first_last", "quant=_first_last is a part|Accepted: dorefa_2bit"),
+        ("hydra.run.dir=", "hydra.run.dir is empty|a folder"),
         ("logger=tensorbord", "logger=tensorbord is|'tensorboard'|csv, mlflow, tensorboard"),
         ("modell=lenet", "modell is unknown|Did you mean 'model'|model, data, quant"),
         ("solver/lr_polic=step", "solver.lr_polic is unknown|'lr_policy'|optimizer"),
@@ -98,6 +103,14 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
         ("+solver.lr_policy.finl=0", "solver.lr_policy.finl is unknown|'final'"),
         ("+callbacks.foo=3", "callbacks.foo=3|_target_"),
         ("+callbacks.foo={_target_: torch.nn.ReLU}", "callbacks.foo|ReLU|Callback"),
+        # The key that is wrong is named, not one that refers to it.
+        ("seed=${foo}", "seed: Interpolation key 'foo' not found"),
+        ("seed=???", "Error: seed has no value|seed=<"),
+        ("~seed", "Error: seed has no value|seed=<"),
+        (
+            "data.transforms={a: {_target_: qatlab.data.transforms.Rescale, height: 3}}",
+            "data.transforms.a.width has no value|data.transforms.a.width=<value>",
+        ),
         ("name=${nam}", "name|'nam' not found"),
         ("quant.weight=null quant.activation=null", "quant.rules.first|quant.weight|null"),
         # Wrong types.
@@ -113,6 +126,21 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
         ("trainer.deterministic=maybe", "trainer.deterministic=maybe|warn, true or false"),
         ("model._target_=qatlab.models.LeNett", "model._target_=qatlab.models.LeNett|'LeNet'"),
         ("~model._target_", "model=|_target_"),
+        ("channels_last=2", "channels_last=2 is wrong|true or false"),
+        ("compile=0", "compile=0 is wrong|true or false"),
+        ("sweep.fail_fast=1", "sweep.fail_fast=1 is wrong|true or false"),
+        ("trainer.accumulate_grad_batches=[1]", "trainer.accumulate_grad_batches=[1]|whole"),
+        # Numbers that nothing can be computed with.
+        ("solver.optimizer.lr=nan", "solver.optimizer.lr=nan is wrong|a finite number"),
+        ("solver.optimizer.momentum=inf", "solver.optimizer.momentum=inf is|a finite number"),
+        ("solver.groups.weights.lr=nan", "solver.groups.weights.lr=nan is wrong|a finite number"),
+        ("trainer.gradient_clip_val=nan", "trainer.gradient_clip_val=nan is wrong|a finite number"),
+        ("data.image_size=[nan,32]", "data.image_size[0]=nan is wrong|a finite number"),
+        ("mixup=nan", "mixup=nan is wrong|a finite number"),
+        (f"data.source.seed={1 << 80}", "data.source.seed is a whole number of 81 bits|63 bits"),
+        (f"schedule.clamp_epochs={1 << 80}", "schedule.clamp_epochs is a whole number of 81 bits"),
+        ("data.image_size=[1000000,1000000]", "data.image_size|at most 67,108,864 pixels"),
+        ("data.source.num_classes=1000000000", "data.source.num_classes|at most 1,000,000"),
         # Wrong values.
         ("seed=-1", "seed=-1|from 0 to 2^32 - 1"),
         ("mode=plann", "mode=plann|train|plan"),
@@ -133,6 +161,9 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
         ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0|above 0"),
         ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1|above 0"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0|above 0"),
+        ("+trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0|above 0"),
+        ("+trainer.min_epochs=9", "trainer.min_epochs=9 has no effect|schedule.clamp_epochs"),
+        ("trainer.limit_train_batches=0.0001", "trainer: |0.0001|`limit_train_batches`"),
         ("trainer.precision=bf17", "trainer.precision=bf17|32-true, 64-true, bf16-mixed"),
         ("trainer.accelerator=tpu2", "trainer.accelerator=tpu2|auto|cpu"),
         ("trainer.accelerator=cpu trainer.devices=7", "trainer.devices=1|7 processes|trainer=ddp"),
@@ -292,6 +323,19 @@ def test_launchers_without_their_package_name_the_extra(
 def test_the_launcher_that_no_test_environment_has(command: Told) -> None:
     told = command("-m", "hydra/launcher=ray", "seed=1,2")
     check(told, ("hydra/launcher=ray needs", "pip install 'qatlab[ray]'"))
+
+
+def test_no_jobs_at_the_same_time_are_none(command: Told) -> None:
+    told = command("-m", "hydra/launcher=parallel", "hydra.launcher.n_jobs=0", "seed=1,2")
+    check(told, ("hydra.launcher.n_jobs=0 is wrong", "-1"))
+
+
+def test_memory_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
+    def fill(cfg: DictConfig) -> None:
+        torch.empty(1 << 50, dtype=torch.uint8)
+
+    monkeypatch.setattr(experiment, "build", fill)
+    check(told(), ("not enough memory", "data.batch_size"))
 
 
 def test_a_sweep_goes_on_after_a_job_that_failed(command: Told, tmp_path: Path) -> None:
