@@ -15,7 +15,7 @@ from qatlab.data.folders import (
     subfolders,
     without_images,
 )
-from qatlab.data.limits import number, whole_number
+from qatlab.data.limits import MOST_CLASSES, number, whole_number
 from qatlab.data.splits import Shares
 from qatlab.data.tables import read_table
 from qatlab.data.transforms.transform import Part
@@ -161,7 +161,7 @@ class ImageNet:
     ) -> None:
         self.folder = Path(folder)
         if num_classes is not None:
-            whole_number("data.source.num_classes", num_classes, 1)
+            whole_number("data.source.num_classes", num_classes, 1, MOST_CLASSES)
         self.num_classes = num_classes
         share = number("data.source.training", training, 0, 1)
         self.shares = Shares(share, 0.0, None, per_label=False)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from qatlab.arguments import text
 from qatlab.errors import ConfigError, did_you_mean
 
+MOST_CLASSES = 1_000_000
+LONGEST_SIDE = 1 << 16  # of an image, in pixels
 MOST_PIXELS = 1 << 26  # of the images that a network is given
 
 

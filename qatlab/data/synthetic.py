@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from qatlab.data.limits import height_and_width, whole_number
+from qatlab.data.limits import MOST_CLASSES, height_and_width, whole_number
 from qatlab.data.sources import LabelledImages
 from qatlab.errors import ConfigError
 
@@ -46,12 +46,12 @@ class Synthetic:
         self.training_images = whole_number("data.source.training_images", training_images, 1)
         self.test_images = whole_number("data.source.test_images", test_images, 1)
         self.channels = whole_number("data.source.channels", channels, 1)
-        self.size = height_and_width("data.source.size (data.image_size)", size)
+        self.size = height_and_width("data.image_size or data.source.size", size)
         self.seed = whole_number("data.source.seed", seed, 0)
         if not noise >= 0:
             raise ConfigError(f"data.source.noise is {noise}; it must be at least 0.")
         self.noise = noise
-        n_classes = whole_number("data.source.num_classes", num_classes, 2, highest=1_000_000)
+        n_classes = whole_number("data.source.num_classes", num_classes, 2, highest=MOST_CLASSES)
         self.class_names = tuple(f"pattern {label}" for label in range(n_classes))
 
     def training_set(self) -> LabelledImages:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qatlab.data import augment
-from qatlab.data.limits import choice, interval, numbers, whole_number
+from qatlab.data.limits import LONGEST_SIDE, choice, interval, numbers, whole_number
 from qatlab.data.opencv_resize import resize_bilinear
 from qatlab.data.transforms.borders import BORDERS, Border, window
 from qatlab.data.transforms.transform import Transform
@@ -43,8 +43,8 @@ class Rescale(Transform):
         apply_to: Sequence[str] | None = None,
     ) -> None:
         super().__init__(apply_to)
-        self.width = whole_number(self.key_of("width"), width, 1)
-        self.height = whole_number(self.key_of("height"), height, 1)
+        self.width = whole_number(self.key_of("width"), width, 1, LONGEST_SIDE)
+        self.height = whole_number(self.key_of("height"), height, 1, LONGEST_SIDE)
         self.keep_aspect_ratio = keep_aspect_ratio
         self.resize_to_fit = resize_to_fit
 
@@ -89,8 +89,8 @@ class PadCrop(Transform):
     ) -> None:
         super().__init__(apply_to)
         lowest = -(1 << 31) if additive else 1
-        self.width = whole_number(self.key_of("width"), width, lowest)
-        self.height = whole_number(self.key_of("height"), height, lowest)
+        self.width = whole_number(self.key_of("width"), width, lowest, LONGEST_SIDE)
+        self.height = whole_number(self.key_of("height"), height, lowest, LONGEST_SIDE)
         self.additive = additive
         self.border = choice(self.key_of("border"), border, BORDERS)
         self.border_value = numbers(self.key_of("border_value"), border_value)
@@ -184,8 +184,8 @@ class RandomResizeCrop(Transform):
     ) -> None:
         super().__init__(apply_to)
         self.random = True
-        self.width = whole_number(self.key_of("width"), width, 1)
-        self.height = whole_number(self.key_of("height"), height, 1)
+        self.width = whole_number(self.key_of("width"), width, 1, LONGEST_SIDE)
+        self.height = whole_number(self.key_of("height"), height, 1, LONGEST_SIDE)
         self.scale = interval(self.key_of("scale"), scale, above=0.0, high=1.0)
         self.ratio = interval(self.key_of("ratio"), ratio, above=0.0)
 

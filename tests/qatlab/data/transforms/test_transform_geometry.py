@@ -191,3 +191,9 @@ def test_reshape_reads_row_by_row_all_channels_of_a_pixel_together() -> None:
         Reshape(rows=4)(image, rng())
     with pytest.raises(ConfigError, match="3 rows of 2 columns"):
         Reshape(rows=3, columns=2)(image, rng())
+
+
+@pytest.mark.parametrize("transform", [Rescale, PadCrop, RandomResizeCrop])
+def test_no_image_is_made_that_fills_the_memory(transform: type[Transform]) -> None:
+    with pytest.raises(ConfigError, match=r"width is 70000; it must be at most 65,536"):
+        transform(width=70_000, height=3)
