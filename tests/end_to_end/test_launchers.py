@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -27,18 +28,16 @@ def wait_for(what: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
         time.sleep(0.05)
 
 
-def descendants(process: int) -> set[int]:
-    """Return the ids of all processes that a process has started, and those have."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def marked(mark: str) -> list[str]:
+    """Return the commands of all processes with a mark in their environment, as children have."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(") ")[2].split()[1])
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append(command_of(int(folder.name)))
         except OSError:
-            continue  # it has just ended
-    found = {process}
-    while new := {one for one, parent in parents.items() if parent in found} - found:
-        found |= new
-    return found - {process}
+            continue  # it has just ended, or is another user's
+    return [line for line in found if line]  # none: it has ended, and nobody has asked how
 
 
 def command_of(process: int) -> str:
@@ -71,17 +70,15 @@ def test_workers_and_their_loaders_end_with_a_sweep_that_is_killed(
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra `parallel` is missing")
     words = ("-m", "hydra/launcher=parallel", "seed=1,2", f"hydra.sweep.dir={tmp_path / 's'}")
-    command = [sys.executable, "train.py", *words, *images]
+    command, mark = [sys.executable, "train.py", *words, *images], uuid4().hex
     with (tmp_path / "log").open("wb") as log:
-        sweep = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        environment = os.environ | {"TEST_MARK": mark}
+        sweep = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     wait_for(lambda: len(list(tmp_path.glob("s/*/checkpoints/last.ckpt"))) == 2)
-    started = {one: command_of(one) for one in descendants(sweep.pid)}
-    assert len(started) >= 4  # two workers with a loader each, and joblib's own
-    sweep.send_signal(signal.SIGKILL)
+    wait_for(lambda: len([line for line in marked(mark) if "LokyProcess" in line]) == 4)
+    sweep.send_signal(signal.SIGKILL)  # two workers, each with a loader
     sweep.wait()
-    wait_for(
-        lambda: not any(command_of(one) == line for one, line in started.items()), ENDED_SECONDS
-    )
+    wait_for(lambda: not marked(mark), ENDED_SECONDS)
 
 
 def test_a_process_ends_with_its_parent_or_at_once_if_that_has_ended() -> None:
