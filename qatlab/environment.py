@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 
+from qatlab.errors import ConfigError
 from qatlab.files import read_json, write_json
 from qatlab.quant import kernels
 from qatlab.record import commit
 
 BEGUN = "environment.json"  # in a run's folder: under what it has been trained, in order
 LISTED = "environments"
+# A resume starts from a checkpoint, whatever the weights of the beginning were.
+NOT_COMPARED = ("folder", "resume", "allow", "init_weights", "model.weights")
 
 
 def environment() -> dict[str, Any]:
@@ -34,29 +37,35 @@ def environment() -> dict[str, Any]:
     }
 
 
-def begin(folder: Path, resumed: bool) -> list[str]:
+def begin(folder: Path, settings: dict[str, str], resumed: bool) -> list[str]:
     """Write down under what a run is trained from now on.
 
     Args:
         folder: of the run.
+        settings: its configuration, with dotted keys.
         resumed: whether it goes on; if not, what there was is forgotten.
 
     Returns:
         What has changed since the run began, each time that it did; other numbers may come of it.
     """
-    file = folder / BEGUN
-    before = read_json(file).get(LISTED, []) if resumed and file.exists() else []
+    file, before, faults = folder / BEGUN, [], []
+    if resumed and file.exists():
+        try:
+            before = read_json(file)[LISTED]
+        except (ConfigError, KeyError) as error:
+            faults = [f"what it has been trained under is not known ({error})"]
     found = [one for one in before if isinstance(one, dict)] if isinstance(before, list) else []
-    now = environment()
+    now = environment() | {k: v for k, v in settings.items() if k not in NOT_COMPARED}
     if not found or found[-1] != now:
         found.append(now)
     write_json(file, {LISTED: found})
-    return [
-        f"{key} was {old[key]} and became {new[key]}"
+    changes = [
+        f"{key} was {old.get(key)} and became {new.get(key)}"
         for old, new in pairwise(found)
-        for key in new
-        if key in old and old[key] != new[key]
+        for key in (*new, *(key for key in old if key not in new))
+        if old.get(key) != new.get(key)
     ]
+    return faults + changes
 
 
 def _processor() -> str:

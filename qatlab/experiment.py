@@ -160,7 +160,9 @@ def _fit_and_report(
     trainer, folder = trainer_of(cfg, built.schedule, chosen), Path(cfg.folder)
     if start_from is None and trainer.is_global_zero:
         _write_facts(cfg, built, found)
-    changes = begin(folder, start_from is not None) if trainer.is_global_zero else []
+    config = yaml.safe_load(portable_yaml(cfg))
+    resumed, settings = start_from is not None, dict(flat(config))
+    changes = begin(folder, settings, resumed) if trainer.is_global_zero else []
     if changes:
         say(
             "the run is not trained under one set of conditions, so that its numbers may differ "
@@ -171,7 +173,7 @@ def _fit_and_report(
         return record.read_result(folder)
     summary.print_table(built.table)
     say(told(found))
-    names, config = list(cfg.logger or {}), yaml.safe_load(portable_yaml(cfg))
+    names = list(cfg.logger or {})
     with tracked(trainer, names, folder, config, built.table) as trackers:
         result = _fit_and_test(cfg, built, trainer, checkpoint, start_from, changes)
         if trainer.is_global_zero and not (folder / record.CONFIG).exists():
