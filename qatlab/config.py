@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from qatlab.arguments import check_numbers, text
 from qatlab.errors import ConfigError
@@ -258,9 +258,11 @@ def _check_choices() -> None:
         key = override.key_or_group
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not override.value():
             raise ConfigError(f"{key} is empty. Accepted: the path of a folder.")
-    for group, option in config.runtime.choices.items():
-        for part in option if isinstance(option, ListConfig) else [option]:
-            if str(part).startswith("_"):
+    given = OverridesParser.create().parse_overrides(list(config.overrides.task))
+    for override in given:
+        group, option = override.key_or_group, override.value()
+        for part in option if isinstance(option, list) else [option]:
+            if group in config.runtime.choices and str(part).startswith("_"):
                 raise ConfigError(
                     f"{group}={part} is a part of options, and none itself. Accepted: "
                     f"{', '.join(options_of(group))}."
@@ -273,7 +275,7 @@ def _check_choices() -> None:
     if not found:
         return
     content = OmegaConf.load(found[0])
-    for override in OverridesParser.create().parse_overrides(list(config.overrides.task)):
+    for override in given:
         group = override.key_or_group
         node = OmegaConf.select(content, group) if group in config.runtime.choices else None
         if group == "experiment" or not isinstance(node, DictConfig):
