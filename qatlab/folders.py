@@ -87,7 +87,7 @@ def lock_run(folder: Path) -> FileLock:
         return lock  # the first of several processes does so for all
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        Path(lock.lock_file).touch()  # what a folder refuses looks to the lock as if it were taken
+        Path(lock.lock_file).open("a").close()  # or the lock takes what is refused for taken
         lock.acquire(blocking=False)
     except Timeout:
         raise ConfigError(
