@@ -56,8 +56,8 @@ def check_arguments(
         if value is None and parameters[name].default is None:
             continue  # as if it were left out, whatever the annotation
         options = _options(parameters[name].annotation)
-        if own and int in options and not key.startswith("model"):
-            continue  # our own code says what range of whole numbers it takes
+        if own and int in options and key != "model":
+            continue  # our own code, but for networks, says what range of whole numbers it takes
         if not any(_fits(value, option) for option in options):
             raise ConfigError(_wrong(f"{key}.{name}", value, options))
     for name in accepted if complete else ():
