@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from qatlab.arguments import check_numbers, text
 from qatlab.errors import ConfigError
 from qatlab.files import read_yaml_mapping
-from qatlab.folders import job_folder
+from qatlab.folders import given_words, job_folder
 from qatlab.record import CONFIG, check_run
 from qatlab.trust import check_stored
 
@@ -170,7 +170,9 @@ def apply_given(
     """
     if not HydraConfig.initialized():
         return  # called from Python, without a command line
-    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    overrides = OverridesParser.create().parse_overrides(
+        given_words(HydraConfig.get().overrides.task)
+    )
     for override in overrides:
         key = override.key_or_group
         if key == source or key in also:
@@ -254,11 +256,11 @@ def _check_choices() -> None:
     if not HydraConfig.initialized():
         return
     config = HydraConfig.get()
-    for override in OverridesParser.create().parse_overrides(list(config.overrides.hydra)):
+    for override in OverridesParser.create().parse_overrides(given_words(config.overrides.hydra)):
         key = override.key_or_group
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not override.value():
             raise ConfigError(f"{key} is empty. Accepted: the path of a folder.")
-    given = OverridesParser.create().parse_overrides(list(config.overrides.task))
+    given = OverridesParser.create().parse_overrides(given_words(config.overrides.task))
     for override in given:
         group, option = override.key_or_group, override.value()
         for part in option if isinstance(option, list) else [option]:

@@ -138,3 +138,9 @@ def save_asked(cfg: DictConfig) -> None:
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
     write_text(folder / "hydra.yaml", OmegaConf.to_yaml(whole))
     write_text(folder / "overrides.yaml", OmegaConf.to_yaml(hydra.overrides.task))
+
+
+def given_words(words: Any) -> list[str]:
+    """Return words of a command line, a ``ListConfig``; what they refer to is not looked up."""
+    given: Any = OmegaConf.to_container(words)
+    return list(given)

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from qatlab import files, launchers, record
 from qatlab.errors import ConfigError, QatlabError
-from qatlab.folders import unlock_run
+from qatlab.folders import given_words, unlock_run
 from qatlab.terminal import wide_console
 
 NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this sweep
@@ -49,7 +49,7 @@ class Watch(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep without jobs, and name a folder for the notes of all its processes."""
         try:
-            _check_spaces(list(config.hydra.overrides.task))
+            _check_spaces(given_words(config.hydra.overrides.task))
             if not config.hydra.sweep.dir:
                 raise ConfigError("hydra.sweep.dir is empty. Accepted: a folder.")
             os.environ[NOTES] = str(_folder_of_notes(Path(config.hydra.sweep.dir).absolute()))
@@ -156,7 +156,7 @@ class SweepJob:
             self._success = SKIPPED
         elif (folder / record.CONFIG).exists():
             self._success = RESUMED
-        self._note = Note(config.job.num, list(config.overrides.task), str(folder))
+        self._note = Note(config.job.num, given_words(config.overrides.task), str(folder))
         self._write()
         (folder / ERROR).unlink(missing_ok=True)
 

@@ -367,6 +367,10 @@ def test_the_trace_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, told: To
         told("model.dropout=2")
 
 
+def test_a_reference_to_nothing_on_the_command_line_names_its_key(command: Told) -> None:
+    check(command("data=synthetic", "seed=${foo}"), ("seed: Interpolation key 'foo' not found",))
+
+
 def process(root: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(root / "train.py"), *words]
     variables = {**os.environ, **environment}
