@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import pwd
 import resource
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra._internal.hydra import Hydra
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from qatlab import summary
@@ -29,6 +31,7 @@ KILL_WRITING = "TEST_KILL_WRITING"  # "last 2": when half of that file is writte
 FILE_SIZE = "TEST_FILE_SIZE"  # bytes that a file of a forked run may have, as with ulimit -f
 KILL_AT_WRITE = "TEST_KILL_AT_WRITE"  # "5": behind the fifth line in the journal of a search
 
+NOBODY = "TEST_NOBODY"  # a forked run has no HOME, and its user no name, as in some containers
 DRAW = "TEST_DRAW"  # a forked run draws its figures
 
 forks = multiprocessing.get_context("forkserver")  # imports once, then forks for each run
@@ -121,6 +124,8 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
     if FILE_SIZE in environment:
         size = int(environment[FILE_SIZE])
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    if NOBODY in environment:
+        _have_no_home()
     if KILL_WRITING in environment:
         _kill_writing(*environment[KILL_WRITING].split())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores Ctrl-C
@@ -131,6 +136,15 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
     Hydra.get_mode = lambda *args, **more: None  # composes everything to find hydra.mode
     sys.argv = [script, *_with_leave(arguments)]
     runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+def _have_no_home() -> None:
+    def unknown(uid: int) -> pwd.struct_passwd:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    pwd.getpwuid = unknown  # type: ignore[assignment]
+    for name in ("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        os.environ.pop(name, None)
 
 
 def _kill_writing(stem: str, times: str) -> None:
@@ -187,3 +201,14 @@ class KillAt(Checkpoint):
     def _kill_at(self, trainer: Trainer, batch: str) -> None:
         if (str(trainer.current_epoch + 1), batch) == (self.epoch, self.batch):
             os.kill(os.getpid(), self.signal)
+
+
+class DeleteFolder(Callback):
+    """Deletes the folder of the run that it is trained in, at the end of the first epoch."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            shutil.rmtree(self.folder)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from filelock import FileLock
 from hydra.conf import HydraConf, RunDir
-from killable_runs import Ended, start_forked, start_forked_at_once
+from killable_runs import NOBODY, Ended, start_forked, start_forked_at_once
 from mistakes import TINY
 from omegaconf import OmegaConf
 
@@ -158,3 +158,53 @@ def test_own_code_is_called_by_each_reader_that_allows_it(
     assert load_run(run, allow=["killable_runs"]).model is not None
     assert verify.main([str(run), "seed=1"]) == 1
     assert "seed=1 has no effect behind" in capsys.readouterr().err
+
+
+def test_equal_runs_leave_weights_of_equal_bytes(
+    finished: Path, tmp_path: Path, command: Command
+) -> None:
+    assert command("train.py", *SHORT, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    name = "weights.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"checkpoint": "../x.ckpt"}'])
+def test_a_damaged_result_is_written_anew_by_a_resume(
+    content: str, finished: Path, tmp_path: Path, command: Command
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    before = read_json(run / "result.json")
+    (run / "result.json").write_text(content)
+    tested = command("test.py", f"run={run}")
+    assert (tested.code, "Traceback" in tested.output) == (1, False)
+    assert "Error: " in tested.output
+    assert str(run / "result.json") in tested.output
+    ended = command("train.py", f"resume={run}")
+    assert ended.code == 0, ended.output
+    assert "the network is tested once more" in " ".join(ended.output.split())
+    after = read_json(run / "result.json")
+    assert after["test"] == before["test"]
+    assert after["best"] == before["best"]
+
+
+def test_a_folder_that_is_deleted_in_training_is_whole_at_the_end(
+    tmp_path: Path, command: Command
+) -> None:
+    run = tmp_path / "run"
+    target = "+callbacks.gone._target_=killable_runs.DeleteFolder"
+    words = (target, f"+callbacks.gone.folder={run}", f"hydra.run.dir={run}")
+    ended = command("train.py", *SHORT, *words)
+    assert ended.code == 0, ended.output
+    assert f"{run} was deleted while the run trained" in ended.output
+    for name in ("config.yaml", "layers.json", "result.json", "metrics.csv", "weights.safetensors"):
+        assert (run / name).is_file(), name
+    assert command("test.py", f"run={run}").code == 0
+
+
+def test_a_user_without_home_and_name_trains(tmp_path: Path) -> None:
+    words = (*SHORT, "schedule.clamp_epochs=0", f"hydra.run.dir={tmp_path / 'run'}")
+    ended = start_forked(tmp_path / "log", "train.py", *words, **{NOBODY: "1"})
+    assert ended.code == 0, ended.output
+    result = read_json(tmp_path / "run/result.json")
+    has_compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
+    assert result["environment"]["kernels"] == ("compiled" if has_compiler else "definitions")
