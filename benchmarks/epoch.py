@@ -29,8 +29,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.nn import functional as F
 
 from qatlab import config
-from qatlab.build import Built, build
 from qatlab.quant import Phase, set_phase, start_quantizers
+from qatlab.run.build import Built, build
 
 ROOT = Path(__file__).parents[1]
 CANDIDATES = ("bare loop", "quant=none", "quant=sat_4bit, clamp", "quant=sat_4bit, quantize")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from qatlab.record import CONFIG, RESULT
+from qatlab.results.record import CONFIG, RESULT
 
 FILES = (CONFIG, RESULT, "metrics.csv", "layers.json")
 

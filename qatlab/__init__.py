@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qatlab.export.obstacles import obstacles
     from qatlab.integer.weights import integer_weights
-    from qatlab.loading import load_quantized
     from qatlab.quant import quantize
+    from qatlab.run.loading import load_quantized
 
 __all__ = ["integer_weights", "load_quantized", "obstacles", "quantize"]
 _PLACES = {
     "integer_weights": "qatlab.integer.weights",
-    "load_quantized": "qatlab.loading",
+    "load_quantized": "qatlab.run.loading",
     "obstacles": "qatlab.export.obstacles",
     "quantize": "qatlab.quant",
 }

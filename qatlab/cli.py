@@ -18,12 +18,13 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from qatlab import config, launchers, search, sweep
+from qatlab import config, sweep
+from qatlab.config.folders import check_unused, lock_run, save_asked
+from qatlab.config.trust import foreign
 from qatlab.errors import ConfigError
-from qatlab.folders import check_unused, lock_run, save_asked
 from qatlab.messages import is_refusal, sentence
-from qatlab.record import CONFIG, RESULT
-from qatlab.trust import foreign
+from qatlab.results.record import CONFIG, RESULT
+from qatlab.sweep import launchers, search
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USERS = "QATLAB_FULL_ERROR"  # what the user has set it to, for processes that this one starts
@@ -68,7 +69,7 @@ def start(main: Callable[[], None]) -> None:
 
 
 def checked(command: str, cfg: DictConfig) -> None:
-    """Run a function of ``qatlab.experiment``. A sweep goes on after a job that failed."""
+    """Run a function of ``qatlab.run.experiment``. A sweep goes on after a job that failed."""
     _job.begun = True
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # data are in memory
     warnings.filterwarnings("ignore", ".*Total length of `list`.*zero.*")  # data.validation=0
@@ -82,7 +83,7 @@ def checked(command: str, cfg: DictConfig) -> None:
             lock = lock_run(folder)
         _begin(command, cfg, job is not None)
         config.check(cfg)
-        experiment = import_module("qatlab.experiment")  # torch: a wrong key is told before
+        experiment = import_module("qatlab.run.experiment")  # torch: a wrong key is told before
         # After the import, which sets the level itself.
         for name in ("pytorch_lightning", "lightning_fabric.utilities.distributed"):
             logging.getLogger(name).setLevel(logging.WARNING)  # its tips, devices and processes

@@ -12,9 +12,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from qatlab import files, record
+from qatlab import files
 from qatlab.errors import ConfigError, QatlabError, plain
 from qatlab.report import values
+from qatlab.results import record
 from qatlab.terminal import wide_console
 
 ABSENT = "-"

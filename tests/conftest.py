@@ -11,7 +11,7 @@ import pytest
 # other core has tests of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # One server for all tests that fork: it imports once, and the last list of modules would win.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["warm", "qatlab.experiment"])
+multiprocessing.get_context("forkserver").set_forkserver_preload(["warm", "qatlab.run.experiment"])
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from rich.table import Table
 
-from qatlab import files, record
+from qatlab import files
 from qatlab.errors import ConfigError
 from qatlab.export.obstacles import RESCALE
 from qatlab.integer import RESCALES, lower, with_rescale
-from qatlab.loading import Loaded, load_words
 from qatlab.messages import sentence
 from qatlab.pixels import pixel_codes
+from qatlab.results import record
+from qatlab.run.loading import Loaded, load_words
 from qatlab.terminal import wide_console
 
 FORMATS = {

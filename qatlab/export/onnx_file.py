@@ -8,7 +8,6 @@ from typing import Any
 
 import onnx
 
-from qatlab import record
 from qatlab.errors import ConfigError
 from qatlab.export.graph import OPSETS
 from qatlab.export.integer_onnx import IntegerWriter
@@ -16,8 +15,9 @@ from qatlab.export.obstacles import AS_GIVEN, OPSET
 from qatlab.export.qdq import QdqWriter
 from qatlab.export.qonnx import QonnxWriter
 from qatlab.integer import lower, with_rescale
-from qatlab.loading import Loaded
 from qatlab.pixels import pixel_codes
+from qatlab.results import record
+from qatlab.run.loading import Loaded
 
 FORMATS = ("qdq", "qonnx", "integer")
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from qatlab.errors import ConfigError, did_you_mean
-from qatlab.tracing import InPlaceTracer
+from qatlab.quant.tracing import InPlaceTracer
 
 SET_HERE = ("pretrained", "num_classes", "in_chans", "exportable", "scriptable", "no_jit")
 # Older versions of timm unpickle such files; init_weights= reads them without running anything.

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qatlab.errors import ConfigError, QatlabError
 from qatlab.quant.ops import DROPS_BRANCHES, WEIGHT_LAYERS, kind_of
-from qatlab.tracing import ASSIGNMENTS, InPlaceTracer
+from qatlab.quant.tracing import ASSIGNMENTS, InPlaceTracer
 
 OWN_WEIGHTS = "own_weights"  # key of a graph's meta: classes of layers that compute their weights
 IN_PLACE: dict[str, Any] = {

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qatlab import files, record
+from qatlab import files
 from qatlab.errors import ConfigError, QatlabError, plain
 from qatlab.report.details import read_details
 from qatlab.report.page import page
 from qatlab.report.runs import DAMAGED, FINISHED, Run, find_runs
 from qatlab.report.settings import join_seeds
 from qatlab.report.tables import csv_table, markdown_table
+from qatlab.results import record
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

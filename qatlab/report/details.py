@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from qatlab import files, record
+from qatlab import files
 from qatlab.errors import ConfigError
 from qatlab.report.curves import METRICS, read_curves
 from qatlab.report.runs import DAMAGED, Run, damaged
 from qatlab.report.values import MOST
+from qatlab.results import record
 
 MOST_CLASSES = 100  # with more, the matrix of one run would be megabytes
 NOTHING: dict[str, Any] = {

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from qatlab import figures
 from qatlab.report.layers import FLOAT
 from qatlab.report.marks import marks
 from qatlab.report.settings import Setting, pareto_front
+from qatlab.results import figures
 
 COSTS = {"tested_bytes": "size (bytes)", "bit_operations": "bit operations per image"}
 MANY_TIMES = 5  # costs that differ by a smaller factor get ticks at equal distances

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qatlab import files, record
+from qatlab import files
 from qatlab.errors import ConfigError
 from qatlab.report import values
 from qatlab.report.layers import LAYERS, Layer, facts_of, read_costs
+from qatlab.results import record
 
 ERROR = "error.txt"  # as in qatlab.sweep, which takes a second to import
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"

@@ -15,13 +15,13 @@ from rich.table import Table
 from torch import Tensor
 
 from qatlab import files
-from qatlab.build import Built
 from qatlab.data import ImageModule
 from qatlab.errors import ConfigError
 from qatlab.integer import RESCALES, IntegerNetwork, lower, with_rescale
-from qatlab.loading import Loaded, load_words
 from qatlab.messages import sentence
 from qatlab.pixels import pixel_codes
+from qatlab.run.build import Built
+from qatlab.run.loading import Loaded, load_words
 from qatlab.terminal import wide_console
 from qatlab.verify.comparison import Comparison, compare
 from qatlab.verify.forms import HINT, AsIntegers, FakeQuantized, Form, InOnnxruntime, read_onnx

@@ -15,10 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from qatlab import config
-from qatlab.build import build
+from qatlab.config.targets import TARGET, check_node
 from qatlab.errors import ConfigError
 from qatlab.quant import Phase
-from qatlab.targets import TARGET, check_node
+from qatlab.run.build import build
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))

@@ -11,12 +11,12 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from qatlab import experiment, summary
-from qatlab.build import build
 from qatlab.errors import ConfigError
 from qatlab.models import LeNet, ResNet
-from qatlab.record import read_json
-from qatlab.weights import save_weights
+from qatlab.results.record import read_json
+from qatlab.run import experiment, summary
+from qatlab.run.build import build
+from qatlab.run.weights import save_weights
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml"))

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qatlab import config
-from qatlab.build import Built, build
 from qatlab.quant import Phase, set_phase
+from qatlab.run.build import Built, build
 
 ROOT = Path(__file__).parents[2]
 SMALL = "data.image_size=[16,16]"

@@ -22,7 +22,7 @@ from hydra._internal.hydra import Hydra
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from qatlab import summary
+from qatlab.run import summary
 
 ROOT = Path(__file__).parents[2]
 KILL_AT = "TEST_KILL_AT"  # "SIGKILL 3 7": in epoch 3 after batch 7; "SIGKILL 2 end": after epoch 2

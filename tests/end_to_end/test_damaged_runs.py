@@ -14,7 +14,7 @@ from killable_runs import start_forked
 from mistakes import TINY, Told, check
 
 from qatlab.errors import CheckpointError
-from qatlab.loading import load_run
+from qatlab.run.loading import load_run
 from qatlab.training.checkpoint import load
 
 CHECKSUM = "is damaged: the checksum of its part"

@@ -9,8 +9,8 @@ from deployed import METHODS, NETWORKS, shown, trained
 
 from qatlab.export.onnx_file import onnx_file
 from qatlab.integer import lower, with_rescale
-from qatlab.loading import Loaded
 from qatlab.pixels import bytes_of, pixel_codes
+from qatlab.run.loading import Loaded
 from qatlab.verify.comparison import compare
 from qatlab.verify.forms import AsIntegers, FakeQuantized, InOnnxruntime
 

@@ -16,8 +16,10 @@ from hydra.core.plugins import Plugins
 from mistakes import TINY, Told, check
 from omegaconf import DictConfig, OmegaConf
 
-from qatlab import cli, config, experiment
+from qatlab import cli, config
+from qatlab.errors import ConfigError
 from qatlab.models import LeNet
+from qatlab.run import experiment
 
 
 @pytest.mark.parametrize(
@@ -363,7 +365,7 @@ def test_an_error_of_our_own_shows_where_it_was_raised(
 
 def test_the_trace_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
     monkeypatch.setattr(cli, "WANTS_TRACE", True)
-    with pytest.raises(config.ConfigError, match=r"model\.dropout=2"):
+    with pytest.raises(ConfigError, match=r"model\.dropout=2"):
         told("model.dropout=2")
 
 

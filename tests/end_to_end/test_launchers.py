@@ -82,7 +82,8 @@ def test_workers_and_their_loaders_end_with_a_sweep_that_is_killed(
 
 
 def test_a_process_ends_with_its_parent_or_at_once_if_that_has_ended() -> None:
-    code = "import sys, time; from qatlab.launchers import end_with; end_with({}); time.sleep(60)"
+    module = "qatlab.sweep.launchers"
+    code = f"import sys, time; from {module} import end_with; end_with({{}}); time.sleep(60)"
     orphan = subprocess.run([sys.executable, "-c", code.format(1)], cwd=ROOT)
     assert orphan.returncode == -signal.SIGKILL
     inner = [sys.executable, "-c", code.format("int(sys.argv[1])")]
@@ -102,7 +103,7 @@ def test_a_process_ends_with_its_parent_or_at_once_if_that_has_ended() -> None:
 
 def test_where_linux_is_not_there_a_thread_looks_for_the_parent() -> None:
     code = (
-        "import sys, time; from qatlab import launchers; launchers.PR_SET_PDEATHSIG = -1; "
+        "import sys, time; from qatlab.sweep import launchers; launchers.PR_SET_PDEATHSIG = -1; "
         "launchers.end_with(int(sys.argv[1])); time.sleep(60)"
     )
     outer = (

@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 
 import qatlab.export.__main__ as export
 import qatlab.verify.__main__ as verify
-from qatlab import folders
+from qatlab.config import folders
 from qatlab.errors import ConfigError
 from qatlab.files import read_json
-from qatlab.loading import load_run
+from qatlab.run.loading import load_run
 
 SHORT = (*TINY, "data.validation=100", "trainer.accelerator=cpu")
 Command = Callable[..., Ended]

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from qatlab import files
 from qatlab.errors import ConfigError
-from qatlab.search import JOURNAL, SearchSweeper, _alone, _inner, _word
+from qatlab.sweep.search import JOURNAL, SearchSweeper, _alone, _inner, _word
 
 optuna = pytest.importorskip("optuna", reason="extra `search` is missing")
 from optuna.storages import JournalStorage  # noqa: E402
@@ -268,7 +268,7 @@ def test_settings_that_are_proposed_twice_at_once_are_one_job(
     )
     files.write_json(tmp_path / "result.json", {"acc": 1.0, "size": 2.0})
     done = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(tmp_path)}}})
-    monkeypatch.setattr("qatlab.search._word", lambda override, trial: "bits=2")
+    monkeypatch.setattr("qatlab.sweep.search._word", lambda override, trial: "bits=2")
     found = trials(tmp_path, "RandomSampler", 4, monkeypatch, n_trials=4)
     assert [values for *_, values in found] == [[1.0, 2.0]] * 4
     assert len(launched) == 1

@@ -24,9 +24,9 @@ from qatlab.export import __main__ as export
 from qatlab.integer import IntegerNetwork, lower
 from qatlab.integer.network import Operation, Output, Rescale, Weighted
 from qatlab.integer.vectorised import shapes
-from qatlab.loading import load_run
 from qatlab.pixels import bytes_of, pixel_codes
 from qatlab.quant.layers import quantized_weight
+from qatlab.run.loading import load_run
 from qatlab.verify import __main__ as verify
 from qatlab.verify.comparison import compare
 from qatlab.verify.forms import AsIntegers, FakeQuantized

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-import qatlab.experiment  # noqa: F401
-from qatlab import config, search
+import qatlab.run.experiment  # noqa: F401
+from qatlab import config
+from qatlab.sweep import search
 
 config.register()
 search.register()

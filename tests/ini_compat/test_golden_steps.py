@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ini_compat.__main__ import main
 from ini_compat.build import understand
 from qatlab import config
-from qatlab.build import Built, build
 from qatlab.quant import set_phase
 from qatlab.quant.grid import AT_END
+from qatlab.run.build import Built, build
 
 CLOSE = 1e-5  # of a tensor's norm; N2D2's own variances are up to 1e-4 off, see NEAR
 START = {1: "before", 2: "after1"}  # both steps begin with N2D2's values, lest deviations add up

@@ -20,7 +20,7 @@ from ini_compat.network import Network, Node
 from ini_compat.weights import read_folder, read_state, write_folder, write_state
 from qatlab.models import LayerGraph
 from qatlab.quant import LsqActivation, Phase, Rule, SatActivation, SatWeight, quantize
-from qatlab.weights import init_weights, save_weights
+from qatlab.run.weights import init_weights, save_weights
 
 
 @pytest.fixture

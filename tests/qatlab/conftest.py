@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from matplotlib.figure import Figure
 
-from qatlab import figures
+from qatlab.results import figures
 
 
 @pytest.fixture

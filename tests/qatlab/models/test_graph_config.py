@@ -16,10 +16,10 @@ from torch import nn
 
 from qatlab import config
 from qatlab.arguments import text
+from qatlab.config.targets import make
 from qatlab.errors import ConfigError
 from qatlab.models.graph_layers import TYPES
 from qatlab.models.graph_layers.fillers import INITS
-from qatlab.targets import make
 
 EXPERIMENT = """# @package _global_
 defaults: [{override /model: layer_graph}]

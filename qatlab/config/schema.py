@@ -16,11 +16,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from qatlab.arguments import check_numbers, text
+from qatlab.config.folders import given_words, job_folder
+from qatlab.config.trust import check_stored
 from qatlab.errors import ConfigError
 from qatlab.files import read_yaml_mapping
-from qatlab.folders import given_words, job_folder
-from qatlab.record import CONFIG, check_run
-from qatlab.trust import check_stored
+from qatlab.results.record import CONFIG, check_run
 
 LONGEST_NAME = 200  # bytes, of the folder of a job; file systems take 255
 HERE = "\x00"  # stands for the run's folder while paths are made relative to it
@@ -118,7 +118,7 @@ def stored_config(run: Path, allow: Any = None) -> DictConfig:
 
     Args:
         run: its folder.
-        allow: names of packages whose code it may call, see :mod:`qatlab.trust`.
+        allow: names of packages whose code it may call, see :mod:`qatlab.config.trust`.
 
     Raises:
         ConfigError: if the folder holds no run, or names code that is not allowed.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qatlab.errors import ConfigError, DataError
 from qatlab.files import write_bytes
 from qatlab.quant import warnings_of
-from qatlab.scores import Scores, n2d2_lines
+from qatlab.results.scores import Scores, n2d2_lines
 from qatlab.training.classifier import Classifier
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.quant import Quantizer
+from qatlab.run.weight_files import EXTRA_STATE, Weights
 from qatlab.training.torch_files import describe
-from qatlab.weight_files import EXTRA_STATE, Weights
 
 # What is counted beside the weights; it may be missing in a file, or surplus.
 COUNTS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")

@@ -13,13 +13,14 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 from torch import nn
 
+from qatlab.config.targets import check_node, make
 from qatlab.data import ImageModule
 from qatlab.errors import ConfigError
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.quant.trace import trace
-from qatlab.summary import say
-from qatlab.targets import check_node, make
-from qatlab.trackers import make_tracker
+from qatlab.run.summary import say
+from qatlab.run.trackers import make_tracker
+from qatlab.run.weights import init_weights
 from qatlab.training.checkpoint import RunCheckpoint
 from qatlab.training.classifier import Classifier
 from qatlab.training.forward import TrainingForward
@@ -30,7 +31,6 @@ from qatlab.training.progress import PhaseProgressBar
 from qatlab.training.random_state import RandomState
 from qatlab.training.solver import AnySolver
 from qatlab.training.sync_norm import synchronise_norms
-from qatlab.weights import init_weights
 
 
 @dataclass

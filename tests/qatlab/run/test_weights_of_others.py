@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 from qatlab.errors import CheckpointError
 from qatlab.quant import LsqActivation, LsqWeight, SatActivation, SatWeight, quantize
 from qatlab.quant.trace import trace
-from qatlab.weights import init_weights
+from qatlab.run.weights import init_weights
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 State = dict[str, Any]

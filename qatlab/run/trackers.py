@@ -20,11 +20,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from qatlab import files, record
+from qatlab import files
+from qatlab.config.targets import TARGET, make
 from qatlab.errors import ConfigError
 from qatlab.quant import LayerRecord, ModelTable, Phase
-from qatlab.summary import may_fail
-from qatlab.targets import TARGET, make
+from qatlab.results import record
+from qatlab.run.summary import may_fail
 from qatlab.training.csv_logger import FILE_NAME, CsvLogger, read_rows
 
 BEGUN = "trackers.json"  # in the run's folder: by key of `logger`, the id of each tracker's run

@@ -26,9 +26,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from qatlab import files, record
+from qatlab import files
+from qatlab.config.targets import make
 from qatlab.errors import ConfigError, did_you_mean
-from qatlab.targets import make
+from qatlab.results import record
 from qatlab.terminal import wide_console
 
 JOURNAL = "optuna.journal"  # in the sweep's folder

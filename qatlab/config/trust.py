@@ -16,12 +16,12 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from qatlab.config.targets import TARGET
 from qatlab.errors import ConfigError, did_you_mean
-from qatlab.targets import TARGET
 
 ARGUMENTS = "_args_"  # Hydra's list of arguments by position, which no signature is checked for
 CLASSES = (
-    *("qatlab.data", "qatlab.models", "qatlab.quant", "qatlab.training", "qatlab.trackers"),
+    *("qatlab.data", "qatlab.models", "qatlab.quant", "qatlab.training"),
     *("torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms"),
     *("pytorch_lightning.accelerators", "pytorch_lightning.callbacks", "pytorch_lightning.loggers"),
     *("pytorch_lightning.plugins", "pytorch_lightning.profilers", "pytorch_lightning.strategies"),

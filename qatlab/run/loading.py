@@ -10,9 +10,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import nn
 
-from qatlab import config, record
-from qatlab.build import Built, build
+from qatlab import config
 from qatlab.errors import ConfigError
+from qatlab.results import record
+from qatlab.run.build import Built, build
 
 
 def load_run(run: Path | str, checkpoint: str = "best", allow: Sequence[str] = ()) -> Built:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from qatlab import shared_phases
-from qatlab.shared_phases import _is_sound, _sources, _take
+from qatlab.run import shared_phases
+from qatlab.run.shared_phases import _is_sound, _sources, _take
 
 
 def test_sources_are_those_of_qatlab_and_of_the_users_own_code(
@@ -25,7 +25,7 @@ def test_sources_are_those_of_qatlab_and_of_the_users_own_code(
         "solver": {"_target_": "torch.optim.SGD", "none": None},
     }
     found = set(_sources(settings, nn.Sequential(Layer())))
-    package = Path(shared_phases.__file__).parent
+    package = Path(shared_phases.__file__).parents[1]
     assert {package / "cli.py", package / "quant/kernels.cpp"} <= found
     own = {tmp_path / f"own_{name}.py" for name in ("loss", "base", "layer")}
     assert {file for file in found if not file.is_relative_to(package)} == own

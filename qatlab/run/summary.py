@@ -12,10 +12,10 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from rich.table import Table
 
-from qatlab import figures
-from qatlab.evaluation import Evaluation, lines
 from qatlab.quant import ModelTable, Quantizer
-from qatlab.quantizer_curves import monitored, quantizer_curves
+from qatlab.results import figures
+from qatlab.results.quantizer_curves import monitored, quantizer_curves
+from qatlab.run.evaluation import Evaluation, lines
 from qatlab.terminal import wide_console
 from qatlab.training.classifier import Classifier
 from qatlab.training.csv_logger import FILE_NAME, read_rows

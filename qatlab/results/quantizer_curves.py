@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from qatlab import figures
-from qatlab.figures import BLUE, GREY, LIGHT_GREY, ORANGE, Array, number
+from qatlab.results import figures
+from qatlab.results.figures import BLUE, GREY, LIGHT_GREY, ORANGE, Array, number
 
 MOST_EPOCHS_WITH_DOTS = 40
 LONGEST_NAME = 56  # characters

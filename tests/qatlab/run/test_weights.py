@@ -19,7 +19,7 @@ from qatlab.quant import (
     quantize,
     start_quantizers,
 )
-from qatlab.weights import init_weights
+from qatlab.run.weights import init_weights
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LSQ, SAT = (LsqWeight, LsqActivation), (SatWeight, SatActivation)

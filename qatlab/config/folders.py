@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qatlab.errors import ConfigError
 from qatlab.files import write_text
-from qatlab.record import CONFIG, RESULT, check_run
+from qatlab.results.record import CONFIG, RESULT, check_run
 
 ASKED = ".hydra"  # what was asked for, under Hydra's own names
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of processes that train together

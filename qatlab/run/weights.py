@@ -13,11 +13,8 @@ from torch import Tensor, nn
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.files import write_bytes
 from qatlab.quant import Phase, set_phase
-from qatlab.record import CONFIG, RESULT, read_result
-from qatlab.training.checkpoint import LAST
-from qatlab.training.loaded_values import fault_of, learned_names
-from qatlab.training.torch_files import describe
-from qatlab.weight_files import (
+from qatlab.results.record import CONFIG, RESULT, read_result
+from qatlab.run.weight_files import (
     DRAWN,
     NO_SUM,
     SHA256,
@@ -26,7 +23,10 @@ from qatlab.weight_files import (
     read_weights,
     with_sum,
 )
-from qatlab.weight_match import Match, extra_states, match, told_of
+from qatlab.run.weight_match import Match, extra_states, match, told_of
+from qatlab.training.checkpoint import LAST
+from qatlab.training.loaded_values import fault_of, learned_names
+from qatlab.training.torch_files import describe
 
 PHASES = [phase.value for phase in Phase]
 

@@ -12,20 +12,22 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 
-from qatlab import evaluation, files, record, shared_phases, summary, sweep
-from qatlab.build import Built, build, callbacks_of, trainer_of
+from qatlab import files, sweep
 from qatlab.compare import configuration, differences, flat
 from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, stored_config
-from qatlab.environment import begin, environment
+from qatlab.config.trust import foreign
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.export.obstacles import check_target, forms_of, listed, obstacles, told
 from qatlab.integer.lowering import Obstacle
 from qatlab.pixels import pixel_codes
-from qatlab.summary import say
-from qatlab.trackers import tracked
+from qatlab.results import record
+from qatlab.run import evaluation, shared_phases, summary
+from qatlab.run.build import Built, build, callbacks_of, trainer_of
+from qatlab.run.environment import begin, environment
+from qatlab.run.summary import say
+from qatlab.run.trackers import tracked
+from qatlab.run.weights import save_weights
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
-from qatlab.trust import foreign
-from qatlab.weights import save_weights
 
 MOVABLE = ("data.source.folder", "trainer.accelerator", "trainer.devices")  # changed by a resume
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from qatlab import figures
-from qatlab.figures import confusion_matrix, learning_curves, weight_histograms
+from qatlab.results import figures
+from qatlab.results.figures import confusion_matrix, learning_curves, weight_histograms
 
 
 def rows(*accuracies: float, clamp: int = 0) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def test_picture_is_the_only_file_left(
 
 
 def test_pyplot_is_not_touched() -> None:
-    code = "import sys, qatlab.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, qatlab.results.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -27,9 +27,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from qatlab import files, launchers, record
+from qatlab import files
+from qatlab.config.folders import given_words, unlock_run
 from qatlab.errors import ConfigError, QatlabError
-from qatlab.folders import given_words, unlock_run
+from qatlab.results import record
+from qatlab.sweep import launchers
 from qatlab.terminal import wide_console
 
 NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this sweep
@@ -202,7 +204,7 @@ def train_apart(folder: Path, allow: Sequence[str]) -> None:
         QatlabError: if the command fails; the reason is the sentence that it ends with.
     """
     unlock_run(folder)  # the command locks it
-    words = [sys.executable, str(Path(__file__).parents[1] / "train.py"), resume_word(folder)]
+    words = [sys.executable, str(Path(__file__).parents[2] / "train.py"), resume_word(folder)]
     words += [f"allow=[{','.join(allow)}]"] if allow else []
     environment = {name: value for name, value in os.environ.items() if name != NOTES}
     environment[launchers.PARENT] = str(os.getpid())

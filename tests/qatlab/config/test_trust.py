@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from qatlab import config
+from qatlab.config.trust import foreign
 from qatlab.errors import ConfigError
-from qatlab.trust import foreign
 
 HOSTILE: dict[str, Any] = {
     "a pickle by position": {"_target_": "joblib.load", "_args_": ["x.pkl"]},

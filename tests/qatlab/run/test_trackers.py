@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from qatlab.errors import ConfigError
 from qatlab.quant import ModelTable
-from qatlab.trackers import make_tracker, tracked
+from qatlab.run.trackers import make_tracker, tracked
 from qatlab.training.csv_logger import CsvLogger
 
 TABLE = ModelTable((), 0, 0, 0, 0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from qatlab.quantizer_curves import monitored, quantizer_curves
+from qatlab.results.quantizer_curves import monitored, quantizer_curves
 
 FLOAT = {"epoch": "0", "train/loss": "0.5"}  # as csv.DictReader returns it
 QUANTIZED = ("quant/conv/step_size", "quant/conv/clipped", "quant/act/alpha", "quant/act/clipped")

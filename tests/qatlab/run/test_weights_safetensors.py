@@ -18,8 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from qatlab import config, experiment
-from qatlab.build import build
+from qatlab import config
 from qatlab.errors import CheckpointError, TrainingError
 from qatlab.models import LeNet
 from qatlab.quant import (
@@ -34,8 +33,10 @@ from qatlab.quant import (
     set_phase,
     start_quantizers,
 )
-from qatlab.weight_files import read_weights
-from qatlab.weights import init_weights, save_weights
+from qatlab.run import experiment
+from qatlab.run.build import build
+from qatlab.run.weight_files import read_weights
+from qatlab.run.weights import init_weights, save_weights
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 METHODS = {

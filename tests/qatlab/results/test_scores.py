@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qatlab.scores import Scores, n2d2_lines
+from qatlab.results.scores import Scores, n2d2_lines
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 GOLDEN = REPOSITORY.parent / "shared" / "data" / "n2d2" / "golden"
 LABELS = REPOSITORY / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
 

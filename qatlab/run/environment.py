@@ -13,7 +13,7 @@ import torch
 from qatlab.errors import ConfigError
 from qatlab.files import read_json, write_json
 from qatlab.quant import kernels
-from qatlab.record import commit
+from qatlab.results.record import commit
 
 BEGUN = "environment.json"  # in a run's folder: under what it has been trained, in order
 LISTED = "environments"

@@ -28,12 +28,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from qatlab import files
-from qatlab.build import Built
-from qatlab.environment import environment
+from qatlab.config.targets import TARGET
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import Phase, Quantizer
-from qatlab.summary import say
-from qatlab.targets import TARGET
+from qatlab.run.build import Built
+from qatlab.run.environment import environment
+from qatlab.run.summary import say
 from qatlab.training.checkpoint import LAST, load
 from qatlab.training.csv_logger import FILE_NAME
 
@@ -218,7 +218,7 @@ def _digest_of_files(files: Iterable[Path]) -> str:
 
 def _sources(settings: Any, model: nn.Module) -> list[Path]:
     """Return the files of qatlab, and those of the user's own functions and classes."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     found = {file for pattern in ("*.py", "*.cpp") for file in package.rglob(pattern)}
     libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
     used = [resolve_name(target) for target in _targets(settings)]

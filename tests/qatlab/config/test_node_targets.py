@@ -14,10 +14,10 @@ from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 
 from qatlab import config
-from qatlab.build import Built, build
+from qatlab.config.targets import make
 from qatlab.errors import ConfigError
 from qatlab.models import LeNet
-from qatlab.targets import make
+from qatlab.run.build import Built, build
 
 OFFERED = {"num_classes": 10, "in_channels": 1}
 

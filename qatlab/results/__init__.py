@@ -1,0 +1,1 @@
+"""What runs have reached: their records, scores and pictures."""
