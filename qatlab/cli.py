@@ -14,12 +14,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from qatlab import config, sweep
+from qatlab.config import places
 from qatlab.config.folders import check_unused, lock_run, save_asked
+from qatlab.config.places import CONF
 from qatlab.config.trust import foreign
 from qatlab.errors import ConfigError
 from qatlab.messages import is_refusal, sentence
@@ -42,6 +45,7 @@ _job = _Job()
 def start(main: Callable[[], None]) -> None:
     """Run a Hydra main function; a user's mistake ends in a sentence and exit code 1."""
     config.register()
+    places.register()
     search.register()
     launchers.register()
     launchers.follow_parent()
@@ -66,6 +70,18 @@ def start(main: Callable[[], None]) -> None:
     if failed:
         why = launchers.told(error) if error is not None else None
         _stop(f"{failed} of the sweep's jobs failed; {why or 'what was wrong stands above.'}")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def train(cfg: DictConfig) -> None:
+    """Train as configured; to be given to :func:`start`."""
+    checked("train", cfg)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="test")
+def test(cfg: DictConfig) -> None:
+    """Test as configured; to be given to :func:`start`."""
+    checked("evaluate", cfg)
 
 
 def checked(command: str, cfg: DictConfig) -> None:
@@ -134,7 +150,8 @@ def resume_command(run: Path, cfg: DictConfig) -> str:
     """Return what to type to resume a run of a configuration."""
     allow = config.allowed_names(cfg.allow) if cfg.resume else foreign(OmegaConf.to_container(cfg))
     words = [sweep.resume_word(run), *([f"allow=[{','.join(allow)}]"] if allow else [])]
-    return shlex.join(["python", "train.py", *words])
+    is_script = Path(sys.argv[0]).name == "train.py"
+    return shlex.join([*(["python", "train.py"] if is_script else ["qatlab", "train"]), *words])
 
 
 def _how_to_continue(run: Path, cfg: DictConfig) -> str:

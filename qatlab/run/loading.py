@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from qatlab import config
+from qatlab.config import places
 from qatlab.errors import ConfigError
 from qatlab.results import record
 from qatlab.run.build import Built, build
@@ -92,13 +93,9 @@ def _config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:
 
 
 def _composed(words: Sequence[str]) -> DictConfig:
-    folder = Path("conf").resolve()
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{' '.join(words)}: there is no conf/ here; go to the folder of train.py."
-        )
     config.register()
-    with initialize_config_dir(str(folder), version_base="1.3"):
+    places.register()
+    with initialize_config_dir(str(places.CONF), version_base="1.3"):
         cfg = compose("test", overrides=list(words))
     cfg.folder = "."
     config.check(cfg)

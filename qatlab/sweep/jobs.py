@@ -204,7 +204,7 @@ def train_apart(folder: Path, allow: Sequence[str]) -> None:
         QatlabError: if the command fails; the reason is the sentence that it ends with.
     """
     unlock_run(folder)  # the command locks it
-    words = [sys.executable, str(Path(__file__).parents[2] / "train.py"), resume_word(folder)]
+    words = [sys.executable, "-m", "qatlab", "train", resume_word(folder)]
     words += [f"allow=[{','.join(allow)}]"] if allow else []
     environment = {name: value for name, value in os.environ.items() if name != NOTES}
     environment[launchers.PARENT] = str(os.getpid())

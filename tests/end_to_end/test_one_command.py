@@ -1,0 +1,83 @@
+"""The command ``qatlab`` in a project of its own, which has ``conf/`` and modules."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mistakes import TINY
+
+from qatlab.__main__ import COMMANDS, main
+
+NET = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes, width=4):
+        super().__init__(
+            nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(width, num_classes),
+        )
+"""
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "qatlab", *words]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+
+
+def test_an_own_project_needs_nothing_but_the_package(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(NET)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text("_target_: mine.Net\nwidth: 3\n")
+    words = (*TINY, "data.validation=100", "schedule.clamp_epochs=0", "hydra.run.dir=run")
+    trained = run(tmp_path, "train", "model=mine", *words)
+    assert trained.returncode == 0, trained.stderr
+    exported = run(tmp_path, "export", "run", "allow=mine", "--format", "c", "-o", "net.c")
+    assert exported.returncode == 0, exported.stderr
+    assert (tmp_path / "net.c").stat().st_size > 0
+    reported = run(tmp_path, "report", ".", "-o", "report.html")
+    assert "| mine_sat_4bit |" in reported.stdout
+    tested = run(tmp_path, "test", "run=run")
+    assert tested.returncode == 1
+    assert "add allow=mine." in tested.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["tran"], "tran is no command. Did you mean 'train'?"),
+        (["quant=sat_4bit"], "quant=sat_4bit is no command. Accepted: train, plan, test"),
+        (["compare", "a", "b"], "a is not the folder of a run"),
+        (["import", "convert", "none.ini"], "none.ini"),
+    ],
+)
+def test_wrong_words_are_told(
+    words: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["qatlab", *words])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code not in (0, None)
+    assert told in capsys.readouterr().err
+
+
+def test_help_names_each_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["qatlab", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
