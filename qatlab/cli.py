@@ -140,7 +140,7 @@ def _begin(command: str, cfg: DictConfig, is_job: bool) -> None:
     """
     folder = Path(cfg.folder)
     trains = command == "train" and cfg.mode == "train"
-    if not is_job:
+    if not is_job and cfg.resume is None:
         check_unused(folder, trains)
     if not is_job or not (folder / CONFIG).exists():
         save_asked(cfg)

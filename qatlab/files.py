@@ -37,7 +37,9 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # a link there is not followed
+            file.write(content)
         put(temporary, path)
     except OSError as error:
         with suppress(OSError):
@@ -159,14 +161,14 @@ def _finite(text: str) -> float:
     return number
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, largest: int = LARGEST) -> Any:
     """Read YAML of plain values, without the extensions of OmegaConf.
 
     Raises:
         ConfigError: if it is missing or damaged, has tags, is nested deeper than 50 or refers to
             other parts of itself: a few lines of that make a file that fills the memory.
     """
-    text = read_text(path)
+    text = read_text(path, largest)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if it is there
     try:
         _check_events(text, loader)
@@ -175,9 +177,9 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"cannot read {path}: {_reason(error)}") from error
 
 
-def read_yaml_mapping(path: Path) -> dict[str, Any]:
+def read_yaml_mapping(path: Path, largest: int = LARGEST) -> dict[str, Any]:
     """Read a mapping from a YAML file; see :func:`read_yaml`."""
-    return _mapping(path, read_yaml(path))
+    return _mapping(path, read_yaml(path, largest))
 
 
 def _mapping(path: Path, content: Any) -> dict[str, Any]:

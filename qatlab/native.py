@@ -95,9 +95,12 @@ def _fault(folder: Path) -> str:
         return f"others may write to {folder} (chmod go-w mends it, once its files are deleted)"
     if not os.access(folder, os.W_OK):
         return f"{folder} cannot be written to"
-    for parent in folder.resolve().parents:
-        mode = parent.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+    for parent in {*folder.absolute().parents, *folder.resolve().parents}:
+        found = parent.stat()
+        if found.st_uid not in (0, os.geteuid()):
+            return f"{parent} belongs to another user"
+        of_others = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid not in (0, os.getegid()) else 0)
+        if found.st_mode & of_others and not found.st_mode & stat.S_ISVTX:
             return f"others may write to {parent}"
     return ""
 

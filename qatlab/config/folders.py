@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from qatlab.errors import ConfigError
 from qatlab.files import write_text
 from qatlab.results.record import CONFIG, RESULT, check_run
 
+MOST_AT_ONCE = 1000  # runs that start in one second
 ASKED = ".hydra"  # what was asked for, under Hydra's own names
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of processes that train together
 
@@ -61,7 +61,7 @@ class OwnFolder(Callback):
 
 def _make_own(config: DictConfig) -> None:
     first = str(config.hydra.run.dir)
-    for number in count(2):
+    for number in range(2, MOST_AT_ONCE):
         if first not in _named_by_time:
             return  # the user's own choice
         try:
@@ -85,6 +85,9 @@ def lock_run(folder: Path) -> FileLock:
     lock = FileLock(folder / ".lock", is_singleton=True)
     if not is_first():
         return lock  # the first of several processes does so for all
+    for own in (".lock", "checkpoints", "figures", ASKED):
+        if (folder / own).is_symlink():
+            raise ConfigError(f"{folder / own} is a link; what a run writes lies in its folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         Path(lock.lock_file).open("a").close()  # or the lock takes what is refused for taken
@@ -127,6 +130,11 @@ def check_unused(folder: Path, trains: bool) -> None:
         raise ConfigError(
             f"{folder} already holds a run: {other}write to another folder with hydra.run.dir="
         )
+    for outer in [*folder.absolute().parents][:2]:
+        if (outer / CONFIG).is_file() and (outer / "layers.json").is_file():
+            raise ConfigError(
+                f"hydra.run.dir={folder} lies in the folder of another run; give one beside it."
+            )
 
 
 def save_asked(cfg: DictConfig) -> None:

@@ -22,6 +22,7 @@ from qatlab.errors import ConfigError
 from qatlab.files import read_yaml_mapping
 from qatlab.results.record import CONFIG, check_run
 
+LARGEST = 1 << 20  # bytes of the configuration of a run
 LONGEST_NAME = 200  # bytes, of the folder of a job; file systems take 255
 HERE = "\x00"  # stands for the run's folder while paths are made relative to it
 
@@ -125,7 +126,7 @@ def stored_config(run: Path, allow: Any = None) -> DictConfig:
     """
     check_run(run)
     file = run / CONFIG
-    read_yaml_mapping(file)  # within bounds; OmegaConf reads numbers such as 1e-3 better
+    read_yaml_mapping(file, LARGEST)  # within bounds; OmegaConf reads numbers such as 1e-3 better
     stored = OmegaConf.load(file)
     content: Any = OmegaConf.to_container(stored)
     check_stored(file, content, allowed_names(allow))

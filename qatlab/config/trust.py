@@ -24,14 +24,19 @@ CLASSES = (
     *("qatlab.data", "qatlab.models", "qatlab.quant", "qatlab.training"),
     *("torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms"),
     *("pytorch_lightning.accelerators", "pytorch_lightning.callbacks", "pytorch_lightning.loggers"),
-    *("pytorch_lightning.plugins", "pytorch_lightning.profilers", "pytorch_lightning.strategies"),
+    *("pytorch_lightning.plugins", "pytorch_lightning.strategies"),
     *("pytorch_lightning.trainer", "lightning_fabric.accelerators", "lightning_fabric.plugins"),
     *("torchmetrics.aggregation", "torchmetrics.classification", "torchmetrics.regression"),
 )
-FUNCTIONS = ("qatlab.models", "qatlab.training.lr_policy", "torchvision.models")
+FUNCTIONS = (  # modules; of torchvision the functions that make networks for classes
+    *("qatlab.models.timm_models", "qatlab.models.torchvision_models"),
+    "qatlab.training.lr_policy",
+)
 ROOTS = sorted({package.partition(".")[0] for package in CLASSES} - {"lightning_fabric"})
-# An interpolation of OmegaConf that computes something; not one of another key, nor an escaped one.
-RESOLVER = re.compile(r"(?<!\\)(?:\\\\)*(\$\{(?![\w.\[\]]+\}).*)", re.DOTALL)
+# A reference of OmegaConf, but for an escaped one and the one that stands for the run's folder: a
+# few lines of others make a text that fills the memory, or ask the environment.
+REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*(\$\{(?!folder\}).*)", re.DOTALL)
+OF_HYDRA = {"_partial_": bool, "_recursive_": bool, "_convert_": str}
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -58,11 +63,13 @@ def check_stored(file: Path, content: Mapping[str, Any], allowed: Sequence[str] 
             raise ConfigError(
                 f"{file}: {key} is not accepted in the folder of a run: each argument has a name."
             )
-        if isinstance(value, str) and (found := RESOLVER.search(value)):
+        if isinstance(value, str) and (found := REFERENCE.search(value)):
             raise ConfigError(
-                f"{file}: {key} holds {found[1]:.60}; a run's folder holds values and references "
-                "to its own keys."
+                f"{file}: {key} holds {found[1]:.60}; a run's folder holds values, and no "
+                "references but ${folder}."
             )
+        if name in OF_HYDRA and not isinstance(value, OF_HYDRA[name]):
+            raise ConfigError(f"{file}: {key}={value!r:.60} is wrong.")
         if name == TARGET and value is not None:
             _check_target(f"{file}: {key}", value, allowed)
 
@@ -106,16 +113,31 @@ def _check_target(where: str, target: Any, allowed: Sequence[str]) -> None:
         raise refused
     try:
         found = resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # some modules answer to any name
         module, _, name = target.rpartition(".")
         hint = did_you_mean(name, _names_in(module))
         raise ConfigError(f"{where}={target} cannot be found: {error}.{hint}") from error
-    module = str(getattr(found, "__module__", ""))
+    module, name = (str(getattr(found, key, "")) for key in ("__module__", "__qualname__"))
+    beside_networks = module.startswith("torchvision.models.")
     if inspect.isclass(found) and _lies_in(module, CLASSES):
+        if beside_networks and not issubclass(found, _module_class()):
+            raise refused
         return None
-    if inspect.isfunction(found) and _lies_in(module, FUNCTIONS):
+    is_plain = inspect.isfunction(found) and name.isidentifier()  # methods have a dot in it
+    makes_network = beside_networks and _is_network(name)
+    if is_plain and not name.startswith("_") and (module in FUNCTIONS or makes_network):
         return None
     raise refused
+
+
+def _module_class() -> type:
+    return resolve_name("torch.nn.Module")  # type: ignore[no-any-return]
+
+
+def _is_network(name: str) -> bool:
+    """Tell whether torchvision has a network for classes of that name."""
+    models = resolve_name("torchvision.models")
+    return name in models.list_models(module=models)
 
 
 def _check_allowed(where: str, target: str, allowed: Sequence[str]) -> None:
@@ -139,5 +161,5 @@ def _lies_in(name: str, packages: Sequence[str]) -> bool:
 def _names_in(module: str) -> list[str]:
     try:
         return dir(resolve_name(module))
-    except (ImportError, AttributeError, ValueError):
+    except Exception:  # likewise
         return []

@@ -55,6 +55,8 @@ def begin(folder: Path, settings: dict[str, str], resumed: bool) -> list[str]:
         except (ConfigError, KeyError) as error:
             faults = [f"what it has been trained under is not known ({error})"]
     found = [one for one in before if isinstance(one, dict)] if isinstance(before, list) else []
+    if resumed and not found and not faults:
+        faults = [f"what it has been trained under is not known ({file} does not tell)"]
     now = environment() | {k: v for k, v in settings.items() if k not in NOT_COMPARED}
     if not found or found[-1] != now:
         found.append(now)

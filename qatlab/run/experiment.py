@@ -136,6 +136,10 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
     if save_outputs is not None and not Path(save_outputs).parent.is_dir():
         raise ConfigError(f"save_outputs={save_outputs} is wrong: its folder does not exist.")
+    if save_outputs is not None and Path(save_outputs).suffix != ".npz":
+        raise ConfigError(
+            f"save_outputs={save_outputs} is wrong. Accepted: a file that ends in .npz."
+        )
     built = build(cfg, trained=True)
     trainer = trainer_of(cfg)
     if save_outputs is not None and trainer.world_size > 1:

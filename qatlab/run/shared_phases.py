@@ -98,16 +98,17 @@ def shared_phases(
 def origin(folder: Path) -> str | None:
     """Return the name of the job whose first phases a run has taken over, None for its own.
 
-    Raises:
-        ConfigError: if the file that names it is damaged.
+    A file that is damaged is told; it decides nothing.
     """
     file = folder / ORIGIN
     if not file.exists():
         return None
-    job = files.read_json(file).get("job")
-    if not isinstance(job, str):
-        raise ConfigError(f"cannot read {file}: it names no job")
-    return job
+    try:
+        job = files.read_json(file).get("job")
+    except ConfigError as error:
+        say(f"{error}; whose first phases the run has taken over is not known")
+        return None
+    return job if isinstance(job, str) else None
 
 
 class _Leave(Callback):

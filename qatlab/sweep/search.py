@@ -134,7 +134,8 @@ class SearchSweeper(Sweeper):
         self._queue_failed(study, states)
         while (missing := self.n_trials - self._count(study, states)) > 0:
             batch = self._propose(study, overrides, min(missing, self.batch_size), states)
-            words = [tuple(trial.user_attrs[OVERRIDES]) for trial in batch]
+            # Made anew: what the journal says of them could be anything.
+            words = [tuple(_word(override, trial) for override in overrides) for trial in batch]
             distinct = list(dict.fromkeys(words))  # two jobs cannot share a folder
             self.validate_batch_is_legal(distinct)
             jobs = self.launcher.launch(distinct, initial_job_idx=batch[0].number)

@@ -126,7 +126,8 @@ class CsvLogger(Logger):
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_of(self._path)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        temporary.unlink(missing_ok=True)  # a link there is not followed
+        with temporary.open("x", encoding="utf-8", newline="") as file:
             # A site's or a layer's own, such as quant/relu1/clipped, come behind those of the run.
             columns = sorted(self._columns, key=lambda name: name.count("/") > 1)
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")

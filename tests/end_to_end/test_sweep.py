@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from qatlab.config import job_name
-from qatlab.sweep import NOTES, Note, Watch, take_notes
+from qatlab.sweep.jobs import NOTES, Note, Watch, take_notes
 
 SWEEP = (
     *("-m", "quant.weight.bits=2,4", "data=synthetic", "data.source.training_images=90"),
