@@ -100,15 +100,21 @@ def origin(folder: Path) -> str | None:
 
     A file that is damaged is told; it decides nothing.
     """
-    file = folder / ORIGIN
-    if not file.exists():
-        return None
     try:
-        job = files.read_json(file).get("job")
+        return _job_of(folder)
     except ConfigError as error:
         say(f"{error}; whose first phases the run has taken over is not known")
         return None
-    return job if isinstance(job, str) else None
+
+
+def _job_of(folder: Path) -> str | None:
+    file = folder / ORIGIN
+    if not file.exists():
+        return None
+    job = files.read_json(file).get("job")
+    if not isinstance(job, str):
+        raise ConfigError(f"cannot read {file}: it names no job")
+    return job
 
 
 class _Leave(Callback):
@@ -142,7 +148,7 @@ def _is_sound(entry: Path) -> bool:
     try:
         for file in _checkpoints(entry):
             load(file)
-        origin(entry)
+        _job_of(entry)
     except (CheckpointError, ConfigError) as error:
         say(f"{error}; its phases are trained again")
         shutil.rmtree(entry)
