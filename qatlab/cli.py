@@ -24,7 +24,7 @@ from qatlab.config import places
 from qatlab.config.folders import check_unused, lock_run, save_asked
 from qatlab.config.places import CONF
 from qatlab.config.trust import foreign
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, plain
 from qatlab.messages import is_refusal, sentence
 from qatlab.results.record import CONFIG, RESULT
 from qatlab.sweep import launchers, search
@@ -175,7 +175,7 @@ def _told(error: Exception) -> str:
 
 
 def _stop(words: str) -> NoReturn:
-    print(f"Error: {words}", file=sys.stderr)
+    print(f"Error: {plain(words)}", file=sys.stderr)
     raise SystemExit(1)
 
 

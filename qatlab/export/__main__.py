@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from qatlab import files
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, plain
 from qatlab.export.obstacles import RESCALE
 from qatlab.integer import RESCALES, lower, with_rescale
 from qatlab.messages import sentence
@@ -51,7 +51,7 @@ def main(words: list[str] | None = None) -> int:
     except Exception as error:
         if (problem := sentence(error)) is None:
             raise
-        print(f"Error: {problem}", file=sys.stderr)
+        print(f"Error: {plain(problem)}", file=sys.stderr)
         return 1
     print(told)
     return 0

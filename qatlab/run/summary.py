@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from rich.table import Table
 
+from qatlab.errors import plain
 from qatlab.quant import ModelTable, Quantizer
 from qatlab.results import figures
 from qatlab.results.quantizer_curves import monitored, quantizer_curves
@@ -27,7 +28,7 @@ NAMED = 5  # layers that a line names
 @rank_zero_only
 def say(text: str) -> None:
     """Print, in the first of several processes."""
-    print(text)
+    print(plain(text))
 
 
 @rank_zero_only

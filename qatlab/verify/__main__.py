@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qatlab import files
 from qatlab.data import ImageModule
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, plain
 from qatlab.integer import RESCALES, IntegerNetwork, lower, with_rescale
 from qatlab.messages import sentence
 from qatlab.pixels import pixel_codes
@@ -170,7 +170,7 @@ def main(words: list[str] | None = None) -> int:
     except Exception as error:
         if (told := sentence(error)) is None:
             raise
-        print(f"Error: {told}", file=sys.stderr)
+        print(f"Error: {plain(told)}", file=sys.stderr)
         return 1
     failed = [own.name for own in found if not own.passes]
     if not given.onnx and not can_make_onnx():

@@ -18,7 +18,7 @@ import qatlab.export.__main__ as export
 import qatlab.verify.__main__ as verify
 from qatlab.config import folders
 from qatlab.errors import ConfigError
-from qatlab.files import read_json
+from qatlab.files import read_json, temporary_of
 from qatlab.run.loading import load_run
 
 SHORT = (*TINY, "data.validation=100", "trainer.accelerator=cpu")
@@ -208,3 +208,48 @@ def test_a_user_without_home_and_name_trains(tmp_path: Path) -> None:
     result = read_json(tmp_path / "run/result.json")
     has_compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
     assert result["environment"]["kernels"] == ("compiled" if has_compiler else "definitions")
+
+
+def test_links_in_a_run_are_not_followed(finished: Path, tmp_path: Path, command: Command) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "result.json").unlink()
+    for name in (
+        "result.tmp.json",
+        "environment.tmp.json",
+        "metrics.tmp.csv",
+        "weights.tmp.safetensors",
+    ):
+        (run / f".{name}").symlink_to(victim)
+    assert command("train.py", f"resume={run}").code == 0
+    assert victim.read_text() == "mine"
+    (run / "result.json").unlink()
+    shutil.move(run / "checkpoints", tmp_path / "checkpoints")
+    (run / "checkpoints").symlink_to(tmp_path / "checkpoints")
+    ended = command("train.py", f"resume={run}")
+    assert ended.code == 1
+    assert "checkpoints is a link; what a run writes lies in its folder" in ended.output
+
+
+def test_the_inside_of_a_run_is_no_place_for_another(finished: Path, command: Command) -> None:
+    before = content_of(finished)
+    ended = command("train.py", *SHORT, f"hydra.run.dir={finished}/.hydra")
+    assert "lies in the folder of another run" in ended.output
+    ended = command("test.py", f"run={finished}", f"save_outputs={finished}/result.json")
+    assert "Accepted: a file that ends in .npz" in ended.output
+    after = content_of(finished)
+    assert {name: after[name] for name in before} == before
+
+
+def test_what_a_run_holds_reaches_a_terminal_as_text(
+    finished: Path, tmp_path: Path, command: Command
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    stored["model"]["\x1b[31mred"] = 1
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    ended = command("test.py", f"run={run}")
+    assert ended.code == 1
+    assert "\x1b" not in ended.output
+    assert "\\x1b[31mred" in ended.output
