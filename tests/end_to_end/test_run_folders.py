@@ -18,7 +18,7 @@ import qatlab.export.__main__ as export
 import qatlab.verify.__main__ as verify
 from qatlab.config import folders
 from qatlab.errors import ConfigError
-from qatlab.files import read_json, temporary_of
+from qatlab.files import read_json
 from qatlab.run.loading import load_run
 
 SHORT = (*TINY, "data.validation=100", "trainer.accelerator=cpu")
