@@ -22,6 +22,7 @@ from hydra._internal.hydra import Hydra
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from qatlab import files
 from qatlab.run import summary
 
 ROOT = Path(__file__).parents[2]
@@ -148,16 +149,16 @@ def _have_no_home() -> None:
 
 
 def _kill_writing(stem: str, times: str) -> None:
-    write, left = Path.write_bytes, [int(times)]
+    put, left = files.put, [int(times)]
 
-    def write_half(path: Path, content: bytes) -> int:
-        left[0] -= path.name.startswith(f".{stem}.")
+    def put_half(temporary: Path, path: Path) -> None:
+        left[0] -= temporary.name.startswith(f".{stem}.")
         if left[0] == 0:
-            write(path, content[: len(content) // 2])
+            os.truncate(temporary, temporary.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
-        return write(path, content)
+        put(temporary, path)
 
-    Path.write_bytes = write_half  # type: ignore[method-assign, assignment]
+    files.put = put_half
 
 
 def _kill_at_write(last: int) -> None:

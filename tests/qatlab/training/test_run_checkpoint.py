@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from qatlab import files
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.messages import is_refusal
 from qatlab.training.checkpoint import BesideIO, RunCheckpoint, load, newest
@@ -114,10 +115,10 @@ def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path: Path) -> None:
 def test_what_the_disk_refuses_names_the_checkpoint(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path, content: bytes) -> int:
+    def refuse(path: Path) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(files, "sync", refuse)
     told = rf"^cannot write {tmp_path}/best_float.ckpt: {os.strerror(number)}$"
     with pytest.raises(CheckpointError, match=told) as caught:
         RunCheckpoint(str(tmp_path)).on_train_epoch_end(Scored(), Scored())  # type: ignore[arg-type]
