@@ -65,6 +65,8 @@ def check_words(words: list[str], is_sweep: bool) -> None:
     is_sweep = is_sweep or any(word.lower() == "hydra.mode=multirun" for word in words)
     for word in words:
         key, _, value = word.lstrip("+").partition("=")
+        if key == "hydra.run.dir" and not value.strip("'\""):
+            raise ConfigError(f"{key} is empty. Accepted: the path of a folder.")
         if is_sweep and key == "hydra.run.dir":
             raise ConfigError(f"{word} has no effect in a sweep, whose folder is hydra.sweep.dir.")
         if not is_sweep and OF_SWEEPS.match(key) and value != BASIC:

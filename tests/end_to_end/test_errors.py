@@ -403,3 +403,9 @@ def test_help_and_configuration_are_shown_without_torch(root: Path, words: tuple
     shown = "quant/weight" if words == ("--help",) else "quantize_epochs:"
     assert shown in result.stdout
     assert len(result.stdout.splitlines()) < (30 if words == ("--help",) else 200)
+
+
+def test_a_run_without_a_folder_writes_nothing_into_the_current_one(command: Told) -> None:
+    for word in ("hydra.run.dir=", 'hydra.run.dir=""', "hydra.run.dir=''"):
+        check(command("data=synthetic", word), ("hydra.run.dir is empty. Accepted: the path",))
+    assert list(Path().iterdir()) == []
