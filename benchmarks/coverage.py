@@ -5,7 +5,7 @@
 Each network runs in a process of its own: it is built as a run would build it, quantized (SAT, 4
 bits), trained for one step, its obstacles are asked for, and where there are none it is written in
 all forms. onnxruntime computes the qdq and the integer file for four images: their classes have to
-be those of the fake-quantized network, but for ties (``qatlab.verify``). Networks with more than
+be those of the fake-quantized network, but for ties (``qatlab verify``). Networks with more than
 ``--largest`` parameters are lowered, but neither trained nor written. Printed are a line for each
 network, and counts.
 """
@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qatlab import obstacles, quant
+from qatlab.deploy.integer import Codes, lower, with_rescale
 from qatlab.errors import QatlabError
-from qatlab.integer import Codes, lower, with_rescale
 from qatlab.models import timm_model, torchvision_model
 
 CLASSES, IMAGES = 10, 4
@@ -144,10 +144,10 @@ def _train(model: nn.Module, images: Tensor) -> None:
 @torch.no_grad()
 def _compare(model: nn.Module, pixels: Tensor, images: Tensor, row: dict[str, Any]) -> None:
     """Compare the classes that the fake-quantized network and its files give to four images."""
-    from qatlab.export.integer_onnx import IntegerWriter
-    from qatlab.export.qdq import QdqWriter
-    from qatlab.verify.comparison import compare
-    from qatlab.verify.forms import AsIntegers, FakeQuantized, InOnnxruntime
+    from qatlab.deploy.onnx.integer import IntegerWriter
+    from qatlab.deploy.onnx.qdq import QdqWriter
+    from qatlab.deploy.verify.comparison import compare
+    from qatlab.deploy.verify.forms import AsIntegers, FakeQuantized, InOnnxruntime
 
     model.eval()
     given = lower(model, [Codes(0, 255, 1 / 255)] * 3, images[:1])

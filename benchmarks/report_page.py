@@ -74,7 +74,7 @@ def main() -> None:
         runs, page = Path(place) / "runs", Path(place) / "report.html"
         copy_runs(given.folder, runs, given.runs)
         start = time.perf_counter()
-        words = [sys.executable, "-m", "qatlab.report", str(runs), "-o", str(page)]
+        words = [sys.executable, "-m", "qatlab", "report", str(runs), "-o", str(page)]
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         written = time.perf_counter() - start
         times = opened(page, given.browser, given.repeats)

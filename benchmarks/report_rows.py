@@ -44,7 +44,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         write_run(Path(place) / "runs/a", given.rows)
         page = Path(place) / "report.html"
-        words = [sys.executable, "-m", "qatlab.report", str(Path(place) / "runs"), "-o", str(page)]
+        words = [
+            sys.executable,
+            "-m",
+            "qatlab",
+            "report",
+            str(Path(place) / "runs"),
+            "-o",
+            str(page),
+        ]
         start = time.perf_counter()
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         seconds = time.perf_counter() - start

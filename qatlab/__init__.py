@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qatlab.export.obstacles import obstacles
-    from qatlab.integer.weights import integer_weights
+    from qatlab.deploy.integer.weights import integer_weights
+    from qatlab.deploy.obstacles import obstacles
     from qatlab.quant import quantize
     from qatlab.run.loading import load_quantized
 
 __all__ = ["integer_weights", "load_quantized", "obstacles", "quantize"]
 _PLACES = {
-    "integer_weights": "qatlab.integer.weights",
+    "integer_weights": "qatlab.deploy.integer.weights",
     "load_quantized": "qatlab.run.loading",
-    "obstacles": "qatlab.export.obstacles",
+    "obstacles": "qatlab.deploy.obstacles",
     "quantize": "qatlab.quant",
 }
 

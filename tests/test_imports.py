@@ -27,13 +27,19 @@ ROOMS = {
     "qatlab.files": {"yaml"},
     "qatlab.native": set(),
     "qatlab.quant": {"torch", "triton"},
-    "qatlab.integer": {"qatlab.quant", "torch", "numpy"},
     "qatlab.models": {"qatlab.quant.tracing", "torch", "torchvision", "timm"},
     "qatlab.data": {"torch", "torchvision", "pytorch_lightning", "numpy", "PIL"},
     # numpy for the state of its generator, rich for the progress bar
     "qatlab.training": {
         *("qatlab.quant", "torch", "pytorch_lightning", "torchmetrics"),
         *("numpy", "rich"),
+    },
+    "qatlab.deploy.integer": {"qatlab.quant", "torch", "numpy"},
+    "qatlab.deploy.c": {"qatlab.deploy.integer", "numpy"},
+    # A network with its data, an integer network, a file. Nothing here knows runs.
+    "qatlab.deploy": {
+        *("qatlab.data", "qatlab.quant", "qatlab.results.record"),
+        *("torch", "numpy", "onnx", "onnxruntime"),
     },
     "qatlab.results": {"numpy", "matplotlib"},
     "qatlab.config": {"qatlab.results.record", "hydra", "omegaconf", "filelock"},
@@ -42,31 +48,20 @@ ROOMS = {
         *("hydra", "hydra_plugins", "omegaconf", "filelock", "optuna", "rich"),
     },
     "qatlab.run": {
-        *("qatlab.config", "qatlab.data", "qatlab.integer", "qatlab.export", "qatlab.pixels"),
-        *("qatlab.quant", "qatlab.results", "qatlab.sweep", "qatlab.terminal", "qatlab.training"),
-        *("qatlab.compare", "torch", "pytorch_lightning", "safetensors", "filelock", "numpy"),
-        *("hydra", "omegaconf", "rich", "yaml"),
-    },
-    # A network, an integer network, a file. Runs are loaded by qatlab.run.loading.
-    "qatlab.export": {
-        *("qatlab.integer", "qatlab.run.loading", "qatlab.messages", "qatlab.pixels"),
-        *("qatlab.quant", "qatlab.results.record", "qatlab.terminal"),
-        *("torch", "numpy", "onnx", "rich"),
-    },
-    "qatlab.verify": {
-        *("qatlab.integer", "qatlab.run.build", "qatlab.run.loading", "qatlab.messages"),
-        *("qatlab.pixels", "qatlab.data", "qatlab.export", "qatlab.quant", "qatlab.terminal"),
-        *("torch", "numpy", "onnx", "onnxruntime", "rich"),
+        *("qatlab.config", "qatlab.data", "qatlab.deploy", "qatlab.quant", "qatlab.results"),
+        *("qatlab.sweep", "qatlab.terminal", "qatlab.training", "torch", "pytorch_lightning"),
+        *("safetensors", "filelock", "numpy", "hydra", "omegaconf", "rich", "yaml"),
     },
     # It reads files only, so that it starts in a moment.
     "qatlab.report": {"qatlab.results", "plotly", "matplotlib", "numpy"},
+    "qatlab.cli": {"qatlab", "hydra", "omegaconf", "torch", "rich", "yaml"},
     # Its contract with qatlab is files: YAML and safetensors. So it starts in a moment.
     "ini_compat": {"numpy", "safetensors", "onnx", "google.protobuf"},
 }
 NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.statistics"}
 # Where configuration is composed and becomes objects; elsewhere there are plain values.
 KNOW_HYDRA = (
-    *("qatlab.config", "qatlab.sweep", "qatlab.cli", "qatlab.messages"),
+    *("qatlab.config", "qatlab.sweep", "qatlab.cli"),
     *("qatlab.run.build", "qatlab.run.experiment", "qatlab.run.loading"),
 )
 

@@ -1,1 +1,1 @@
-"""A folder of runs as a table and a page: ``python -m qatlab.report FOLDER [-o report.html]``."""
+"""A folder of runs as a table and a page: ``qatlab report FOLDER [-o report.html]``."""

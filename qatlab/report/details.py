@@ -10,8 +10,8 @@ from qatlab import files
 from qatlab.errors import ConfigError
 from qatlab.report.curves import METRICS, read_curves
 from qatlab.report.runs import DAMAGED, Run, damaged
-from qatlab.report.values import MOST
 from qatlab.results import record
+from qatlab.results.values import MOST
 
 MOST_CLASSES = 100  # with more, the matrix of one run would be megabytes
 NOTHING: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any
 
 from qatlab import files
 from qatlab.errors import ConfigError
-from qatlab.report import values
+from qatlab.results import values
 
 LAYERS = "layers.json"
 FLOAT = "float"

@@ -11,9 +11,8 @@ from typing import Any
 
 from qatlab import files
 from qatlab.errors import ConfigError
-from qatlab.report import values
 from qatlab.report.layers import LAYERS, Layer, facts_of, read_costs
-from qatlab.results import record
+from qatlab.results import record, values
 
 ERROR = "error.txt"  # as in qatlab.sweep, which takes a second to import
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"

@@ -13,14 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 
 from qatlab import files, sweep
-from qatlab.compare import configuration, differences, flat
 from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, stored_config
 from qatlab.config.trust import foreign
+from qatlab.deploy.integer.lowering import Obstacle
+from qatlab.deploy.obstacles import check_target, forms_of, listed, obstacles, told
+from qatlab.deploy.pixels import pixel_codes
 from qatlab.errors import CheckpointError, ConfigError
-from qatlab.export.obstacles import check_target, forms_of, listed, obstacles, told
-from qatlab.integer.lowering import Obstacle
-from qatlab.pixels import pixel_codes
 from qatlab.results import record
+from qatlab.results.compare import configuration, differences, flat
 from qatlab.run import evaluation, shared_phases, summary
 from qatlab.run.build import Built, build, callbacks_of, trainer_of
 from qatlab.run.environment import begin, environment

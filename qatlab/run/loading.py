@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -12,6 +11,7 @@ from torch import nn
 
 from qatlab import config
 from qatlab.config import places
+from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
 from qatlab.run.build import Built, build
@@ -32,22 +32,7 @@ def load_run(run: Path | str, checkpoint: str = "best", allow: Sequence[str] = (
     return build(_config_of(Path(run), checkpoint, allow), trained=True)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A trained network, and where it comes from.
-
-    Attributes:
-        built: data, network and solver.
-        config: its configuration, YAML.
-        source: the folder of its run, or the words that describe it.
-    """
-
-    built: Built
-    config: str
-    source: str
-
-
-def load_words(words: Sequence[str], checkpoint: str = "best") -> Loaded:
+def load_words(words: Sequence[str], checkpoint: str = "best") -> Trained:
     """Return what words of a command line speak of.
 
     Args:
@@ -64,7 +49,15 @@ def load_words(words: Sequence[str], checkpoint: str = "best") -> Loaded:
         cfg = _config_of(Path(first), checkpoint, allow)
     else:
         cfg = _composed(words)
-    return Loaded(build(cfg, trained=True), config.portable_yaml(cfg), " ".join(words))
+    built = build(cfg, trained=True)
+    return Trained(
+        model=built.model.eval(),
+        table=built.table,
+        data=built.data,
+        classifies=built.module.classifies,
+        config=config.portable_yaml(cfg),
+        source=" ".join(words),
+    )
 
 
 def _allowed(word: str, run: str) -> list[str]:

@@ -19,18 +19,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from mistakes import TINY, Told
 from omegaconf import DictConfig, open_dict
 
-from qatlab import cli, config
+from qatlab import config
+from qatlab.cli import hydra_app
 
 
 @pytest.fixture(autouse=True)
 def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)  # runs write to outputs/
-    for name in (cli.FULL_ERROR, "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+    for name in (hydra_app.FULL_ERROR, "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(name, "0")  # set by a run; put back as it was
     monkeypatch.setattr(Hydra, "get_mode", lambda *args, **more: None)  # composes once more
-    monkeypatch.setenv(cli.USERS, "0")
-    monkeypatch.delenv(cli.USERS)
-    monkeypatch.setattr(cli, "WANTS_TRACE", False)
+    monkeypatch.setenv(hydra_app.USERS, "0")
+    monkeypatch.delenv(hydra_app.USERS)
+    monkeypatch.setattr(hydra_app, "WANTS_TRACE", False)
     yield
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
@@ -74,11 +75,11 @@ def told(
             HydraConfig.instance().set_config(cfg)
             with open_dict(cfg):
                 del cfg["hydra"]
-            cli.checked("train", cfg)
+            hydra_app.checked("train", cfg)
 
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
         with pytest.raises(SystemExit) as caught:
-            cli.start(main)
+            hydra_app.start(main)
         assert caught.value.code == 1
         return capsys.readouterr().err
 

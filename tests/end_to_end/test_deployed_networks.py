@@ -7,12 +7,12 @@ import pytest
 import torch
 from deployed import METHODS, NETWORKS, shown, trained
 
-from qatlab.export.onnx_file import onnx_file
-from qatlab.integer import lower, with_rescale
-from qatlab.pixels import bytes_of, pixel_codes
+from qatlab.deploy.integer import lower, with_rescale
+from qatlab.deploy.onnx.file import onnx_file
+from qatlab.deploy.pixels import bytes_of, pixel_codes
+from qatlab.deploy.verify.comparison import compare
+from qatlab.deploy.verify.forms import AsIntegers, FakeQuantized, InOnnxruntime
 from qatlab.run.loading import Loaded
-from qatlab.verify.comparison import compare
-from qatlab.verify.forms import AsIntegers, FakeQuantized, InOnnxruntime
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from deployed import trained
 
-from qatlab.export.c import c_program
-from qatlab.integer import compute, lower, with_rescale
-from qatlab.pixels import bytes_of, pixel_codes
+from qatlab.deploy.c import c_program
+from qatlab.deploy.integer import compute, lower, with_rescale
+from qatlab.deploy.pixels import bytes_of, pixel_codes
 
 SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 

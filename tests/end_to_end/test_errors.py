@@ -16,7 +16,8 @@ from hydra.core.plugins import Plugins
 from mistakes import TINY, Told, check
 from omegaconf import DictConfig, OmegaConf
 
-from qatlab import cli, config
+from qatlab import config
+from qatlab.cli import hydra_app
 from qatlab.errors import ConfigError
 from qatlab.models import LeNet
 from qatlab.run import experiment
@@ -364,7 +365,7 @@ def test_an_error_of_our_own_shows_where_it_was_raised(
 
 
 def test_the_trace_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
-    monkeypatch.setattr(cli, "WANTS_TRACE", True)
+    monkeypatch.setattr(hydra_app, "WANTS_TRACE", True)
     with pytest.raises(ConfigError, match=r"model\.dropout=2"):
         told("model.dropout=2")
 

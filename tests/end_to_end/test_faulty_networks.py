@@ -17,7 +17,7 @@ from mistakes import TINY
 from PIL import Image
 from torch import Tensor
 
-from qatlab.verify import __main__ as verify
+from qatlab.cli.main import run as run_command
 
 SETTINGS = (
     *(word for word in TINY if not word.startswith("schedule")),
@@ -85,9 +85,9 @@ def test_a_verification_names_the_layer(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         words = [str(folder), "allow=killable_runs", "--checkpoint", "last"]
-        assert verify.main([*words, "--rescale", "float"]) == 1
+        assert run_command(["verify", *words, "--rescale", "float"]) == 1
         told = capsys.readouterr().err
-        assert verify.main(words) == 1
+        assert run_command(["verify", *words]) == 1
     assert told == (
         "Error: the network's answers are not finite: fc2.weight holds values up to 3e+38.\n"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mistakes import TINY
 
-from qatlab.__main__ import COMMANDS, main
+from qatlab.cli.main import COMMANDS, main
 
 NET = """
 from torch import nn

@@ -14,8 +14,7 @@ from killable_runs import NOBODY, Ended, start_forked, start_forked_at_once
 from mistakes import TINY
 from omegaconf import OmegaConf
 
-import qatlab.export.__main__ as export
-import qatlab.verify.__main__ as verify
+from qatlab.cli.main import run as run_command
 from qatlab.config import folders
 from qatlab.errors import ConfigError
 from qatlab.files import read_json
@@ -131,9 +130,9 @@ def test_no_reader_of_runs_calls_what_a_configuration_names(
     assert told in command("train.py", f"resume={run}").output
     (run / "was.json").rename(run / "result.json")
     assert told in command("test.py", f"run={run}").output
-    assert verify.main([str(run)]) == 1
+    assert run_command(["verify", str(run)]) == 1
     assert told in capsys.readouterr().err
-    assert export.main([str(run), "--format", "c", "-o", str(tmp_path / "net.c")]) == 1
+    assert run_command(["export", str(run), "--format", "c", "-o", str(tmp_path / "net.c")]) == 1
     assert told in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"os\.system is refused"):
         load_run(run)
@@ -147,16 +146,19 @@ def test_own_code_is_called_by_each_reader_that_allows_it(
     words = ("+callbacks.kill._target_=killable_runs.KillAt", "schedule.clamp_epochs=0")
     assert command("train.py", *SHORT, *words, f"hydra.run.dir={run}").code == 0
     refused = "_target_=killable_runs.KillAt is refused"
-    assert verify.main([str(run)]) == 1
+    assert run_command(["verify", str(run)]) == 1
     assert refused in capsys.readouterr().err
-    assert verify.main([str(run), "allow=killable_runs", "--images", "5"]) == 0
+    assert run_command(["verify", str(run), "allow=killable_runs", "--images", "5"]) == 0
     assert "5 images; bits that accumulators need" in capsys.readouterr().out
-    assert export.main([str(run), "allow=[killable_runs]", "--format", "c", "-o", "net.c"]) == 0
+    assert (
+        run_command(["export", str(run), "allow=[killable_runs]", "--format", "c", "-o", "net.c"])
+        == 0
+    )
     assert command("test.py", f"run={run}").code == 0  # which the helper allows
     with pytest.raises(ConfigError, match=refused):
         load_run(run)
     assert load_run(run, allow=["killable_runs"]).model is not None
-    assert verify.main([str(run), "seed=1"]) == 1
+    assert run_command(["verify", str(run), "seed=1"]) == 1
     assert "seed=1 has no effect behind" in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qatlab import cli
+from qatlab.cli import hydra_app
 
 Ran = Callable[..., str]
 FLOAT_FIRST = "quant.rules.first.weight=null"
@@ -41,7 +41,7 @@ def ran(
         with open_dict(cfg):
             del cfg["hydra"]
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
-        cli.start(lambda: cli.checked("train", cfg))
+        hydra_app.start(lambda: hydra_app.checked("train", cfg))
         return capsys.readouterr().out
 
     return run

@@ -19,17 +19,18 @@ from killable_runs import start_forked
 from mistakes import TINY
 
 import qatlab
+from qatlab.cli import verify as verify_command
+from qatlab.cli.main import run as run_command
+from qatlab.cli.verify import batches_of
+from qatlab.deploy.integer import IntegerNetwork, lower
+from qatlab.deploy.integer.network import Operation, Output, Rescale, Weighted
+from qatlab.deploy.integer.vectorised import shapes
+from qatlab.deploy.pixels import bytes_of, pixel_codes
+from qatlab.deploy.verify.comparison import compare
+from qatlab.deploy.verify.forms import AsIntegers, FakeQuantized
 from qatlab.errors import ConfigError
-from qatlab.export import __main__ as export
-from qatlab.integer import IntegerNetwork, lower
-from qatlab.integer.network import Operation, Output, Rescale, Weighted
-from qatlab.integer.vectorised import shapes
-from qatlab.pixels import bytes_of, pixel_codes
 from qatlab.quant.layers import quantized_weight
 from qatlab.run.loading import load_run
-from qatlab.verify import __main__ as verify
-from qatlab.verify.comparison import compare
-from qatlab.verify.forms import AsIntegers, FakeQuantized
 
 Captured = pytest.CaptureFixture[str]
 
@@ -45,7 +46,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_answers_the_same_in_all_forms(run: Path, tmp_path: Path, capsys: Captured) -> None:
     file = tmp_path / "found.json"
-    assert verify.main([str(run), "--json", str(file), "--rescale", "fixed32", "fixed16"]) == 0
+    assert (
+        run_command(["verify", str(run), "--json", str(file), "--rescale", "fixed32", "fixed16"])
+        == 0
+    )
     told = capsys.readouterr().out
     assert re.search(r"50 images; bits that accumulators need: conv1 \d\d, conv2 ", told)
     found = json.loads(file.read_text())
@@ -73,17 +77,17 @@ def test_onnx_that_is_not_there_is_told_whatever_else_is_compared(
 ) -> None:
     words = [str(run), "--images", "10", "--rescale", *rescale]
     told = "ONNX was not compared, as onnxruntime is not there"
-    assert verify.main(words) == 0
+    assert run_command(["verify", *words]) == 0
     assert told not in capsys.readouterr().out
-    monkeypatch.setattr(verify, "can_make_onnx", lambda: False)
-    assert verify.main(words) == 0
+    monkeypatch.setattr(verify_command, "can_make_onnx", lambda: False)
+    assert run_command(["verify", *words]) == 0
     assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["qdq", "integer"])
 def test_a_written_file_is_verified(run: Path, tmp_path: Path, capsys: Captured, kind: str) -> None:
     file = tmp_path / "model.onnx"
-    assert export.main([str(run), "-o", str(file), "--format", kind]) == 0
+    assert run_command(["export", str(run), "-o", str(file), "--format", kind]) == 0
     told = capsys.readouterr().out
     assert f"{file}: {file.stat().st_size:,} bytes" in told
     assert os.listdir(tmp_path) == ["model.onnx"]
@@ -97,7 +101,7 @@ def test_a_written_file_is_verified(run: Path, tmp_path: Path, capsys: Captured,
     assert "_target_: qatlab.models.LeNet" in facts["config"]
     found = tmp_path / "found.json"
     words = [str(run), "--onnx", str(file), "--images", "10", "--data", "validation"]
-    assert verify.main([*words, "--json", str(found)]) == 0
+    assert run_command(["verify", *words, "--json", str(found)]) == 0
     forms = json.loads(found.read_text())["forms"]
     assert [*forms][-2:] == [f"{file}, as written", f"{file}, optimised"]
     assert "10 images; " in capsys.readouterr().out
@@ -105,7 +109,7 @@ def test_a_written_file_is_verified(run: Path, tmp_path: Path, capsys: Captured,
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler: cc")
 def test_a_run_becomes_a_program(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    assert export.main([str(run), "-o", str(tmp_path / "model.c"), "--format", "c"]) == 0
+    assert run_command(["export", str(run), "-o", str(tmp_path / "model.c"), "--format", "c"]) == 0
     told = capsys.readouterr().out
     assert "bytes of constants (flash)" in told
     assert re.search(r"conv2 +.* +240,000", told)  # products
@@ -155,7 +159,7 @@ def test_a_wrong_network_is_found(run: Path, kind: type[Weighted]) -> None:
     wrong = changed(network, kind, 0.3)
     exact = AsIntegers(network, "float", 0.0)
     forms = [AsIntegers(wrong, "fixed32", tolerance) for tolerance in (0.0, 1.0)]
-    batches = verify.batches_of(built.data, "test", None)
+    batches = batches_of(built.data, "test", None)
     found = compare(FakeQuantized(model), exact, forms, batches, codes)
     strict, lenient = found[2:]
     assert (found[1].different, found[1].passes) == (0, True)
@@ -173,13 +177,13 @@ def test_a_wrong_network_is_found(run: Path, kind: type[Weighted]) -> None:
 def test_a_file_of_another_run_fails(
     run: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qatlab.export import onnx_file
+    from qatlab.deploy.onnx import file as onnx_file
 
     real: Callable[..., IntegerNetwork] = onnx_file.lower
     monkeypatch.setattr(onnx_file, "lower", lambda *a: changed(real(*a), Output, 3.0))
     file = tmp_path / "other.onnx"
-    assert export.main([str(run), "-o", str(file)]) == 0
-    assert verify.main([str(run), "--onnx", str(file)]) == 2
+    assert run_command(["export", str(run), "-o", str(file)]) == 0
+    assert run_command(["verify", str(run), "--onnx", str(file)]) == 2
     error = capsys.readouterr().err
     assert error == f"Beyond the tolerance: {file}, as written, {file}, optimised.\n"
 
@@ -199,7 +203,7 @@ def test_mistakes_are_told(
 ) -> None:
     (tmp_path / "run.log").write_text("no protocol buffer")
     given = [word.format(tmp=tmp_path) for word in words]
-    assert verify.main([str(run), *given]) == 1
+    assert run_command(["verify", str(run), *given]) == 1
     error = capsys.readouterr().err
     assert re.fullmatch(r"Error: [^\n]+\n", error)
     assert told.format(tmp=tmp_path) in error
@@ -208,49 +212,49 @@ def test_mistakes_are_told(
 def test_an_interruption_and_missing_images_are_told(
     run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "batches_of", lambda *given: iter(()))
-    assert verify.main([str(run), "--data", "validation"]) == 1
+    monkeypatch.setattr(verify_command, "batches_of", lambda *given: iter(()))
+    assert run_command(["verify", str(run), "--data", "validation"]) == 1
     assert capsys.readouterr().err == "Error: --data validation has no images.\n"
 
     def interrupted(*given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verify, "batches_of", interrupted)
-    assert verify.main([str(run)]) == 130
+    monkeypatch.setattr(verify_command, "batches_of", interrupted)
+    assert run_command(["verify", str(run)]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
 def test_images_that_no_bytes_stand_for_are_exported_in_float(
     run: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qatlab.export import onnx_file
+    from qatlab.deploy.onnx import file as onnx_file
 
     def refuse(data: object) -> None:
         raise ConfigError("no bytes stand for what the network gets")
 
     monkeypatch.setattr(onnx_file, "pixel_codes", refuse)
     file = tmp_path / "model.onnx"
-    assert export.main([str(run), "-o", str(file)]) == 0
+    assert run_command(["export", str(run), "-o", str(file)]) == 0
     facts = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
     assert "float = step * byte + offset" not in json.loads(facts["preprocessing"])
-    assert export.main([str(run), "-o", str(file), "--format", "integer"]) == 1
+    assert run_command(["export", str(run), "-o", str(file), "--format", "integer"]) == 1
     assert "no bytes stand for" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path, capsys: Captured) -> None:
-    assert verify.main([str(tmp_path)]) == 1
+    assert run_command(["verify", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         f"Error: {tmp_path} is not the folder of a run: it has no config.yaml\n"
     )
     (tmp_path / "config.yaml").write_text("model: [")
-    assert verify.main([str(tmp_path)]) == 1
+    assert run_command(["verify", str(tmp_path)]) == 1
     assert re.fullmatch(r"Error: [^\n]+\n", capsys.readouterr().err)
 
 
 def test_a_clamped_run_has_nothing_to_export(run: Path, tmp_path: Path, capsys: Captured) -> None:
     file = tmp_path / "model.onnx"
     words = [str(run), "-o", str(file), "--checkpoint", "best_clamp"]
-    assert export.main(words) == 1
+    assert run_command(["export", *words]) == 1
     assert "is in the clamp phase: integer networks are made of runs" in capsys.readouterr().err
     assert not file.exists()
 
@@ -278,7 +282,7 @@ def test_options_of_no_effect_are_told(
     told: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert export.main([str(run), *words]) == 1
+    assert run_command(["export", str(run), *words]) == 1
     error = capsys.readouterr().err
     assert re.fullmatch(r"Error: [^\n]+\n", error)
     assert told in error

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ini_compat.__main__ import main as ini_compat
-from qatlab.verify.__main__ import main as verify
+from qatlab.cli.main import run as run_command
 
 FOLDERS = {"LeNet": "mnist_model", "MobileNet": "mnist_multibranch_model"}
 WEIGHTS = {"MobileNet_v2_mini": "mobilenet-v2-weights-8b"}
@@ -45,7 +45,7 @@ def convert(shared: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["LeNet_4b", "LeNet_w4_a8", "LeNet_w1_a4", "MobileNet_v2_mini"])
 def test_integer_networks_reach_what_n2d2_asserts(checkout: Path, shared: Path, name: str) -> None:
     convert(shared, name)
-    assert verify([f"experiment={name}", "--json", "found.json"]) == 0
+    assert run_command(["verify", f"experiment={name}", "--json", "found.json"]) == 0
     found = json.loads(Path("found.json").read_text())
     assert found["images"] == 10_000
     for own, rescale, accuracy in ASSERTED:
@@ -58,12 +58,12 @@ def test_an_imported_experiment_is_verified(
     checkout: Path, shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     convert(shared, "LeNet_w1_a4")
-    assert verify(["experiment=LeNet_w1_a4", "--images", "200"]) == 0
+    assert run_command(["verify", "experiment=LeNet_w1_a4", "--images", "200"]) == 0
     assert "200 images; " in capsys.readouterr().out
-    assert verify(["experiment=LeNet_w1_a4", "init_weights=null"]) == 1
+    assert run_command(["verify", "experiment=LeNet_w1_a4", "init_weights=null"]) == 1
     error = capsys.readouterr().err
     assert re.fullmatch(r"Error: [^\n]+ there are no weights; add init_weights=<file>\.\n", error)
-    assert verify(["experiment=LeNet_w1_b4"]) == 1
+    assert run_command(["verify", "experiment=LeNet_w1_b4"]) == 1
     assert "LeNet_w1_a4" in capsys.readouterr().err
 
 
@@ -71,7 +71,7 @@ def test_experiments_are_looked_for_in_the_current_folder_and_in_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert verify(["experiment=LeNet_4b"]) == 1
+    assert run_command(["verify", "experiment=LeNet_4b"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("Error: experiment=LeNet_4b is unknown.")
     assert told.count("\n") == 1

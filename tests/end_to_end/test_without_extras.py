@@ -26,14 +26,12 @@ def _needed(name: str, found: dict[str, metadata.Distribution]) -> dict[str, met
 
 
 CODE = """
-from qatlab.export.__main__ import main as export
-from qatlab.verify.__main__ import main as verify
 import sys
 run, folder = sys.argv[1:]
-assert export([run, "-o", f"{folder}/model.onnx"]) == 1
-assert export([run, "-o", f"{folder}/model.c", "--format", "c"]) == 0
-assert verify([run]) == 0
-assert verify([run, "--onnx", f"{folder}/model.onnx"]) == 1
+assert run_command(["export", run, "-o", f"{folder}/model.onnx"]) == 1
+assert run_command(["export", run, "-o", f"{folder}/model.c", "--format", "c"]) == 0
+assert run_command(["verify", run]) == 0
+assert run_command(["verify", run, "--onnx", f"{folder}/model.onnx"]) == 1
 """
 
 

@@ -25,16 +25,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qatlab import quant
+from qatlab.deploy.c import c_program
+from qatlab.deploy.integer import Codes, Computed, IntegerNetwork, compute, lower, with_rescale
+from qatlab.deploy.integer.reference import compute_one
+from qatlab.deploy.obstacles import AS_GIVEN
+from qatlab.deploy.onnx.integer import IntegerWriter
+from qatlab.deploy.onnx.qdq import QdqWriter
+from qatlab.deploy.onnx.qonnx import QonnxWriter
+from qatlab.deploy.verify.forms import InOnnxruntime, finished
 from qatlab.errors import QatlabError
-from qatlab.export.c import c_program
-from qatlab.export.integer_onnx import IntegerWriter
-from qatlab.export.obstacles import AS_GIVEN
-from qatlab.export.qdq import QdqWriter
-from qatlab.export.qonnx import QonnxWriter
-from qatlab.integer import Codes, Computed, IntegerNetwork, compute, lower, with_rescale
-from qatlab.integer.reference import compute_one
 from qatlab.quant.learned import ActivationQuantizer
-from qatlab.verify.forms import InOnnxruntime, finished
 
 IMAGES = 6
 EXACT_TIE = 1e-6  # steps; float64

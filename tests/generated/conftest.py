@@ -1,4 +1,4 @@
-"""What the tests of :mod:`qatlab.export` know of QONNX is used here, too."""
+"""What the tests of :mod:`qatlab.deploy` know of QONNX is used here, too."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from written_runs import write_run
 
+from qatlab.cli.report import main
 from qatlab.errors import ConfigError
 from qatlab.report import curves
-from qatlab.report.__main__ import main
 from qatlab.report.curves import Curves, read_curves
 
 GAPS = st.just(math.nan) | st.floats(-1e6, 1e6, width=32)

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from written_runs import write_run
 
-from qatlab import compare
-from qatlab.report import __main__ as report
+from qatlab.cli.main import run as run_command
 
 SECONDS = 20  # each command; those of small files take less than one
 BOMB = "a: &a [x, x]\n" + "".join(
@@ -41,14 +40,11 @@ Command = Callable[..., Ended]
 def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Run the main function of a command; what takes too long fails."""
 
-    def run(main: Callable[[list[str]], None], *words: str | Path) -> Ended:
+    def run(*words: str | Path) -> Ended:
         capsys.readouterr()
-        code = 0
         signal.alarm(SECONDS)
         try:
-            main([str(word) for word in words])
-        except SystemExit as ended:
-            code = int(ended.code or 0)
+            code = run_command([str(word) for word in words])
         finally:
             signal.alarm(0)
         return Ended(code, *capsys.readouterr())
@@ -141,12 +137,12 @@ def test_a_damaged_file_ends_no_command_in_a_trace(
     DAMAGES[kind](make(place, file))
     page = tmp_path / "report.html"
     write_run(tmp_path / "sound", top1=0.8)
-    for words in ((report.main, tmp_path / "runs"), (report.main, tmp_path / "runs", "-o", page)):
+    for words in (("report", tmp_path / "runs"), ("report", tmp_path / "runs", "-o", page)):
         ended = command(*words)
         check(ended, tmp_path / "runs")
     assert page.exists() == (ended.code == 0)
     assert ended.code == 1 or (file, kind) in FINE
-    ended = command(compare.main, tmp_path / "sound", place)
+    ended = command("compare", tmp_path / "sound", place)
     check(ended, place)
 
 
@@ -158,7 +154,7 @@ def test_damaged_runs_are_named_and_the_others_reported(
     write_run(runs / "sound", top1=0.8)
     for kind, damage in DAMAGES.items():
         damage(make(runs / kind, file))
-    ended = command(report.main, runs, "-o", page)
+    ended = command("report", runs, "-o", page)
     check(ended, runs)
     assert ended.code == 1
     told = {line.split()[1] for line in ended.err.splitlines() if line.startswith("Error: ")}
@@ -204,12 +200,12 @@ def test_values_of_any_other_kind_are_met(tmp_path: Path, command: Command, file
         for name in ("result.json", "layers.json", "config.yaml"):
             shutil.copy(tmp_path / "whole" / name, runs / str(i))
         (runs / str(i) / file).write_text(json.dumps(other))
-    ended = command(report.main, runs, "-o", page)
+    ended = command("report", runs, "-o", page)
     check(ended, runs)
     assert page.exists()
     assert (tmp_path / "report.png").exists()
     for i in range(0, len(others), 3):
-        check(command(compare.main, tmp_path / "whole", runs / str(i)), runs)
+        check(command("compare", tmp_path / "whole", runs / str(i)), runs)
 
 
 NAMES = (
@@ -229,7 +225,7 @@ def test_folders_may_have_any_name(tmp_path: Path, command: Command) -> None:
         write_run(top / os.fsdecode(b"damaged " + name), top1=0.9)
         (top / os.fsdecode(b"damaged " + name) / "result.json").write_text("[")
     page = tmp_path / os.fsdecode(b"\xfe.html")
-    ended = command(report.main, top, "-o", page)
+    ended = command("report", top, "-o", page)
     assert ended.code == 1
     assert len(re.findall("^Error: damaged ", ended.err, re.MULTILINE)) == len(NAMES)
     for text in (ended.out, ended.err):
@@ -239,20 +235,20 @@ def test_folders_may_have_any_name(tmp_path: Path, command: Command) -> None:
     shown = {run["folder"] for run in json.loads(block)["runs"]}
     assert shown >= {os.fsdecode(name) for name in NAMES}
     assert "\\udcff&lt;b&gt;" in page.read_text().partition("<title>")[2].partition("</title>")[0]
-    ended = command(compare.main, *(top / os.fsdecode(name) for name in NAMES))
+    ended = command("compare", *(top / os.fsdecode(name) for name in NAMES))
     assert ended.code == 0
     assert "\x1b" not in ended.out
-    assert command(compare.main, top / os.fsdecode(NAMES[0]), top / "none").code == 1
+    assert command("compare", top / os.fsdecode(NAMES[0]), top / "none").code == 1
 
 
 def test_links_that_lead_back_are_not_followed(tmp_path: Path, command: Command) -> None:
     write_run(tmp_path / "a/b", top1=0.9)
     for link, to in (("a/b/up", ".."), ("a/self", "self"), ("a/one", "two"), ("a/two", "one")):
         (tmp_path / link).symlink_to(to)
-    ended = command(report.main, tmp_path)
+    ended = command("report", tmp_path)
     assert (ended.code, len(ended.out.splitlines())) == (0, 3)
     for wrong in ("a/self", "nowhere", "a/b/result.json"):
-        ended = command(report.main, tmp_path / wrong)
+        ended = command("report", tmp_path / wrong)
         check(ended, tmp_path / wrong)
         assert ended.code == 1
 
@@ -266,7 +262,7 @@ def test_folders_may_lie_deep(tmp_path: Path, command: Command) -> None:
         os.chdir("d")
     os.chdir(before)
     try:
-        assert command(report.main, tmp_path / "runs").code == 0
+        assert command("report", tmp_path / "runs").code == 0
     finally:  # pytest could not remove it
         subprocess.run(["rm", "-rf", tmp_path / "runs"], check=True)
 
@@ -284,7 +280,7 @@ def test_a_folder_that_cannot_be_read_is_named(
         return whole(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    ended = command(report.main, tmp_path, "-o", tmp_path / "report.html")
+    ended = command("report", tmp_path, "-o", tmp_path / "report.html")
     words = f"Error: locked is left out: cannot read {tmp_path / 'locked'}: Permission denied"
     assert (ended.code, ended.err.splitlines()[-1]) == (1, words)
     assert (tmp_path / "report.html").exists()
@@ -295,10 +291,10 @@ def test_runs_that_are_not_finished_are_a_page_and_no_table(
 ) -> None:
     write_run(tmp_path / "runs/a", top1=0.9)
     (tmp_path / "runs/a/result.json").unlink()
-    ended = command(report.main, tmp_path / "runs")
+    ended = command("report", tmp_path / "runs")
     assert (ended.code, "holds no finished run" in ended.err) == (1, True)
-    ended = command(report.main, tmp_path / "runs", "-o", tmp_path / "report.html")
+    ended = command("report", tmp_path / "runs", "-o", tmp_path / "report.html")
     assert (ended.code, (tmp_path / "report.html").exists()) == (0, True)
     (tmp_path / "none").mkdir()
-    ended = command(report.main, tmp_path / "none", "-o", tmp_path / "none.html")
+    ended = command("report", tmp_path / "none", "-o", tmp_path / "none.html")
     assert (ended.code, (tmp_path / "none.html").exists()) == (1, False)

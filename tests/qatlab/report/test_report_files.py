@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 from written_runs import write_result, write_run
 
-from qatlab.report.__main__ import main
+from qatlab.cli.main import run as run_command
+from qatlab.cli.report import main
 from qatlab.report.picture import draw
 from qatlab.report.runs import find_runs
 from qatlab.report.settings import join_seeds
@@ -86,8 +87,7 @@ def test_runs_that_all_failed_are_a_page_without_picture(tmp_path: Path) -> None
 
 def test_a_page_has_the_name_of_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "a", top1=0.9)
-    with pytest.raises(SystemExit):
-        main([str(tmp_path), "-o", str(tmp_path / "report.png")])
+    assert run_command(["report", str(tmp_path), "-o", str(tmp_path / "report.png")]) == 1
     assert "ends in .html" in capsys.readouterr().err
 
 

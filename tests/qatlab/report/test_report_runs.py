@@ -10,8 +10,8 @@ import pytest
 import yaml
 from written_runs import layers, write_result, write_run
 
+from qatlab.cli.main import run as run_command
 from qatlab.report import runs
-from qatlab.report.__main__ import main
 from qatlab.report.curves import METRICS
 from qatlab.report.details import details
 from qatlab.report.runs import find_runs
@@ -118,8 +118,7 @@ def test_a_damaged_file_is_named_in_one_sentence(
     write_run(tmp_path / "runs/a", top1=0.9)
     path = tmp_path / "runs/a" / file
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "runs"), "-o", str(tmp_path / "report.html")])
+    assert run_command(["report", str(tmp_path / "runs"), "-o", str(tmp_path / "report.html")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("Error: ")
     assert str(path) in error
@@ -138,8 +137,8 @@ def test_it_starts_without_what_trains(tmp_path: Path) -> None:
     write_run(tmp_path / "a", top1=0.9)
     code = """if True:
         import sys
-        from qatlab.report.__main__ import main
-        main(sys.argv[1:])
+        from qatlab.cli.main import run
+        assert run(["report", *sys.argv[1:]]) == 0
         heavy = {"torch", "pytorch_lightning", "hydra", "omegaconf"} & sys.modules.keys()
         assert not heavy, heavy
     """

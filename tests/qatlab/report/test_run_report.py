@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from written_runs import write_result, write_run
 
-from qatlab.report.__main__ import main
+from qatlab.cli.main import run as run_command
+from qatlab.cli.report import main
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -63,16 +64,14 @@ def test_what_is_no_result_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, words: str
 ) -> None:
     (tmp_path / "result.json").write_text(content)
-    with pytest.raises(SystemExit):
-        main([str(tmp_path)])
+    assert run_command(["report", str(tmp_path)]) == 1
     told = capsys.readouterr().err
     assert "result.json" in told
     assert words in told
 
 
 def test_a_folder_without_runs_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([str(tmp_path)])
+    assert run_command(["report", str(tmp_path)]) == 1
     assert "holds no finished run" in capsys.readouterr().err
 
 
@@ -84,4 +83,4 @@ def test_the_page_of_results_has_the_table_of_the_committed_runs(
     rows = capsys.readouterr().out.strip()
     assert len(rows.splitlines()) > 2
     page = (DOCS / "results.md").read_text()
-    assert f"`python -m qatlab.report docs/runs/{folder.name}` prints\n\n{rows}\n\n" in page
+    assert f"`qatlab report docs/runs/{folder.name}` prints\n\n{rows}\n\n" in page

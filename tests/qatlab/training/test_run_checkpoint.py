@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from qatlab import files
+from qatlab.cli.messages import is_refusal
 from qatlab.errors import CheckpointError, ConfigError
-from qatlab.messages import is_refusal
 from qatlab.training.checkpoint import BesideIO, RunCheckpoint, load, newest
 
 

@@ -1,0 +1,112 @@
+"""Writes a trained network for other programs: ``qatlab export RUN -o model.onnx``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.table import Table
+
+from qatlab import files
+from qatlab.cli.parser import Parser
+from qatlab.deploy.integer import RESCALES, lower, with_rescale
+from qatlab.deploy.obstacles import RESCALE
+from qatlab.deploy.pixels import pixel_codes
+from qatlab.deploy.trained import Trained
+from qatlab.errors import ConfigError
+from qatlab.results import record
+from qatlab.run.loading import load_words
+from qatlab.terminal import wide_console
+
+FORMATS = {
+    "qdq": "ONNX: QuantizeLinear and DequantizeLinear around operators on floats (default)",
+    "qonnx": "ONNX with QONNX's Quant, for FINN and hls4ml",
+    "integer": "ONNX of whole numbers: ConvInteger and MatMulInteger",
+    "c": "one C99 file of whole numbers",
+}
+SUFFIXES = {"c": ".c"}
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the command."""
+    parser = Parser(prog="qatlab export", description=__doc__)
+    parser.add_argument(
+        "run", nargs="+", help="folder of a run, or words of qatlab test: experiment=LeNet_4b"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    formats = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+    parser.add_argument("--format", default="qdq", choices=FORMATS, help=formats)
+    parser.add_argument("--opset", type=int, help="of ONNX, 13 to 25; default 21")
+    parser.add_argument("--rescale", help=f"of integer and c: {', '.join(RESCALES)}")
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
+    given = parser.parse_args(words)
+    _check(given)
+    trained = load_words(given.run, given.checkpoint)
+    if given.format == "c":
+        print(_write_c(trained, given.output, given.rescale or RESCALE))
+    else:
+        print(_write_onnx(trained, given))
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Raise for an option that has no effect, or a package that is not there."""
+    name, suffix = given.format, SUFFIXES.get(given.format, ".onnx")
+    if given.output.suffix != suffix:
+        raise ConfigError(
+            f"-o {given.output} is wrong: a file of --format {name} ends in {suffix}."
+        )
+    if given.opset is not None and name == "c":
+        raise ConfigError("--opset has no effect on --format c.")
+    if given.rescale is not None and name in ("qdq", "qonnx"):
+        raise ConfigError(
+            f"--rescale has no effect on --format {name}, which rescales in float; "
+            "integer and c take it."
+        )
+    if name != "c" and not find_spec("onnx"):
+        raise ConfigError(f"--format {name} needs the package onnx: pip install 'qatlab[onnx]'.")
+
+
+def _write_onnx(trained: Trained, given: argparse.Namespace) -> str:
+    from qatlab.deploy.obstacles import OPSET
+    from qatlab.deploy.onnx.file import onnx_file
+
+    opset = OPSET if given.opset is None else given.opset
+    file = onnx_file(trained, given.format, opset, given.rescale or RESCALE)
+    content = file.SerializeToString()
+    files.write_bytes(given.output, content)
+    table = trained.table
+    entries = {entry.key: entry.value for entry in file.metadata_props}
+    facts = sum(len(key) + len(value) for key, value in entries.items())
+    return (
+        f"{given.output}: {len(content):,} bytes, of these {facts:,} of metadata; the size report "
+        f"says {table.size_bytes:,} for weights and biases. Opset {opset}, checked."
+        + _left_out(entries.get("left out"))
+    )
+
+
+def _left_out(function: str | None) -> str:
+    """Return what is to be said of a last function that whole numbers leave out."""
+    if not function:
+        return ""
+    return f" The {function} at its end is left out: outputs are what it would get."
+
+
+def _write_c(trained: Trained, path: Path, rescale: str) -> str:
+    from qatlab.deploy.c import c_program
+
+    data, model = trained.data, trained.model
+    network = lower(model, pixel_codes(data), data.example_input())
+    about = [f"{trained.source}, rescale={rescale}", f"commit {record.commit()}"]
+    program = c_program(with_rescale(network, rescale), data.class_names, about)
+    files.write_text(path, program.source)
+    table = Table("layer", "", "bytes of constants", "products for an image")
+    for row in program.layers:
+        table.add_row(row.name, row.what, f"{row.flash:,}", f"{row.multiply_accumulates:,}")
+    wide_console().print(table)
+    return (
+        f"{path}: {program.flash:,} bytes of constants (flash), {program.ram:,} bytes of memory "
+        f"(RAM). Build it: cc -std=c99 -O2 {path} -o {path.with_suffix('')}"
+        + _left_out(network.output.function)
+    )

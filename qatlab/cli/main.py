@@ -1,0 +1,89 @@
+"""The command ``qatlab``: its subcommands, and what happens to their errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from qatlab.errors import ConfigError, QatlabError, did_you_mean, plain
+
+COMMANDS = {
+    "train": "train a quantized network: qatlab train quant=sat_4bit model=lenet",
+    "plan": "print layers, size and what cannot be exported; train nothing",
+    "test": "measure a run on the test set: qatlab test run=FOLDER",
+    "report": "a table, and with -o a page, of all runs below a folder",
+    "compare": "what runs differ in",
+    "export": "write a run as ONNX or C",
+    "verify": "compare what leaves with what was trained, image by image",
+    "import": "projects of N2D2: convert, check, weights, export-weights",
+}
+ROOMS = {  # commands that are given all their words
+    "report": "qatlab.cli.report",
+    "compare": "qatlab.cli.compare",
+    "export": "qatlab.cli.export",
+    "verify": "qatlab.cli.verify",
+    "import": "ini_compat.__main__",
+}
+GIVEN = "QATLAB_COMMAND"  # environment variable: of processes that Lightning starts for a run
+
+
+def main() -> None:
+    """Run the command that is named first; see ``qatlab --help``."""
+    words = sys.argv[1:]
+    if words[:1] in ([], ["-h"], ["--help"]):
+        print(_help())
+        raise SystemExit(0 if words else 1)
+    if words[0] not in COMMANDS and GIVEN in os.environ:
+        words.insert(0, os.environ[GIVEN])  # which gives them the words behind the command
+    command, *others = words
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # networks and callbacks of the user's project
+    if command in ROOMS or command not in COMMANDS:
+        raise SystemExit(run(words))
+    os.environ[GIVEN] = command
+    sys.argv[1:] = [*others, "mode=plan"] if command == "plan" else others
+    app = import_module("qatlab.cli.hydra_app")
+    app.start(app.test if command == "test" else app.train)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command that takes no configuration; return its exit code.
+
+    A mistake of the user is told in one sentence, with exit code 1.
+    """
+    command, *others = words
+    try:
+        if command not in ROOMS:
+            hint = did_you_mean(command, COMMANDS)
+            raise ConfigError(f"{command} is no command.{hint} Accepted: {', '.join(COMMANDS)}.")
+        code: int | None = import_module(ROOMS[command]).main(others)
+        return code or 0
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130  # as a shell reports SIGINT
+    except QatlabError as error:
+        problem = str(error)
+    except Exception as error:
+        sentence = import_module("qatlab.cli.messages").sentence(error)  # which knows Hydra's
+        if sentence is None:
+            raise
+        problem = str(sentence)
+    print(f"Error: {plain(problem)}", file=sys.stderr)
+    return 1
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: qatlab COMMAND ...",
+            "",
+            *lines,
+            "",
+            "train, plan and test take group=option and key=value; --help of a command lists them.",
+            "./conf of the current folder is searched before qatlab's own; its modules are found.",
+        ]
+    )

@@ -1,0 +1,176 @@
+"""Compares all forms of a network on a data set: ``qatlab verify outputs/runs/<run>``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.status import Status
+from rich.table import Table
+from torch import Tensor
+
+from qatlab import files
+from qatlab.cli.parser import Parser
+from qatlab.data import ImageModule
+from qatlab.deploy.integer import RESCALES, IntegerNetwork, lower, with_rescale
+from qatlab.deploy.pixels import pixel_codes
+from qatlab.deploy.trained import Trained
+from qatlab.deploy.verify.comparison import Comparison, compare
+from qatlab.deploy.verify.forms import (
+    HINT,
+    AsIntegers,
+    FakeQuantized,
+    Form,
+    InOnnxruntime,
+    read_onnx,
+)
+from qatlab.errors import ConfigError
+from qatlab.run.loading import load_words
+from qatlab.terminal import wide_console
+
+AT_ONCE = 100  # images: their tensors then stay in the processor's caches
+TOLERANCE = 5e-4  # share of images that may get another class in fixed point
+
+
+def batches_of(data: ImageModule, part: str, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images and labels of a part of the data, a few at a time."""
+    data.setup("test" if part == "test" else "validate")
+    loader: Any = data.test_dataloader() if part == "test" else data.val_dataloader()
+    pieces = (
+        (images[first : first + AT_ONCE], labels[first : first + AT_ONCE])
+        for images, labels in loader
+        for first in range(0, len(images), AT_ONCE)
+    )
+    if limit is None:
+        yield from pieces
+        return
+    left = limit
+    for images, labels in pieces:
+        if left <= 0:
+            return
+        yield images[:left], labels[:left]
+        left -= len(images)
+
+
+def _shown(
+    batches: Iterator[tuple[Tensor, Tensor]], status: Status
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Hand on batches, and say how many images there were."""
+    done = 0
+    for images, labels in batches:
+        yield images, labels
+        done += len(images)
+        status.update(f"{done:,} images compared")
+
+
+def can_make_onnx() -> bool:
+    """Tell whether the packages are there that an ONNX file is made and computed with."""
+    return all(find_spec(name) is not None for name in ("onnx", "onnxruntime"))
+
+
+def forms_of(
+    trained: Trained,
+    network: IntegerNetwork,
+    rescales: Sequence[str],
+    files: Sequence[Path],
+    tolerance: float,
+) -> list[Form]:
+    """Return the forms beside the fake-quantized network and exact integers."""
+    forms: list[Form] = [
+        AsIntegers(with_rescale(network, rescale), rescale, tolerance)
+        for rescale in rescales
+        if rescale != "float"
+    ]
+    given = [(str(path), *read_onnx(path)) for path in files]
+    if not given and can_make_onnx():
+        from qatlab.deploy.onnx.file import onnx_file
+
+        given = [("onnx qdq", onnx_file(trained, "qdq"), "qdq")]
+    for name, file, kind in given:
+        own = tolerance if kind == "integer" else 0.0
+        forms += [InOnnxruntime(name, file, kind, network, way, own) for way in (False, True)]
+    return forms
+
+
+def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
+    table = Table("form", "top-1", "other class", "of these ties", "outputs differ: most", "mean")
+    table.add_column("parts at")
+    for own in found:
+        at = own.sites.get(own.parts_at or "")
+        where = f"{own.parts_at}: {at.first:,} codes, {at.from_tie:.1e} from a tie" if at else ""
+        table.add_row(
+            own.name,
+            f"{own.right / own.images:.2%}",
+            *(f"{own.different:,}", f"{own.ties:,}"),
+            *(f"{own.largest:.1e}", f"{own.total / own.outputs:.1e}"),
+            where,
+        )
+    wide_console().print(table)
+    shown = [own for own in found[1:] if own.sites]
+    inside = Table("site", "codes", *(f"others: {own.name}" for own in shown))
+    for site in shown[0].sites if shown else ():
+        counts = (f"{own.sites[site].different:,}" if site in own.sites else "" for own in shown)
+        inside.add_row(site, f"{shown[0].sites[site].codes:,}", *counts)
+    if shown:
+        wide_console().print(inside)
+    bits = ", ".join(f"{name} {width}" for name, width in network.accumulator_bits.items())
+    print(f"{found[0].images:,} images; bits that accumulators need: {bits}.")
+
+
+def _check(trained: Trained, images: int | None) -> None:
+    if not trained.classifies or trained.data.num_classes != _count(trained):
+        raise ConfigError(
+            "the classes of images are compared, which takes a network with an output for each."
+        )
+    if images is not None and images < 1:
+        raise ConfigError(f"--images {images} is wrong. Accepted: 1 or more.")
+
+
+@torch.no_grad()
+def _count(trained: Trained) -> int:
+    outputs = trained.model(trained.data.example_input())
+    return int(outputs.flatten(1).shape[1]) if isinstance(outputs, Tensor) else 0
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; return its exit code, 2 for forms that differ beyond the tolerance."""
+    parser = Parser(prog="qatlab verify", description=__doc__)
+    parser.add_argument(
+        "run", nargs="+", help="folder of a run, or words of qatlab test: experiment=LeNet_4b"
+    )
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
+    parser.add_argument("--data", default="test", choices=("test", "validation"))
+    parser.add_argument("--images", type=int, help="compare the first so many only")
+    parser.add_argument("--rescale", nargs="+", default=["fixed32"], help=", ".join(RESCALES))
+    parser.add_argument(
+        "--onnx", nargs="+", type=Path, default=[], help="files of this run; else one is made"
+    )
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="share of images")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    given = parser.parse_args(words)
+    trained = load_words(given.run, given.checkpoint)
+    model, data, codes = trained.model, trained.data, pixel_codes(trained.data)
+    _check(trained, given.images)
+    network = lower(model, codes, data.example_input())
+    others = forms_of(trained, network, given.rescale, given.onnx, given.tolerance)
+    first, exact = FakeQuantized(model), AsIntegers(network, "float", 0.0)
+    batches = batches_of(data, given.data, given.images)
+    with wide_console().status("comparing") as status:  # on a terminal only
+        found = compare(first, exact, others, _shown(batches, status), codes)
+    if found[0].images == 0:
+        raise ConfigError(f"--data {given.data} has no images.")
+    _print(found, network)
+    if given.json is not None:
+        forms = {own.name: own.to_json() for own in found}
+        numbers = {"images": found[0].images, "forms": forms}
+        files.write_json(given.json, {**numbers, "accumulator_bits": network.accumulator_bits})
+    failed = [own.name for own in found if not own.passes]
+    if not given.onnx and not can_make_onnx():
+        print(f"ONNX was not compared, as onnxruntime is not there: {HINT}.")
+    if failed:
+        print(f"Beyond the tolerance: {', '.join(failed)}.", file=sys.stderr)
+    return 2 if failed else 0

@@ -1,0 +1,150 @@
+"""C of operations that hand on codes as they are, where these are wanted in another place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qatlab.deploy.c.memory import Memory, Tensor, index_of, is_joined
+from qatlab.deploy.c.tables import Tables
+from qatlab.deploy.c.words import function, indented, loop, moved, scaled
+from qatlab.deploy.integer.network import Concatenate, Operation, Pad, Permute, Pick, Slice
+
+Copied = tuple[str, list[Tensor]]
+
+
+def copied(op: Operation, name: str, memory: Memory, tables: Tables) -> Copied | None:
+    """Return the function ``run_*`` of an operation that moves codes, and what it reads.
+
+    None for an operation of another kind, or where all has been written in place.
+
+    Args:
+        op: the operation.
+        name: its identifier.
+        memory: where tensors lie.
+        tables: which its constants are added to.
+    """
+    written = COPIES.get(type(op))
+    if is_joined(op):
+        written = _joined
+    if written is None:
+        return None
+    body, read = written(op, memory, tables)
+    if not body:
+        return None
+    inputs = [f"const {source.pointed} *in{i}" for i, source in enumerate(read)]
+    result = memory.tensors[op.name]
+    head = f"static void run_{name}({', '.join([*inputs, f'{result.pointed} *out'])})"
+    return function(head, body, [f"Copies codes: {op.name}."]), read
+
+
+def _joined(op: Any, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
+    """Channels behind each other; most have been written in place."""
+    result = memory.tensors[op.name]
+    area, start = math.prod(result.shape[1:]), 0
+    read: list[Tensor] = []
+    body: list[str] = []
+    if isinstance(op, Pad):
+        start = op.amounts[0][0] * area
+        if start:
+            body += loop("i", start, [result.store("out", "i", "0")])
+    for part in op.inputs:
+        source = memory.tensors[part]
+        count = math.prod(source.shape)
+        if not memory.written_in_place(part, op.name):
+            code = source.load(f"in{len(read)}", "i")
+            body += loop("i", count, [result.store("out", moved("i", start), code)])
+            read.append(source)
+        start += count
+    if isinstance(op, Pad) and start < math.prod(result.shape):
+        zero = result.store("out", "i", "0")
+        body += loop("i", math.prod(result.shape), [zero], str(start))
+    return body, read
+
+
+def _in_order(op: Concatenate, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
+    """Channels of several tensors in an order of their own."""
+    assert op.order is not None
+    result = memory.tensors[op.name]
+    area, to = math.prod(result.shape[1:]), np.argsort(op.order)
+    table = tables.array("channels", op.name, to)
+    body, read, first = [], [memory.tensors[part] for part in op.inputs], 0
+    for i, source in enumerate(read):
+        code = source.load(f"in{i}", f"{scaled('c', area)} + j")
+        place = f"{scaled(table + '[' + moved('c', first) + ']', area)} + j"
+        body += loop("c", source.shape[0], loop("j", area, [result.store("out", place, code)]))
+        first += source.shape[0]
+    return body, read
+
+
+def _picked(op: Pick, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
+    source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
+    area = math.prod(result.shape[1:])
+    table = tables.array("channels", op.name, np.array(op.channels))
+    code = source.load("in0", f"{scaled(f'{table}[c]', area)} + j")
+    store = result.store("out", f"{scaled('c', area)} + j", code)
+    return loop("c", result.shape[0], loop("j", area, [store])), [source]
+
+
+def _sliced(op: Slice, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
+    source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
+    if memory.written_in_place(op.name, op.inputs[0]):
+        return [], []
+    channels, height, width = result.shape
+    ends = [*op.slices, *((0, 0, 1),) * (3 - len(op.slices))]
+    c, y, x = (
+        moved(scaled(place, step), start)
+        for place, (start, _, step) in zip("cyx", ends, strict=True)
+    )
+    code = source.load("in0", f"(({c}) * {source.shape[1]} + {y}) * {source.shape[2]} + {x}")
+    store = result.store("out", index_of(result.shape), code)
+    return loop("c", channels, loop("y", height, loop("x", width, [store]))), [source]
+
+
+def _permuted(op: Permute, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
+    source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
+    strides = [math.prod(op.split[axis + 1 :]) for axis in range(len(op.split))]
+    place = " + ".join(scaled(f"i{axis}", strides[axis]) for axis in op.axes)
+    body = [result.store("out", "k", source.load("in0", place)), "++k;"]
+    for axis in reversed(op.axes):
+        body = loop(f"i{axis}", op.split[axis], body)
+    return ["int32_t k = 0;", *body], [source]
+
+
+def _padded(op: Pad, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
+    """Rows, columns and channels around a tensor."""
+    source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
+    amounts = [*op.amounts, *((0, 0),) * (3 - len(op.amounts))]
+    places, inside = [], []
+    for place, (before, behind), size in zip("cyx", amounts, source.shape, strict=True):
+        at = moved(place, -before)
+        if not (before or behind):
+            places.append(at)
+        elif op.mode == "constant":
+            places.append(f"({at})")
+            inside += [f"{at} >= 0", f"{at} < {size}"]
+        else:
+            places.append(f"qatlab_{op.mode}({at}, {size})")
+    c, y, x = places
+    _, height, width = source.shape
+    code = source.load("in0", f"({c} * {height} + {y}) * {width} + {x}")
+    index = index_of(result.shape)
+    body = [result.store("out", index, code)]
+    if inside:
+        zero = indented([result.store("out", index, "0")])
+        body = [f"if ({' && '.join(inside)}) {{", *indented(body), "} else {", *zero, "}"]
+    channels, height, width = result.shape
+    return loop("c", channels, loop("y", height, loop("x", width, body))), [source]
+
+
+Writer = Callable[[Any, Memory, Tables], tuple[list[str], list[Tensor]]]
+COPIES: dict[type[Operation], Writer] = {
+    Concatenate: _in_order,
+    Pick: _picked,
+    Slice: _sliced,
+    Permute: _permuted,
+    Pad: _padded,
+}

@@ -1,0 +1,210 @@
+"""Where the codes of a network lie in memory: one array of bytes, parts of which are used again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from qatlab.deploy.c.words import INTEGERS, integer_type, scaled, size_of
+from qatlab.deploy.integer.network import (
+    Concatenate,
+    IntegerNetwork,
+    Operation,
+    Pad,
+    Reinterpret,
+    Reshape,
+    Slice,
+)
+from qatlab.errors import ConfigError
+
+IMAGE = "image"  # parameter of the program
+ARENA = "arena"  # the array of bytes
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Codes in memory.
+
+    Attributes:
+        kind: C type of a code.
+        shape: ``(C, H, W)``; ``(features, 1, 1)`` where it is flat.
+        array: :data:`IMAGE` or :data:`ARENA`.
+        start: byte of the array at which they begin.
+    """
+
+    kind: str
+    shape: Shape
+    array: str
+    start: int
+
+    @property
+    def pointed(self) -> str:
+        """C type that a pointer to the codes points to: bytes, where a code takes several."""
+        return self.kind if size_of(self.kind) == 1 else "uint8_t"
+
+    @property
+    def address(self) -> str:
+        """Where the codes begin, in C."""
+        at = f"{self.array} + {self.start}" if self.start else self.array
+        return at if self.pointed == "uint8_t" else f"({self.pointed} *)({at})"
+
+    def load(self, pointer: str, index: str) -> str:
+        """Return the code at an index behind a pointer, in C."""
+        wide = self.pointed != self.kind
+        return f"qatlab_get_{self.kind}({pointer}, {index})" if wide else f"{pointer}[{index}]"
+
+    def store(self, pointer: str, index: str, code: str) -> str:
+        """Return the statement that writes a code: a call or a name, of type ``int32_t``."""
+        if self.pointed != self.kind:
+            return f"qatlab_put_{8 * size_of(self.kind)}({pointer}, {index}, {code});"
+        return f"{pointer}[{index}] = ({self.kind}){code};"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the memory, and the steps of the computation that it is needed for.
+
+    Attributes:
+        size: bytes.
+        first: step that writes to it first.
+        last: step that reads it last.
+    """
+
+    size: int
+    first: int
+    last: int
+
+
+def planned(blocks: Sequence[Block]) -> tuple[list[int], int]:
+    """Return where each block starts, and the bytes that all take; the largest is placed first."""
+    starts = dict.fromkeys(range(len(blocks)), -1)
+    for at in sorted(starts, key=lambda i: (-blocks[i].size, i)):
+        block, start = blocks[at], 0
+        taken = sorted(
+            (starts[i], starts[i] + other.size)
+            for i, other in enumerate(blocks)
+            if starts[i] >= 0 and other.first <= block.last and block.first <= other.last
+        )
+        for begin, end in taken:
+            if start + block.size <= begin:
+                break
+            start = max(start, end)
+        starts[at] = start
+    total = max((starts[i] + block.size for i, block in enumerate(blocks)), default=0)
+    return [starts[i] for i in range(len(blocks))], total
+
+
+def three_sides(shape: Sequence[int]) -> Shape:
+    """Return ``(C, H, W)`` of a shape that may be flat."""
+    channels, height, width = (*shape, 1, 1)[:3]
+    return channels, height, width
+
+
+def index_of(shape: Shape) -> str:
+    """Return C for the index of the place ``c, y, x``; of ``c``, where a tensor is flat."""
+    _, height, width = shape
+    if height * width == 1:
+        return "c"
+    row = f"({scaled('c', height)} + y)"
+    return f"{scaled(row, width)} + x"
+
+
+def read_by(network: IntegerNetwork, op: Operation) -> Iterator[str]:
+    """Yield the tensors of codes that a step reads: accumulators are computed by their reader."""
+    kinds, codes = {other.name: other for other in network.operations}, network.codes
+    for name in op.inputs:
+        term = kinds[name]
+        while name not in codes and term.inputs:
+            name = term.inputs[0]
+            term = kinds[name]
+        yield name
+
+
+def is_contiguous(op: Slice) -> bool:
+    """Tell whether a slice takes whole channels that lie next to each other."""
+    return len(op.slices) == 1 and op.slices[0][2] == 1
+
+
+def is_joined(op: Operation) -> bool:
+    """Tell whether an operation only puts channels behind each other, be they zeros."""
+    if isinstance(op, Pad):
+        return op.mode == "constant" and not any(any(pair) for pair in op.amounts[1:])
+    return isinstance(op, Concatenate) and op.order is None
+
+
+class Memory:
+    """The tensors of a network.
+
+    Args:
+        network: its operations.
+        shapes: of their results.
+
+    Attributes:
+        tensors: by the name of the operation.
+        size: bytes of the arena.
+
+    Raises:
+        ConfigError: for codes that 32 bits do not hold.
+    """
+
+    def __init__(self, network: IntegerNetwork, shapes: Mapping[str, Sequence[int]]) -> None:
+        self._network = network
+        self._shapes = {name: three_sides(shape) for name, shape in shapes.items()}
+        self._kinds: dict[str, str] = {}
+        self._inside: dict[str, tuple[str, int]] = {}  # of which tensor it is a part, from where
+        for name, codes in network.codes.items():
+            low, high = codes.low, codes.high
+            kind = integer_type(low, high)
+            if kind is None or not INTEGERS["int32_t"][0] <= low <= high <= INTEGERS["int32_t"][1]:
+                raise ConfigError(f"{name} has codes from {low} to {high}, beyond 32 bits.")
+            self._kinds[name] = "int32_t" if kind == "uint32_t" else kind
+        for op in network.operations:
+            self._share(op)
+        image = network.input.name
+        spans: dict[str, list[int]] = {}  # first and last step of each block
+        for step, op in enumerate(network.operations):
+            for name in (*([op.name] if op.name in self._kinds else []), *read_by(network, op)):
+                spans.setdefault(self._place(name)[0], [step, step])[1] = step
+        spans.pop(image, None)
+        blocks = [Block(self._bytes(root), *span) for root, span in spans.items()]
+        starts, self.size = planned(blocks)
+        places = dict(zip(spans, starts, strict=True))
+        self.tensors: dict[str, Tensor] = {}
+        for name, kind in self._kinds.items():
+            root, within = self._place(name)
+            start = within * size_of(kind) + places.get(root, 0)
+            array = IMAGE if root == image else ARENA
+            self.tensors[name] = Tensor(kind, self._shapes[name], array, start)
+
+    def written_in_place(self, name: str, reader: str) -> bool:
+        """Return whether a tensor lies where the operation that reads it wants it."""
+        return self._inside.get(name, ("", 0))[0] == reader
+
+    def _share(self, op: Operation) -> None:
+        """Let what hands on codes as they are take no memory of its own."""
+        _, height, width = self._shapes[op.name]
+        area = height * width
+        if isinstance(op, (Reshape, Reinterpret)) and op.name in self._kinds:
+            self._inside[op.name] = (op.inputs[0], 0)
+        elif isinstance(op, Slice) and is_contiguous(op):
+            self._inside[op.name] = (op.inputs[0], op.slices[0][0] * area)
+        elif is_joined(op):
+            start = op.amounts[0][0] * area if isinstance(op, Pad) else 0
+            for name in op.inputs:
+                free = name not in self._inside and name != self._network.input.name
+                if free and self._kinds[name] == self._kinds[op.name]:
+                    self._inside[name] = (op.name, start)
+                start += math.prod(self._shapes[name])
+
+    def _place(self, name: str) -> tuple[str, int]:
+        """Return the tensor that this one is a part of, and the first of its codes there."""
+        start = 0
+        while name in self._inside:
+            name, within = self._inside[name]
+            start += within
+        return name, start
+
+    def _bytes(self, name: str) -> int:
+        return math.prod(self._shapes[name]) * size_of(self._kinds[name])

@@ -1,0 +1,94 @@
+"""What lowering needs of batch norms and sites, as numbers in float64."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from qatlab.deploy.integer.network import Codes, Reals
+from qatlab.errors import ConfigError
+from qatlab.quant.grid import SMALLEST
+from qatlab.quant.learned import ActivationQuantizer
+from qatlab.quant.ops import clip_range
+
+log = logging.getLogger(__name__)
+
+
+def reals(values: Tensor) -> Reals:
+    """Return a tensor in float64."""
+    return np.asarray(values.detach().double().numpy())
+
+
+def folded(name: str, norm: _BatchNorm) -> tuple[Reals, Reals]:
+    """Return factor and shift of a batch norm in evaluation, ``(C,)`` each.
+
+    Raises:
+        ConfigError: if it has no running statistics.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ConfigError(f"{name}: a batch norm without running statistics has no integer form.")
+    with np.errstate(invalid="ignore"):
+        factor = 1 / np.sqrt(reals(norm.running_var) + norm.eps)
+    if norm.weight is not None:
+        factor = factor * reals(norm.weight)
+    shift = -reals(norm.running_mean) * factor
+    shift = shift if norm.bias is None else shift + reals(norm.bias)
+    if not (np.isfinite(factor).all() and np.isfinite(shift).all()):
+        raise ConfigError(
+            f"{name}: its statistics or parameters are not finite numbers, or a running_var is "
+            "below 0, so the batch norm has no integer form."
+        )
+    return factor, shift
+
+
+def site_codes(name: str, quantizer: ActivationQuantizer) -> Codes:
+    """Return the codes of a site.
+
+    A function in front of the quantizer that clips its input, such as a ReLU, only cuts codes off,
+    as rounding keeps the order of numbers; what else has a form is computed by the site.
+
+    Raises:
+        ConfigError: for another activation function, and for learned values that are no numbers.
+    """
+    grid, activation = quantizer.grid, quantizer.activation
+    step = checked_size(name, quantizer.learned, quantizer.parameter) / grid.divisor
+    moved = quantizer.learned_offset
+    offset = 0.0 if moved is None else float(moved.detach())
+    if not math.isfinite(offset):
+        raise ConfigError(f"{name}: its learned offset is {offset}: no codes stand for its values.")
+    if quantizer.clips or isinstance(activation, nn.LeakyReLU):
+        return Codes(grid.q_min, grid.q_max, step, offset)
+    ends = clip_range(activation)
+    if ends is None:
+        raise ConfigError(
+            f"{name} ({type(activation).__name__}) has no integer form; nn.ReLU, nn.ReLU6, "
+            "nn.Hardtanh, torch.clamp, nn.LeakyReLU and nn.PReLU have one."
+        )
+    low, high = (
+        end if math.isinf(end) else min(max(round((end - offset) / step), grid.q_min), grid.q_max)
+        for end in ends
+    )
+    return Codes(int(max(low, grid.q_min)), int(min(high, grid.q_max)), step, offset)
+
+
+def checked_size(name: str, learned: str, parameter: Tensor) -> float:
+    """Return the size of a learned step or clip value.
+
+    Raises:
+        ConfigError: if it is not finite, or so small that there are no levels.
+    """
+    value = float(parameter.detach())
+    if not math.isfinite(value) or abs(value) < SMALLEST:
+        raise ConfigError(
+            f"{name}: its learned {learned} is {value}; no levels can be told from that, so the "
+            "network has no integer form. Accepted: a number above 0."
+        )
+    if value < 0:
+        log.warning(
+            "%s: its learned %s is %s; its size is used, as in training", name, learned, value
+        )
+    return abs(value)

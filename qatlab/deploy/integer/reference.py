@@ -1,0 +1,216 @@
+"""Computes an integer network number by number, in Python's whole numbers: slow and obvious.
+
+What :mod:`qatlab.deploy.integer.vectorised` computes has to be the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import product
+from operator import mul
+from typing import Any
+
+import numpy as np
+
+from qatlab.deploy.integer.network import (
+    Concatenate,
+    Convolve,
+    FixedOutput,
+    FixedPoint,
+    FixedRescale,
+    Input,
+    IntegerNetwork,
+    Integers,
+    MaxPool,
+    Multiply,
+    Operation,
+    Output,
+    Pad,
+    Permute,
+    Pick,
+    Reinterpret,
+    Rescale,
+    Reshape,
+    Slice,
+    SumPool,
+    Weighted,
+)
+
+Place = tuple[int, ...]
+Values = dict[Place, Any]  # a number for each (c, y, x), or for each (feature,)
+
+
+def compute_one(network: IntegerNetwork, image: Integers) -> dict[str, Values]:
+    """Compute all results of a network for one image.
+
+    Args:
+        network: the operations.
+        image: codes ``(C, H, W)``.
+
+    Returns:
+        By the name of the operation, numbers by their place.
+    """
+    values: dict[str, Values] = {}
+    for op in network.operations:
+        inputs = [values[name] for name in op.inputs]
+        if isinstance(op, Input):
+            values[op.name] = {place: int(code) for place, code in np.ndenumerate(image)}
+        elif isinstance(op, (Weighted, FixedPoint)):
+            values[op.name] = {place: _number(op, inputs, place) for place in inputs[0]}
+            if isinstance(op, (Output, FixedOutput)) and op.places is not None:
+                numbers = [values[op.name][place] for place in sorted(inputs[0])]
+                values[op.name] = {(i,): numbers[place] for i, place in enumerate(op.places)}
+        else:
+            values[op.name] = _result(op, inputs)
+    return values
+
+
+def _number(op: Weighted | FixedPoint, inputs: list[Values], place: Place) -> Any:
+    total = _total(op, inputs, place)
+    if isinstance(op, Rescale):
+        if op.below is not None and total < op.zero:
+            total = _total(op.below, inputs, place)
+        return max(op.codes.low, min(op.codes.high, round(total)))
+    if isinstance(op, FixedRescale):
+        if op.below is not None and total < _of(op.zero, place):
+            return _number(op.below, inputs, place)
+        return max(op.codes.low, min(op.codes.high, total >> _of(op.shift, place[:1])))
+    if isinstance(op, FixedOutput):
+        return total / (1 << _of(op.shift, place[:1]))
+    assert isinstance(op, Output)
+    return total
+
+
+def _total(op: Weighted | FixedPoint, inputs: list[Values], place: Place) -> Any:
+    total = _of(op.offset, place)
+    for multiplier, value in zip(op.multipliers, inputs, strict=True):
+        total = total + _of(multiplier, place) * value[place]
+    return total
+
+
+def _of(numbers: Any, place: Place) -> Any:
+    """Return the number of a place: there may be one for all, for each channel, or for a map."""
+    if numbers.size == 1:
+        return numbers.item()
+    where = zip(place[: numbers.ndim], numbers.shape, strict=True)
+    return numbers[tuple(0 if size == 1 else at for at, size in where)].item()
+
+
+def _result(op: Operation, inputs: list[Values]) -> Values:
+    x = inputs[0]
+    channels = 1 + max(place[0] for place in x)
+    if isinstance(op, Concatenate):
+        joined: Values = {}
+        for part in inputs:
+            first = 1 + max((place[0] for place in joined), default=-1)
+            joined |= {(first + place[0], *place[1:]): value for place, value in part.items()}
+        return joined if op.order is None else _picked(joined, op.order)
+    if isinstance(op, Slice):
+        return _sliced(x, op.slices)
+    if isinstance(op, Pick):
+        return _picked(x, op.channels)
+    if isinstance(op, Pad):
+        return _padded(op, x)
+    if isinstance(op, Reinterpret):
+        return x
+    if isinstance(op, (Reshape, Permute)):
+        numbers = [x[place] for place in sorted(x)]
+        if isinstance(op, Permute):
+            places = list(product(*map(range, op.split)))
+            places.sort(key=lambda place: [place[axis] for axis in op.axes])
+            strides = [math.prod(op.split[axis + 1 :]) for axis in range(len(op.split))]
+            numbers = [numbers[sum(map(mul, place, strides))] for place in places]
+        return dict(zip(product(*map(range, op.shape)), numbers, strict=True))
+    if isinstance(op, Multiply):
+        return {
+            (row,): sum(int(w) * x[(i,)] for i, w in enumerate(op.weight[row]))
+            for row in range(len(op.weight))
+        }
+    assert isinstance(op, (Convolve, SumPool, MaxPool))
+    kernel = op.weight.shape[2:] if isinstance(op, Convolve) else op.kernel
+    dilation = (1, 1) if isinstance(op, SumPool) else op.dilation
+    made = _window(op, x, channels)
+    axes = zip(map(len, _sides(x)), op.padding, dilation, kernel, op.stride, strict=True)
+    sizes = [
+        (size + before + behind - spread * (taps - 1) - 1) // stride + 1
+        for size, (before, behind), spread, taps, stride in axes
+    ]
+    out = len(op.weight) if isinstance(op, Convolve) else channels
+    found: Values = {}
+    for c, i, j in product(range(out), *map(range, sizes)):
+        taps: dict[Place, Place] = {
+            (a, b): (
+                i * op.stride[0] - op.padding[0][0] + a * dilation[0],
+                j * op.stride[1] - op.padding[1][0] + b * dilation[1],
+            )
+            for a, b in product(*map(range, kernel))
+        }
+        inside = {tap: at for tap, at in taps.items() if (0, *at) in x}
+        found[c, i, j] = made(c, inside)
+    return found
+
+
+def _picked(x: Values, channels: Sequence[int]) -> Values:
+    inner = sorted({place[1:] for place in x})
+    return {(c, *at): x[(own, *at)] for c, own in enumerate(channels) for at in inner}
+
+
+def _sliced(x: Values, slices: Sequence[tuple[int, int, int]]) -> Values:
+    found: Values = {}
+    for place, value in x.items():
+        ends = zip(place, slices, strict=False)
+        if all(start <= at < stop and (at - start) % step == 0 for at, (start, stop, step) in ends):
+            cut = [(at - s[0]) // s[2] for at, s in zip(place, slices, strict=False)]
+            found[(*cut, *place[len(cut) :])] = value
+    return found
+
+
+def _padded(op: Pad, x: Values) -> Values:
+    sizes = [1 + max(place[axis] for place in x) for axis in range(len(op.amounts))]
+    wider = [size + sum(more) for size, more in zip(sizes, op.amounts, strict=True)]
+    found: Values = {}
+    for place in product(*map(range, wider)):
+        own = [at - more[0] for at, more in zip(place, op.amounts, strict=True)]
+        if op.mode == "constant":
+            found[place] = x.get(tuple(own), 0)
+        else:
+            own = [_inside(op.mode, at, size) for at, size in zip(own, sizes, strict=True)]
+            found[place] = x[tuple(own)]
+    return found
+
+
+def _inside(mode: str, at: int, size: int) -> int:
+    """Return the place of which a place beyond the border is a copy."""
+    if mode == "circular":
+        return at % size
+    if mode == "replicate":
+        return min(max(at, 0), size - 1)
+    at = abs(at)  # reflect: the border itself is not repeated
+    return at if at < size else 2 * (size - 1) - at
+
+
+def _window(
+    op: Convolve | SumPool | MaxPool, x: Values, channels: int
+) -> Callable[[int, dict[Place, Place]], int]:
+    """Return what makes one number of the taps ``(a, b)`` that lie inside, at ``(y, x)``."""
+    if isinstance(op, MaxPool):
+        return lambda c, inside: max(x[(c, *at)] for at in inside.values())
+    if isinstance(op, SumPool):
+        return lambda c, inside: sum(x[(c, *at)] for at in inside.values())
+    per_group, out_per_group = channels // op.groups, len(op.weight) // op.groups
+
+    def accumulate(c: int, inside: dict[Place, Place]) -> int:
+        first = c // out_per_group * per_group
+        return sum(
+            int(op.weight[(c, i, *tap)]) * x[(first + i, *at)]
+            for i in range(per_group)
+            for tap, at in inside.items()
+        )
+
+    return accumulate
+
+
+def _sides(x: Values) -> list[range]:
+    """Return the rows and columns of ``(C, H, W)``."""
+    return [range(1 + max(place[axis] for place in x)) for axis in (1, 2)]

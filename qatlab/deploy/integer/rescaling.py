@@ -1,0 +1,154 @@
+"""Multiplications by real numbers, in front of a rounding, as whole numbers and shifts.
+
+A site's codes are ``(sum_i M_i * accumulator_i + B) >> S`` with whole M, B and S for each channel:
+S makes full use of the width of M, and B holds the bias to the same precision, so that no step but
+that of M itself is rounded twice. All sums fit into 64 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qatlab.deploy.integer.network import (
+    FixedOutput,
+    FixedRescale,
+    IntegerNetwork,
+    Integers,
+    Operation,
+    Output,
+    Reals,
+    Rescale,
+    Weighted,
+    largest_sizes,
+    product,
+)
+from qatlab.errors import ConfigError, did_you_mean
+
+RESCALES = {
+    "float": "float64 numbers, rounded to even: what the fake-quantized network computes",
+    "fixed32": "multipliers of 32 bits, sign included, and a shift",
+    "fixed16": "multipliers of 16 bits and a shift",
+    "single_shift": "multipliers that are one power of two",
+    "double_shift": "multipliers that are the sum or difference of two powers of two",
+}
+SUM_BITS = 62  # of sums in fixed point, without their sign: one bit is kept free
+OUTPUT_BITS = 52  # of outputs, so that float64 holds them
+MANTISSA = 15  # bits behind the first one of what shifts approximate
+
+
+def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
+    """Return a network whose multiplications by real numbers are done in another way.
+
+    Args:
+        network: one that :func:`~qatlab.deploy.integer.lower` returned.
+        rescale: one of :data:`RESCALES`.
+
+    Raises:
+        ConfigError: for another word, and for sums that fixed point has not enough bits for.
+    """
+    if rescale not in RESCALES:
+        hint = did_you_mean(rescale, RESCALES)
+        raise ConfigError(f"rescale={rescale!r} is unknown.{hint} Accepted: {', '.join(RESCALES)}.")
+    if rescale == "float":
+        return network
+    largest = largest_sizes(network.operations, network.codes)
+    operations: list[Operation] = [
+        _fixed(op, [largest[name] for name in op.inputs], rescale)
+        if isinstance(op, Weighted)
+        else op
+        for op in network.operations
+    ]
+    return IntegerNetwork(tuple(operations), network.sites)
+
+
+def _fixed(op: Weighted, largest: Sequence[int], rescale: str) -> FixedRescale | FixedOutput:
+    given = [np.asarray(numbers) for numbers in (*op.multipliers, op.offset)]
+    channels = max(len(np.atleast_1d(numbers)) for numbers in given)
+    *terms, offset = (_of_each(numbers, channels) for numbers in given)
+    if rescale.endswith("shift"):
+        near = [_near(term, double=rescale == "double_shift") for term in terms]
+        # What the first term, that of the layer, is larger or smaller by, its bias is, too.
+        own = np.divide(near[0], terms[0], out=np.ones_like(terms[0]), where=terms[0] != 0)
+        offset = np.asarray(product(offset, own))
+        terms, bits = near, 31
+    else:
+        bits = int(rescale.removeprefix("fixed")) - 1
+    widest = np.max([_largest_of(term) for term in terms], axis=0)
+    shift = bits - _bits(widest)
+    shift = shift - (_whole(widest, shift) >> bits)  # 0.99999 would become 1
+    sizes = _largest_of(offset) + 1
+    for term, bound in zip(terms, largest, strict=True):
+        sizes = sizes + _largest_of(term) * bound
+    if isinstance(op, Rescale):
+        room = np.minimum(SUM_BITS - _bits(sizes), SUM_BITS - op.codes.largest.bit_length())
+    else:
+        room = OUTPUT_BITS - _bits(sizes)
+        shift = np.full(channels, shift.min())
+        room = np.full(channels, room.min())
+    if room.min() < 0:
+        factor = max(_largest_of(term).max() for term in terms)
+        name = op.name if isinstance(op, Rescale) else op.inputs[0]
+        raise ConfigError(
+            f"{name}: fixed point has not enough bits, as values are multiplied by up to "
+            f"{factor:.2g}: weights have exploded, or the step of a site has vanished."
+        )
+    shift = np.maximum(np.minimum(shift, room), 0)
+    multipliers = tuple(_whole(term, _beside(shift, term)) for term in terms)
+    of_each = _beside(shift, offset)
+    added = np.round(np.ldexp(offset, of_each)).astype(np.int64)
+    if not isinstance(op, Rescale):
+        assert isinstance(op, Output)
+        facts = (op.shape, op.function, op.places)
+        return FixedOutput(op.name, op.inputs, multipliers, added, shift, *facts)
+    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
+    added = added + _beside(half, offset)
+    made = FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes)
+    if op.below is None:
+        return made
+    below = _fixed(op.below, largest, rescale)
+    assert isinstance(below, FixedRescale)
+    zero = np.round(np.ldexp(op.zero, shift)).astype(np.int64) + half
+    return replace(made, below=below, zero=zero)
+
+
+def _of_each(numbers: Reals, channels: int) -> Reals:
+    """Return one number for each channel, or the map that there is."""
+    if numbers.ndim > 1:
+        return np.broadcast_to(numbers, (channels, *numbers.shape[1:])).astype(np.float64)
+    return np.broadcast_to(numbers, channels).astype(np.float64)
+
+
+def _largest_of(numbers: Reals) -> Reals:
+    """Return the largest size for each channel."""
+    return np.asarray(abs(numbers.reshape(len(numbers), -1)).max(1))
+
+
+def _beside(of_channels: NDArray[Any], numbers: Reals) -> NDArray[Any]:
+    """Return one number for each channel in a shape that broadcasts to others."""
+    return of_channels.reshape(-1, *(1,) * (numbers.ndim - 1))
+
+
+def _bits(numbers: Reals) -> Integers:
+    """Return the least n with ``|number| < 2**n``; 0 for 0."""
+    return np.asarray(np.frexp(numbers)[1], dtype=np.int64)
+
+
+def _whole(numbers: Reals, shift: Integers) -> Integers:
+    return np.asarray(np.round(np.ldexp(numbers, shift)).astype(np.int64))
+
+
+def _near(numbers: Reals, double: bool) -> Reals:
+    """Return the nearest numbers that are one power of two, or a sum or difference of two."""
+    mantissa, exponent = np.frexp(numbers)  # a mantissa is at least 1/2 in size, and below 1
+    size, powers = abs(mantissa), 2.0 ** -np.arange(1, MANTISSA + 1)
+    near = np.array([0.5, 1.0])
+    if double:
+        near = np.concatenate([near, 0.5 + powers, 1.0 - powers])
+        near = near[(near >= 0.5) & (near <= 1)]
+    found = near[abs(size[..., None] - near).argmin(-1)]
+    return np.asarray(np.sign(mantissa) * np.where(mantissa == 0, 0, np.ldexp(found, exponent)))

@@ -1,0 +1,151 @@
+"""Which forms a network can have, before it is trained: the forms themselves are tried."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qatlab.deploy.c import check_c
+from qatlab.deploy.integer import Codes, IntegerNetwork, with_rescale
+from qatlab.deploy.integer.lowering import Lowering, Obstacle
+from qatlab.errors import ConfigError, did_you_mean
+from qatlab.quant import quantizers
+from qatlab.quant.calibration import as_if_started
+from qatlab.quant.convert import IMAGE_SHAPE
+
+AS_GIVEN = Codes(0, 255, 1 / 255)  # of images that a file takes in float: whatever they are
+RESCALE = "fixed32"
+OPSET = 21  # the first one with integers of 4 bits
+
+
+def _qdq(network: IntegerNetwork) -> None:
+    from qatlab.deploy.onnx.qdq import QdqWriter
+
+    QdqWriter(network, OPSET).write({})
+
+
+def _qonnx(network: IntegerNetwork) -> None:
+    from qatlab.deploy.onnx.qonnx import QonnxWriter
+
+    QonnxWriter(network, OPSET).write({})
+
+
+def _integer(network: IntegerNetwork) -> None:
+    from qatlab.deploy.onnx.integer import IntegerWriter
+
+    IntegerWriter(with_rescale(network, RESCALE), OPSET).write({})
+
+
+def _c(network: IntegerNetwork) -> None:
+    check_c(with_rescale(network, RESCALE))
+
+
+FORMS: Mapping[str, Callable[[IntegerNetwork], None]] = {
+    "integer": _integer,
+    "qdq": _qdq,
+    "qonnx": _qonnx,
+    "c": _c,
+}
+
+
+def obstacles(
+    model: nn.Module,
+    input_codes: Sequence[Codes] | None = None,
+    example_input: Tensor | None = None,
+) -> dict[str, tuple[Obstacle, ...]]:
+    """Return what stands in the way of each form of a network.
+
+    The network is lowered and written with the values that it has, be it trained or not, and is
+    afterwards as it was. What only training decides is not known before: whether an accumulator
+    fits into 32 bits, for example, is told for the weights that there are.
+
+    Args:
+        model: what :func:`qatlab.quantize` returned, on the CPU.
+        input_codes: those of each channel of the images; by default bytes from 0 to 1.
+        example_input: ``(1, C, H, W)``; by default zeros in the shape that it was quantized for.
+
+    Returns:
+        By form, ``integer``, ``qdq``, ``qonnx`` and ``c``, the obstacles; none where it can leave.
+    """
+    if not quantizers(model):
+        reason = "the network is float: give it quantizers, such as quant=sat_4bit."
+        return dict.fromkeys(FORMS, (Obstacle("network", type(model).__name__, reason),))
+    meta: Any = model.meta
+    example = torch.zeros(meta[IMAGE_SHAPE]) if example_input is None else example_input
+    codes = [AS_GIVEN] * example.shape[1] if input_codes is None else input_codes
+    training = {module: module.training for module in model.modules()}
+    logging.disable(logging.WARNING)  # of values that nothing has been made of yet
+    try:
+        with torch.no_grad(), as_if_started(model.eval()):
+            lowering = Lowering(model, codes, example, goes_on=True)
+            network = lowering.network()
+            if lowering.obstacles:
+                return dict.fromkeys(FORMS, tuple(lowering.obstacles))
+            return {form: _of_form(network, form) for form in FORMS}
+    finally:
+        logging.disable(logging.NOTSET)
+        for module, mode in training.items():
+            module.training = mode
+
+
+def forms_of(target: object) -> list[str]:
+    """Return the forms that ``target`` of the configuration asks for.
+
+    Raises:
+        ConfigError: for a form that there is not.
+    """
+    if target is None:
+        return []
+    asked = [target] if isinstance(target, str) else target
+    for form in asked if isinstance(asked, Sequence) else [asked]:
+        if form not in FORMS:
+            hint = did_you_mean(str(form), FORMS)
+            raise ConfigError(
+                f"target={form} is no form of a network.{hint} Accepted: {', '.join(FORMS)}, a "
+                "list of these, or null."
+            )
+    return [str(form) for form in asked]  # type: ignore[attr-defined] # a sequence, as seen above
+
+
+def check_target(target: object, found: Mapping[str, Sequence[Obstacle]]) -> None:
+    """Raise a ConfigError if a network cannot have a form that ``target`` asks for."""
+    for form in forms_of(target):
+        if own := found[form]:
+            more = f" ({len(own) - 1} more: mode=plan lists them)" if len(own) > 1 else ""
+            raise ConfigError(f"target={form}: the network cannot leave so: {own[0].reason}{more}")
+
+
+def told(found: Mapping[str, Sequence[Obstacle]]) -> str:
+    """Return one line that says in which forms a network can be exported."""
+    free = [form for form, own in found.items() if not own]
+    if len(free) == len(found):
+        return f"Can be exported as {', '.join(free)}."
+    form, own = next((form, own) for form, own in found.items() if own)
+    more = f" ({len(own) - 1} more: mode=plan lists them)" if len(own) > 1 else ""
+    if not free:
+        return f"Cannot be exported: {own[0].reason}{more}"
+    return f"Can be exported as {', '.join(free)}, but not as {form}: {own[0].reason}{more}"
+
+
+def listed(found: Mapping[str, Sequence[Obstacle]]) -> list[str]:
+    """Return lines with all obstacles, each with the forms that it stands in the way of."""
+    by_obstacle: dict[Obstacle, list[str]] = {}
+    for form, own in found.items():
+        for obstacle in own:
+            by_obstacle.setdefault(obstacle, []).append(form)
+    return [f"  {', '.join(forms)}: {obstacle.reason}" for obstacle, forms in by_obstacle.items()]
+
+
+def _of_form(network: IntegerNetwork, form: str) -> tuple[Obstacle, ...]:
+    if form != "c" and not find_spec("onnx"):
+        return ()  # nothing is written then; what can be known without it is known
+    try:
+        FORMS[form](network)
+    except ConfigError as error:
+        return (Obstacle(str(error).partition(" ")[0].rstrip(":"), form, str(error)),)
+    return ()

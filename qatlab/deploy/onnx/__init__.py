@@ -1,0 +1,1 @@
+"""ONNX files: with quantizers as nodes (qdq, qonnx), or of whole numbers (integer)."""

@@ -1,0 +1,325 @@
+"""ONNX of whole numbers alone: ConvInteger, MatMulInteger, and what rescales between them.
+
+The file computes what :mod:`qatlab.deploy.integer` does, to the last bit: bytes in, sums of
+32 bits, codes. Rescaling is done in int64, or with ``rescale=float`` in float64.
+
+Both factors of a product are unsigned bytes with a zero point: on processors without VNNI,
+onnxruntime adds pairs of products of signed weights in 16 bits, which overflow.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from qatlab.deploy.integer.network import (
+    NO_SIDES,
+    Codes,
+    Convolve,
+    FixedPoint,
+    FixedRescale,
+    Input,
+    IntegerNetwork,
+    MaxPool,
+    Multiply,
+    Pad,
+    Reinterpret,
+    Rescale,
+    Slice,
+    SumPool,
+    Weighted,
+    along_channels,
+)
+from qatlab.deploy.integer.vectorised import EXACT, shapes
+from qatlab.deploy.onnx.graph import OPSETS, Graph, container, window
+from qatlab.deploy.onnx.qdq import handed_on, padded
+from qatlab.deploy.onnx.stored import stored, width
+from qatlab.errors import ConfigError
+
+# Types of signed weights: the unsigned type of the same width, and the number that stands for 0.
+UNSIGNED: dict[int, tuple[int, int]] = {
+    TensorProto.INT8: (TensorProto.UINT8, 128),
+    TensorProto.INT4: (TensorProto.UINT4, 8),
+    TensorProto.INT2: (TensorProto.UINT2, 2),
+}
+
+
+class IntegerWriter:
+    """Writes one network.
+
+    Args:
+        network: the operations.
+        opset: of the file.
+    """
+
+    def __init__(self, network: IntegerNetwork, opset: int) -> None:
+        self.network, self.codes, self.shapes = network, network.codes, shapes(network)
+        self.graph = Graph(opset, [op.name for op in network.operations])
+        self.kinds: dict[str, int] = {}  # type of each result that is codes
+        for op in network.operations:
+            if isinstance(op, (Input, Rescale, FixedRescale)):
+                self.kinds[op.name] = _kind(op.name, op.codes)
+            elif isinstance(op, (SumPool, Convolve, Multiply)):
+                self.kinds[op.name] = TensorProto.INT32
+            elif not isinstance(op, (Weighted, FixedPoint)):
+                self.kinds[op.name] = self.kinds[op.inputs[0]]
+        self.tensors: dict[str, str] = {}
+        self._moved: dict[str, str] = {}  # signed codes as unsigned bytes
+
+    def write(self, facts: Mapping[str, str]) -> onnx.ModelProto:
+        """Return the file.
+
+        Args:
+            facts: become its metadata.
+
+        Raises:
+            ConfigError: for what its operators cannot compute, naming layer or site.
+        """
+        image = self.graph.input("image", TensorProto.UINT8, self.network.input.shape)
+        for op in self.network.operations:
+            inputs = [self.tensors[name] for name in op.inputs]
+            if isinstance(op, Input):
+                made = "image"
+            elif isinstance(op, (Convolve, Multiply)):
+                made = self._layer(op, inputs[0])
+            elif isinstance(op, SumPool):
+                made = self._sums(op, inputs[0])
+            elif isinstance(op, Weighted):
+                made = self._real(op, inputs)
+            elif isinstance(op, FixedPoint):
+                made = self._fixed(op, inputs)
+            elif isinstance(op, Reinterpret):
+                (made,) = inputs
+            elif isinstance(op, MaxPool) and self.kinds[op.name] == TensorProto.INT32:
+                wide = self.graph.node("Cast", inputs, to=TensorProto.DOUBLE)
+                pooled = handed_on(self.graph, op, [wide], np.float64(-np.inf))
+                made = self.graph.node("Cast", [pooled], op.name, to=TensorProto.INT32)
+            else:
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(self.kinds[op.inputs[0]])
+                made = handed_on(self.graph, op, inputs, np.iinfo(dtype).min * np.ones(1, dtype)[0])
+            self.tensors[op.name] = made
+        output = self.network.output
+        answer, shape = self.tensors[output.name], self.shapes[output.name]
+        answer, sizes = self.graph.in_shape(answer, shape, output.shape, output.places)
+        return self.graph.model(image, answer, TensorProto.DOUBLE, sizes, facts)
+
+    def _layer(self, op: Convolve | Multiply, x: str) -> str:
+        graph, name = self.graph, op.name
+        if isinstance(op, Multiply) and self.kinds[op.inputs[0]] == TensorProto.INT32:
+            return self._of_sums(op, x)
+        if isinstance(op, Convolve) and self.kinds[op.inputs[0]] == TensorProto.INT32:
+            return self._in_floats(op, x)
+        numbers, kind, gap, base = stored(op.weight, graph.opset, name)
+        if kind not in UNSIGNED:
+            raise ConfigError(
+                f"{name}: weights of {width(op.weight)} bits are more than the 8 that ConvInteger "
+                "and MatMulInteger take; use --format qdq."
+            )
+        total = self._products(op, x, numbers, kind)
+        if gap != 1:  # codes = gap * numbers + base: so are the sums
+            factor = graph.constant(np.int32(gap))
+            total = graph.node("Mul", [total, factor])
+        if base:
+            ones = np.ones_like(op.weight[:1] if self._one_sum(op) else op.weight)
+            sums = self._products(op, x, ones, TensorProto.INT8, of_all=len(ones) == 1)
+            total = graph.node("Add", [total, sums])
+        return total
+
+    @staticmethod
+    def _one_sum(op: Convolve | Multiply) -> bool:
+        """Tell whether all output channels read the same input channels."""
+        return isinstance(op, Multiply) or op.groups == 1
+
+    def _products(
+        self,
+        op: Convolve | Multiply,
+        x: str,
+        numbers: NDArray[np.int64],
+        kind: int,
+        of_all: bool = False,
+    ) -> str:
+        """Return sums of products, int32."""
+        graph, name = self.graph, f"{op.name}_ones" if of_all else op.name
+        unsigned, zero = UNSIGNED[kind]
+        flat = isinstance(op, Multiply)
+        numbers = (numbers.T if flat else numbers) + zero
+        weight = graph.constant(numbers.copy(), f"{name}_weight", unsigned)
+        if unsigned != TensorProto.UINT8:
+            weight = graph.node("Cast", [weight], to=TensorProto.UINT8)
+        x, x_zero = self._unsigned(op.inputs[0], x)
+        inputs = [x, weight, x_zero, graph.constant(np.uint8(zero))]
+        if isinstance(op, Multiply):
+            return graph.node("MatMulInteger", inputs, name)
+        return graph.node(
+            "ConvInteger",
+            inputs,
+            name,
+            group=None if of_all or op.groups == 1 else op.groups,
+            **window(op.weight.shape[2:], op.stride, op.padding, op.dilation),
+        )
+
+    def _unsigned(self, name: str, x: str) -> tuple[str, str]:
+        """Return codes as unsigned bytes, and the byte that stands for 0."""
+        graph = self.graph
+        if self.kinds[name] == TensorProto.UINT8:
+            return x, graph.constant(np.uint8(0))
+        if name not in self._moved:
+            wide = graph.node("Cast", [x], to=TensorProto.INT32)
+            moved = graph.node("Add", [wide, graph.constant(np.int32(128))])
+            self._moved[name] = graph.node("Cast", [moved], to=TensorProto.UINT8)
+        return self._moved[name], graph.constant(np.uint8(128))
+
+    def _in_floats(self, op: Convolve, x: str) -> str:
+        """Return a convolution of sums of an average, which are wider than a byte."""
+        if op.largest >= EXACT:
+            raise ConfigError(
+                f"{op.name} reads sums of an average, which ConvInteger does not take, and floats "
+                "do not hold what it adds up; use --format qdq or c."
+            )
+        graph = self.graph
+        numbers, kind, gap, base = stored(op.weight, graph.opset, op.name)
+        constant = graph.constant(numbers, f"{op.name}_weight", kind)
+        weight = graph.node("Cast", [constant], to=TensorProto.FLOAT)
+        if gap != 1:
+            weight = graph.node("Mul", [weight, graph.constant(np.float32(gap))])
+        if base:
+            weight = graph.node("Add", [weight, graph.constant(np.float32(base))])
+        wide = graph.node("Cast", [x], to=TensorProto.FLOAT)
+        group = op.groups if op.groups > 1 else None
+        where = window(op.weight.shape[2:], op.stride, op.padding, op.dilation)
+        sums = graph.node("Conv", [wide, weight], group=group, **where)
+        return graph.node("Cast", [sums], op.name, to=TensorProto.INT32)
+
+    def _of_sums(self, op: Multiply, x: str) -> str:
+        """Return products with sums of an average, which are wider than a byte."""
+        numbers, kind, gap, base = stored(op.weight, self.graph.opset, op.name)
+        constant = self.graph.constant(numbers.T.copy(), f"{op.name}_weight", kind)
+        weight = self.graph.node("Cast", [constant], to=TensorProto.INT32)
+        if gap != 1:
+            factor = self.graph.constant(np.int32(gap))
+            weight = self.graph.node("Mul", [weight, factor])
+        if base:
+            one = self.graph.constant(np.int32(base))
+            weight = self.graph.node("Add", [weight, one])
+        return self.graph.node("MatMul", [x, weight], op.name)
+
+    def _sums(self, op: SumPool, x: str) -> str:
+        graph, name, shape = self.graph, op.name, self.shapes[op.inputs[0]]
+        is_wide = self.kinds[op.inputs[0]] == TensorProto.INT32
+        if op.kernel == shape[1:] and op.padding == NO_SIDES:
+            wide = x if is_wide else graph.node("Cast", [x], to=TensorProto.INT32)
+            axes = graph.constant(np.array([2, 3]))
+            return graph.node("ReduceSum", [wide, axes], name, keepdims=1)
+        if is_wide:
+            return self._sums_of_sums(op, x)
+        ones = graph.constant(np.ones((shape[0], 1, *op.kernel), np.uint8))
+        x, zero = self._unsigned(op.inputs[0], x)
+        return graph.node(
+            "ConvInteger",
+            [x, ones, zero],
+            name,
+            group=shape[0],
+            **window(op.kernel, op.stride, op.padding),
+        )
+
+    def _sums_of_sums(self, op: SumPool, x: str) -> str:
+        """Return sums over windows of numbers wider than a byte: each tap is a slice."""
+        graph, (height, width) = self.graph, self.shapes[op.name][1:]
+        if op.padding != NO_SIDES:
+            wider = Pad(f"{op.name}_padded", (), ((0, 0), *op.padding))
+            x = padded(graph, wider, x, np.int32(0))
+        total = ""
+        for tap in itertools.product(*map(range, op.kernel)):
+            ends = (
+                (first, first + (count - 1) * step + 1, step)
+                for first, count, step in zip(tap, (height, width), op.stride, strict=True)
+            )
+            cut = Slice("", (), ((0, self.shapes[op.name][0], 1), *ends))
+            taken = handed_on(graph, cut, [x], np.int32(0))
+            total = taken if not total else graph.node("Add", [total, taken])
+        return total
+
+    def _total(
+        self,
+        op: Weighted | FixedPoint,
+        inputs: list[str],
+        kind: int,
+        dtype: type[np.float64] | type[np.int64],
+    ) -> str:
+        """Return ``offset + sum_i multipliers[i] * input_i``, in this order."""
+        graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
+        total = self._numbers(op.offset.astype(dtype), ndim)
+        for x, multiplier in zip(inputs, op.multipliers, strict=True):
+            wide = graph.node("Cast", [x], to=kind)
+            factor = self._numbers(multiplier.astype(dtype), ndim)
+            term = graph.node("Mul", [factor, wide])
+            total = graph.node("Add", [total, term])
+        return total
+
+    def _numbers(self, numbers: NDArray[Any], ndim: int) -> str:
+        return self.graph.constant(along_channels(numbers, ndim))
+
+    def _real(self, op: Weighted, inputs: list[str]) -> str:
+        graph = self.graph
+        total = self._total(op, inputs, TensorProto.DOUBLE, np.float64)
+        if not isinstance(op, Rescale):
+            return total
+        if (below := op.below) is not None:
+            other = self._total(below, inputs, TensorProto.DOUBLE, np.float64)
+            is_below = graph.node("Less", [total, graph.constant(np.float64(op.zero))])
+            total = graph.node("Where", [is_below, other, total])
+        rounded = graph.node("Round", [total])
+        ends = [graph.constant(np.float64(end)) for end in (op.codes.low, op.codes.high)]
+        clipped = graph.node("Clip", [rounded, *ends])
+        return graph.node("Cast", [clipped], op.name, to=self.kinds[op.name])
+
+    def _fixed(self, op: FixedPoint, inputs: list[str]) -> str:
+        graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
+        total = self._total(op, inputs, TensorProto.INT64, np.int64)
+        if not isinstance(op, FixedRescale):
+            real = graph.node("Cast", [total], to=TensorProto.DOUBLE)
+            unit = self._numbers(np.ldexp(1.0, -op.shift), ndim)
+            return graph.node("Mul", [real, unit], op.name)
+        codes = self._shifted(op, total, ndim)
+        if op.below is not None:
+            assert op.zero is not None
+            instead = self._total(op.below, inputs, TensorProto.INT64, np.int64)
+            other = self._shifted(op.below, instead, ndim)
+            is_below = graph.node("Less", [total, self._numbers(op.zero, ndim)])
+            codes = graph.node("Where", [is_below, other, codes])
+        return graph.node("Cast", [codes], op.name, to=self.kinds[op.name])
+
+    def _shifted(self, op: FixedRescale, total: str, ndim: int) -> str:
+        """Return codes as int64: BitShift takes no negative numbers, and Div rounds them up.
+
+        So: clip, move to 0, divide.
+        """
+        graph = self.graph
+        low = op.codes.low << op.shift
+        ends = [self._numbers(end, ndim) for end in (low, op.codes.high << op.shift)]
+        clipped = graph.node("Max", [total, ends[0]])
+        clipped = graph.node("Min", [clipped, ends[1]])
+        if op.codes.low:
+            clipped = graph.node("Sub", [clipped, ends[0]])
+        unit = self._numbers(np.int64(1) << op.shift, ndim)
+        codes = graph.node("Div", [clipped, unit])
+        if op.codes.low:
+            lowest = graph.constant(np.int64(op.codes.low))
+            codes = graph.node("Add", [codes, lowest])
+        return codes
+
+
+def _kind(name: str, codes: Codes) -> int:
+    kind = container(min(codes.low, 0), codes.high, OPSETS[0])
+    if kind is None:
+        raise ConfigError(
+            f"{name}: activations of {codes.bits} bits are more than the 8 that ConvInteger "
+            "and MatMulInteger take; use --format qdq."
+        )
+    return kind

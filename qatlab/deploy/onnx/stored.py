@@ -1,0 +1,61 @@
+"""How the codes of weights are stored: in the narrowest type that ONNX has for them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from qatlab.deploy.integer.network import Integers
+from qatlab.deploy.onnx.graph import container
+from qatlab.errors import ConfigError
+
+
+class Stored(NamedTuple):
+    """``codes = gap * numbers + base``.
+
+    Attributes:
+        numbers: shape of the codes.
+        kind: type that they are stored in.
+        gap: 2 where all codes are odd, as on SAT's grid without zero, or all are even.
+        base: 1 for odd ones.
+    """
+
+    numbers: Integers
+    kind: int
+    gap: int
+    base: int
+
+
+def stored(codes: Integers, opset: int, name: str) -> Stored:
+    """Return the numbers to store for the codes of weights.
+
+    Args:
+        codes: any shape.
+        opset: of the file.
+        name: of the layer.
+
+    Raises:
+        ConfigError: if no type of that opset holds them.
+    """
+    direct = container(min(int(codes.min()), -1), int(codes.max()), opset)
+    base = int(codes.flat[0]) % 2
+    halves = (codes - base) // 2
+    if np.all(codes % 2 == base):
+        kind = container(min(int(halves.min()), -1), int(halves.max()), opset)
+        if kind is not None and kind != direct:
+            return Stored(halves, kind, 2, base)
+    if direct is None:
+        raise ConfigError(
+            f"{name}: weights of {width(codes)} bits need --opset 21 or higher; opset {opset} has "
+            "integers of 8 bits at most."
+        )
+    return Stored(codes, direct, 1, 0)
+
+
+def width(codes: Integers) -> int:
+    """Return the bits that hold codes with their sign, or half of them if all are odd or even."""
+    base = int(codes.flat[0]) % 2
+    if np.all(codes % 2 == base):
+        codes = (codes - base) // 2
+    return max(int(-codes.min() - 1).bit_length(), int(codes.max()).bit_length()) + 1

@@ -1,1 +1,0 @@
-"""Files of trained networks for other programs: ONNX and C."""

@@ -1,1 +1,0 @@
-"""Whether all forms of a trained network answer the same: ``python -m qatlab.verify RUN``."""

@@ -1,0 +1,103 @@
+"""What is counted when two forms of a network are compared."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qatlab.deploy.integer import Codes
+from qatlab.deploy.verify.comparison import Comparison, Site, compare
+from qatlab.deploy.verify.forms import Answer, FakeQuantized
+from qatlab.errors import TrainingError
+
+IMAGES = torch.zeros(3, 1, 2, 2)
+
+
+class Given:
+    """A form with given answers."""
+
+    name, tolerance = "given", 0.0
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
+        return self.answer
+
+    look_inside = __call__
+
+
+def site_of(*rows: list[float]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_first_counts_what_differs_while_all_before_agrees() -> None:
+    agree = torch.tensor([True, False, True])
+    site = Site()
+    other = torch.tensor([[True, False], [True, True], [False, False]])
+    position = site_of([2.499, 0.1], [1.2, 1.3], [3.0, 3.0])
+    site.add(other, position, agree, known=torch.tensor([True, True, True]))
+    assert (site.codes, site.different, site.first) == (6, 3, 1)
+    assert site.from_tie == pytest.approx(0.001)
+    site.add(other, position, agree, known=torch.tensor([False, True, True]))
+    assert (site.different, site.first) == (6, 2)
+    assert site.from_tie == pytest.approx(0.001)  # what was rounded is not known here
+
+
+@pytest.mark.parametrize(("tie", "ties"), [(1.50001, 1), (1.6, 0)])
+def test_an_image_parts_at_a_tie_or_not(tie: float, ties: int) -> None:
+    outputs = site_of([1.0, 0.0], [1.0, 0.0], [1.0, 0.0])
+    others = site_of([0.0, 1.0], [1.0, 0.0], [1.0, 0.5])
+    same, changed = site_of([1.0], [1.0], [4.0]), site_of([2.0], [1.0], [4.0])
+    expected = Answer(outputs, {"a": same, "b": same})
+    exact = Answer(outputs, expected.codes, {"a": site_of([tie], [1.0], [4.0]), "b": same})
+    found = Answer(others, {"a": changed, "b": changed})
+    own = Comparison("given", 0.0)
+    one = Given(found.of(slice(0, 1)))  # what is asked for the image that got another class
+    own.add(one, (IMAGES, IMAGES, torch.tensor([1, 0, 1])), expected, exact, found)
+    assert (own.images, own.right, own.different, own.ties) == (3, 2, 1, ties)
+    assert (own.largest, own.total) == (1.0, 2.5)
+    assert own.passes == bool(ties)
+    assert own.parts_at == "a"
+    assert (own.sites["b"].different, own.sites["b"].first) == (1, 0)  # the image parted before
+
+
+@pytest.mark.parametrize(("apart", "ties"), [(1e-7, 1), (0.01, 0)])
+def test_equal_outputs_are_ties(apart: float, ties: int) -> None:
+    outputs, others = site_of([1.0, 1.0 - apart]), site_of([1.0 - apart, 1.0])
+    codes = {"a": site_of([1.0])}
+    expected, exact = Answer(outputs, codes), Answer(outputs, codes, codes)
+    found = Answer(others, codes)
+    own = Comparison("given", 0.0)
+    batch = (IMAGES[:1], IMAGES[:1], torch.tensor([0]))
+    own.add(Given(found), batch, expected, exact, found)
+    assert (own.different, own.ties) == (1, ties)
+
+
+def test_a_share_of_images_is_tolerated() -> None:
+    own = Comparison("given", 5e-4, images=10_000, different=6, ties=1)
+    assert own.passes
+    assert not Comparison("given", 5e-4, images=10_000, different=7, ties=1).passes
+
+
+def test_a_network_without_sites_is_compared() -> None:
+    model = nn.Flatten()
+    images = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).reshape(2, 2, 1, 1)
+    exact: Any = Given(Answer(images.flatten(1).double()))
+    codes = (Codes(0, 255, 1.0),) * 2
+    batches = iter([(images, torch.tensor([1, 0]))])
+    found = compare(FakeQuantized(model), exact, [], batches, codes)
+    assert [(own.right, own.different, own.parts_at) for own in found] == [(2, 0, None)] * 2
+
+
+def test_answers_that_are_not_finite_are_not_compared() -> None:
+    images = torch.ones(1, 2, 1, 1)
+    wrong: Any = Given(Answer(torch.tensor([[math.inf, 0.0]])))
+    with pytest.raises(TrainingError, match=r"^given: the answers are not finite"):
+        compare(
+            FakeQuantized(nn.Flatten()), wrong, [], iter([(images, images)]), (Codes(0, 255, 1.0),)
+        )
