@@ -27,6 +27,8 @@ def _needed(name: str, found: dict[str, metadata.Distribution]) -> dict[str, met
 
 CODE = """
 import sys
+from qatlab.cli.main import run as run_command
+
 run, folder = sys.argv[1:]
 assert run_command(["export", run, "-o", f"{folder}/model.onnx"]) == 1
 assert run_command(["export", run, "-o", f"{folder}/model.c", "--format", "c"]) == 0

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "qatlab" / "export")]  # pytest knows these places
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "oracles")]  # pytest knows these places
 
 if __name__ == "__main__":
     from bulk import main

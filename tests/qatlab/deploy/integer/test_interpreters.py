@@ -8,13 +8,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from integer_reference import Values, compute_one
 from networks import EXAMPLE, NETWORKS, PIXEL, PIXELS, convert
 from torch import Tensor, nn
 
 from qatlab import quant
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower, with_rescale
 from qatlab.deploy.integer.network import NO_SIDES, Convolve, FixedPoint, Rescale, Weighted
-from qatlab.deploy.integer.reference import Values, compute_one
 from qatlab.deploy.integer.rescaling import RESCALES
 from qatlab.deploy.integer.vectorised import results, shapes
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from integer_reference import compute_one
 from onnx.reference import ReferenceEvaluator
 from qonnx_operators import BipolarQuant, LogSoftmax, MaxPool, Quant
 from random_programs import Program, Unfit
@@ -27,7 +28,6 @@ from torch.nn import functional as F
 from qatlab import quant
 from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import Codes, Computed, IntegerNetwork, compute, lower, with_rescale
-from qatlab.deploy.integer.reference import compute_one
 from qatlab.deploy.obstacles import AS_GIVEN
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
