@@ -42,7 +42,7 @@ ROOMS = {
         *("torch", "numpy", "onnx", "onnxruntime"),
     },
     "qatlab.results": {"numpy", "matplotlib"},
-    "qatlab.config": {"qatlab.results.record", "hydra", "omegaconf", "filelock"},
+    "qatlab.config": {"qatlab.results", "hydra", "omegaconf", "filelock"},
     "qatlab.sweep": {
         *("qatlab.config", "qatlab.results.record", "qatlab.terminal"),
         *("hydra", "hydra_plugins", "omegaconf", "filelock", "optuna", "rich"),

@@ -13,6 +13,7 @@ from qatlab.cli.parser import Parser
 from qatlab.errors import plain
 from qatlab.results import record
 from qatlab.results.compare import ALWAYS, bits, configuration, differences, results
+from qatlab.results.conditions import check_unchanged
 from qatlab.terminal import wide_console
 
 
@@ -23,6 +24,8 @@ def main(words: Sequence[str]) -> None:
     runs: list[Path] = parser.parse_args(words).runs
     if len(runs) < 2:
         parser.error("give two runs or more")
+    for run in runs:
+        check_unchanged(run)
     sections = {
         "Configuration": differences([configuration(run) for run in runs]),
         "Bits of layers and sites": differences([bits(run) for run in runs]),

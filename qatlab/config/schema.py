@@ -20,6 +20,7 @@ from qatlab.config.folders import given_words, job_folder
 from qatlab.config.trust import check_stored
 from qatlab.errors import ConfigError
 from qatlab.files import read_yaml_mapping
+from qatlab.results.conditions import check_unchanged
 from qatlab.results.record import CONFIG, check_run
 
 LARGEST = 1 << 20  # bytes of the configuration of a run
@@ -114,15 +115,17 @@ def _escaped(value: Any) -> Any:
     return [_escaped(inner) for inner in value] if isinstance(value, list) else value
 
 
-def stored_config(run: Path, allow: Any = None) -> DictConfig:
+def stored_config(run: Path, allow: Any = None, trained: bool = False) -> DictConfig:
     """Read the configuration of a run; paths inside follow a folder that was moved.
 
     Args:
         run: its folder.
         allow: names of packages whose code it may call, see :mod:`qatlab.config.trust`.
+        trained: its weights are used as they are, which takes what they were trained with.
 
     Raises:
-        ConfigError: if the folder holds no run, or names code that is not allowed.
+        ConfigError: if the folder holds no run, or names code that is not allowed; for a trained
+            one, if the configuration is not the one that it was trained with.
     """
     check_run(run)
     file = run / CONFIG
@@ -130,6 +133,8 @@ def stored_config(run: Path, allow: Any = None) -> DictConfig:
     stored = OmegaConf.load(file)
     content: Any = OmegaConf.to_container(stored)
     check_stored(file, content, allowed_names(allow))
+    if trained:
+        check_unchanged(run)
     cfg = OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)
     cfg.folder = str(run)
     assert isinstance(cfg, DictConfig)

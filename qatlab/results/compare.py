@@ -81,13 +81,19 @@ def _read(file: Path) -> dict[str, Any]:
     return files.read_json(file) if os.path.lexists(file) else {}
 
 
-def flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield all values of nested dictionaries as texts, with their keys joined by dots."""
+def flat(value: Any, key: str = "", exact: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield all values of nested dictionaries as texts, with their keys joined by dots.
+
+    Args:
+        value: a dictionary, or a value of one.
+        key: in front of all keys.
+        exact: write floats to the last bit, and not as a table shows them.
+    """
     if isinstance(value, dict) and value:
         for name, inner in value.items():
-            yield from flat(inner, f"{key}.{name}" if key else str(name))
+            yield from flat(inner, f"{key}.{name}" if key else str(name), exact)
     else:
-        yield key, f"{value:.6g}" if isinstance(value, float) else _word(value)
+        yield key, f"{value:.6g}" if isinstance(value, float) and not exact else _word(value)
 
 
 def _word(value: Any) -> str:

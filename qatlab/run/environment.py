@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -11,14 +12,10 @@ from typing import Any
 import torch
 
 from qatlab.errors import ConfigError
-from qatlab.files import read_json, write_json
+from qatlab.files import write_json
 from qatlab.quant import kernels
+from qatlab.results.conditions import ABSENT, FILE, LISTED, settings_of, trained_under
 from qatlab.results.record import commit
-
-BEGUN = "environment.json"  # in a run's folder: under what it has been trained, in order
-LISTED = "environments"
-# A resume starts from a checkpoint, whatever the weights of the beginning were.
-NOT_COMPARED = ("folder", "resume", "allow", "init_weights", "model.weights")
 
 
 def environment() -> dict[str, Any]:
@@ -37,32 +34,29 @@ def environment() -> dict[str, Any]:
     }
 
 
-def begin(folder: Path, settings: dict[str, str], resumed: bool) -> list[str]:
+def begin(folder: Path, config: Mapping[str, Any], resumed: bool) -> list[str]:
     """Write down under what a run is trained from now on.
 
     Args:
         folder: of the run.
-        settings: its configuration, with dotted keys.
+        config: its configuration.
         resumed: whether it goes on; if not, what there was is forgotten.
 
     Returns:
         What has changed since the run began, each time that it did; other numbers may come of it.
     """
-    file, before, faults = folder / BEGUN, [], []
-    if resumed and file.exists():
+    found, faults = [], []
+    if resumed:
         try:
-            before = read_json(file)[LISTED]
-        except (ConfigError, KeyError) as error:
+            found = trained_under(folder)
+        except ConfigError as error:
             faults = [f"what it has been trained under is not known ({error})"]
-    found = [one for one in before if isinstance(one, dict)] if isinstance(before, list) else []
-    if resumed and not found and not faults:
-        faults = [f"what it has been trained under is not known ({file} does not tell)"]
-    now = environment() | {k: v for k, v in settings.items() if k not in NOT_COMPARED}
+    now = environment() | settings_of(config)
     if not found or found[-1] != now:
         found.append(now)
-    write_json(file, {LISTED: found})
+    write_json(folder / FILE, {LISTED: found})
     changes = [
-        f"{key} was {old.get(key)} and became {new.get(key)}"
+        f"{key} was {old.get(key, ABSENT)} and became {new.get(key, ABSENT)}"
         for old, new in pairwise(found)
         for key in (*new, *(key for key in old if key not in new))
         if old.get(key) != new.get(key)

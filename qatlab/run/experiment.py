@@ -21,6 +21,7 @@ from qatlab.deploy.pixels import pixel_codes
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.results import record
 from qatlab.results.compare import configuration, differences, flat
+from qatlab.results.conditions import MOVABLE
 from qatlab.run import evaluation, shared_phases, summary
 from qatlab.run.build import Built, build, callbacks_of, trainer_of
 from qatlab.run.environment import begin, environment
@@ -28,8 +29,6 @@ from qatlab.run.summary import say
 from qatlab.run.trackers import tracked
 from qatlab.run.weights import save_weights
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
-
-MOVABLE = ("data.source.folder", "trainer.accelerator", "trainer.devices")  # changed by a resume
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -127,7 +126,7 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
     if cfg.resume is not None:
         raise ConfigError("test.py resumes nothing: give run=<folder of a run>")
     if run is not None:
-        given, cfg = cfg, stored_config(Path(run), cfg.allow)
+        given, cfg = cfg, stored_config(Path(run), cfg.allow, trained=True)
         also = ("checkpoint", "save_outputs", "allow")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
         forget_weights(cfg)
@@ -167,8 +166,7 @@ def _fit_and_report(
     if start_from is None and trainer.is_global_zero:
         _write_facts(cfg, built, found)
     config = yaml.safe_load(portable_yaml(cfg))
-    resumed, settings = start_from is not None, dict(flat(config))
-    changes = begin(folder, settings, resumed) if trainer.is_global_zero else []
+    changes = begin(folder, config, start_from is not None) if trainer.is_global_zero else []
     if changes:
         say(
             "the run is not trained under one set of conditions, so that its numbers may differ "

@@ -79,7 +79,7 @@ def load_quantized(
 
 def _config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:
     config.register()
-    cfg = config.stored_config(run, allow)
+    cfg = config.stored_config(run, allow, trained=True)
     config.forget_weights(cfg)
     cfg.init_weights = str(record.checkpoint_of(run, checkpoint))
     return cfg

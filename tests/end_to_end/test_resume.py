@@ -265,8 +265,8 @@ def test_a_configuration_that_was_edited_is_told(tmp_path: Path, run: Run) -> No
     file.write_text(file.read_text().replace("mixup: 0.0", "mixup: 0.2"))
     resumed = run("train.py", f"resume={folder}")
     assert resumed.code == 0, resumed.output
-    assert "mixup was 0 and became 0.2" in " ".join(resumed.output.split())
-    assert result_of(folder)["changes"] == ["mixup was 0 and became 0.2"]
+    assert "mixup was 0.0 and became 0.2" in " ".join(resumed.output.split())
+    assert result_of(folder)["changes"] == ["mixup was 0.0 and became 0.2"]
 
 
 def test_a_finished_run_is_left_alone(run: Run, whole: Whole) -> None:

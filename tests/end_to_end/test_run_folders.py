@@ -255,3 +255,19 @@ def test_what_a_run_holds_reaches_a_terminal_as_text(
     assert ended.code == 1
     assert "\x1b" not in ended.output
     assert "\\x1b[31mred" in ended.output
+
+
+def test_a_configuration_that_was_changed_after_the_training_is_refused(
+    finished: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    was = stored["quant"]["activation"]["bits"]
+    stored["quant"]["activation"]["bits"] = was + 1
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    told = f"quant.activation.bits is {was + 1}, and the run was trained with {was}"
+    assert told in command("test.py", f"run={run}").output
+    for words in (["verify", str(run)], ["compare", str(run), str(finished)]):
+        assert run_command(words) == 1
+        assert told in capsys.readouterr().err
