@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from os import PathLike
+from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin
 
 from qatlab.errors import ConfigError, did_you_mean, unknown
@@ -129,7 +130,7 @@ def _options(hint: Any) -> list[Any]:
 
 def _fits(value: Any, option: Any) -> bool:
     if isinstance(value, Mapping) and "_target_" in value:
-        return True  # an object by the time of the call
+        return option not in WORDS or not _makes_no(option, value["_target_"])
     if get_origin(option) is Literal:
         return (value, type(value)) in [(v, type(v)) for v in get_args(option)]
     kind = get_origin(option) or option
@@ -149,6 +150,14 @@ def _fits(value: Any, option: Any) -> bool:
         return isinstance(value, kind)
     except TypeError:  # of a class without instances, such as a TypedDict
         return True
+
+
+def _makes_no(kind: type, target: Any) -> bool:
+    """Tell whether a target is a class, and its objects are surely not of a kind."""
+    found = None
+    with suppress(Exception):  # that it cannot be found is told elsewhere
+        found = resolve_name(str(target))
+    return isinstance(found, type) and not issubclass(found, kind)
 
 
 def _wrong(key: str, value: Any, options: list[Any]) -> str:

@@ -15,8 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qatlab.errors import ConfigError
 from qatlab.files import write_text
+from qatlab.results.conditions import FILE as CONDITIONS
 from qatlab.results.record import CONFIG, RESULT, check_run
 
+FILES = (CONFIG, "layers.json", CONDITIONS, "metrics.csv", "weights.safetensors", RESULT)
 MOST_AT_ONCE = 1000  # runs that start in one second
 ASKED = ".hydra"  # what was asked for, under Hydra's own names
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of processes that train together
@@ -88,6 +90,9 @@ def lock_run(folder: Path) -> FileLock:
     for own in (".lock", "checkpoints", "figures", ASKED):
         if (folder / own).is_symlink():
             raise ConfigError(f"{folder / own} is a link; what a run writes lies in its folder.")
+    for own in FILES:
+        if (folder / own).is_dir():
+            raise ConfigError(f"{folder / own} is a folder, where a run has a file; move it away.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         Path(lock.lock_file).open("a").close()  # or the lock takes what is refused for taken

@@ -53,11 +53,10 @@ def check_unchanged(folder: Path) -> None:
     for key in dict.fromkeys([*now, *(key for one in known for key in one if "." in key)]):
         if key in (*NOT_COMPARED, *MOVABLE):
             continue
-        was = {one.get(key, ABSENT) for one in known}
-        if now.get(key, ABSENT) not in was:
-            before = " or ".join(sorted(map(str, was)))
+        value, was = now.get(key, ABSENT), {str(one.get(key, ABSENT)) for one in known}
+        if value not in was:
             raise ConfigError(
-                f"{folder / CONFIG} was changed after the training: {key} is {now.get(key, ABSENT)}, and "
-                f"the run was trained with {before}; put back what was there, or delete "
-                f"{folder / FILE} to take it as it is."
+                f"{folder / CONFIG} was changed after the training: {key} is {value}, and "
+                f"the run was trained with {' or '.join(sorted(was))}; put back what was there, or "
+                f"delete {folder / FILE} to take it as it is."
             )

@@ -182,9 +182,13 @@ def _fits(own: Any, value: Any) -> bool:
     """Tell whether a value of a file can be copied into the network's, but for its shape."""
     if not isinstance(own, Tensor):
         return not isinstance(value, Tensor)
-    if not isinstance(value, Tensor) or value.is_meta or value.layout is not torch.strided:
+    if not isinstance(value, Tensor) or value.is_meta or not _is_dense(value):
         return False
     return value.is_floating_point() or not own.is_floating_point()
+
+
+def _is_dense(value: Tensor) -> bool:
+    return value.layout is torch.strided and not value.is_nested
 
 
 def _kind(value: Any) -> str:
@@ -192,12 +196,14 @@ def _kind(value: Any) -> str:
         return describe(value)
     if value.is_meta:
         return "without values (on the device meta)"
-    kind = value.dtype if value.layout is torch.strided else value.layout
+    if value.is_nested:
+        return "a nested tensor"
+    kind = value.dtype if _is_dense(value) else value.layout
     return str(kind).removeprefix("torch.")
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
+    return tuple(value.shape) if isinstance(value, Tensor) and not value.is_nested else ()
 
 
 def _place(value: Any) -> object:

@@ -15,6 +15,12 @@ ABOVE_ZERO = (
     *("accumulate_grad_batches", "gradient_clip_val"),
     *("limit_train_batches", "limit_test_batches", "check_val_every_n_epoch"),
 )
+IN_VAIN = {  # arguments of Lightning that a run cannot heed
+    "log_every_n_steps": "metrics are logged once an epoch",
+    "model_registry": "checkpoints are kept in the folder of the run",
+    "overfit_batches": "set trainer.limit_train_batches, and data.validation=0",
+    "min_epochs": INSTEAD,
+}
 UNUSED = "ddp_find_unused_parameters_true"
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")  # quantizers compute in float32 or 64
 
@@ -38,8 +44,8 @@ def check_trainer(arguments: Mapping[str, Any], schedule: Schedule) -> None:
         key = f"trainer.{name}={text(value)}"
         if value not in ENDS_EARLY.get(name, (value,)):
             raise ConfigError(f"{key} would end the run before its schedule; {INSTEAD}.")
-        if name == "min_epochs" and value is not None:
-            raise ConfigError(f"{key} has no effect; {INSTEAD}.")
+        if name in IN_VAIN and value is not None:
+            raise ConfigError(f"{key} has no effect: {IN_VAIN[name]}.")
         if name == "val_check_interval" and value not in (None, 1.0):
             raise ConfigError(f"{key} is wrong: a run validates after an epoch; leave it out.")
         if name in ABOVE_ZERO and isinstance(value, (int, float)) and value <= 0:

@@ -166,6 +166,13 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0|above 0"),
         ("+trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0|above 0"),
         ("+trainer.min_epochs=9", "trainer.min_epochs=9 has no effect|schedule.clamp_epochs"),
+        ("+trainer.log_every_n_steps=-1", "trainer.log_every_n_steps=-1 has no effect|an epoch"),
+        ("+trainer.model_registry=a", "trainer.model_registry=a has no effect|the folder"),
+        ("+trainer.overfit_batches=0.5", "trainer.overfit_batches=0.5|limit_train_batches"),
+        (
+            "model.dropout={_target_: pytorch_lightning.loggers.WandbLogger}",
+            "model.dropout={|WandbLogger|Accepted: a number.",
+        ),
         ("trainer.limit_train_batches=0.0001", "trainer: |0.0001|`limit_train_batches`"),
         ("trainer.precision=bf17", "trainer.precision=bf17|32-true, 64-true, bf16-mixed"),
         ("trainer.accelerator=tpu2", "trainer.accelerator=tpu2|auto|cpu"),

@@ -271,3 +271,19 @@ def test_a_configuration_that_was_changed_after_the_training_is_refused(
     for words in (["verify", str(run)], ["compare", str(run), str(finished)]):
         assert run_command(words) == 1
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["result.json", "environment.json", "metrics.csv"])
+def test_a_folder_in_the_place_of_a_file_is_told_before_training(
+    name: str, finished: Path, tmp_path: Path, command: Command
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "result.json").unlink()
+    (run / name).unlink(missing_ok=True)
+    (run / name).mkdir()
+    before = content_of(run)
+    ended = command("train.py", f"resume={run}")
+    assert ended.code == 1
+    assert f"{run / name} is a folder, where a run has a file; move it away." in ended.output
+    assert content_of(run) == before

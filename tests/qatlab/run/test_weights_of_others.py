@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -467,6 +468,12 @@ def test_a_pickled_network_is_refused_by_its_class(
         init_weights(net(), str(path))
 
 
+def nested() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch prefers its newer layout
+        return torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+
+
 def jit(path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path))  # type: ignore[no-untyped-call]
 
@@ -492,6 +499,10 @@ def jit(path: Path) -> None:
         (
             lambda path: torch.save({**state(), "fc.bias": torch.zeros(3).to_sparse()}, path),
             "is of another model: fc.bias is sparse_coo in the file",
+        ),
+        (
+            lambda path: torch.save({**state(), "fc.bias": nested()}, path),
+            "is of another model: fc.bias is a nested tensor in the file",
         ),
         (jit, "is a TorchScript archive: save the state_dict()"),
         (lambda path: path.write_bytes(pickle.dumps(state()["fc.bias"].numpy())), "it is a pickle"),
