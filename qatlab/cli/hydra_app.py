@@ -99,14 +99,16 @@ def checked(command: str, cfg: DictConfig) -> None:
             lock = lock_run(folder)
         _begin(command, cfg, job is not None)
         config.check(cfg)
-        experiment = import_module("qatlab.run.experiment")  # torch: a wrong key is told before
+        command = _function(command, cfg)
+        # torch: a wrong key is told before
+        room = import_module("qatlab.run.plan" if command == "plan" else "qatlab.run.experiment")
         # After the import, which sets the level itself.
         for name in ("pytorch_lightning", "lightning_fabric.utilities.distributed"):
             logging.getLogger(name).setLevel(logging.WARNING)  # its tips, devices and processes
         if job is not None and "n_jobs" in HydraConfig.get().launcher and cfg.trainer.devices == 1:
             gpus = import_module("torch").cuda.device_count()
             sweep.claim_gpu(Path(HydraConfig.get().sweep.dir), gpus)
-        getattr(experiment, command)(cfg)
+        getattr(room, command)(cfg)
         if job is not None:
             job.succeeded()
     except KeyboardInterrupt:
@@ -130,6 +132,12 @@ def checked(command: str, cfg: DictConfig) -> None:
     finally:
         if lock is not None:
             lock.release(force=True)
+
+
+def _function(command: str, cfg: DictConfig) -> str:
+    if command == "train" and cfg.mode not in ("train", "plan"):
+        raise ConfigError(f"mode={cfg.mode} is neither train nor plan")
+    return "plan" if command == "train" and cfg.mode == "plan" and cfg.resume is None else command
 
 
 def _begin(command: str, cfg: DictConfig, is_job: bool) -> None:

@@ -17,11 +17,11 @@ from qatlab.errors import ConfigError
 from qatlab.files import write_text
 from qatlab.results.conditions import FILE as CONDITIONS
 from qatlab.results.record import CONFIG, RESULT, check_run
+from qatlab.terminal import is_first
 
 FILES = (CONFIG, "layers.json", CONDITIONS, "metrics.csv", "weights.safetensors", RESULT)
 MOST_AT_ONCE = 1000  # runs that start in one second
 ASKED = ".hydra"  # what was asked for, under Hydra's own names
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of processes that train together
 
 _named_by_time: set[str] = set()
 
@@ -113,11 +113,6 @@ def lock_run(folder: Path) -> FileLock:
 def unlock_run(folder: Path) -> None:
     """Let another process have what this one has locked; see :func:`lock_run`."""
     FileLock(folder / ".lock", is_singleton=True).release(force=True)
-
-
-def is_first() -> bool:
-    """Tell whether this process is the first, or the only one, of those that train together."""
-    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def check_unused(folder: Path, trains: bool) -> None:

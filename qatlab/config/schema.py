@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -115,13 +116,16 @@ def _escaped(value: Any) -> Any:
     return [_escaped(inner) for inner in value] if isinstance(value, list) else value
 
 
-def stored_config(run: Path, allow: Any = None, trained: bool = False) -> DictConfig:
+def stored_config(
+    run: Path, allow: Any = None, trained: bool = False, called: Collection[str] | None = None
+) -> DictConfig:
     """Read the configuration of a run; paths inside follow a folder that was moved.
 
     Args:
         run: its folder.
         allow: names of packages whose code it may call, see :mod:`qatlab.config.trust`.
         trained: its weights are used as they are, which takes what they were trained with.
+        called: the groups that objects are made of; by default all.
 
     Raises:
         ConfigError: if the folder holds no run, or names code that is not allowed; for a trained
@@ -132,7 +136,7 @@ def stored_config(run: Path, allow: Any = None, trained: bool = False) -> DictCo
     read_yaml_mapping(file, LARGEST)  # within bounds; OmegaConf reads numbers such as 1e-3 better
     stored = OmegaConf.load(file)
     content: Any = OmegaConf.to_container(stored)
-    check_stored(file, content, allowed_names(allow))
+    check_stored(file, content, allowed_names(allow), called)
     if trained:
         check_unchanged(run)
     cfg = OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)

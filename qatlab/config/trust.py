@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -40,13 +40,19 @@ OF_HYDRA = {"_partial_": bool, "_recursive_": bool, "_convert_": str}
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def check_stored(file: Path, content: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
+def check_stored(
+    file: Path,
+    content: Mapping[str, Any],
+    allowed: Sequence[str] = (),
+    called: Collection[str] | None = None,
+) -> None:
     """Raise for a stored configuration that could run code, before anything of it is imported.
 
     Args:
         file: where it stands, for the message.
         content: its plain values.
         allowed: further packages or modules, whose classes and functions may be called.
+        called: the groups that the command makes objects of, such as ``model``; by default all.
 
     Raises:
         ConfigError: naming the key, what it would call, and how to allow it.
@@ -70,8 +76,12 @@ def check_stored(file: Path, content: Mapping[str, Any], allowed: Sequence[str] 
             )
         if name in OF_HYDRA and not isinstance(value, OF_HYDRA[name]):
             raise ConfigError(f"{file}: {key}={value!r:.60} is wrong.")
-        if name == TARGET and value is not None:
+        if name == TARGET and value is not None and (called is None or _group(key) in called):
             _check_target(f"{file}: {key}", value, allowed)
+
+
+def _group(key: str) -> str:
+    return re.split(r"[.\[]", key, maxsplit=1)[0]
 
 
 def foreign(content: Any, allowed: Sequence[str] = ()) -> list[str]:

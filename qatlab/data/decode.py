@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -15,19 +16,27 @@ from qatlab.data.contents import read_file
 from qatlab.data.transforms.color_spaces import luma
 from qatlab.errors import DataError
 
-decode_jpeg: Callable[..., Tensor] | None = None
-try:  # without torchvision's decoders, which it calls deprecated, Pillow decodes all files
-    from torchvision.io import ImageReadMode
-
-    # What torchvision.io.decode_jpeg calls after a warning, which takes as long as a small image.
-    decode_jpeg = torch.ops.image.decode_jpeg.default
-except (ImportError, AttributeError):
-    pass
-
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".pnm", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")  # others may start programs
 MOST_PIXELS = 178_956_970  # of an image; where Pillow ends, too
 _8_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # Pillow's modes
+
+
+@cache
+def jpeg_decoder() -> Callable[[Tensor, bool], Tensor] | None:
+    """Return torchvision's decoder of bytes, uint8, to grey or else to what is in the file.
+
+    None if there is none: torchvision calls its decoders deprecated. Pillow decodes all files then.
+    """
+    try:
+        from torchvision.io import ImageReadMode  # it takes a second
+
+        # What torchvision.io.decode_jpeg calls after a warning that takes as long as a small image.
+        decode: Callable[..., Tensor] = torch.ops.image.decode_jpeg.default
+    except (ImportError, AttributeError):
+        return None
+    grey, unchanged = ImageReadMode.GRAY.value, ImageReadMode.UNCHANGED.value
+    return lambda content, to_grey: decode(content, grey if to_grey else unchanged, True)
 
 
 def read_image(file: str | Path, channels: int) -> Tensor:
@@ -57,11 +66,11 @@ def _jpeg(content: bytearray, channels: int) -> Tensor | None:
     Both use libjpeg-turbo, but this way nothing is copied afterwards. Only inks that become grey
     may differ, by one level.
     """
-    if decode_jpeg is None or not 0 < _jpeg_pixels(content) <= MOST_PIXELS:
+    decode = jpeg_decoder()
+    if decode is None or not 0 < _jpeg_pixels(content) <= MOST_PIXELS:
         return None
-    mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.UNCHANGED
     try:
-        image = decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), mode.value, True)
+        image = decode(torch.frombuffer(content, dtype=torch.uint8), channels == 1)
     except RuntimeError:
         return None
     if image.shape[0] == 1:

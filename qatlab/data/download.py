@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from torchvision.datasets.utils import download_and_extract_archive, download_url
-
 from qatlab.errors import DataError
 
 _SECONDS = 30  # without an answer
@@ -31,11 +29,15 @@ def archive(url: str, md5: str, folder: Path, name: str) -> None:
     Raises:
         DataError: if that is not possible; then nothing has changed.
     """
+    from torchvision.datasets.utils import download_and_extract_archive  # it takes a second
+
     _fetch(url, lambda inside: download_and_extract_archive(url, inside, md5=md5), folder, name)
 
 
 def file(url: str, md5: str, folder: Path) -> None:
     """Download a file into ``folder``; see :func:`archive`."""
+    from torchvision.datasets.utils import download_url  # likewise
+
     _fetch(url, lambda inside: download_url(url, inside, md5=md5), folder, url.rpartition("/")[2])
 
 

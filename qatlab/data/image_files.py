@@ -81,6 +81,9 @@ class ImageFiles(ImageModule):
         """Number of validation images."""
         return len(self._of("validation").labels)
 
+    def prepare_data(self) -> None:
+        """Do nothing: files are read where they are."""
+
     def setup(self, stage: str) -> None:
         """Find the files that ``stage`` needs."""
         needed: tuple[Part, ...] = ("test",) if stage == "test" else ("training", "validation")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from qatlab.data.batches import ALONE, Share
@@ -29,7 +29,7 @@ class Described(Protocol):
         ...
 
 
-class ImageModule(LightningDataModule):
+class ImageModule(ABC):
     """Batches (x, y) of images: x float32, (B, C, H, W); y int64, (B,).
 
     Args:
@@ -41,6 +41,9 @@ class ImageModule(LightningDataModule):
         split_seed: decides which images are held out.
         shuffle_seed: of the order of the training images and of their random changes.
         transforms: by name, in order; see the data modules.
+
+    Attributes:
+        trainer: that the batches are for, if any: it knows the device and other processes.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class ImageModule(LightningDataModule):
         shuffle_seed: int,
         transforms: Mapping[str, Transform | nn.Module | None] | None,
     ) -> None:
-        super().__init__()
+        self.trainer: Any = None
         self.image_size = height_and_width("data.image_size", image_size)
         self.batch_size = whole_number("data.batch_size", batch_size, 1)
         self.eval_batch_size = whole_number("data.eval_batch_size", eval_batch_size, 1)
@@ -105,3 +108,23 @@ class ImageModule(LightningDataModule):
     def images_of(self, size: int) -> int:
         """Return how many images make a batch of ``size`` images for each process."""
         return size * self.share().processes
+
+    @abstractmethod
+    def prepare_data(self) -> None:
+        """Fetch what is missing, in one process of each machine."""
+
+    @abstractmethod
+    def setup(self, stage: str) -> None:
+        """Read the images of ``fit``, ``validate`` or ``test``."""
+
+    @abstractmethod
+    def train_dataloader(self) -> Any:
+        """Return the batches of an epoch."""
+
+    @abstractmethod
+    def val_dataloader(self) -> Any:
+        """Return the batches of the images that are held out; an empty list without any."""
+
+    @abstractmethod
+    def test_dataloader(self) -> Any:
+        """Return the batches of the test set."""

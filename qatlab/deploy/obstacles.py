@@ -17,6 +17,7 @@ from qatlab.errors import ConfigError, did_you_mean
 from qatlab.quant import quantizers
 from qatlab.quant.calibration import as_if_started
 from qatlab.quant.convert import IMAGE_SHAPE
+from qatlab.quant.evaluating import evaluating
 
 AS_GIVEN = Codes(0, 255, 1 / 255)  # of images that a file takes in float: whatever they are
 RESCALE = "fixed32"
@@ -78,10 +79,9 @@ def obstacles(
     meta: Any = model.meta
     example = torch.zeros(meta[IMAGE_SHAPE]) if example_input is None else example_input
     codes = [AS_GIVEN] * example.shape[1] if input_codes is None else input_codes
-    training = {module: module.training for module in model.modules()}
     logging.disable(logging.WARNING)  # of values that nothing has been made of yet
     try:
-        with torch.no_grad(), as_if_started(model.eval()):
+        with torch.no_grad(), evaluating(model), as_if_started(model):
             lowering = Lowering(model, codes, example, goes_on=True)
             network = lowering.network()
             if lowering.obstacles:
@@ -89,8 +89,6 @@ def obstacles(
             return {form: _of_form(network, form) for form in FORMS}
     finally:
         logging.disable(logging.NOTSET)
-        for module, mode in training.items():
-            module.training = mode
 
 
 def forms_of(target: object) -> list[str]:

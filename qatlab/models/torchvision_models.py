@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models
 
 from qatlab.errors import ConfigError, did_you_mean
 
@@ -18,6 +18,7 @@ NOT_QUANTIZABLE = ("swin_", "vit_")
 # Their builders give them auxiliary outputs if they are not told otherwise; and the weights that
 # torchvision has are for images of another mean, which the networks can turn them into.
 INCEPTIONS = ("googlenet", "inception_v3")
+_PLACE = "torchvision.models"  # which takes a second to import: only where it is used
 SET_HERE = ("weights", "progress", "num_classes", "aux_logits", "init_weights")
 
 
@@ -65,6 +66,7 @@ def torchvision_model(
 
 
 def _check_name(name: str) -> None:
+    models = import_module(_PLACE)
     accepted = models.list_models(module=models)
     if name not in accepted:
         if name in models.list_models():
@@ -85,7 +87,7 @@ def _check_name(name: str) -> None:
 
 def _build(name: str, **arguments: Any) -> nn.Module:
     try:
-        model: nn.Module = models.get_model(name, **arguments)
+        model: nn.Module = import_module(_PLACE).get_model(name, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.options: {name} does not accept them: {error}") from error
     return model
@@ -94,7 +96,7 @@ def _build(name: str, **arguments: Any) -> nn.Module:
 def _pretrained(
     name: str, num_classes: int, in_channels: int, weights: str, arguments: dict[str, Any]
 ) -> nn.Module:
-    known = models.get_model_weights(name).__members__
+    known = import_module(_PLACE).get_model_weights(name).__members__
     if weights not in known:
         raise ConfigError(
             f"model.weights={weights} is unknown for {name}.{did_you_mean(weights, known)} "

@@ -16,66 +16,43 @@ from qatlab import files, sweep
 from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, stored_config
 from qatlab.config.trust import foreign
 from qatlab.deploy.integer.lowering import Obstacle
-from qatlab.deploy.obstacles import check_target, forms_of, listed, obstacles, told
-from qatlab.deploy.pixels import pixel_codes
+from qatlab.deploy.obstacles import told
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.results import record
 from qatlab.results.compare import configuration, differences, flat
 from qatlab.results.conditions import MOVABLE
 from qatlab.run import evaluation, shared_phases, summary
-from qatlab.run.build import Built, build, callbacks_of, trainer_of
+from qatlab.run.build import Built, build
 from qatlab.run.environment import begin, environment
-from qatlab.run.summary import say
+from qatlab.run.layers import print_table
+from qatlab.run.plan import build_for_target
 from qatlab.run.trackers import tracked
+from qatlab.run.trainer import callbacks_of, module_of, trainer_of
 from qatlab.run.weights import save_weights
+from qatlab.terminal import say
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
+from qatlab.training.classifier import Classifier
+from qatlab.training.data_module import DataModule
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Train as configured and leave a report in ``cfg.folder``; see ``conf/config.yaml``.
 
     Returns:
-        The content of ``result.json``; an empty dictionary in ``mode=plan``.
+        The content of ``result.json``.
 
     Raises:
         QatlabError: for anything the user can mend.
     """
-    if cfg.mode not in ("train", "plan"):
-        raise ConfigError(f"mode={cfg.mode} is neither train nor plan")
     if cfg.resume is not None:
         return _resume(cfg)
     folder = Path(cfg.folder)
-    if cfg.mode == "train" and in_sweep() and (folder / record.CONFIG).exists():
+    if in_sweep() and (folder / record.CONFIG).exists():
         _check_same(cfg, folder)
         return _continue(cfg)
-    forms_of(cfg.target)  # a word that is wrong is told before anything is built
     chosen, checkpoint = callbacks_of(cfg)
-    built = build(cfg)
-    found = _obstacles(cfg, built)
-    if cfg.mode == "plan":
-        summary.print_table(built.table)
-        for line in [told(found), *listed(found)]:
-            say(line)
-        return {}
+    built, found = build_for_target(cfg)
     return _fit_and_report(cfg, built, found, chosen, checkpoint)
-
-
-def _obstacles(cfg: DictConfig, built: Built) -> dict[str, tuple[Obstacle, ...]]:
-    """Return what stands in the way of each form of the network.
-
-    Raises:
-        ConfigError: if ``cfg.target`` asks for a form that it cannot have.
-    """
-    data = built.data
-    try:
-        codes, of_images = pixel_codes(data), None
-    except ConfigError as error:  # files of floats take any images
-        codes, of_images = None, Obstacle("data.transforms", "", str(error))
-    found = obstacles(built.model, codes, data.example_input())
-    if of_images is not None:
-        found |= {form: (of_images, *found[form]) for form in ("integer", "c")}
-    check_target(cfg.target, found)
-    return found
 
 
 def _resume(given: DictConfig) -> dict[str, Any]:
@@ -116,8 +93,8 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
         say(remark)
     if start_from is not None:
         forget_weights(cfg)
-    built = build(cfg)
-    return _fit_and_report(cfg, built, _obstacles(cfg, built), chosen, checkpoint, start_from)
+    built, found = build_for_target(cfg)
+    return _fit_and_report(cfg, built, found, chosen, checkpoint, start_from)
 
 
 def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
@@ -140,17 +117,17 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
             f"save_outputs={save_outputs} is wrong. Accepted: a file that ends in .npz."
         )
     built = build(cfg, trained=True)
-    trainer = trainer_of(cfg)
+    module, data, trainer = module_of(built), DataModule(built.data), trainer_of(cfg)
     if save_outputs is not None and trainer.world_size > 1:
         raise ConfigError(
             f"save_outputs={save_outputs} is wrong with trainer.devices={cfg.trainer.devices}, as "
             "each process sees a part of the images; set trainer.devices=1."
         )
-    result = _test(built, trainer)
+    result = _test(module, data, trainer)
     for line in evaluation.lines(result, digits=6):
         say(line)
     if save_outputs is not None:
-        evaluation.save_outputs(Path(save_outputs), built.module)
+        evaluation.save_outputs(Path(save_outputs), module)
     return result
 
 
@@ -175,7 +152,7 @@ def _fit_and_report(
     if in_sweep() and _starts_processes(trainer):
         sweep.train_apart(folder, foreign(OmegaConf.to_container(cfg)))
         return record.read_result(folder)
-    summary.print_table(built.table)
+    print_table(built.table)
     say(told(found))
     names = list(cfg.logger or {})
     with tracked(trainer, names, folder, config, built.table) as trackers:
@@ -205,15 +182,16 @@ def _fit_and_test(
 ) -> dict[str, Any]:
     folder = Path(cfg.folder)
     images = built.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-    built.module.solver.images_per_update = images
+    built.solver.images_per_update = images
+    module, data = module_of(built), DataModule(built.data)
     with _shared_phases(cfg, built, trainer, start_from) as shared:
-        _fit(trainer, built, checkpoint, start_from or shared)
+        _fit(trainer, module, data, checkpoint, start_from or shared)
     trainer.loggers = []  # trackers get the report, at the end, when nothing depends on them
     trainer.strategy.barrier()  # the first process may still be renaming the best checkpoint
     seconds, kept = checkpoint.seconds, checkpoint.best  # the test sets them back to the best epoch
     last_phase = built.schedule.phases[-1][0].value
     best = checkpoint.best_path(last_phase)
-    scored = _test_best(built, trainer, checkpoint, best)
+    scored = _test_best(module, data, trainer, checkpoint, best)
     result = {
         "name": cfg.name,
         **scored.to_json(),
@@ -235,7 +213,7 @@ def _fit_and_test(
     files.write_json(folder / record.RESULT, result)  # the run is finished: what follows may fail
     with summary.may_fail("the result is not printed"):
         summary.print_result(result, scored, built.table, folder)
-    summary.write_figures(folder, built.module, scored, built.data.class_names)
+    summary.write_figures(folder, module, scored, built.data.class_names)
     return result
 
 
@@ -255,27 +233,31 @@ def _shared_phases(
 
 
 def _fit(
-    trainer: Trainer, built: Built, checkpoint: RunCheckpoint, start_from: Path | None
+    trainer: Trainer,
+    module: Classifier,
+    data: DataModule,
+    checkpoint: RunCheckpoint,
+    start_from: Path | None,
 ) -> None:
     with _restoring(start_from, checkpoint), _interruptible(trainer):
-        trainer.fit(built.module, datamodule=built.data, ckpt_path=start_from, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
 
 
 def _test_best(
-    built: Built, trainer: Trainer, checkpoint: RunCheckpoint, best: Path
+    module: Classifier, data: DataModule, trainer: Trainer, checkpoint: RunCheckpoint, best: Path
 ) -> evaluation.Evaluation:
     load(best)  # a damaged one is told in a sentence
     with _restoring(best, checkpoint):
-        return _test(built, trainer, best)
+        return _test(module, data, trainer, best)
 
 
-def _test(built: Built, trainer: Trainer, best: Path | None = None) -> evaluation.Evaluation:
+def _test(
+    module: Classifier, data: DataModule, trainer: Trainer, best: Path | None = None
+) -> evaluation.Evaluation:
     path = None if best is None else str(best)
     with _interruptible(trainer):
-        trainer.test(
-            built.module, datamodule=built.data, ckpt_path=path, weights_only=True, verbose=False
-        )
-    return evaluation.Evaluation.of(built.module)
+        trainer.test(module, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+    return evaluation.Evaluation.of(module)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from qatlab.config import places
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
-from qatlab.run.build import Built, build
+from qatlab.run.build import MADE, Built, build
 
 
 def load_run(run: Path | str, checkpoint: str = "best", allow: Sequence[str] = ()) -> Built:
@@ -54,7 +54,7 @@ def load_words(words: Sequence[str], checkpoint: str = "best") -> Trained:
         model=built.model.eval(),
         table=built.table,
         data=built.data,
-        classifies=built.module.classifies,
+        classifies=built.classifies,
         config=config.portable_yaml(cfg),
         source=" ".join(words),
     )
@@ -79,7 +79,7 @@ def load_quantized(
 
 def _config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:
     config.register()
-    cfg = config.stored_config(run, allow, trained=True)
+    cfg = config.stored_config(run, allow, trained=True, called=MADE)
     config.forget_weights(cfg)
     cfg.init_weights = str(record.checkpoint_of(run, checkpoint))
     return cfg

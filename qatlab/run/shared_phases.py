@@ -33,9 +33,10 @@ from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import Phase, Quantizer
 from qatlab.run.build import Built
 from qatlab.run.environment import environment
-from qatlab.run.summary import say
-from qatlab.training.checkpoint import LAST, load
+from qatlab.terminal import say
+from qatlab.training.checkpoint import load
 from qatlab.training.csv_logger import FILE_NAME
+from qatlab.training.torch_files import LAST
 
 ORIGIN = "shared_phases.json"  # who trained them, in the folder of each job that took them over
 FACTS = "facts.json"  # all that they depend on, beside them: tells why two jobs share nothing
@@ -183,7 +184,7 @@ def _facts(config: str, built: Built) -> dict[str, Any]:
     for key, inner in WITHOUT_EFFECT_INSIDE.items():
         settings[key] = {k: v for k, v in settings[key].items() if k not in inner}
     quantizers = {n: m for n, m in built.model.named_modules() if isinstance(m, Quantizer)}
-    groups = built.module.solver.build(built.model).param_groups
+    groups = built.solver.build(built.model).param_groups
     conditions = environment()
     del conditions["commit"]  # the sources count, committed or not
     return {

@@ -24,9 +24,8 @@ from qatlab.run.weight_files import (
     with_sum,
 )
 from qatlab.run.weight_match import Match, extra_states, match, told_of
-from qatlab.training.checkpoint import LAST
 from qatlab.training.loaded_values import fault_of, learned_names
-from qatlab.training.torch_files import describe
+from qatlab.training.torch_files import LAST, describe
 
 PHASES = [phase.value for phase in Phase]
 

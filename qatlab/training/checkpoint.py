@@ -21,9 +21,8 @@ from torch import Tensor
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.files import TEMPORARY, put, write_bytes
 from qatlab.training.loaded_values import fault_of, learned_names
-from qatlab.training.torch_files import describe, read
+from qatlab.training.torch_files import LAST, describe, read
 
-LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 NEW = ".new"  # the suffix of one that is being written; a kill may leave it
 

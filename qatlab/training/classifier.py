@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
@@ -22,27 +21,14 @@ from qatlab.quant import (
     hold_weights,
     quantizers,
     release_weights,
-    set_phase,
     warnings_of,
 )
 from qatlab.training.forward import TrainingForward
-from qatlab.training.loss import IGNORED, Loss, as_tuple, check_classes, check_outputs
+from qatlab.training.loss import IGNORED, Loss, as_tuple
 from qatlab.training.mixup import Mixup
 from qatlab.training.solver import AnySolver
 
 Batch = tuple[Tensor, Tensor]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Set a module and all inside to evaluation for a while, then each back to its own mode."""
-    training = {inner: inner.training for inner in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for inner, mode in training.items():
-            inner.training = mode
 
 
 class Classifier(LightningModule):
@@ -87,7 +73,6 @@ class Classifier(LightningModule):
         self._train_sums = torch.zeros(3)  # see _sums
         self._evaluation_sums = torch.zeros(3)
         if self.classifies:
-            check_classes(num_classes)
             most = min(5, num_classes)
             self.top5 = MulticlassAccuracy(
                 num_classes, average="micro", top_k=most, ignore_index=IGNORED
@@ -107,16 +92,6 @@ class Classifier(LightningModule):
     def forward(self, images: Tensor) -> Any:
         """Return what the network gives for images ``(N, C, H, W)``."""
         return self.model(images)
-
-    def check_outputs(self, images: Tensor, num_classes: int) -> None:
-        """Raise a ConfigError unless the network gives the losses what they need."""
-        phases = [(quantizer, quantizer.phase) for quantizer in quantizers(self.model)]
-        set_phase(self.model, Phase.FLOAT)  # quantizers may have no values to start with yet
-        with evaluating(self.model), torch.no_grad():
-            returned = self.model(images)
-        for quantizer, phase in phases:
-            quantizer.phase = phase
-        check_outputs(self.losses, returned, images, num_classes)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its learning rate schedule, which moves with every step."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from qatlab.arguments import text
 from qatlab.errors import ConfigError, did_you_mean
-from qatlab.training.phase_schedule import Schedule
+from qatlab.training.schedule import Schedule
 
 INSTEAD = "set schedule.float_epochs, schedule.clamp_epochs and schedule.quantize_epochs instead"
 ENDS_EARLY = {"max_steps": (-1,), "max_time": (None,), "fast_dev_run": (False, 0)}

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qatlab.errors import ConfigError
+from qatlab.quant import Phase, quantizers, set_phase
+from qatlab.quant.evaluating import evaluating
 from qatlab.training.lr_policy import check_number
 
 IGNORED = -1  # label of an image that has none
@@ -257,6 +259,19 @@ def check_outputs(losses: Sequence[Loss], returned: object, images: Tensor, clas
         )
     for loss, output in zip(losses, as_tuple(outputs), strict=True):
         loss.check(output, images, classes)
+
+
+def check_network(losses: Sequence[Loss], model: nn.Module, images: Tensor, classes: int) -> None:
+    """Raise a ConfigError unless a network gives its losses what they need for ``images``."""
+    if losses[0].classifies:
+        check_classes(classes)
+    phases = [(quantizer, quantizer.phase) for quantizer in quantizers(model)]
+    set_phase(model, Phase.FLOAT)  # quantizers may have no values to start with yet
+    with evaluating(model), torch.no_grad():
+        returned = model(images)
+    for quantizer, phase in phases:
+        quantizer.phase = phase
+    check_outputs(losses, returned, images, classes)
 
 
 def _no_output(output: object, images: int) -> str:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qatlab.arguments import text
 from qatlab.errors import ConfigError
-from qatlab.training.classifier import evaluating
+from qatlab.quant.evaluating import evaluating
 from qatlab.training.weight_average import WeightAverage
 
 
@@ -61,7 +61,7 @@ class NormReestimation(Callback):
         self._is_done = False
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule.images  # type: ignore[attr-defined]
         precision = trainer.precision_plugin
         batches = itertools.islice(data.train_dataloader(), self.batches)
         averages = [c for c in trainer.callbacks if isinstance(c, WeightAverage)]  # type: ignore[attr-defined]

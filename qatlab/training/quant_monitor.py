@@ -10,10 +10,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from qatlab.quant import LsqWeight, Phase
+from qatlab.quant.evaluating import evaluating
 from qatlab.quant.grid import SMALLEST, Grid
 from qatlab.quant.layers import WEIGHT_QUANTIZER
 from qatlab.quant.learned import ActivationQuantizer
-from qatlab.training.classifier import evaluating
 
 IMAGES = 256
 

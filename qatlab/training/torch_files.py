@@ -22,6 +22,8 @@ from torch import Tensor
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.files import check_regular
 
+LAST = "last.ckpt"
+
 FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed global")  # torch's words, as are these
 NO_DICTIONARY = re.compile(r"Can only SETITEMS? for .* but got <class '([^']*)'>")
 NO_LIST = re.compile(r"Can only append to lists, but got <class '([^']*)'>")

@@ -1,0 +1,54 @@
+"""What a run would train: its network, and in which forms that can leave."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from qatlab.deploy.integer.lowering import Obstacle
+from qatlab.deploy.obstacles import check_target, forms_of, listed, obstacles, told
+from qatlab.deploy.pixels import pixel_codes
+from qatlab.errors import ConfigError
+from qatlab.run.build import Built, build
+from qatlab.run.layers import print_table
+from qatlab.terminal import say
+
+
+def plan(cfg: DictConfig) -> None:
+    """Print the table of layers and sites, and all that stands in the way of an export.
+
+    Raises:
+        QatlabError: for a network that cannot be made, or cannot leave as ``cfg.target`` asks.
+    """
+    built, found = build_for_target(cfg)
+    print_table(built.table)
+    for line in [told(found), *listed(found)]:
+        say(line)
+
+
+def build_for_target(cfg: DictConfig) -> tuple[Built, dict[str, tuple[Obstacle, ...]]]:
+    """Make what is configured; return what stands in the way of each form of the network, too.
+
+    Raises:
+        ConfigError: if ``cfg.target`` asks for a form that the network cannot have.
+    """
+    forms_of(cfg.target)  # a word that is wrong is told before anything is built
+    built = build(cfg)
+    return built, _obstacles(cfg, built)
+
+
+def _obstacles(cfg: DictConfig, built: Built) -> dict[str, tuple[Obstacle, ...]]:
+    """Return what stands in the way of each form of the network.
+
+    Raises:
+        ConfigError: if ``cfg.target`` asks for a form that it cannot have.
+    """
+    data = built.data
+    try:
+        codes, of_images = pixel_codes(data), None
+    except ConfigError as error:  # files of floats take any images
+        codes, of_images = None, Obstacle("data.transforms", "", str(error))
+    found = obstacles(built.model, codes, data.example_input())
+    if of_images is not None:
+        found |= {form: (of_images, *found[form]) for form in ("integer", "c")}
+    check_target(cfg.target, found)
+    return found

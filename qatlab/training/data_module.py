@@ -1,0 +1,41 @@
+"""Images as Lightning's trainer takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_lightning import LightningDataModule
+
+
+class DataModule(LightningDataModule):
+    """Hands the trainer and its calls on to data that do not know Lightning.
+
+    Args:
+        images: with ``prepare_data``, ``setup`` and loaders as a LightningDataModule has them, and
+            an attribute ``trainer``.
+    """
+
+    def __init__(self, images: Any) -> None:
+        super().__init__()
+        self.images = images
+
+    def prepare_data(self) -> None:
+        """Fetch what is missing."""
+        self.images.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Read images, for the processes and the device of the trainer."""
+        self.images.trainer = self.trainer
+        self.images.setup(stage)
+
+    def train_dataloader(self) -> Any:
+        """Return the batches of an epoch."""
+        return self.images.train_dataloader()
+
+    def val_dataloader(self) -> Any:
+        """Return the batches of the images that are held out."""
+        return self.images.val_dataloader()
+
+    def test_dataloader(self) -> Any:
+        """Return the batches of the test set."""
+        return self.images.test_dataloader()
