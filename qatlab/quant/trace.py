@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.flop_counter import FlopCounterMode
 
 from qatlab.errors import ConfigError, QatlabError
 from qatlab.quant.ops import DROPS_BRANCHES, WEIGHT_LAYERS, kind_of
+from qatlab.quant.products import ProductCounter
 from qatlab.quant.tracing import ASSIGNMENTS, InPlaceTracer
 
 OWN_WEIGHTS = "own_weights"  # key of a graph's meta: classes of layers that compute their weights
@@ -372,14 +372,14 @@ class Measures(NamedTuple):
 class _Measuring(fx.Interpreter):
     """Computes a network and notes the shape of each tensor, and what it took to make it."""
 
-    def __init__(self, traced: fx.GraphModule, counter: FlopCounterMode) -> None:
+    def __init__(self, traced: fx.GraphModule, counter: ProductCounter) -> None:
         super().__init__(traced)
         self.extra_traceback = False  # an error of qatlab is one sentence
         self.counter = counter
         self.measures = Measures({}, {}, {}, {})
 
     def run_node(self, n: fx.Node) -> Any:
-        before = self.counter.get_total_flops()
+        before = self.counter.macs
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.measures.shapes[n] = tuple(result.shape)
@@ -390,7 +390,7 @@ class _Measuring(fx.Interpreter):
                 self.measures.constants[n] = result.detach().requires_grad_(learned)
         elif not _holds_tensors(result):
             self.measures.others[n] = result
-        if macs := (self.counter.get_total_flops() - before) // 2:  # a product and a sum each
+        if macs := self.counter.macs - before:
             self.measures.macs[n] = macs
         return result
 
@@ -413,13 +413,10 @@ def _holds_tensors(value: Any) -> bool:
 def measure(traced: fx.GraphModule, example_input: Tensor) -> Measures:
     """Return what a network makes of ``example_input`` ``(1, C, H, W)``.
 
-    Multiply-accumulates are those that ``torch.utils.flop_counter`` counts: of convolutions, linear
-    layers and products of matrices.
-
     Raises:
         ConfigError: if the network cannot compute such an image.
     """
-    counter = FlopCounterMode(display=False)
+    counter = ProductCounter()
     kept = next((p for p in traced.parameters() if p.is_floating_point()), example_input)
     example_input = example_input.to(kept)
     interpreter = _Measuring(traced, counter)

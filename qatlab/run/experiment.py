@@ -51,8 +51,14 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         _check_same(cfg, folder)
         return _continue(cfg)
     chosen, checkpoint = callbacks_of(cfg)
-    built, found = build_for_target(cfg)
+    built, found = _build(cfg)
     return _fit_and_report(cfg, built, found, chosen, checkpoint)
+
+
+def _build(cfg: DictConfig) -> tuple[Built, dict[str, tuple[Obstacle, ...]]]:
+    built, found = build_for_target(cfg)
+    built.solver.build(built.model)  # arguments that the optimizer refuses are told now
+    return built, found
 
 
 def _resume(given: DictConfig) -> dict[str, Any]:
@@ -93,7 +99,7 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
         say(remark)
     if start_from is not None:
         forget_weights(cfg)
-    built, found = build_for_target(cfg)
+    built, found = _build(cfg)
     return _fit_and_report(cfg, built, found, chosen, checkpoint, start_from)
 
 
