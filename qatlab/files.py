@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,10 @@ from qatlab.errors import ConfigError
 
 LARGEST = 64 << 20  # bytes of a text that is read as a whole
 DEEPEST = 50  # mappings and lists inside of each other, in YAML
+MOST_VALUES = 20_000  # of YAML, whose reader takes a kilobyte for each
+MOST_PARTS = 500_000  # of JSON: mappings, lists and texts, which take more than their characters
+LONGEST_NUMBER = 1000  # characters, in YAML
+NUMBER = re.compile(r"[-+0-9a-fA-FxX_.:]*")
 TEMPORARY = ".tmp"
 
 
@@ -119,9 +124,13 @@ def check_regular(path: Path, largest: int | None = None) -> None:
         raise ConfigError(f"cannot read {path}: it is no regular file, but a pipe or a device")
     if largest is not None and found.st_size > largest:
         raise ConfigError(
-            f"cannot read {path}: it has {found.st_size / 1e6:,.0f} MB, and at most "
-            f"{largest / 1e6:,.0f} MB are read"
+            f"cannot read {path}: it has {_size(found.st_size)}, and at most {_size(largest)} are "
+            "read"
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:
@@ -141,14 +150,20 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, largest: int = LARGEST) -> dict[str, Any]:
     """Read a mapping from a JSON file.
 
     Raises:
-        ConfigError: if it is missing or damaged, holds anything else, or a number too large.
+        ConfigError: if it is missing or damaged, holds anything else, a number too large, or more
+            than 500,000 mappings, lists and texts.
     """
+    text = read_text(path, largest)
+    if text.count("{") + text.count("[") + text.count('"') // 2 > MOST_PARTS:
+        raise ConfigError(
+            f"cannot read {path}: it holds more than {MOST_PARTS:,} mappings, lists and texts"
+        )
     try:
-        content = json.loads(read_text(path), parse_float=_finite)
+        content = json.loads(text, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else error
         raise ConfigError(f"cannot read {path}: {reason}") from error
@@ -157,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _finite(text: str) -> float:
     if math.isinf(number := float(text)):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError(f"{text[:40]} is too large a number")
     return number
 
 
@@ -165,8 +180,9 @@ def read_yaml(path: Path, largest: int = LARGEST) -> Any:
     """Read YAML of plain values, without the extensions of OmegaConf.
 
     Raises:
-        ConfigError: if it is missing or damaged, has tags, is nested deeper than 50 or refers to
-            other parts of itself: a few lines of that make a file that fills the memory.
+        ConfigError: if it is missing or damaged, has tags, is nested deeper than 50, has more than
+            20,000 values or refers to other parts of itself: a few lines of that make a file that
+            fills the memory.
     """
     text = read_text(path, largest)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if it is there
@@ -192,19 +208,26 @@ def _mapping(path: Path, content: Any) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     """Return a reader's message in one line, with the line of the file."""
     mark = getattr(error, "problem_mark", None)
-    words = str(getattr(error, "problem", None) or error)
+    words = str(getattr(error, "problem", None) or error)[:200]
     return " ".join(words.split()) + (f" (line {mark.line + 1})" if mark else "")
 
 
 def _check_events(text: str, loader: Any) -> None:
     """Raise a YAMLError for what a file of plain values has not, before anything is built of it."""
-    depth = 0
+    depth = values = 0
     for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.AliasEvent):
-            problem = f"*{event.anchor} refers to another part of the file"
+            problem = f"*{event.anchor:.40} refers to another part of the file"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         if getattr(event, "tag", None) is not None:  # readers of "!!bool x" end in any error
-            problem = f"{event.tag} is no plain value"
+            problem = f"{event.tag:.40} is no plain value"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _too_long(event.value):
+            problem = f"a number of more than {LONGEST_NUMBER} characters"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        values += isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent))
+        if values > MOST_VALUES:
+            problem = f"it has more than {MOST_VALUES:,} values"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
@@ -212,3 +235,8 @@ def _check_events(text: str, loader: Any) -> None:
             raise yaml.MarkedYAMLError(
                 problem="it is nested too deep", problem_mark=event.start_mark
             )
+
+
+def _too_long(text: str) -> bool:
+    """Return whether a text may be a number of too many digits: reading 1:1:1... takes minutes."""
+    return len(text) > LONGEST_NUMBER and NUMBER.fullmatch(text) is not None

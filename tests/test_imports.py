@@ -27,8 +27,8 @@ ROOMS = {
     "qatlab.files": {"yaml"},
     "qatlab.native": set(),
     "qatlab.quant": {"torch", "triton"},
-    "qatlab.models": {"qatlab.quant.tracing", "torch", "torchvision", "timm"},
-    "qatlab.data": {"torch", "torchvision", "pytorch_lightning", "numpy", "PIL"},
+    "qatlab.models": {"qatlab.quant.tracing", "torch", "timm"},
+    "qatlab.data": {"torch", "torchvision", "numpy", "PIL"},
     # numpy for the state of its generator, rich for the progress bar
     "qatlab.training": {
         *("qatlab.quant", "torch", "pytorch_lightning", "torchmetrics"),
@@ -42,7 +42,7 @@ ROOMS = {
         *("torch", "numpy", "onnx", "onnxruntime"),
     },
     "qatlab.results": {"numpy", "matplotlib"},
-    "qatlab.config": {"qatlab.results", "hydra", "omegaconf", "filelock"},
+    "qatlab.config": {"qatlab.results", "qatlab.terminal", "hydra", "omegaconf", "filelock"},
     "qatlab.sweep": {
         *("qatlab.config", "qatlab.results.record", "qatlab.terminal"),
         *("hydra", "hydra_plugins", "omegaconf", "filelock", "optuna", "rich"),
@@ -62,7 +62,8 @@ NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.
 # Where configuration is composed and becomes objects; elsewhere there are plain values.
 KNOW_HYDRA = (
     *("qatlab.config", "qatlab.sweep", "qatlab.cli"),
-    *("qatlab.run.build", "qatlab.run.experiment", "qatlab.run.loading"),
+    *("qatlab.run.build", "qatlab.run.experiment", "qatlab.run.loading", "qatlab.run.plan"),
+    "qatlab.run.trainer",
 )
 
 
@@ -81,6 +82,17 @@ def imports_of(source: str) -> set[str]:
 
 
 IMPORTS = {name: imports_of(path.read_text()) for name, path in MODULES.items()}
+
+
+def imports_at_once(source: str) -> set[str]:
+    """Names of the modules that are imported with a source, and not by its functions later."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or (
+            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ):
+            node.body = []
+    return imports_of(ast.unparse(tree))
 
 
 def lies_in(name: str, room: str) -> bool:
@@ -133,6 +145,19 @@ def test_no_room_imports_the_experiment() -> None:
     for module, names in IMPORTS.items():
         if not knows_hydra(module):
             assert not names & {"qatlab.run.experiment", "qatlab.cli", "qatlab.config"}, module
+
+
+@pytest.mark.parametrize("module", ["qatlab.run.plan", "qatlab.cli.export", "qatlab.cli.verify"])
+def test_what_does_not_train_imports_nothing_that_trains(module: str) -> None:
+    found, waiting = set(), [module]
+    while waiting:
+        for name in imports_at_once(MODULES[waiting.pop()].read_text()) - found:
+            found.add(name)
+            parents = [name.rsplit(".", i)[0] for i in range(name.count("."))]
+            waiting += [one for one in parents if one in MODULES]
+    libraries = {name.partition(".")[0] for name in found}
+    assert "torch" in libraries
+    assert not libraries & {"pytorch_lightning", "torchmetrics", "torchvision", "matplotlib"}
 
 
 def test_arrows_never_turn_back() -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from qatlab.cli.parser import Parser
 from qatlab.errors import plain
-from qatlab.results import record
+from qatlab.results import limits, record
 from qatlab.results.compare import ALWAYS, bits, configuration, differences, results
 from qatlab.results.conditions import check_unchanged
 from qatlab.terminal import wide_console
@@ -51,4 +51,4 @@ def main(words: Sequence[str]) -> None:
 
 
 def _text(cell: str) -> Text:
-    return Text(plain(cell))
+    return Text(plain(limits.shortened(cell, limits.SHOWN_CELL)))

@@ -15,15 +15,24 @@ from numpy.typing import NDArray
 
 from qatlab import files
 from qatlab.errors import ConfigError
+from qatlab.results.limits import (
+    BYTES,
+    LONGEST_LINE,
+    LONGEST_PHASE,
+    LONGEST_TEXT,
+    METRICS,
+    MOST_BUCKETS,
+    MOST_BUCKETS_OF_A_RUN,
+    MOST_CELLS,
+    MOST_PHASES,
+    MOST_QUANTIZER_COLUMNS,
+)
 
-METRICS = "metrics.csv"  # as in qatlab.training.csv_logger, which imports Lightning
 CURVES = ("train/acc", "val/acc", "train/loss", "val/loss")
 LEARNED = ("alpha", "step_size")
-MOST_BUCKETS = 500  # of a curve: a screen shows no more than two points of each
-MOST_BUCKETS_OF_A_RUN = 100_000
-PIECE = 1 << 20  # characters that are read at a time, and the most that a line has
-MOST_PHASES = 100
-LONGEST_PHASE = 100  # characters
+PIECE = 1 << 20  # characters that are read at a time
+ROWS_AT_ONCE = 4096  # that are added to the curves: with thousands of these, few take long
+CELLS_AT_ONCE = 4_000_000
 LAST_EPOCH = float(1 << 53)  # there are whole numbers above that no float is
 
 Array = NDArray[np.float64]
@@ -104,7 +113,7 @@ def read_curves(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if the file is damaged.
     """
-    files.check_regular(file)
+    files.check_regular(file, BYTES[METRICS])
     try:
         with file.open(encoding="utf-8") as stream:
             return _Reader(file, stream).read()
@@ -121,6 +130,8 @@ class _Reader:
         self.file, self.stream = file, stream
         self.line = 1  # number of the first of the lines at work
         self.columns: list[str] = []
+        self.places: dict[str, int] = {}  # of the columns
+        self.cells = 0  # that were read
         self.phases: list[list[Any]] = []  # name, first and last epoch of each
 
     def read(self) -> dict[str, Any]:
@@ -128,16 +139,29 @@ class _Reader:
         pieces = self._pieces()
         first = next(pieces, [])
         self.columns = self._header(first)
-        series = [name for name in CURVES if name in self.columns]
+        self.places = {name: place for place, name in enumerate(self.columns)}
+        series = [name for name in CURVES if name in self.places]
         learned = [x for x in self.columns if x.startswith("quant/") and _last(x) in LEARNED]
         clipped = {_clipped(x) for x in learned} & set(self.columns)
+        if len(learned) + len(clipped) > MOST_QUANTIZER_COLUMNS:
+            raise ConfigError(
+                f"{self.file} has {len(learned) + len(clipped):,} columns of quantizers, and at "
+                f"most {MOST_QUANTIZER_COLUMNS:,} are read."
+            )
         groups = [series, *([column] for column in (*learned, *clipped))]
         buckets = min(MOST_BUCKETS, max(2, MOST_BUCKETS_OF_A_RUN // len(groups)))
         curves = [Curves(len(group), buckets) for group in groups]
+        names = ["epoch", *chain.from_iterable(groups)]
         self.line = 2
+        waiting: list[Array] = []
         for lines in chain([first[1:]], pieces):
-            self._add(lines, groups, curves)
+            self._count(lines)
+            waiting.append(self._rows(lines, names))
             self.line += len(lines)
+            rows = sum(map(len, waiting))
+            if rows >= ROWS_AT_ONCE or rows * len(names) >= CELLS_AT_ONCE:
+                _add(waiting, groups, curves)
+        _add(waiting, groups, curves)
         return {
             "curves": self._learning(series, curves[0]),
             "quantizers": _quantizers(
@@ -152,8 +176,9 @@ class _Reader:
         while block := self.stream.read(PIECE):
             lines = (rest + block).split("\n")
             rest = lines.pop()
-            if len(rest) > PIECE:
-                raise ConfigError(f"{self.file} has a line of more than {PIECE:,} characters.")
+            if len(rest) > LONGEST_LINE:
+                words = f"{self.file} has a line of more than {LONGEST_LINE:,} characters."
+                raise ConfigError(words)
             if lines:
                 yield lines
         if rest:
@@ -166,26 +191,34 @@ class _Reader:
             columns = []
         if "epoch" not in columns or len(set(columns)) != len(columns):
             raise ConfigError(f"{self.file}:1: this is not the header of a metrics file.")
+        if max(map(len, columns)) > LONGEST_TEXT:
+            words = f"{self.file}:1: a column has a name of more than {LONGEST_TEXT:,} characters."
+            raise ConfigError(words)
         return columns
 
-    def _add(self, lines: list[str], groups: list[list[str]], curves: list[Curves]) -> None:
-        """Add rows to all curves."""
+    def _count(self, lines: Sequence[str]) -> None:
+        self.cells += len(lines) * len(self.columns)
+        if self.cells > MOST_CELLS:
+            raise ConfigError(
+                f"{self.file} has more than {MOST_CELLS:,} cells (rows times columns), which is "
+                "the most that is read."
+            )
+
+    def _rows(self, lines: list[str], names: Sequence[str]) -> Array:
+        """Return the values of columns, of which the first is the epoch, where that is known."""
         lines = self._whole(lines)
         if not lines:
-            return
-        numbers = self._numbers(lines, ["epoch", *chain.from_iterable(groups)])
+            return np.empty((0, len(names)))
+        numbers = self._numbers(lines, names)
         known = ~np.isnan(numbers[:, 0])
         epochs = numbers[known, 0]
         if not ((epochs >= 0) & (epochs < LAST_EPOCH) & (epochs == np.floor(epochs))).all():
             raise ConfigError(f"{self.file} has an epoch that is no whole number.")
-        if "phase" in self.columns:
-            place = self.columns.index("phase")
+        if "phase" in self.places:
+            place = self.places["phase"]
             phases = [line.split(",", place + 1)[place] for line in lines]
             self._note_phases([x for x, at in zip(phases, known, strict=True) if at], epochs)
-        start = 1
-        for group, own in zip(groups, curves, strict=True):
-            own.add(epochs, numbers[known, start : start + len(group)])
-            start += len(group)
+        return numbers[known]
 
     def _whole(self, lines: list[str]) -> list[str]:
         """Return rows that are known to have a cell for each column, without quotes."""
@@ -205,7 +238,7 @@ class _Reader:
 
     def _numbers(self, lines: Sequence[str], names: Sequence[str]) -> Array:
         """Return the values of columns, shape (rows, columns); NaN where a cell is empty."""
-        places = [self.columns.index(name) for name in names]
+        places = [self.places[name] for name in names]
         ways: tuple[Callable[[Sequence[str]], list[str]], ...] = (list, _filled)
         for prepared in ways:  # often, no cell is empty
             with suppress(ValueError):
@@ -223,7 +256,7 @@ class _Reader:
                     numbers[i, k] = float(cells[place].strip() or math.nan)
                 except ValueError as error:
                     raise ConfigError(
-                        f"{self.file}:{self.line + i}: {self.columns[place]} is "
+                        f"{self.file}:{self.line + i}: {self.columns[place]:.40} is "
                         f"{cells[place][:40]!r}, which is no number."
                     ) from error
         return numbers
@@ -253,6 +286,18 @@ class _Reader:
             if np.isfinite(own).any()
         }
         return {"epochs": _from_1(epochs), "phases": self.phases, "series": known} if known else {}
+
+
+def _add(waiting: list[Array], groups: Sequence[Sequence[str]], curves: Sequence[Curves]) -> None:
+    """Add the rows that wait to all curves."""
+    if not waiting:
+        return
+    numbers = np.concatenate(waiting)
+    waiting.clear()
+    start = 1
+    for group, own in zip(groups, curves, strict=True):
+        own.add(numbers[:, 0], numbers[:, start : start + len(group)])
+        start += len(group)
 
 
 def _filled(lines: Sequence[str]) -> list[str]:

@@ -6,19 +6,24 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from qatlab import files
 from qatlab.errors import ConfigError
-from qatlab.report.curves import METRICS, read_curves
+from qatlab.report.curves import read_curves
+from qatlab.report.page import bytes_of
 from qatlab.report.runs import DAMAGED, Run, damaged
-from qatlab.results import record
-from qatlab.results.values import MOST
+from qatlab.results import limits, record
+from qatlab.results.limits import LAYERS, METRICS, OVERRIDES, shortened
 
-MOST_CLASSES = 100  # with more, the matrix of one run would be megabytes
 NOTHING: dict[str, Any] = {
     **{"config": "", "overrides": None, "curves": {}, "quantizers": {"epochs": [], "rows": []}},
     **{"layers": [], "confusion": [], "classes": 0},
 }
-LONGEST_CONFIG = 1 << 20  # bytes; those of runs have some thousands
+
+OF = {  # the file that each part comes from
+    "config": record.CONFIG,
+    "overrides": f".hydra/{OVERRIDES}",
+    **{"curves": METRICS, "quantizers": METRICS, "layers": LAYERS},
+    **{"confusion": record.RESULT, "classes": record.RESULT},
+}
 
 
 def read_details(runs: Iterable[Run]) -> tuple[list[Run], list[dict[str, Any]]]:
@@ -43,29 +48,29 @@ def details(run: Run) -> dict[str, Any]:
         ConfigError: if one of its files is damaged.
     """
     config, metrics = run.path / record.CONFIG, run.path / METRICS
-    return {
+    text = limits.read_text(config) if os.path.lexists(config) else ""
+    content = {
         **NOTHING,
-        "config": files.read_text(config, LONGEST_CONFIG) if os.path.lexists(config) else "",
+        "config": shortened(text, limits.SHOWN_CONFIG),
         "overrides": run.overrides,
         **(read_curves(metrics) if os.path.lexists(metrics) else {}),
         "layers": [
             [x.name, x.part, x.type, x.bits, x.parameters, x.macs, x.method] for x in run.layers
         ],
-        **_confusion(run),
+        "confusion": run.confusion,
+        "classes": run.classes,
     }
+    _check_size(run, content)
+    return content
 
 
-def _confusion(run: Run) -> dict[str, Any]:
-    """Return the confusion matrix, or only the number of classes where these are many."""
-    matrix = (run.test or {}).get("confusion")
-    if matrix is None:
-        return {"confusion": [], "classes": 0}
-    file = run.path / record.RESULT
-    n = len(matrix) if isinstance(matrix, list) else 0
-    if not n or not all(isinstance(row, list) and len(row) == n for row in matrix):
-        raise ConfigError(f"{file} holds a confusion matrix that is not square")
-    if n > MOST_CLASSES:
-        return {"confusion": [], "classes": n}
-    if not all(type(count) is int and 0 <= count < MOST for row in matrix for count in row):
-        raise ConfigError(f"{file} holds a confusion matrix of something else than counts")
-    return {"confusion": matrix, "classes": n}
+def _check_size(run: Run, content: dict[str, Any]) -> None:
+    """Raise a ConfigError that names the largest file if a page had too much of a run."""
+    sizes = {key: bytes_of(part) for key, part in content.items()}
+    if sum(sizes.values()) > limits.SHOWN_RUN:
+        file = OF[max(sizes, key=sizes.__getitem__)]
+        raise ConfigError(
+            f"{run.path / file} is too large for a page, which would have "
+            f"{sum(sizes.values()) / 1e6:,.1f} MB of this run; at most "
+            f"{limits.SHOWN_RUN / 1e6:,.0f} MB are shown"
+        )

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qatlab import files
 from qatlab.errors import ConfigError
-from qatlab.results import values
+from qatlab.results import limits, values
+from qatlab.results.limits import LONGEST_NAME
 
-LAYERS = "layers.json"
 FLOAT = "float"
 FLOAT_BITS = 32
 NAMES = {"Sat": "SAT", "Lsq": "LSQ", "LsqPlus": "LSQ+", "Pact": "PACT", "Dorefa": "DoReFa"}
@@ -39,9 +38,9 @@ def read_costs(file: Path) -> dict[str, Any]:
     """Return layers and costs of a ``layers.json``; nothing where there is none."""
     if not os.path.lexists(file):
         return {}
-    content = files.read_json(file)
+    content = limits.read_json(file)
     try:
-        layers = tuple(map(_layer, values.rows(content, "layers")))
+        layers = tuple(map(_layer, values.rows(content, "layers", limits.MOST_LAYERS)))
         # Absent in runs of older versions.
         costs = ("size_bytes", "macs", "bit_operations")
         return {"layers": layers, **{key: values.whole_or_none(content, key) for key in costs}}
@@ -55,14 +54,14 @@ def _layer(row: dict[str, Any]) -> Layer:
     if bits is not None and bits > FLOAT_BITS:
         raise ValueError(f"bits is {bits}, more than {FLOAT_BITS}")
     return Layer(
-        name=values.text(row, "name"),
-        type=values.text(row, "type"),
-        part=values.text(row, "part"),
+        name=values.text(row, "name", LONGEST_NAME),
+        type=values.text(row, "type", LONGEST_NAME),
+        part=values.text(row, "part", LONGEST_NAME),
         bits=bits,
         parameters=values.whole(row, "parameters"),
         macs=values.whole_or_none(row, "macs") or 0,
         input_bits=values.whole_or_none(row, "input_bits"),
-        method=values.text_or_empty(values.mapping(row, "quantizer"), "method"),
+        method=values.text_or_empty(values.mapping(row, "quantizer"), "method", LONGEST_NAME),
     )
 
 

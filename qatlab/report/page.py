@@ -87,6 +87,12 @@ def _data(
     return _json(content).replace("<", "\\u003c")
 
 
+def bytes_of(content: Any) -> int:
+    """Return what a part of a run takes on a page, in bytes."""
+    text = _json(_json(content)).replace("<", "\\u003c")
+    return len(text.encode("utf-8", "backslashreplace"))
+
+
 def _facts(run: Run) -> dict[str, Any]:
     """Return what all runs are compared by."""
     return {

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qatlab import files
 from qatlab.errors import ConfigError
-from qatlab.report.layers import LAYERS, Layer, facts_of, read_costs
-from qatlab.results import record, values
+from qatlab.report.layers import Layer, facts_of, read_costs
+from qatlab.results import limits, record, values
+from qatlab.results.limits import ERROR, HYDRA, LAYERS, LONGEST_NAME, OVERRIDES, shortened
 
-ERROR = "error.txt"  # as in qatlab.sweep, which takes a second to import
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"
 DAMAGED = "damaged"  # it has a file that cannot be read; nothing else is known of it
-LONGEST_ERROR = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Run:
         activation_bits: the most common bits of the sites.
         overrides: what was given on the command line.
         layers: weight layers and sites in the order of computation.
-        test: all scores.
+        confusion: counts ``[label][answer]``; empty where there are more than 100 classes.
+        classes: of the confusion matrix.
     """
 
     path: Path
@@ -63,7 +62,8 @@ class Run:
     seconds: float | None = None
     commit: str = ""
     device: str = ""
-    test: dict[str, Any] | None = None
+    confusion: list[list[int]] = field(default_factory=list)
+    classes: int = 0
 
     @property
     def command(self) -> str:
@@ -86,9 +86,8 @@ def find_runs(folder: Path) -> list[Run]:
     while places:
         place = places.pop()
         try:
-            with os.scandir(place) as listed:
-                entries = sorted(listed, key=lambda entry: entry.name)
-            if {record.RESULT, record.CONFIG, ERROR} & {entry.name for entry in entries}:
+            inner, is_run = _listed(place)
+            if is_run:
                 found.append(read_run(place, folder))
         except OSError as error:
             sentence = f"cannot read {place}: {error.strerror}"
@@ -98,9 +97,19 @@ def find_runs(folder: Path) -> list[Run]:
             continue
         except ConfigError as error:
             found.append(damaged(place, _relative(place, folder), str(error)))
-        inner = [x.name for x in entries if x.is_dir(follow_symlinks=False)]
-        places += [place / name for name in reversed(inner) if not name.startswith(".")]
+        places += [place / name for name in reversed(inner)]
     return found
+
+
+def _listed(folder: Path) -> tuple[list[str], bool]:
+    """Return the folders in a folder, by name, and whether it is that of a run."""
+    inner, is_run = [], False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            is_run |= entry.name in (record.RESULT, record.CONFIG, ERROR)
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                inner.append(entry.name)
+    return sorted(inner), is_run
 
 
 def damaged(path: Path, folder: str, reason: str) -> Run:
@@ -123,28 +132,30 @@ def read_run(path: Path, below: Path) -> Run:
     common: dict[str, Any] = {
         "path": path,
         "folder": _relative(path, below),
-        "overrides": _read_overrides(path / ".hydra/overrides.yaml"),
+        "overrides": _read_overrides(path / ".hydra" / OVERRIDES),
         "layers": costs.pop("layers", ()),
     }
     if os.path.lexists(path / record.RESULT):
         return Run(state=FINISHED, **common, **_result(path / record.RESULT, costs, common))
     name, seed = _asked(path)
     failed = os.path.lexists(path / ERROR)
-    reason = files.read_text(path / ERROR, LONGEST_ERROR).strip() if failed else ""
+    reason = limits.read_text(path / ERROR).strip() if failed else ""
     state = FAILED if failed else UNFINISHED
     size = costs.get("size_bytes")
     facts = {"size_bytes": size, **facts_of(common["layers"], size, costs)}
+    reason = shortened(reason, limits.SHOWN_ERROR)
     return Run(state=state, name=name, seed=seed, reason=reason, **common, **facts)
 
 
 def _result(file: Path, costs: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
     """Return what a ``result.json`` adds."""
-    result = files.read_json(file)
+    result = limits.read_json(file)
     try:
         test, environment, epochs = (
             values.mapping(result, key) for key in ("test", "environment", "epochs")
         )
-        phase = values.text_or_empty(test, "phase")
+        phase = values.text_or_empty(test, "phase", limits.LONGEST_PHASE)
+        values.check_names("epochs", epochs, limits.MOST_PHASES, limits.LONGEST_PHASE)
         size = values.whole(result, "size_bytes")
         quantized = phase in ("", "quantize")
         tested = None if quantized else values.whole_or_none(result, "float_bytes")
@@ -159,7 +170,7 @@ def _result(file: Path, costs: dict[str, Any], common: dict[str, Any]) -> dict[s
             "seconds": values.number_or_none(result, "seconds", 0),
             "commit": values.text_or_empty(environment, "commit"),
             "device": values.text_or_empty(environment, "device"),
-            "test": test,
+            **values.confusion(test, limits.MOST_CLASSES),
             **facts_of(common["layers"], size if tested is None else tested, costs, quantized),
         }
     except (KeyError, ValueError) as error:
@@ -170,7 +181,7 @@ def _result(file: Path, costs: dict[str, Any], common: dict[str, Any]) -> dict[s
 def _read_overrides(file: Path) -> tuple[str, ...] | None:
     if not os.path.lexists(file):
         return None
-    content = files.read_yaml(file)
+    content = limits.read_yaml(file)
     if not isinstance(content, list):
         raise ConfigError(f"{file} does not hold the overrides of a run: it is no list")
     return tuple(map(str, content))
@@ -182,17 +193,21 @@ def _asked(path: Path) -> tuple[str, int | None]:
     resolved = os.path.lexists(config)
     if not resolved:
         config = hydra / "config.yaml"
-    content = files.read_yaml_mapping(config) if os.path.lexists(config) else {}
-    name, seed = str(content.get("name", path.name)), content.get("seed")
-    if not resolved and "${" in name and os.path.lexists(hydra / "hydra.yaml"):
+    content = limits.read_yaml_mapping(config) if os.path.lexists(config) else {}
+    name = shortened(str(content.get("name", path.name)), limits.LONGEST_TEXT)
+    if not resolved and "${" in name and os.path.lexists(hydra / HYDRA):
         # The run failed before it was resolved: conf/config.yaml names it by chosen options.
-        choices: Any = files.read_yaml_mapping(hydra / "hydra.yaml")
+        choices: Any = limits.read_yaml_mapping(hydra / HYDRA)
         try:
             for key in ("hydra", "runtime", "choices"):
                 choices = values.mapping(choices, key)
         except (KeyError, ValueError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
-            raise ConfigError(f"{hydra / 'hydra.yaml'} is damaged: {reason}") from error
+            raise ConfigError(f"{hydra / HYDRA} is damaged: {reason}") from error
         pattern = r"\$\{hydra:runtime\.choices\.([\w/]+)\}"
-        name = re.sub(pattern, lambda found: str(choices.get(found[1])), name)
-    return name, seed if type(seed) is int else None
+        name = re.sub(
+            pattern, lambda found: shortened(str(choices.get(found[1])), LONGEST_NAME), name
+        )
+        name = shortened(name, limits.LONGEST_TEXT)
+    seed = content.get("seed")
+    return name, seed if type(seed) is int and 0 <= seed < values.MOST else None

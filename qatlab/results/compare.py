@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from qatlab import files
 from qatlab.errors import ConfigError
-from qatlab.results import record, values
+from qatlab.results import limits, record, values
 
 ABSENT = "-"
 ALWAYS = ("test.top1", "test.loss", "size_bytes", "seconds")  # shown where they are equal, too
@@ -25,8 +24,8 @@ def configuration(run: Path) -> Facts:
         ConfigError: if the folder holds no run, or a damaged one.
     """
     record.check_run(run)
-    content = files.read_yaml_mapping(run / record.CONFIG)
-    return {key: value for key, value in flat(content) if key != "folder"}
+    file = run / record.CONFIG
+    return _facts(file, limits.read_yaml_mapping(file), without=("folder",))
 
 
 def bits(run: Path) -> Facts:
@@ -35,12 +34,12 @@ def bits(run: Path) -> Facts:
     Raises:
         ConfigError: if its ``layers.json`` is damaged.
     """
-    file = run / "layers.json"
+    file = run / limits.LAYERS
     content = _read(file)
     try:
         layers = {
-            values.text(x, "name"): values.whole_or_none(x, "bits")
-            for x in (values.rows(content, "layers") if content else ())
+            values.text(x, "name", limits.LONGEST_NAME): values.whole_or_none(x, "bits")
+            for x in (values.rows(content, "layers", limits.MOST_LAYERS) if content else ())
         }
     except (KeyError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
@@ -58,10 +57,26 @@ def results(run: Path) -> Facts:
     content = _read(file)
     if os.path.lexists(file) and not isinstance(content.get("test"), dict):
         raise ConfigError(f"{file} is not the result of a run: it has no scores of a test")
+    return _facts(file, content, TOO_LONG)
+
+
+def _facts(file: Path, content: dict[str, Any], without: Sequence[str]) -> Facts:
+    """Return the values of a file but a few.
+
+    Raises:
+        ConfigError: if there are too many of them, or too long or too deep keys.
+    """
+    facts: Facts = {}
     try:
-        return {key: value for key, value in flat(content) if key not in TOO_LONG}
-    except RecursionError as error:
-        raise ConfigError(f"cannot read {file}: it is nested too deep") from error
+        for key, value in flat(content):
+            if key not in without:
+                facts[key] = value
+            if len(facts) > limits.MOST_KEYS:
+                raise ValueError(f"it has more than {limits.MOST_KEYS:,} keys")
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"cannot read {file}: {reason}") from error
+    return facts
 
 
 def differences(facts: Sequence[Facts], always: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -78,7 +93,7 @@ def differences(facts: Sequence[Facts], always: Sequence[str] = ()) -> dict[str,
 
 def _read(file: Path) -> dict[str, Any]:
     """Read what a run has already written."""
-    return files.read_json(file) if os.path.lexists(file) else {}
+    return limits.read_json(file) if os.path.lexists(file) else {}
 
 
 def flat(value: Any, key: str = "", exact: bool = False) -> Iterator[tuple[str, str]]:
@@ -88,7 +103,12 @@ def flat(value: Any, key: str = "", exact: bool = False) -> Iterator[tuple[str, 
         value: a dictionary, or a value of one.
         key: in front of all keys.
         exact: write floats to the last bit, and not as a table shows them.
+
+    Raises:
+        ValueError: if a key is too long: each of its values would have all of it.
     """
+    if len(key) > limits.LONGEST_TEXT:
+        raise ValueError(f"it has a key of more than {limits.LONGEST_TEXT:,} characters")
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from flat(inner, f"{key}.{name}" if key else str(name), exact)

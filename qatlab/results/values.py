@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from qatlab.results.limits import LONGEST_TEXT
+
 MOST = 1 << 63  # of a whole number: larger ones have no place on an axis
 LONGEST = 40  # characters of a wrong value that are shown
 
@@ -23,25 +25,29 @@ def mapping(facts: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def rows(facts: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return a list of mappings."""
+def rows(facts: Mapping[str, Any], key: str, most: int) -> list[dict[str, Any]]:
+    """Return a list of at most ``most`` mappings."""
     value = facts[key]
+    if isinstance(value, list) and len(value) > most:
+        raise ValueError(f"{key} has {len(value):,} entries, and at most {most:,} are read")
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise _wrong(key, value, "a list of mappings")
     return value
 
 
-def text(facts: Mapping[str, Any], key: str) -> str:
-    """Return a text."""
+def text(facts: Mapping[str, Any], key: str, longest: int = LONGEST_TEXT) -> str:
+    """Return a text of at most ``longest`` characters."""
     value = facts[key]
     if not isinstance(value, str):
         raise _wrong(key, value, "a text")
+    if len(value) > longest:
+        raise ValueError(f"{key} has {len(value):,} characters, and at most {longest:,} are read")
     return value
 
 
-def text_or_empty(facts: Mapping[str, Any], key: str) -> str:
+def text_or_empty(facts: Mapping[str, Any], key: str, longest: int = LONGEST_TEXT) -> str:
     """Return a text; an empty one where there is none, or null."""
-    return "" if facts.get(key) is None else text(facts, key)
+    return "" if facts.get(key) is None else text(facts, key, longest)
 
 
 def whole(facts: Mapping[str, Any], key: str) -> int:
@@ -67,6 +73,29 @@ def number_or_none(
     if type(value) not in (int, float) or not least <= value <= most:
         raise _wrong(key, value, f"a number from {least:g} to {most:g}")
     return float(value)
+
+
+def check_names(key: str, facts: Mapping[str, Any], most: int, longest: int) -> None:
+    """Raise a ValueError if there are more than ``most`` names, or longer ones than ``longest``."""
+    if len(facts) > most or any(len(name) > longest for name in facts):
+        raise ValueError(
+            f"{key} has more than {most} names, or one of more than {longest} characters"
+        )
+
+
+def confusion(test: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Return the confusion matrix of a test, or only its number of classes if it has too many."""
+    matrix = test.get("confusion")
+    if matrix is None:
+        return {"confusion": [], "classes": 0}
+    n = len(matrix) if isinstance(matrix, list) else 0
+    if not n or not all(isinstance(row, list) and len(row) == n for row in matrix):
+        raise ValueError("its confusion matrix is not square")
+    if n > most:
+        return {"confusion": [], "classes": n}
+    if not all(type(count) is int and 0 <= count < MOST for row in matrix for count in row):
+        raise ValueError("its confusion matrix holds something else than counts")
+    return {"confusion": matrix, "classes": n}
 
 
 def _wrong(key: str, value: Any, kind: str) -> ValueError:

@@ -9,7 +9,7 @@ would have come.
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,12 +30,10 @@ from qatlab import files
 from qatlab.config.targets import make
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.results import record
+from qatlab.sweep.journal import END, OVERRIDES, check_trials, open_journal
 from qatlab.terminal import wide_console
 
 JOURNAL = "optuna.journal"  # in the sweep's folder
-LINE = b'{"op_code":'  # begins each line of it
-OVERRIDES = "overrides"  # of a trial: the settings of its job
-END = "end"  # of a trial: the number behind the last of those that were proposed with it
 DIRECTIONS = ("maximize", "minimize")
 
 
@@ -112,7 +110,7 @@ class SearchSweeper(Sweeper):
         with _alone(folder, name):
             study = optuna.create_study(
                 study_name=name,
-                storage=_storage(folder / JOURNAL),
+                storage=open_journal(folder / JOURNAL),
                 directions=directions,
                 load_if_exists=True,
             )
@@ -121,6 +119,13 @@ class SearchSweeper(Sweeper):
                     f"hydra.sweeper.objectives: the search in {folder} has others; give this one "
                     "another hydra.sweep.dir."
                 )
+            check_trials(
+                folder / JOURNAL,
+                study.trials,
+                lambda trial: [_word(override, trial) for override in overrides],
+                objectives=len(directions),
+                at_once=self.batch_size,
+            )
             self._run_trials(study, list(overrides), optuna.trial.TrialState)
         self._print_best(study)
 
@@ -134,7 +139,7 @@ class SearchSweeper(Sweeper):
         self._queue_failed(study, states)
         while (missing := self.n_trials - self._count(study, states)) > 0:
             batch = self._propose(study, overrides, min(missing, self.batch_size), states)
-            # Made anew: what the journal says of them could be anything.
+            # Made anew: the journal has them in the order of the command that proposed them.
             words = [tuple(_word(override, trial) for override in overrides) for trial in batch]
             distinct = list(dict.fromkeys(words))  # two jobs cannot share a folder
             self.validate_batch_is_legal(distinct)
@@ -150,6 +155,7 @@ class SearchSweeper(Sweeper):
         """Return trials to run together: those of a command that was killed, and what they lack."""
         from optuna.trial import Trial
 
+        assert self.config is not None
         begun = [trial for trial in study.trials if trial.state == states.RUNNING]
         end = next((trial.user_attrs[END] for trial in begun if END in trial.user_attrs), None)
         batch: list[Any] = []
@@ -160,7 +166,14 @@ class SearchSweeper(Sweeper):
             end = trial.number + size if end is None else end
             if OVERRIDES not in trial.user_attrs:
                 trial.set_user_attr(END, end)
-                self._suggest(trial, overrides)
+                try:
+                    self._suggest(trial, overrides)
+                except Exception as error:  # samplers note things in the journal, whatever it is
+                    raise ConfigError(
+                        f"hydra.sweeper.sampler: {self.sampler.get('_target_')} cannot propose "
+                        f"trial {trial.number} of {Path(self.config.hydra.sweep.dir) / JOURNAL}: "
+                        f"{str(error)[:200] or type(error).__name__}"
+                    ) from error
             batch.append(trial)
         return batch
 
@@ -229,7 +242,7 @@ def _alone(folder: Path, study: str) -> Iterator[None]:
     """Keep other processes from running the same search.
 
     Raises:
-        ConfigError: if one of them does.
+        ConfigError: if one of them does, or the folder cannot be written to.
     """
     lock = FileLock(folder / f".search_{hashlib.sha256(study.encode()).hexdigest()[:12]}.lock")
     try:
@@ -239,42 +252,12 @@ def _alone(folder: Path, study: str) -> Iterator[None]:
             f"{folder} is being searched by another process; wait for it or end it, and give the "
             "command again."
         ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot write {lock.lock_file}: {error.strerror}") from error
     try:
         yield
     finally:
         lock.release()
-
-
-def _storage(journal: Path) -> Any:
-    """Open a journal of Optuna; what a full disk has left of its last line is removed.
-
-    Raises:
-        ConfigError: if it is damaged, or no file.
-    """
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    # Not Optuna's own: that is left behind by a process that is killed, and waited for.
-    lock: Any = FileLock(journal.with_name(".optuna.lock"))
-    try:
-        if journal.exists():
-            files.check_regular(journal)
-            with lock, journal.open("r+b") as file:
-                *lines, rest = file.read().split(b"\n")
-                for number, line in enumerate(lines, 1):
-                    if "op_code" not in json.loads(line):
-                        raise ValueError(f"line {number} is none of Optuna's")
-                if not LINE.startswith(rest[: len(LINE)]):
-                    raise ValueError(f"line {len(lines) + 1} is none of Optuna's")
-                file.truncate(sum(len(line) + 1 for line in lines))
-        return JournalStorage(JournalFileBackend(str(journal), lock))
-    except ConfigError:
-        raise
-    except Exception as error:  # Optuna applies what it reads, whatever it is
-        raise ConfigError(
-            f"cannot read {journal}: {error or type(error).__name__}; delete it to start a new "
-            "search, or give this one another hydra.sweep.dir."
-        ) from error
 
 
 def _derived(*numbers: int) -> int:
@@ -324,6 +307,11 @@ def _inner(result: Any, key: str, folder: Path) -> float:
         value = value[part]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"hydra.sweeper.objectives: {key} is no number, but {value!r:.60}.")
+    if not math.isfinite(value):
+        raise ConfigError(
+            f"hydra.sweeper.objectives: {key} is {value} in {folder / record.RESULT}, which no "
+            "search can compare."
+        )
     return float(value)
 
 

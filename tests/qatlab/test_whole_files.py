@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qatlab.errors import ConfigError
@@ -19,7 +19,9 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=30)  # each is synced to the disk
+@settings(  # each is synced to the disk
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.dictionaries(st.text(), VALUES))
 def test_what_is_written_as_json_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, value: dict[str, Any]
@@ -80,6 +82,38 @@ def test_files_that_are_no_plain_mappings_are_refused_at_once(tmp_path: Path) ->
     for place, words in ((pipe, "a pipe or a device"), (tmp_path, "it is a folder")):
         with pytest.raises(ConfigError, match=words):
             read_yaml_mapping(place)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: [" + "x," * 20_000 + "x]", r"it has more than 20,000 values \(line 1\)$"),
+        ("a: 0x" + "f" * 1000, r"a number of more than 1000 characters \(line 1\)$"),
+        ("a: 1" + ":1" * 500, r"a number of more than 1000 characters"),  # to base 60
+        ("a: &" + "b" * 1000 + " 1\nc: *" + "b" * 1000, r"\*b{40} refers to another part"),
+        ("a: !<" + "b" * 1000 + "> 1", r": b{40} is no plain value"),
+    ],
+)
+def test_yaml_is_of_bounded_size_when_it_is_read(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=words):
+        read_yaml_mapping(file)
+    file.write_text(f"a: '{'1' * 5000}'")
+    assert read_yaml_mapping(file) == {"a": "1" * 5000}  # a text
+
+
+def test_json_is_of_bounded_size_when_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    for part in ("[]", "{}", '""'):
+        file.write_text(f'{{"a": [{f"{part}," * 500_000}1]}}')
+        with pytest.raises(ConfigError, match=r"more than 500,000 mappings, lists and texts$"):
+            read_json(file)
+    file.write_text('{"a": 1' + "0" * 1000 + ".0}")
+    with pytest.raises(ConfigError, match=r": 10{39} is too large a number$"):
+        read_json(file)
+    with pytest.raises(ConfigError, match="it has 1 kB, and at most 1 kB are read"):
+        read_json(file, 1000)
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
