@@ -88,10 +88,9 @@ def imports_at_once(source: str) -> set[str]:
     """Names of the modules that are imported with a source, and not by its functions later."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or (
-            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        ):
-            node.body = []
+        of_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if of_types or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.body = [ast.Pass()]
     return imports_of(ast.unparse(tree))
 
 
