@@ -31,6 +31,8 @@ from torch.nn import functional as F
 from qatlab import config
 from qatlab.quant import Phase, set_phase, start_quantizers
 from qatlab.run.build import Built, build
+from qatlab.run.trainer import module_of
+from qatlab.training.data_module import DataModule
 
 ROOT = Path(__file__).parents[1]
 CANDIDATES = ("bare loop", "quant=none", "quant=sat_4bit, clamp", "quant=sat_4bit, quantize")
@@ -97,7 +99,7 @@ def candidate(name: str, steps: int) -> Callable[[], Times]:
             enable_progress_bar=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(built.module, datamodule=built.data)
+        trainer.fit(module_of(built), datamodule=DataModule(built.data))
         return clock.times
 
     return epoch

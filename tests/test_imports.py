@@ -148,7 +148,8 @@ def test_no_room_imports_the_experiment() -> None:
 
 @pytest.mark.parametrize("module", ["qatlab.run.plan", "qatlab.cli.export", "qatlab.cli.verify"])
 def test_what_does_not_train_imports_nothing_that_trains(module: str) -> None:
-    found, waiting = set(), [module]
+    found: set[str] = set()
+    waiting = [module]
     while waiting:
         for name in imports_at_once(MODULES[waiting.pop()].read_text()) - found:
             found.add(name)

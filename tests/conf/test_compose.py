@@ -157,7 +157,7 @@ def test_one_solver_by_parameter_serves_every_preset(preset: str) -> None:
     learned = "+solver.groups.learned={parameters: ['*.alpha', '*.step_size', '*.offset'], lr: 0.1}"
     groups = ("data=synthetic", "solver=by_parameter", learned)
     built = build(with_groups(composed(f"quant={preset}"), *groups))
-    groups = built.module.solver.build(built.model).param_groups
+    groups = built.solver.build(built.model).param_groups
     learns = preset != "none" and not preset.startswith("dorefa")  # whose clip value is fixed
     assert [group["lr"] for group in groups] == [0.01, 0.1][: 1 + learns]
 
@@ -187,7 +187,7 @@ def test_the_clip_values_of_pact_decay_as_in_the_paper(preset: str) -> None:
     # Choi et al. 2018: L2 regularization of alpha, 2e-4 for CIFAR-10.
     built = build(with_groups(composed(f"quant={preset}"), "data=synthetic"))
     (group,) = (
-        g for g in built.module.solver.build(built.model).param_groups if g["name"] == "quantizers"
+        g for g in built.solver.build(built.model).param_groups if g["name"] == "quantizers"
     )
     assert group["weight_decay"] == 2e-4
     names = [n for n, p in built.model.named_parameters() if any(p is q for q in group["params"])]

@@ -20,6 +20,7 @@ from qatlab import config
 from qatlab.quant import set_phase
 from qatlab.quant.grid import AT_END
 from qatlab.run.build import Built, build
+from qatlab.run.trainer import module_of
 
 CLOSE = 1e-5  # of a tensor's norm; N2D2's own variances are up to 1e-4 off, see NEAR
 START = {1: "before", 2: "after1"}  # both steps begin with N2D2's values, lest deviations add up
@@ -101,6 +102,7 @@ class Imported:
             if key.endswith(".alpha"):
                 state[key.replace("alpha", "initialized")] = torch.tensor(True)
         self.model.load_state_dict(state)
+        self.module = module_of(self.built)
         set_phase(self.model.train(), self.built.schedule.phase_at(0))
 
     def expected(self, moment: str) -> dict[str, Tensor]:
@@ -111,10 +113,10 @@ class Imported:
 
     def step(self, number: int) -> None:
         """Train with one batch."""
-        optimizer = self.built.module.configure_optimizers()["optimizer"]
+        optimizer = self.module.configure_optimizers()["optimizer"]
         optimizer.zero_grad()
         labels = torch.from_numpy(self.golden[f"labels.step{number}"]).long()
-        loss: Any = self.built.module.training_step((self.images(number), labels), 0)
+        loss: Any = self.module.training_step((self.images(number), labels), 0)
         loss.backward()
         optimizer.step()
 

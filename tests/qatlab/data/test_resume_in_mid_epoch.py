@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from qatlab.data import ImageData, ImageFiles, ImageFolder, Synthetic
 from qatlab.data.transforms import Flip, SliceExtraction, Transform
 from qatlab.errors import ConfigError
+from qatlab.training.data_module import DataModule
 
 BATCHES_PER_EPOCH = 4  # 3 of 8 images, 1 of 6
 EPOCHS = 3
@@ -142,9 +143,9 @@ def train(
         warnings.simplefilter("ignore", UserWarning)  # Lightning's advice on tiny runs
         if any(isinstance(callback, KillAt) for callback in callbacks):
             with pytest.raises(Killed):
-                trainer.fit(module, datamodule=images)
+                trainer.fit(module, datamodule=DataModule(images))
         else:
-            trainer.fit(module, datamodule=images, ckpt_path=resume)
+            trainer.fit(module, datamodule=DataModule(images), ckpt_path=resume)
     return module
 
 

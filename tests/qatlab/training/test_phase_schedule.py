@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -22,7 +22,9 @@ from qatlab.quant import (
     SatWeight,
 )
 from qatlab.quant.layers import QuantLinear
-from qatlab.training.phase_schedule import PhaseSchedule, Schedule
+from qatlab.training.data_module import DataModule
+from qatlab.training.phase_schedule import PhaseSchedule
+from qatlab.training.schedule import Schedule
 
 
 def epochs(float_: int = 0, clamp: int = 0, quantize: int = 0) -> dict[Phase, int]:
@@ -102,11 +104,18 @@ class Batches(DataLoader[Any]):
         return self  # there is one
 
 
-class Numbers(LightningDataModule):
+class Numbers:
     """Four batches of the same numbers, larger from batch to batch."""
 
     validation = 0
     batch_size = 8
+    trainer: Any = None
+
+    def prepare_data(self) -> None:
+        pass
+
+    def setup(self, stage: str) -> None:
+        pass
 
     def train_dataloader(self) -> DataLoader[Any]:
         x = torch.linspace(-1, 1, 32).repeat_interleave(3).reshape(32, 3)
@@ -170,7 +179,7 @@ def watch() -> Watch:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(learner, datamodule=Numbers())
+    trainer.fit(learner, datamodule=DataModule(Numbers()))
     return watch
 
 

@@ -32,11 +32,13 @@ from qatlab.quant.grid import Grid, cg_pact_grid, lsq_grid
 from qatlab.training import quant_monitor
 from qatlab.training.classifier import Classifier
 from qatlab.training.csv_logger import CsvLogger, read_rows
+from qatlab.training.data_module import DataModule
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import CrossEntropy
 from qatlab.training.lr_policy import cosine
-from qatlab.training.phase_schedule import PhaseSchedule, Schedule
+from qatlab.training.phase_schedule import PhaseSchedule
 from qatlab.training.quant_monitor import QuantMonitor, clipped_share, measure
+from qatlab.training.schedule import Schedule
 from qatlab.training.solver import GROUP_SETTINGS, GROUPS, Solver
 
 
@@ -218,7 +220,7 @@ def train(folder: Path, *monitors: Callback) -> tuple[Trainer, list[dict[str, st
         model, solver, [CrossEntropy()], schedule.position, 2, TrainingForward(False, "keep")
     )
     data = ImageData(source, (8, 8), 7, 2, 2, 0, 0, 0, random_flip=True)
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=DataModule(data))
     return trainer, at_save.rows
 
 

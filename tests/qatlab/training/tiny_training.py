@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from qatlab.data import ImageData, Synthetic
 from qatlab.quant import LsqActivation, LsqWeight, Phase, quantize
 from qatlab.training.classifier import Classifier
+from qatlab.training.data_module import DataModule
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import CrossEntropy
 from qatlab.training.lr_policy import constant
 from qatlab.training.parameter_roles import GROUPS
-from qatlab.training.phase_schedule import PhaseSchedule, Schedule
+from qatlab.training.phase_schedule import PhaseSchedule
+from qatlab.training.schedule import Schedule
 from qatlab.training.solver import GROUP_SETTINGS, Solver
 
 STEPS = 3  # of an epoch
@@ -124,7 +126,7 @@ def train(
         num_sanity_val_steps=0,
         **settings,
     )
-    trainer.fit(module, datamodule=make_data(validation))
+    trainer.fit(module, datamodule=DataModule(make_data(validation)))
     return module, record
 
 
