@@ -1,7 +1,7 @@
 """Pure tensor mathematics of learned steps: grids, and rounding to them with a gradient.
 
 These are the readable definitions. They are traceable, so they are also what ``torch.compile``
-sees; :mod:`qatlab.quant.eager` does the same in one pass over memory each way.
+sees; :mod:`qatlab.quant.dispatch` does the same in one pass over memory each way.
 """
 
 from __future__ import annotations

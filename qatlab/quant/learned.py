@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError, TrainingError
-from qatlab.quant.eager import fake_quantize_eager, without_dead_zeros
+from qatlab.quant.dispatch import block_zero_gradient, fake_quantize_fused
 from qatlab.quant.grid import Grid, near_end
 from qatlab.quant.normed import norm_and_quantize
 from qatlab.quant.ops import clip_range
@@ -176,7 +176,7 @@ class ActivationQuantizer(LearnedQuantizer):
         percentile: likewise.
         signed: whether values can be negative.
         ewgs: delta of :func:`~qatlab.quant.grid.fake_quantize`.
-        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
+        dead_zeros: see :func:`~qatlab.quant.dispatch.block_zero_gradient`.
     """
 
     def __init__(
@@ -272,8 +272,8 @@ class ActivationQuantizer(LearnedQuantizer):
         if not self.clips:
             x = rectify(x, self.activation, near_end(self.parameter, self.grid))
         if dead_zeros:
-            x = without_dead_zeros(x, self.parameter, self.grid)
-        return fake_quantize_eager(x, self.parameter, self.grid, *settings)
+            x = block_zero_gradient(x, self.parameter, self.grid)
+        return fake_quantize_fused(x, self.parameter, self.grid, *settings)
 
     def _begin_unobserved(self, x: Tensor) -> None:
         """Start from the first tensor that is quantized, which has to be one of a training."""

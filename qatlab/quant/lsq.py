@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError
-from qatlab.quant.eager import fake_quantize_eager
+from qatlab.quant.dispatch import fake_quantize_fused
 from qatlab.quant.grid import Grid, lsq_gradient_scale, lsq_grid
 from qatlab.quant.learned import ActivationQuantizer, LearnedQuantizer, check_ewgs, given_start
 from qatlab.quant.phase import Phase
@@ -96,7 +96,7 @@ class LsqWeight(LearnedQuantizer):
             self.begin_with(weight)
         count = weight.numel() // self.step_size.numel()
         scale = lsq_gradient_scale(count, self.grid.q_max) if self.scaled_gradient else 1.0
-        return fake_quantize_eager(weight, self.step_size, self.grid, scale, None, self.ewgs)
+        return fake_quantize_fused(weight, self.step_size, self.grid, scale, None, self.ewgs)
 
 
 class LsqActivation(ActivationQuantizer):
@@ -113,7 +113,7 @@ class LsqActivation(ActivationQuantizer):
         gradient_scale: on the gradient of the step: ``paper`` is ``1 / sqrt(N * q_max)`` with N
             the activations of one image, ``n2d2`` counts those of the whole batch, ``none`` is 1.
         ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
-        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
+        dead_zeros: see :func:`~qatlab.quant.dispatch.block_zero_gradient`.
         signed: with levels below zero; set by ``quantize`` where values can be negative.
     """
 

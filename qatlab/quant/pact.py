@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qatlab.quant.eager import dorefa_weight_eager
+from qatlab.quant.dispatch import dorefa_weight_fused
 from qatlab.quant.grid import Grid, pact_grid
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer, checked_weight
@@ -35,7 +35,7 @@ class DorefaActivation(PactActivation):
         bits: bit width, 1 to 16; or give ``n_steps``.
         n_steps: steps of the grid instead of ``bits``.
         ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
-        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
+        dead_zeros: see :func:`~qatlab.quant.dispatch.block_zero_gradient`.
         signed: clip to [-1, 1]; set by ``quantize`` where values can be negative.
     """
 
@@ -78,5 +78,5 @@ class DorefaWeight(Quantizer):
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
         if self.phase is not Phase.QUANTIZE:
             return weight
-        result = dorefa_weight_eager(weight, self.n_steps)
+        result = dorefa_weight_fused(weight, self.n_steps)
         return checked_weight(self, weight.detach(), result, "its quantized weights are not finite")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.errors import QuantRuleError
-from qatlab.quant.eager import sat_weight_eager, weight_by_definition
+from qatlab.quant.dispatch import sat_weight_fused, weight_by_definition
 from qatlab.quant.functional import (
     GRIDS,
     Scaling,
@@ -105,7 +105,7 @@ class SatWeight(Quantizer):
             function = partial(sat_weight, **settings, statistics_gradient=True)
             result = weight_by_definition(function, weight)
         else:
-            result = sat_weight_eager(weight, **settings)
+            result = sat_weight_fused(weight, **settings)
         return checked_weight(
             self,
             weight.detach(),
@@ -127,7 +127,7 @@ class ClipActivation(ActivationQuantizer):
         start: for ``auto``, see :func:`~qatlab.quant.starts.start_parameter`.
         percentile: for ``start: percentile``, the share of values, in percent, left unclipped.
         ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
-        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
+        dead_zeros: see :func:`~qatlab.quant.dispatch.block_zero_gradient`.
         signed: clip to [-alpha, alpha]; set by ``quantize`` where values can be negative.
     """
 

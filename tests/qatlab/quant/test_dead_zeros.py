@@ -25,7 +25,7 @@ from qatlab.quant import (
     Rule,
     SatActivation,
     SatWeight,
-    eager,
+    dispatch,
     kernels_available,
     learned,
     quantize,
@@ -73,7 +73,7 @@ def test_all_but_the_gradient_at_zeros_is_the_same(
     method: str, bits: int, signed: bool, by_definition: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_definition:
-        monkeypatch.setattr(eager, "fits", lambda x: False)
+        monkeypatch.setattr(dispatch, "fits", lambda x: False)
     function = nn.Identity() if signed else nn.ReLU()
     x = randn(4, 6, 9, 7)
     found = []
@@ -186,7 +186,7 @@ def test_nothing_is_rounded_twice_where_no_gradient_is_stopped(
         raise AssertionError("called")
 
     off, on = network(dead_zeros=False), network()
-    monkeypatch.setattr(learned, "without_dead_zeros", called)
+    monkeypatch.setattr(learned, "block_zero_gradient", called)
     all_gradients(off)
     with torch.no_grad():
         on.eval()(IMAGES)
