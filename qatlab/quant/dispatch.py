@@ -62,16 +62,23 @@ def block_zero_gradient(x: Tensor, parameter: Tensor, grid: Grid) -> Tensor:
 
 
 def sat_weight_fused(
-    weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: Scaling
+    weight: Tensor,
+    n_steps: int,
+    grid: str,
+    quantized: bool,
+    scaling: Scaling,
+    statistics_gradient: bool = False,
 ) -> Tensor:
-    """Same as :func:`~qatlab.quant.functional.sat_weight`, whose statistics are held constant.
+    """Same as :func:`~qatlab.quant.functional.sat_weight`; fused if statistics are held constant.
 
     Its tanh is another one: a weight less than 1e-6 from the middle of two levels may fall to the
     other side.
     """
-    if not fits(weight) or weight.numel() == 0:
-        return sat_weight(weight, n_steps, grid, quantized, scaling)
     arguments = (n_steps, grid, quantized, scaling)
+    if statistics_gradient:
+        return weight_by_definition(lambda w: sat_weight(w, *arguments, True), weight)
+    if not fits(weight) or weight.numel() == 0:
+        return sat_weight(weight, *arguments)
     result: Tensor = _SatWeight.apply(weight, *arguments)
     if Memory.active is not None and result.requires_grad:
         held = weight.detach()

@@ -138,12 +138,12 @@ def all_gradients(model: nn.Module, mode: str | None = None) -> list[Tensor]:
 def test_a_norm_in_front_gets_no_gradient_from_zeros_either() -> None:
     (site,) = (m for n, m in network().named_modules() if n == "2")
     assert isinstance(site, SatActivation)
-    assert site._norm  # absorbed
+    assert site.norm  # absorbed
     alone = SatActivation(nn.ReLU(), bits=3, alpha=site.alpha.item(), dead_zeros=True)
     conv, norm = 2 * randn(5, 8, 6, 6) + 1, nn.BatchNorm2d(8)
-    site._norm[0].load_state_dict(norm.state_dict())
+    site.norm.load_state_dict(norm.state_dict())
     found = []
-    for behind, absorbed in ((site, site._norm[0]), (nn.Sequential(norm, alone), norm)):
+    for behind, absorbed in ((site, site.norm), (nn.Sequential(norm, alone), norm)):
         x = conv.clone().requires_grad_()
         y = behind(x)
         leaves = (x, absorbed.weight, absorbed.bias)
