@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from qatlab.errors import QuantRuleError, TrainingError
 from qatlab.quant.dispatch import block_zero_gradient, fake_quantize_fused
-from qatlab.quant.grid import Grid, near_end
+from qatlab.quant.grid import Grid
 from qatlab.quant.normed import norm_and_quantize
 from qatlab.quant.ops import clip_range
 from qatlab.quant.phase import Phase
@@ -55,7 +55,7 @@ def rectify(x: Tensor, activation: nn.Module, near: Tensor) -> Tensor:
     Args:
         x: any shape.
         activation: any activation function; others than these are called as they are.
-        near: a scalar in the units of ``x``, see :func:`~qatlab.quant.grid.near_end`.
+        near: a scalar in the units of ``x``, see :meth:`~qatlab.quant.grid.Grid.near`.
     """
     slope, ends = 0.0, clip_range(activation)
     if isinstance(activation, nn.LeakyReLU):
@@ -307,7 +307,7 @@ class ActivationQuantizer(LearnedQuantizer):
         if self.needs_start:
             self._begin_unobserved(x)
         if not self.clips:
-            x = rectify(x, self.activation, near_end(self.parameter, self.grid))
+            x = rectify(x, self.activation, self.grid.near(self.parameter.detach()))
         if dead_zeros:
             x = block_zero_gradient(x, self.parameter, self.grid)
         return fake_quantize_fused(x, self.parameter, self.grid, *settings)

@@ -75,7 +75,7 @@ class LsqWeight(LearnedQuantizer):
 
     def weight_step(self, weight: Tensor) -> Tensor:
         """Return the learned step."""
-        return self.step_size.detach().abs()
+        return self.grid.step(self.step_size.detach())
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
