@@ -114,7 +114,7 @@ class _Seen:
         learned, size, clips_all = "", torch.ones(1), False
         if isinstance(self.quantizer, LearnedQuantizer):
             learned = self.quantizer.learned
-            size = self.quantizer.get_parameter(learned).detach().abs()
+            size = self.quantizer.parameter.detach().abs()
             if (smallest := size.min().item()) <= SMALLEST:
                 return f"{self.name} quantizes with nothing: its {learned} is {smallest:.3g}"
             if len(values) == 2 and self.quantizer.n_steps > 2:

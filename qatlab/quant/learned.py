@@ -164,6 +164,11 @@ class LearnedQuantizer(Quantizer):
         parameter: nn.Parameter = getattr(self, self.learned)
         return parameter
 
+    @property
+    def learned_offset(self) -> Tensor | None:
+        """The learned offset of a method that has one."""
+        return None
+
     def starting_values(self, values: Tensor) -> Tensor:
         """Return what the parameters would start with if ``values`` were all they quantize."""
         if self.given is not None:
@@ -245,11 +250,6 @@ class ActivationQuantizer(LearnedQuantizer):
         self.dead_zeros = dead_zeros
         self._norm: tuple[()] | tuple[nn.BatchNorm2d] = ()
         self._observed: list[Tensor] | None = None
-
-    @property
-    def learned_offset(self) -> Tensor | None:
-        """The learned offset of a method that has one."""
-        return None
 
     @property
     def clips(self) -> bool:

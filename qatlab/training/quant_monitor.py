@@ -9,9 +9,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from qatlab.quant import LsqWeight, Phase
+from qatlab.quant import Phase
 from qatlab.quant.layers import WEIGHT_QUANTIZER
-from qatlab.quant.learned import ActivationQuantizer
+from qatlab.quant.learned import ActivationQuantizer, LearnedQuantizer
 from qatlab.training.classifier import evaluating
 
 IMAGES = 256
@@ -60,8 +60,7 @@ def measure(model: nn.Module, images: Tensor) -> dict[str, float]:
     for name, module in model.named_modules():
         is_site = isinstance(module, ActivationQuantizer)
         quantizer: Any = module if is_site else getattr(module, WEIGHT_QUANTIZER, None)
-        learns = isinstance(quantizer, (ActivationQuantizer, LsqWeight))
-        if learns and quantizer.phase is Phase.QUANTIZE:
+        if isinstance(quantizer, LearnedQuantizer) and quantizer.phase is Phase.QUANTIZE:
             hooks.append(module.register_forward_pre_hook(partial(_note, found, f"quant/{name}")))
     if not hooks:
         return {}
@@ -77,11 +76,11 @@ def measure(model: nn.Module, images: Tensor) -> dict[str, float]:
 def _note(found: dict[str, Tensor], key: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
     """Add what is measured at a site or a weight layer; the forward pre-hook of both."""
     if isinstance(module, ActivationQuantizer):
-        quantizer, values = module, module.float_values(inputs[0])
-        parameter, offset = module.parameter, module.learned_offset
+        quantizer: LearnedQuantizer = module
+        values = module.float_values(inputs[0])
     else:
         quantizer, values = getattr(module, WEIGHT_QUANTIZER), module.get_parameter("weight")
-        parameter, offset = quantizer.step_size, None
+    parameter, offset = quantizer.parameter, quantizer.learned_offset
     found[f"{key}/{quantizer.learned}"] = parameter.abs().mean()
     if offset is not None:
         found[f"{key}/offset"] = offset
