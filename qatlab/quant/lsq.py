@@ -74,8 +74,8 @@ class LsqWeight(LearnedQuantizer):
         return {**super().describe(), "per_channel": self.per_channel}
 
     def weight_step(self, weight: Tensor) -> Tensor:
-        """Return the learned step."""
-        return self.grid.step(self.step_size.detach())
+        """Return the learned step; not that of the grid, so that a step of 0 shows."""
+        return self.step_size.detach().abs()
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
