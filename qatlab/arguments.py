@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from os import PathLike
 from pkgutil import resolve_name
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from qatlab.errors import ConfigError, did_you_mean, unknown
 
@@ -113,8 +113,22 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
     # Annotations may be any text, or of names for type checkers only; a function in C has none.
     for evaluated in (True, False):
         with suppress(Exception):
-            return inspect.signature(function, eval_str=evaluated).parameters
+            return _unpacked(inspect.signature(function, eval_str=evaluated).parameters)
     return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _unpacked(parameters: Mapping[str, inspect.Parameter]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters, with those of ``**settings: Unpack[Settings]`` by name."""
+    own, settings = dict[str, inspect.Parameter](), dict[str, inspect.Parameter]()
+    for name, parameter in parameters.items():
+        if str(get_origin(parameter.annotation)).endswith(".Unpack"):  # of typing_extensions, too
+            for key, hint in get_type_hints(*get_args(parameter.annotation)).items():
+                settings[key] = inspect.Parameter(
+                    key, inspect.Parameter.KEYWORD_ONLY, default=..., annotation=hint
+                )
+        else:
+            own[name] = parameter
+    return settings | own
 
 
 def _options(hint: Any) -> list[Any]:

@@ -26,7 +26,7 @@ ROOMS = {
     "qatlab.arguments": set(),
     "qatlab.files": {"yaml"},
     "qatlab.native": set(),
-    "qatlab.quant": {"torch", "triton"},
+    "qatlab.quant": {"torch", "triton", "typing_extensions"},
     "qatlab.models": {"qatlab.quant.tracing", "torch", "timm"},
     "qatlab.data": {"torch", "torchvision", "numpy", "PIL"},
     # numpy for the state of its generator, rich for the progress bar

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.errors import ConfigError
-from qatlab.models.starts import first_ones, start_like_he
+from qatlab.models.starts import first_ones, init_he_normal
 
 # Channels of each inception module, in the columns of Szegedy et al. 2014, table 1: 1x1, 3x3
 # reduce, 3x3, 5x5 reduce, 5x5, pool proj.
@@ -91,7 +91,7 @@ class GoogLeNet(nn.Module):
         self.flatten = nn.Flatten()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, num_classes)
-        start_like_he(self)
+        init_he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(N, num_classes)`` for images ``(N, in_channels, H, W)``."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from qatlab.errors import ConfigError
-from qatlab.models.starts import first_ones, start_like_he
+from qatlab.models.starts import first_ones, init_he_normal
 
 # Channels and stride of each block (Howard et al. 2017, table 1).
 V1_BLOCKS = (
@@ -70,7 +70,7 @@ class MobileNetV1(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(channels, num_classes)
-        start_like_he(self)
+        init_he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(N, num_classes)`` for images ``(N, in_channels, H, W)``."""
@@ -157,7 +157,7 @@ class MobileNetV2(nn.Module):
         self.flatten = nn.Flatten()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(last, num_classes)
-        start_like_he(self)
+        init_he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(N, num_classes)`` for images ``(N, in_channels, H, W)``."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qatlab.errors import ConfigError
-from qatlab.models.starts import first_ones, start_like_he
+from qatlab.models.starts import first_ones, init_he_normal
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # of each stage, by depth
 
@@ -116,7 +116,7 @@ class ResNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(8 * width * block.widening, num_classes)
-        start_like_he(self)
+        init_he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(N, num_classes)`` for images ``(N, in_channels, H, W)``."""
@@ -153,7 +153,7 @@ class SmallResNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(4 * width, num_classes)
-        start_like_he(self)
+        init_he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(N, num_classes)`` for images ``(N, in_channels, H, W)``."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.errors import ConfigError
-from qatlab.models.starts import first_ones, start_like_he
+from qatlab.models.starts import first_ones, init_he_normal
 
 # Channels of the squeezing convolution and of each expanding one, of fire modules 2 to 9 (Iandola
 # et al. 2016, table 1).
@@ -100,7 +100,7 @@ class SqueezeNet(nn.Module):
         self.classifier_relu = nn.ReLU()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        start_like_he(self)
+        init_he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(N, num_classes)`` for images ``(N, in_channels, H, W)``."""

@@ -9,7 +9,7 @@ from torch import nn
 from qatlab.errors import ConfigError
 
 
-def start_like_he(model: nn.Module) -> None:
+def init_he_normal(model: nn.Module) -> None:
     """Draw the weights of all convolutions from a normal distribution (He et al. 2015b).
 
         std = sqrt(2 / fan_out),   fan_out = C_out / groups * kH * kW

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from qatlab.errors import ConfigError
-from qatlab.models.starts import first_ones, start_like_he
+from qatlab.models.starts import first_ones, init_he_normal
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of each stage
 # Convolutions of each stage, by depth (Simonyan and Zisserman 2014, table 1).
@@ -69,7 +69,7 @@ class VGG(nn.Module):
         self.fc2_relu = nn.ReLU()
         self.dropout2 = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden, num_classes)
-        start_like_he(self)
+        init_he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(N, num_classes)`` for images ``(N, in_channels, H, W)``."""

@@ -114,13 +114,13 @@ class _Seen:
         learned, size, clips_all = "", torch.ones(1), False
         if isinstance(self.quantizer, LearnedQuantizer):
             learned = self.quantizer.learned
-            size = self.quantizer.get_parameter(learned).detach().abs()
+            size = self.quantizer.parameter.detach().abs()
             if (smallest := size.min().item()) <= SMALLEST:
                 return f"{self.name} quantizes with nothing: its {learned} is {smallest:.3g}"
             if len(values) == 2 and self.quantizer.n_steps > 2:
-                q_min, q_max, divisor, *_ = self.quantizer.grid
-                range_of = (q_max - q_min - 0.5) * size.max().item() / divisor
-                clips_all = values[1] - values[0] > range_of
+                grid = self.quantizer.grid
+                steps = (values[1] - values[0]) / grid.step(size.max()).item()
+                clips_all = steps > grid.q_max - grid.q_min - 0.5
         if len(values) != 1 and not clips_all:
             return ""
         made = " and ".join(f"{value:.3g}" for value in values)

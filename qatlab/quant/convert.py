@@ -14,7 +14,7 @@ from qatlab.errors import ConfigError, QuantRuleError
 from qatlab.quant.costs import Costs
 from qatlab.quant.layers import QuantConv2d, QuantLinear, trained_weight
 from qatlab.quant.learned import ActivationQuantizer
-from qatlab.quant.memory import add, add_apart, note_copies
+from qatlab.quant.memory import add, add_inplace, note_copies
 from qatlab.quant.ops import WEIGHT_LAYERS, kind_of
 from qatlab.quant.quantizer import Quantizer
 from qatlab.quant.rules import Decision, Rule, Target, resolve
@@ -239,7 +239,7 @@ def _prepare_memory(traced: fx.GraphModule) -> None:
         over = [n for n in node.args if len(n.users) == 1 and _only_quantizes(traced, n)]
         first = over[0] if over else node.args[0]
         second = node.args[0] if first is node.args[1] else node.args[1]
-        node.op, node.target = "call_function", add if over else add_apart
+        node.op, node.target = "call_function", add_inplace if over else add
         node.args = (first, second)
 
 

@@ -63,15 +63,9 @@ class Costs:
             node: IMAGE_BITS if node in self._images else bits_of.get(self._sites.get(node, ""))
             for node in self._sizes
         }
-        n_bytes = {node: packed_bytes(size, bits[node]) for node, size in self._sizes.items()}
-        live = self._live_bytes(n_bytes)
-        live_at = {name: live[node] for node, name in self._sites.items()}
-        return [
-            replace(row, live_bytes=live_at[row.name])
-            if row.part == "activation"
-            else self._with_costs(row, bits)
-            for row in rows
-        ], max(live.values())
+        n_bytes = [packed_bytes(size, bits[node]) for node, size in self._sizes.items()]
+        rows = [row if row.part == "activation" else self._with_costs(row, bits) for row in rows]
+        return rows, self._peak(n_bytes)
 
     def _with_costs(self, row: LayerRecord, bits: Mapping[fx.Node, int | None]) -> LayerRecord:
         """Return a layer with the costs of all its calls."""
@@ -85,13 +79,13 @@ class Costs:
             mac_bits=sum((own or FLOAT_BITS) * macs for own, macs in calls),
         )
 
-    def _live_bytes(self, n_bytes: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
-        """Return the bytes of all that is kept when a tensor has just been written."""
-        order = list(n_bytes)
-        return {
-            node: sum(n_bytes[o] for o in order[: i + 1] if self._last_use[o] >= i)
-            for i, node in enumerate(order)
-        }
+    def _peak(self, n_bytes: Sequence[int]) -> int:
+        """Return the most bytes of all that is kept when a tensor has just been written."""
+        ends = [self._last_use[node] for node in self._sizes]
+        return max(
+            sum(own for own, end in zip(n_bytes[: i + 1], ends, strict=False) if end >= i)
+            for i in range(len(n_bytes))
+        )
 
 
 def _most(bits: Sequence[int | None]) -> int | None:

@@ -1,7 +1,7 @@
 """Pure tensor mathematics of SAT's and DoReFa's weights: formulas and sources in the docstrings.
 
 These are the readable definitions. They are traceable, so they are also what ``torch.compile``
-sees; :mod:`qatlab.quant.eager` does the same in one pass over memory each way.
+sees; :mod:`qatlab.quant.dispatch` does the same in one pass over memory each way.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def sat_largest(weight: Tensor) -> Tensor:
 
 
 def sat_grid(unit: Tensor, n_steps: int, grid: str) -> Tensor:
-    """Round weights of [-1, 1] onto one of the four grids of SAT (straight-through gradient).
+    """Round weights of [-1, 1] onto one of the grids of SAT (straight-through gradient).
 
     With ``n = n_steps`` and ``r = floor(n / 2)``:
 
@@ -82,10 +82,10 @@ def sat_grid(unit: Tensor, n_steps: int, grid: str) -> Tensor:
     if grid == "symmetric":
         return round_ste(half * unit) / half
     if grid == "asymmetric":
-        return round_ste(half * _asymmetric_shift(unit, half)) / half
+        return round_ste(half * _moved(unit, n_steps, grid)) / half
     position = (unit + 1) / 2
     if grid == "full_range":
-        position = (1 + 0.9998 / n_steps) * position - 0.4999 / n_steps
+        position = _moved(position, n_steps, grid)
     index = round_ste(n_steps * position)
     if grid == "full_range":  # from 12 bits on float32 rounds the highest n + 0.4999 up
         index = index - (index - n_steps).relu().detach()
@@ -106,12 +106,12 @@ def sat_clamp(unit: Tensor, n_steps: int, grid: str) -> Tensor:
     although its forward has no such factor; kept, so that its trainings can be repeated.
     """
     if grid == "asymmetric":
-        return _asymmetric_shift(unit, n_steps // 2)
-    return scale_gradient(unit, 1 + 0.9998 / n_steps) if grid == "full_range" else unit
+        return _moved(unit, n_steps, grid)
+    return scale_gradient(unit, sat_slope(n_steps, grid))
 
 
-def _asymmetric_shift(unit: Tensor, half: int) -> Tensor:
-    return (1 + 1 / (2 * half)) * unit - 1 / (2 * half)
+def _moved(x: Tensor, n_steps: int, grid: str) -> Tensor:
+    return sat_slope(n_steps, grid) * x - sat_shift(n_steps, grid)
 
 
 def sat_fan(weight: Tensor, scaling: Scaling) -> int:
@@ -198,10 +198,17 @@ class _SatWeight(torch.autograd.Function):
 
 
 def sat_slope(n_steps: int, grid: str) -> float:
-    """Return N2D2's factor on the gradient of SAT's weights, in the clamp phase too."""
+    """Return the factor of :func:`sat_grid`: N2D2's on the gradient, in the clamp phase too."""
     if grid == "asymmetric":
         return 1 + 1 / (2 * (n_steps // 2))
     return 1 + 0.9998 / n_steps if grid == "full_range" else 1.0
+
+
+def sat_shift(n_steps: int, grid: str) -> float:
+    """Return what :func:`sat_grid` subtracts before it rounds."""
+    if grid == "asymmetric":
+        return 1 / (2 * (n_steps // 2))
+    return 0.4999 / n_steps if grid == "full_range" else 0.0
 
 
 def dorefa_weight(weight: Tensor, n_steps: int) -> Tensor:

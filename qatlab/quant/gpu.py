@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qatlab.quant.functional import sat_largest
+from qatlab.quant.functional import sat_largest, sat_shift, sat_slope
 from qatlab.quant.grid import AT_END, SMALLEST, Grid, fake_quantize, lsq_grid
 
 log = logging.getLogger(__name__)
@@ -206,15 +206,10 @@ def sat_weight_forward(
     weight: Tensor, n_steps: int, grid: str, quantized: bool, fan: float, q: Tensor
 ) -> Tensor:
     """Write what SAT makes of dense weights to ``q``; return the slope, a scalar."""
-    half = n_steps // 2
-    factor, shift = 1.0, 0.0
-    if grid == "asymmetric":
-        factor, shift = 1 + 1 / (2 * half), 1 / (2 * half)
-    elif grid == "full_range":
-        factor, shift = 1 + 0.9998 / n_steps, 0.4999 / n_steps
+    factor, shift = sat_slope(n_steps, grid), sat_shift(n_steps, grid)
     largest = sat_largest(weight.abs().amax().float())
     _sat_forward_kernel[(triton.cdiv(weight.numel(), BLOCK),)](
-        *(weight, q, largest, weight.numel(), float(n_steps), float(half), factor, shift),
+        *(weight, q, largest, weight.numel(), float(n_steps), float(n_steps // 2), factor, shift),
         QUANTIZED=quantized,
         KIND=grid,
         middle=MIDDLE,

@@ -1,7 +1,7 @@
 """Pure tensor mathematics of learned steps: grids, and rounding to them with a gradient.
 
 These are the readable definitions. They are traceable, so they are also what ``torch.compile``
-sees; :mod:`qatlab.quant.eager` does the same in one pass over memory each way.
+sees; :mod:`qatlab.quant.dispatch` does the same in one pass over memory each way.
 """
 
 from __future__ import annotations
@@ -38,6 +38,37 @@ class Grid(NamedTuple):
     divisor: float = 1.0
     closed: bool = False
     residual: bool = True
+
+    def size(self, parameter: Tensor) -> Tensor:
+        """Return the size of the parameter, at least :data:`SMALLEST`."""
+        return parameter.abs().clamp(min=SMALLEST)
+
+    def step(self, parameter: Tensor) -> Tensor:
+        """Return the distance of two levels, in the units of the values."""
+        return self.size(parameter) / self.divisor
+
+    def ends(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lowest and the highest level, in the units of the values, without offset."""
+        size = self.size(parameter)
+        # As numbers, the ratios are exact where the end is the parameter itself.
+        return size * (self.q_min / self.divisor), size * (self.q_max / self.divisor)
+
+    def near(self, parameter: Tensor) -> Tensor:
+        """Return how far from an end a value still lies at it."""
+        return self.size(parameter) * ((self.q_max - self.q_min) * AT_END / self.divisor)
+
+    def clipped_share(
+        self, values: Tensor, parameter: Tensor, offset: Tensor | None = None
+    ) -> Tensor:
+        """Return the share of ``values`` beyond the ends, a scalar.
+
+        Args:
+            values: any shape.
+            parameter: see :func:`fake_quantize`, as all others.
+        """
+        low, high = self.ends(parameter)
+        z = values if offset is None else values - offset
+        return ((z < low) | (z > high)).count_nonzero() / z.numel()
 
 
 def cg_pact_grid(n_steps: int, signed: bool) -> Grid:
@@ -138,13 +169,12 @@ class _Range(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, parameter: Tensor, offset: Tensor | None, grid: Grid) -> _Range:
         dtype = torch.promote_types(x.dtype, torch.float32)
-        size = parameter.abs().clamp(min=SMALLEST).to(dtype)
+        parameter = parameter.to(dtype)
         z = x.to(dtype) if offset is None else x.to(dtype) - offset.to(dtype)
-        # As numbers, the ratios are exact where the end is the parameter itself; and
-        # divisor / size is not written so, as torch would make two roundings of it.
-        low, high = size * (grid.q_min / grid.divisor), size * (grid.q_max / grid.divisor)
+        size = grid.size(parameter)
+        # Not divisor / size, of which torch would make two roundings.
         inverse = torch.full_like(size, grid.divisor) / size
-        return cls(z, low, high, inverse, size / grid.divisor)
+        return cls(z, *grid.ends(parameter), inverse, grid.step(parameter))
 
     def in_steps(self) -> Tensor:
         """Return ``v``, clipped."""
@@ -219,12 +249,6 @@ def _sum_to(x: Tensor, like: Tensor) -> Tensor:
         # By channels first, as a batch norm sums: a compiler makes one loop of the two.
         return x.sum((0, 2, 3)).sum().reshape(like.shape)
     return x.sum_to_size(like.shape)
-
-
-def near_end(parameter: Tensor, grid: Grid) -> Tensor:
-    """Return how far from an end, in the units of the values, a value still lies at it."""
-    steps = (grid.q_max - grid.q_min) * AT_END
-    return parameter.detach().abs().clamp(min=SMALLEST) * (steps / grid.divisor)
 
 
 def lsq_gradient_scale(count: int, q_max: int) -> float:

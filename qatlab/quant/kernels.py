@@ -1,8 +1,9 @@
 """Compiles ``kernels.cpp`` when it is first needed, and calls it.
 
 A C++ compiler takes a second for it, once on a machine: the library is kept in the user's cache
-folder. Without a compiler there is one warning, and :mod:`qatlab.quant.eager` uses the definitions.
-``torch.utils.cpp_extension`` would do the same in half a minute, as it includes all of torch.
+folder. Without a compiler there is one warning, and :mod:`qatlab.quant.dispatch` uses the
+definitions. ``torch.utils.cpp_extension`` would do the same in half a minute, as it includes all of
+torch.
 """
 
 from __future__ import annotations

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from qatlab.errors import QuantRuleError, TrainingError
-from qatlab.quant.eager import fake_quantize_eager, without_dead_zeros
-from qatlab.quant.grid import Grid, near_end
+from qatlab.quant.dispatch import block_zero_gradient, fake_quantize_fused
+from qatlab.quant.grid import Grid
 from qatlab.quant.normed import norm_and_quantize
 from qatlab.quant.ops import clip_range
 from qatlab.quant.phase import Phase
-from qatlab.quant.quantizer import Quantizer, check_choice, check_switch, is_number
-from qatlab.quant.starts import STARTS
+from qatlab.quant.quantizer import GridSettings, Quantizer, check_choice, check_switch, is_number
+from qatlab.quant.starts import STARTS, start_parameter
+
+
+class Levels(Protocol):
+    """What makes the grid of a method."""
+
+    def __call__(self, n_steps: int, signed: bool) -> Grid: ...
 
 
 def given_start(name: str, value: float | str) -> float | None:
@@ -48,7 +55,7 @@ def rectify(x: Tensor, activation: nn.Module, near: Tensor) -> Tensor:
     Args:
         x: any shape.
         activation: any activation function; others than these are called as they are.
-        near: a scalar in the units of ``x``, see :func:`~qatlab.quant.grid.near_end`.
+        near: a scalar in the units of ``x``, see :meth:`~qatlab.quant.grid.Grid.near`.
     """
     slope, ends = 0.0, clip_range(activation)
     if isinstance(activation, nn.LeakyReLU):
@@ -84,52 +91,93 @@ class _Rectifier(torch.autograd.Function):
         return torch.where(passes, grad, beyond), None, None, None
 
 
-class LearnedQuantizer(Quantizer):
-    """A quantizer whose learned parameters can start from the values that it quantizes.
+class LearnedSettings(GridSettings, total=False):
+    """Arguments of every quantizer that learns, see :class:`LearnedQuantizer`."""
 
-    They start at ``qatlab.quant.start_quantizers`` or, without it, at the first tensor that is
+    start: str
+    percentile: float
+    ewgs: float
+
+
+class LearnedQuantizer(Quantizer):
+    """A quantizer that learns a step or a clip value, which can start from what it quantizes.
+
+    It starts at ``qatlab.quant.start_quantizers`` or, without it, at the first tensor that is
     quantized after weights were loaded; a checkpoint of a started one brings its values. Those of
     activations never start from the values of an evaluation.
 
     Args:
-        bits: see :func:`steps_of`.
-        n_steps: likewise.
-        start: how, see :func:`~qatlab.quant.starts.start_parameter`.
-        percentile: of ``start: percentile``.
+        size: starting step or clip value in the units of the values, or ``auto``: of weights taken
+            from these, of activations from the first batches that are to be quantized.
+        signed: whether values can be negative.
+        start: for ``auto``, see :func:`~qatlab.quant.starts.start_parameter`; left out, it is that
+            of the method.
+        percentile: for ``start: percentile``, the share of values, in percent, left unclipped.
+        ewgs: delta of :func:`~qatlab.quant.grid.fake_quantize`.
+        grid_settings: see :class:`~qatlab.quant.quantizer.Quantizer`.
 
     Attributes:
-        learned: name of the learned step or clip value, for messages.
-        grid: its levels.
+        learned: name of the learned step or clip value: of the parameter, and of its argument.
+        levels: makes the grid of the method for ``n_steps`` and ``signed``.
         starts: the values of ``start`` that it knows.
-        initialized: whether they have started; kept in checkpoints.
+        default_start: the one that the method takes.
+        per_channel: whether each output channel has a parameter of its own.
+        grid: its levels.
+        initialized: whether it has started; kept in checkpoints.
         given: the starting value that the user gave, None to take it from the values.
     """
 
     learned: ClassVar[str]
+    levels: ClassVar[Levels]
     starts: ClassVar[tuple[str, ...]] = STARTS
-    grid: Grid
+    default_start: ClassVar[str]
+    per_channel: bool = False
     initialized: Tensor
-    given: float | None = None
 
     def __init__(
-        self, bits: int | None, n_steps: int | None, start: str, percentile: float
+        self,
+        *,
+        size: float | str,
+        signed: bool,
+        start: str = "",
+        percentile: float = 99.9,
+        ewgs: float = 0.0,
+        **grid_settings: Unpack[GridSettings],
     ) -> None:
-        super().__init__(bits, n_steps)
-        check_choice("start", start, self.starts)
+        super().__init__(**grid_settings)
+        self.start = self.default_start if start == "" else start
+        check_choice("start", self.start, self.starts)
         if not (is_number(percentile) and 0 < percentile <= 100):
             raise QuantRuleError(f"percentile={percentile!r} is not above 0 and at most 100")
-        self.start = start
         self.percentile = percentile
+        self.ewgs = check_ewgs(ewgs)
+        self.given = given_start(self.learned, size)
+        self.grid = self.levels(self.n_steps, signed)
+        first = torch.tensor(1.0 if self.given is None else self.given)
+        self.register_parameter(self.learned, nn.Parameter(first))
         self.register_buffer("initialized", torch.tensor(False))
         self._started = False  # what the buffer says: on a GPU, reading it would make a step wait
 
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The learned step or clip value."""
+        parameter: nn.Parameter = getattr(self, self.learned)
+        return parameter
+
+    @property
+    def learned_offset(self) -> Tensor | None:
+        """The learned offset of a method that has one."""
+        return None
+
     def starting_values(self, values: Tensor) -> Tensor:
         """Return what the parameters would start with if ``values`` were all they quantize."""
-        raise NotImplementedError
+        if self.given is not None:
+            return torch.full_like(self.parameter, self.given)
+        return start_parameter(values, self.grid, self.start, self.percentile, self.per_channel)
 
     def set_start(self, start: Tensor) -> None:
         """Set the parameters to what :meth:`starting_values` returned."""
-        raise NotImplementedError
+        self.parameter.copy_(start)
 
     @property
     def needs_start(self) -> bool:
@@ -165,58 +213,43 @@ class LearnedQuantizer(Quantizer):
         self._started = False
 
 
+class SiteSettings(LearnedSettings, total=False):
+    """Arguments of every quantizer at a site, see :class:`ActivationQuantizer`."""
+
+    signed: bool
+
+
 class ActivationQuantizer(LearnedQuantizer):
     """Quantizer at a site: it replaces or follows the activation function there.
 
     Args:
         activation: the float activation function that stands at this site.
-        bits: bit width, 1 to 16; or give ``n_steps``.
-        n_steps: steps of the grid instead of ``bits``.
-        start: see :class:`LearnedQuantizer`.
-        percentile: likewise.
-        signed: whether values can be negative.
-        ewgs: delta of :func:`~qatlab.quant.grid.fake_quantize`.
-        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
+        size: see :class:`LearnedQuantizer`.
+        signed: with levels below zero; set by ``quantize`` where values can be negative.
+        dead_zeros: see :func:`~qatlab.quant.dispatch.block_zero_gradient`.
+        settings: see :class:`LearnedQuantizer`.
     """
 
     def __init__(
         self,
         activation: nn.Module,
-        bits: int | None,
-        n_steps: int | None,
-        start: str,
-        percentile: float,
-        signed: bool,
-        ewgs: float,
-        dead_zeros: bool,
+        *,
+        size: float | str,
+        signed: bool = False,
+        dead_zeros: bool = False,
+        **settings: Unpack[LearnedSettings],
     ) -> None:
-        super().__init__(bits, n_steps, start, percentile)
+        super().__init__(size=size, signed=signed, **settings)
         if signed and self.n_steps == 1:
             raise QuantRuleError(
                 "a signed site has no levels at 1 bit: give it 2 bits or more, or n_steps=2"
             )
         self.activation = activation
         self.signed = signed
-        self.grid = self.levels()
-        self.ewgs = check_ewgs(ewgs)
         check_switch("dead_zeros", dead_zeros)
         self.dead_zeros = dead_zeros
         self._norm: tuple[()] | tuple[nn.BatchNorm2d] = ()
         self._observed: list[Tensor] | None = None
-
-    def levels(self) -> Grid:
-        """Return the grid of the method for ``n_steps`` and ``signed``."""
-        raise NotImplementedError
-
-    @property
-    def parameter(self) -> Tensor:
-        """The learned step or clip value."""
-        raise NotImplementedError
-
-    @property
-    def learned_offset(self) -> Tensor | None:
-        """The learned offset of a method that has one."""
-        return None
 
     @property
     def clips(self) -> bool:
@@ -237,9 +270,14 @@ class ActivationQuantizer(LearnedQuantizer):
         return ()
 
     @property
+    def norm(self) -> nn.BatchNorm2d | None:
+        """The batch norm that it computes in front of this site."""
+        return self._norm[0] if self._norm else None
+
+    @property
     def only_quantizes(self) -> bool:
         """Whether it stands behind a batch norm and in place of no activation function."""
-        return bool(self._norm) and isinstance(self.activation, nn.Identity)
+        return self.norm is not None and isinstance(self.activation, nn.Identity)
 
     def absorb(self, norm: nn.BatchNorm2d) -> bool:
         """Compute ``norm`` in front of this site from now on; False if something is in between.
@@ -254,8 +292,7 @@ class ActivationQuantizer(LearnedQuantizer):
         """Return activations, quantized in the quantize phase; any shape ``(N, ...)``."""
         settings = (self.gradient_scale(x), self.learned_offset, self.ewgs)
         dead_zeros = self.dead_zeros and torch.is_grad_enabled()
-        if self._norm:
-            (norm,) = self._norm
+        if (norm := self.norm) is not None:
             quantizes = self.phase is Phase.QUANTIZE and self._observed is None
             if quantizes and not dead_zeros and not self.needs_start:
                 return norm_and_quantize(x, norm, self.parameter, self.grid, *settings)
@@ -270,10 +307,10 @@ class ActivationQuantizer(LearnedQuantizer):
         if self.needs_start:
             self._begin_unobserved(x)
         if not self.clips:
-            x = rectify(x, self.activation, near_end(self.parameter, self.grid))
+            x = rectify(x, self.activation, self.grid.near(self.parameter.detach()))
         if dead_zeros:
-            x = without_dead_zeros(x, self.parameter, self.grid)
-        return fake_quantize_eager(x, self.parameter, self.grid, *settings)
+            x = block_zero_gradient(x, self.parameter, self.grid)
+        return fake_quantize_fused(x, self.parameter, self.grid, *settings)
 
     def _begin_unobserved(self, x: Tensor) -> None:
         """Start from the first tensor that is quantized, which has to be one of a training."""
@@ -300,8 +337,34 @@ class ActivationQuantizer(LearnedQuantizer):
 
     def float_values(self, x: Tensor) -> Tensor:
         """Return, in float, what is put on the grid when :meth:`forward` gets ``x``."""
-        if self._norm:
-            x = self._norm[0](x)
+        if self.norm is not None:
+            x = self.norm(x)
         # Not always self.activation: in the place of a ReLU6 the grid may end above 6.
         values: Tensor = x.relu() if self.clips else self.activation(x)
         return values
+
+
+class ClipActivation(ActivationQuantizer):
+    """Activation quantizer with one learned clip value; the methods differ in their grid.
+
+    Args:
+        activation: the float activation function that stands at this site.
+        alpha: starting clip value in the units of the activations, or ``auto``.
+        dead_zeros: see :func:`~qatlab.quant.dispatch.block_zero_gradient`.
+        settings: see :class:`LearnedQuantizer`; ``signed`` clips to [-alpha, alpha].
+    """
+
+    learned = "alpha"
+    default_start = "percentile"
+    any_steps = True
+    alpha: nn.Parameter
+
+    def __init__(
+        self,
+        activation: nn.Module,
+        *,
+        alpha: float | str = "auto",
+        dead_zeros: bool = False,
+        **settings: Unpack[SiteSettings],
+    ) -> None:
+        super().__init__(activation, size=alpha, dead_zeros=dead_zeros, **settings)

@@ -6,14 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from qatlab.errors import QuantRuleError
-from qatlab.quant.eager import fake_quantize_eager
-from qatlab.quant.grid import Grid, lsq_gradient_scale, lsq_grid
-from qatlab.quant.learned import ActivationQuantizer, LearnedQuantizer, check_ewgs, given_start
+from qatlab.quant.dispatch import fake_quantize_fused
+from qatlab.quant.grid import lsq_gradient_scale, lsq_grid
+from qatlab.quant.learned import (
+    ActivationQuantizer,
+    LearnedQuantizer,
+    LearnedSettings,
+    SiteSettings,
+)
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import check_choice, check_switch
-from qatlab.quant.starts import affine, start_parameter, start_range
+from qatlab.quant.starts import affine, start_range
 
 GRADIENT_SCALES = ("paper", "n2d2", "none")
 
@@ -22,34 +28,31 @@ class LsqWeight(LearnedQuantizer):
     """Weight quantizer of LSQ: a grid around zero with a learned step.
 
     Args:
-        bits: bit width, 2 to 16; or give ``n_steps``.
-        n_steps: steps of the grid instead of ``bits`` (ternary: 2).
         per_channel: a step for each output channel.
         step_size: starting step in the units of the weights, or ``auto``.
-        start: for ``auto``, see :func:`~qatlab.quant.starts.start_parameter`; LSQ+: ``mean_std``.
-        percentile: for ``start: percentile``.
         gradient_scale: on the gradient of the step: ``paper`` and ``n2d2`` are
             ``1 / sqrt(N * q_max)`` for N weights, ``none`` is 1.
-        ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
+        settings: see :class:`~qatlab.quant.learned.LearnedQuantizer`; ``bits`` from 2 on. LSQ+
+            starts with ``mean_std``.
     """
 
     method = "LSQ"
     learned = "step_size"
+    levels = staticmethod(lsq_grid)
+    default_start = "mean"
+    step_size: nn.Parameter
 
     def __init__(
         self,
-        bits: int | None = None,
-        n_steps: int | None = None,
+        *,
         per_channel: bool = False,
         step_size: float | str = "auto",
-        start: str = "mean",
-        percentile: float = 99.9,
         gradient_scale: str = "paper",
-        ewgs: float = 0.0,
+        **settings: Unpack[LearnedSettings],
     ) -> None:
-        super().__init__(bits, n_steps, start, percentile)
+        super().__init__(size=step_size, signed=True, **settings)
         if self.n_steps == 1:
-            given = "bits" if n_steps is None else "n_steps"
+            given = "bits" if settings.get("n_steps") is None else "n_steps"
             raise QuantRuleError(
                 f"{given}=1 gives LSQ weights the levels -s and 0 and no gradient scale; use 2 "
                 "bits, or SAT, whose 1-bit weights are -1 and 1: "
@@ -57,12 +60,8 @@ class LsqWeight(LearnedQuantizer):
             )
         check_switch("per_channel", per_channel)
         check_choice("gradient_scale", gradient_scale, GRADIENT_SCALES)
-        self.grid = lsq_grid(self.n_steps, signed=True)
         self.per_channel = per_channel
         self.scaled_gradient = gradient_scale != "none"
-        self.given = given_start("step_size", step_size)
-        self.ewgs = check_ewgs(ewgs)
-        self.step_size = nn.Parameter(torch.tensor(1.0 if self.given is None else self.given))
 
     def fit(self, weight: Tensor) -> None:
         """Give the step its shape, ``(C_out, 1, ...)`` if it is per channel."""
@@ -74,18 +73,8 @@ class LsqWeight(LearnedQuantizer):
         """Return the facts of this quantizer for ``layers.json``."""
         return {**super().describe(), "per_channel": self.per_channel}
 
-    def starting_values(self, values: Tensor) -> Tensor:
-        """Return the step for these weights, of the shape of ``step_size``."""
-        if self.given is not None:
-            return torch.full_like(self.step_size, self.given)
-        return start_parameter(values, self.grid, self.start, self.percentile, self.per_channel)
-
-    def set_start(self, start: Tensor) -> None:
-        """Set the step."""
-        self.step_size.copy_(start)
-
     def weight_step(self, weight: Tensor) -> Tensor:
-        """Return the learned step."""
+        """Return the learned step; not that of the grid, so that a step of 0 shows."""
         return self.step_size.detach().abs()
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -96,7 +85,7 @@ class LsqWeight(LearnedQuantizer):
             self.begin_with(weight)
         count = weight.numel() // self.step_size.numel()
         scale = lsq_gradient_scale(count, self.grid.q_max) if self.scaled_gradient else 1.0
-        return fake_quantize_eager(weight, self.step_size, self.grid, scale, None, self.ewgs)
+        return fake_quantize_fused(weight, self.step_size, self.grid, scale, None, self.ewgs)
 
 
 class LsqActivation(ActivationQuantizer):
@@ -104,49 +93,31 @@ class LsqActivation(ActivationQuantizer):
 
     Args:
         activation: the float activation function that stands at this site.
-        bits: bit width, 1 to 16; or give ``n_steps``.
-        n_steps: steps of the grid instead of ``bits``.
-        step_size: starting step in the units of the activations, or ``auto``: taken from the
-            first batches when activations start to be quantized.
-        start: for ``auto``, see :func:`~qatlab.quant.starts.start_parameter`.
-        percentile: for ``start: percentile``.
+        step_size: starting step in the units of the activations, or ``auto``.
         gradient_scale: on the gradient of the step: ``paper`` is ``1 / sqrt(N * q_max)`` with N
             the activations of one image, ``n2d2`` counts those of the whole batch, ``none`` is 1.
-        ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
-        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
-        signed: with levels below zero; set by ``quantize`` where values can be negative.
+        dead_zeros: see :func:`~qatlab.quant.dispatch.block_zero_gradient`.
+        settings: see :class:`~qatlab.quant.learned.ActivationQuantizer`.
     """
 
     method = "LSQ"
     learned = "step_size"
+    levels = staticmethod(lsq_grid)
+    default_start = "mean"
+    step_size: nn.Parameter
 
     def __init__(
         self,
         activation: nn.Module,
-        bits: int | None = None,
-        n_steps: int | None = None,
+        *,
         step_size: float | str = "auto",
-        start: str = "mean",
-        percentile: float = 99.9,
         gradient_scale: str = "paper",
-        ewgs: float = 0.0,
         dead_zeros: bool = False,
-        signed: bool = False,
+        **settings: Unpack[SiteSettings],
     ) -> None:
-        super().__init__(activation, bits, n_steps, start, percentile, signed, ewgs, dead_zeros)
+        super().__init__(activation, size=step_size, dead_zeros=dead_zeros, **settings)
         check_choice("gradient_scale", gradient_scale, GRADIENT_SCALES)
         self.gradient_scaling = gradient_scale
-        self.given = given_start("step_size", step_size)
-        self.step_size = nn.Parameter(torch.tensor(1.0 if self.given is None else self.given))
-
-    def levels(self) -> Grid:
-        """Return LSQ's grid."""
-        return lsq_grid(self.n_steps, self.signed)
-
-    @property
-    def parameter(self) -> Tensor:
-        """The step."""
-        return self.step_size
 
     def gradient_scale(self, x: Tensor) -> float:
         """Return the factor on the gradient of the step for activations ``(N, ...)``."""
@@ -154,16 +125,6 @@ class LsqActivation(ActivationQuantizer):
             return 1.0
         count = x.numel() if self.gradient_scaling == "n2d2" else x[:1].numel()
         return lsq_gradient_scale(count, self.grid.q_max)
-
-    def starting_values(self, values: Tensor) -> Tensor:
-        """Return the step for these activations, a scalar."""
-        if self.given is not None:
-            return torch.full_like(self.step_size, self.given)
-        return start_parameter(values, self.grid, self.start, self.percentile)
-
-    def set_start(self, start: Tensor) -> None:
-        """Set the step."""
-        self.step_size.copy_(start)
 
 
 class LsqPlusActivation(LsqActivation):
@@ -176,21 +137,17 @@ class LsqPlusActivation(LsqActivation):
 
     method = "LSQ+"
     starts = ("mean_std", "min_max", "percentile", "mse")
+    default_start = "mean_std"
 
     def __init__(
         self,
         activation: nn.Module,
-        bits: int | None = None,
-        n_steps: int | None = None,
+        *,
         step_size: float | str = "auto",
-        start: str = "mean_std",
-        percentile: float = 99.9,
         gradient_scale: str = "paper",
-        ewgs: float = 0.0,
-        signed: bool = False,
+        **settings: Unpack[SiteSettings],
     ) -> None:
-        given = (step_size, start, percentile, gradient_scale, ewgs)
-        super().__init__(activation, bits, n_steps, *given, signed=signed)
+        super().__init__(activation, step_size=step_size, gradient_scale=gradient_scale, **settings)
         self.offset = nn.Parameter(torch.tensor(0.0))
 
     @property

@@ -4,7 +4,7 @@ Autograd keeps the inputs of every convolution and linear layer. Behind a quanti
 kept: they can be made again from what its own backward pass needs anyway, or from their integer
 codes. Inside of :class:`Memory` whatever an operation wants to save is looked up here, and so is a
 view of it, such as the ``weight.t()`` of a linear layer; it applies to what the kernels of
-:mod:`qatlab.quant.eager` have made.
+:mod:`qatlab.quant.dispatch` have made.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Memory:
             self._add(y, lambda: rebuild() * held, None)
 
 
-def add(a: Tensor, b: Tensor) -> Tensor:
+def add_inplace(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a + b``, written over ``a``, the output of a quantizer that nobody else reads."""
     in_place = a.dtype == b.dtype and a.shape == b.shape
     if Memory.active is not None:
@@ -162,7 +162,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     return a.add_(b) if in_place else a + b
 
 
-def add_apart(a: Any, b: Any) -> Any:
+def add(a: Any, b: Any) -> Any:
     """Return ``a + b``, tensors or numbers."""
     if Memory.active is not None and isinstance(a, Tensor) and isinstance(b, Tensor):
         return Memory.active.added(a, b, in_place=False)

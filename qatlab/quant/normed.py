@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.quant import kernels
-from qatlab.quant.eager import (
+from qatlab.quant.dispatch import (
     Call,
     as_laid_out,
     encoded,
-    fake_quantize_eager,
+    fake_quantize_fused,
     fits,
     held_by,
     on_gpu,
@@ -43,11 +43,11 @@ def norm_and_quantize(
     moves = norm.training and tracks
     constant = not norm.training and tracks and not torch.is_grad_enabled()
     if norm._forward_hooks or norm._forward_pre_hooks:  # somebody looks at the norm alone
-        return fake_quantize_eager(norm(x), parameter, grid, gradient_scale, offset, ewgs)
+        return fake_quantize_fused(norm(x), parameter, grid, gradient_scale, offset, ewgs)
     enough = not on_gpu(x) and x.ndim == 4 and x.is_contiguous() and x.numel() > x.shape[1]
     learned = (parameter, offset, norm.weight, norm.bias, norm.running_mean, norm.running_var)
     if not (fits(x) and enough and (moves or constant) and readable(x, *learned)):
-        return fake_quantize_eager(norm(x), parameter, grid, gradient_scale, offset, ewgs)
+        return fake_quantize_fused(norm(x), parameter, grid, gradient_scale, offset, ewgs)
     call = Call(grid, gradient_scale, ewgs)
     if moves and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qatlab.quant.memory import add, add_apart
+from qatlab.quant.memory import add, add_inplace
 from qatlab.quant.quantizer import is_number
 
 
@@ -78,7 +78,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "mean": (torch.mean, "mean"),
     "sum": (torch.sum, "sum"),
     "amax": (torch.amax, "amax"),
-    "add": (operator.add, operator.iadd, torch.add, "add", add, add_apart),
+    "add": (operator.add, operator.iadd, torch.add, "add", add, add_inplace),
     "sub": (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "subtract"),
     "rsub": (torch.rsub, "rsub"),
     "mul": (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "multiply"),
@@ -154,7 +154,7 @@ def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
 def written(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """Return the name of what a node calls, for messages and rules."""
     target = target_of(node, modules)
-    if target in (add, add_apart):  # what conversion has made of a sum
+    if target is add_inplace:  # what conversion has made of a sum
         return "add"
     name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
     return name.lstrip("_")

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from qatlab.quant.eager import dorefa_weight_eager
-from qatlab.quant.grid import Grid, pact_grid
+from qatlab.quant.dispatch import dorefa_weight_fused
+from qatlab.quant.grid import pact_grid
+from qatlab.quant.learned import ClipActivation
 from qatlab.quant.phase import Phase
-from qatlab.quant.quantizer import Quantizer, checked_weight
-from qatlab.quant.sat import ClipActivation
+from qatlab.quant.quantizer import GridSettings, Quantizer, checked_weight
 
 
 class PactActivation(ClipActivation):
     """Activation quantizer of PACT (Choi et al. 2018): the clip value learns from clipped values.
 
-    Arguments: see :class:`~qatlab.quant.sat.ClipActivation`.
+    Arguments: see :class:`~qatlab.quant.learned.ClipActivation`.
     """
 
     method = "PACT"
-
-    def levels(self) -> Grid:
-        """Return PACT's grid."""
-        return pact_grid(self.n_steps, self.signed)
+    levels = staticmethod(pact_grid)
 
 
 class DorefaActivation(PactActivation):
@@ -32,11 +30,10 @@ class DorefaActivation(PactActivation):
 
     Args:
         activation: the float activation function that stands at this site.
-        bits: bit width, 1 to 16; or give ``n_steps``.
-        n_steps: steps of the grid instead of ``bits``.
         ewgs: see :func:`~qatlab.quant.grid.fake_quantize`.
-        dead_zeros: see :func:`~qatlab.quant.eager.without_dead_zeros`.
+        dead_zeros: see :func:`~qatlab.quant.dispatch.block_zero_gradient`.
         signed: clip to [-1, 1]; set by ``quantize`` where values can be negative.
+        settings: see :class:`~qatlab.quant.quantizer.Quantizer`.
     """
 
     method = "DoReFa"
@@ -44,14 +41,14 @@ class DorefaActivation(PactActivation):
     def __init__(
         self,
         activation: nn.Module,
-        bits: int | None = None,
-        n_steps: int | None = None,
+        *,
         ewgs: float = 0.0,
         dead_zeros: bool = False,
         signed: bool = False,
+        **settings: Unpack[GridSettings],
     ) -> None:
         super().__init__(
-            activation, bits, n_steps, 1.0, ewgs=ewgs, dead_zeros=dead_zeros, signed=signed
+            activation, alpha=1.0, ewgs=ewgs, dead_zeros=dead_zeros, signed=signed, **settings
         )
         self.alpha.requires_grad_(False)
 
@@ -59,15 +56,10 @@ class DorefaActivation(PactActivation):
 class DorefaWeight(Quantizer):
     """Weight quantizer of DoReFa-Net (Zhou et al. 2016).
 
-    Args:
-        bits: bit width, 1 to 16; or give ``n_steps``.
-        n_steps: steps of the grid instead of ``bits``.
+    Arguments: see :class:`~qatlab.quant.quantizer.Quantizer`.
     """
 
     method = "DoReFa"
-
-    def __init__(self, bits: int | None = None, n_steps: int | None = None) -> None:
-        super().__init__(bits, n_steps)
 
     def weight_step(self, weight: Tensor) -> Tensor:
         """Return half the distance of two levels; codes are odd. Of 1 bit: the mean size."""
@@ -78,5 +70,5 @@ class DorefaWeight(Quantizer):
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
         if self.phase is not Phase.QUANTIZE:
             return weight
-        result = dorefa_weight_eager(weight, self.n_steps)
+        result = dorefa_weight_fused(weight, self.n_steps)
         return checked_weight(self, weight.detach(), result, "its quantized weights are not finite")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +58,27 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+class GridSettings(TypedDict, total=False):
+    """Arguments of every quantizer, see :class:`Quantizer`."""
+
+    bits: int | None
+    n_steps: int | None
+
+
 class Quantizer(nn.Module):
     """Tensor in, fake-quantized tensor of the same shape out; owns its learned parameters.
+
+    A method's class names the arguments that are its own and hands all others on by keyword; YAML
+    and rules are checked by the two together.
+
+    Args:
+        bits: bit width, 1 to 16; or give ``n_steps``.
+        n_steps: steps of the grid instead of ``bits`` (ternary: 2).
 
     Attributes:
         method: what messages call it.
         clamps: whether it has a clamp phase of its own.
+        any_steps: whether what it learns means the same with any number of steps.
         on_grid: whether the quantize phase puts values on a grid; if not, they are stored in float.
         phase: what :meth:`forward` does now; kept in checkpoints as plain text, so that a loaded
             model computes as it did when it was saved.
@@ -73,9 +88,10 @@ class Quantizer(nn.Module):
 
     method: ClassVar[str]
     clamps: ClassVar[bool] = False
+    any_steps: ClassVar[bool] = False
     on_grid: bool = True
 
-    def __init__(self, bits: int | None, n_steps: int | None) -> None:
+    def __init__(self, *, bits: int | None = None, n_steps: int | None = None) -> None:
         super().__init__()
         self.phase = Phase.QUANTIZE
         self.n_steps = steps_of(bits, n_steps)
@@ -109,11 +125,12 @@ class Quantizer(nn.Module):
 
     def set_extra_state(self, state: str) -> None:
         """Take the phase that :meth:`get_extra_state` saved."""
-        self.phase = Phase(state.split()[0])
+        self.phase = phase_of(state)
 
     def understands(self, state: str) -> bool:
         """Tell whether what a quantizer of that extra state has learned means the same here."""
-        return state.split()[1:] == self.get_extra_state().split()[1:]
+        told = slice(1, 2 if self.any_steps else None)
+        return state.split()[told] == self.get_extra_state().split()[told]
 
     def extra_repr(self) -> str:
         """Name the facts when the model is printed."""
@@ -122,6 +139,11 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``."""
         raise NotImplementedError
+
+
+def phase_of(state: str) -> Phase:
+    """Return the phase that :meth:`Quantizer.get_extra_state` has saved."""
+    return Phase(state.split()[0])
 
 
 def checked_weight(quantizer: Quantizer, weight: Tensor, result: Tensor, fault: str) -> Tensor:

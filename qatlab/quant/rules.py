@@ -109,7 +109,7 @@ class Rule:
             and ("normed" not in wanted or target.normed == wanted["normed"])
         )
 
-    def apart(self) -> list[Rule]:
+    def split_globs(self) -> list[Rule]:
         """Return a rule for each glob of a list of names: each of them has to match something."""
         if "name" not in self.selectors:
             return [self]
@@ -148,7 +148,7 @@ def resolve(part: str, targets: Sequence[Target], rules: Iterable[Rule]) -> list
         if part not in rule.changes:
             continue
         matched: set[int] = set()
-        for one in rule.apart():
+        for one in rule.split_globs():
             found = [i for i, t in enumerate(targets) if one.matches(t, i, len(targets))]
             if not found and not rule.optional:
                 raise QuantRuleError(_matches_nothing(one, part, targets))

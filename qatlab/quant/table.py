@@ -36,8 +36,6 @@ class LayerRecord:
         input_bits: of what a weight layer reads, the most if it reads several tensors; 8 for the
             bytes of an image, None for float.
         mac_bits: these multiply-accumulates, each times the bits of what is read in that call.
-        live_bytes: of a site, bytes of all activations that are kept when its own have just been
-            written; see :class:`qatlab.quant.costs.Costs`.
     """
 
     name: str
@@ -51,7 +49,6 @@ class LayerRecord:
     macs: int = 0
     input_bits: int | None = None
     mac_bits: int = 0
-    live_bytes: int = 0
 
     @classmethod
     def of(

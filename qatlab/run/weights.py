@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.files import write_bytes
 from qatlab.quant import Phase, set_phase
+from qatlab.quant.quantizer import phase_of
 from qatlab.results.record import CONFIG, RESULT, read_result
 from qatlab.run.weight_files import (
     DRAWN,
@@ -152,7 +153,7 @@ def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:
     negative = sorted(name for name in learned & {*state} if (state[name] < 0).any())
     told += told_of(negative, "of quantizers below 0, whose size counts")
     model.load_state_dict({**own, **state})
-    phases = {Phase(state[name].split()[0]) for name in extra_states(state)}
+    phases = {phase_of(state[name]) for name in extra_states(state)}
     if len(phases) == 1:
         set_phase(model, *phases)
     return told

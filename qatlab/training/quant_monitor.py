@@ -9,11 +9,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from qatlab.quant import LsqWeight, Phase
+from qatlab.quant import Phase
 from qatlab.quant.evaluating import evaluating
-from qatlab.quant.grid import SMALLEST, Grid
 from qatlab.quant.layers import WEIGHT_QUANTIZER
-from qatlab.quant.learned import ActivationQuantizer
+from qatlab.quant.learned import ActivationQuantizer, LearnedQuantizer
 
 IMAGES = 256
 
@@ -61,8 +60,7 @@ def measure(model: nn.Module, images: Tensor) -> dict[str, float]:
     for name, module in model.named_modules():
         is_site = isinstance(module, ActivationQuantizer)
         quantizer: Any = module if is_site else getattr(module, WEIGHT_QUANTIZER, None)
-        learns = isinstance(quantizer, (ActivationQuantizer, LsqWeight))
-        if learns and quantizer.phase is Phase.QUANTIZE:
+        if isinstance(quantizer, LearnedQuantizer) and quantizer.phase is Phase.QUANTIZE:
             hooks.append(module.register_forward_pre_hook(partial(_note, found, f"quant/{name}")))
     if not hooks:
         return {}
@@ -75,34 +73,15 @@ def measure(model: nn.Module, images: Tensor) -> dict[str, float]:
     return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
 
 
-def clipped_share(
-    values: Tensor, parameter: Tensor, grid: Grid, offset: Tensor | None = None
-) -> Tensor:
-    """Return the share of ``values`` beyond the ends of a grid, a scalar.
-
-    Args:
-        values: any shape.
-        parameter: step or clip value, as all others that of
-            :func:`~qatlab.quant.grid.fake_quantize`.
-        grid: the levels.
-        offset: the value of index 0.
-    """
-    size = parameter.abs().clamp(min=SMALLEST)
-    z = values if offset is None else values - offset
-    low, high = size * (grid.q_min / grid.divisor), size * (grid.q_max / grid.divisor)
-    beyond = (z < low) | (z > high)
-    return beyond.count_nonzero() / beyond.numel()
-
-
 def _note(found: dict[str, Tensor], key: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
     """Add what is measured at a site or a weight layer; the forward pre-hook of both."""
     if isinstance(module, ActivationQuantizer):
-        quantizer, values = module, module.float_values(inputs[0])
-        parameter, offset = module.parameter, module.learned_offset
+        quantizer: LearnedQuantizer = module
+        values = module.float_values(inputs[0])
     else:
         quantizer, values = getattr(module, WEIGHT_QUANTIZER), module.get_parameter("weight")
-        parameter, offset = quantizer.step_size, None
+    parameter, offset = quantizer.parameter, quantizer.learned_offset
     found[f"{key}/{quantizer.learned}"] = parameter.abs().mean()
     if offset is not None:
         found[f"{key}/offset"] = offset
-    found[f"{key}/clipped"] = clipped_share(values, parameter, quantizer.grid, offset)
+    found[f"{key}/clipped"] = quantizer.grid.clipped_share(values, parameter, offset)

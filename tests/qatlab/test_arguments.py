@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any, Literal, TypedDict
 
 import pytest
+from typing_extensions import Unpack
 
 from qatlab.arguments import check_arguments, takes
 from qatlab.errors import ConfigError
@@ -94,6 +95,27 @@ def test_an_annotation_refuses_the_rest(given: dict[str, Any], words: str) -> No
 def test_arguments_by_position_cannot_be_given() -> None:
     with pytest.raises(ConfigError, match=r"model\.rest is unknown.* num_classes, width, act\.$"):
         check_arguments("model", Bare, {"rest": [1]})
+
+
+class Settings(TypedDict, total=False):
+    width: float
+    depth: float | None
+
+
+def handing_on(*, mode: Literal["a", "b"] = "a", **settings: Unpack[Settings]) -> None:
+    """Arguments of its own, and those of what it hands on."""
+
+
+def test_arguments_that_are_handed_on_are_known_by_name_and_type() -> None:
+    given = {"width": 2.5, "depth": None, "mode": "b"}
+    check_arguments("model", handing_on, given, complete=True)
+    check_arguments("model", handing_on, {}, complete=True)  # none of them has to be given
+    assert takes(handing_on, "depth") is True
+    assert takes(handing_on, "settings") is False
+    with pytest.raises(ConfigError, match=r"width=wide is wrong. Accepted: a number\.$"):
+        check_arguments("model", handing_on, {"width": "wide"})
+    with pytest.raises(ConfigError, match=r"x is unknown\. .*: width, depth, mode\.$"):
+        check_arguments("model", handing_on, {"x": 1})
 
 
 def test_a_function_in_c_may_take_anything() -> None:

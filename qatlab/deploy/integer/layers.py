@@ -321,8 +321,8 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
         slopes = list(parts.split(parts.function.slope))
     if isinstance(quantizer.activation, nn.LeakyReLU):
         slopes = [np.array(float(quantizer.activation.negative_slope))] * len(parts.values)
-    if quantizer._norm:
-        parts = scaled(state, name, _before_scaling(state, node), *folded(name, quantizer._norm[0]))
+    if quantizer.norm is not None:
+        parts = scaled(state, name, _before_scaling(state, node), *folded(name, quantizer.norm))
     several = len(parts.values) > 1 or parts.order is not None or parts.index is not None
     base = f"{name}_each" if parts.pools and not several else name
     names = [base] if not several else [f"{base}[{i}]" for i in range(len(parts.values))]

@@ -70,7 +70,7 @@ class FakeQuantized:
                 module.register_forward_hook(partial(self._keep, name))
 
     def _keep(self, name: str, site: ActivationQuantizer, args: Any, output: Tensor) -> None:
-        step = site.parameter.abs().double() / site.grid.divisor
+        step = site.grid.step(site.parameter.double())
         offset = 0 if site.learned_offset is None else site.learned_offset.double()
         self._codes[name] = ((output.double() - offset) / step).round()
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from qatlab.quant import ModelTable, Phase, Quantizer, set_phase
 from qatlab.quant.layers import WEIGHT_QUANTIZER
 
-ADDITIONS = {"add", "add_", "iadd", "add_apart", "sub", "isub"}
+ADDITIONS = {"add", "add_", "iadd", "add_inplace", "sub", "isub"}
 # What hands on the values it gets: class names of modules, names of functions and methods.
 HANDS_ON = {
     *("Dropout", "DropPath", "StochasticDepth", "Identity", "Flatten", "MaxPool2d"),

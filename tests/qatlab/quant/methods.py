@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qatlab.quant.eager import fake_quantize_eager
+from qatlab.quant.dispatch import fake_quantize_fused
 from qatlab.quant.grid import cg_pact_grid, fake_quantize
 
-BOTH = pytest.mark.parametrize("function", [fake_quantize, fake_quantize_eager])
+BOTH = pytest.mark.parametrize("function", [fake_quantize, fake_quantize_fused])
 
 
 def cg_pact(x: Tensor, alpha: Tensor, n_steps: int, signed: bool = False, **more: Any) -> Tensor:
     return fake_quantize(x, alpha, cg_pact_grid(n_steps, signed), **more)
 
 
-def cg_pact_eager(
+def cg_pact_fused(
     x: Tensor, alpha: Tensor, n_steps: int, signed: bool = False, **more: Any
 ) -> Tensor:
-    return fake_quantize_eager(x, alpha, cg_pact_grid(n_steps, signed), **more)
+    return fake_quantize_fused(x, alpha, cg_pact_grid(n_steps, signed), **more)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from methods import cg_pact, cg_pact_eager
+from methods import cg_pact, cg_pact_fused
 from numpy.typing import NDArray
 from torch import Tensor
 
 from qatlab.quant.grid import AT_END
 
 Array = NDArray[np.float64]
-BOTH = pytest.mark.parametrize("function", [cg_pact, cg_pact_eager])
+BOTH = pytest.mark.parametrize("function", [cg_pact, cg_pact_fused])
 SIGNED = pytest.mark.parametrize("signed", [False, True])
 
 
@@ -156,7 +156,7 @@ def layouts() -> dict[str, Tensor]:
 def test_the_fast_function_equals_the_readable_one(layout: str, signed: bool) -> None:
     x = layouts()[layout]
     for g in (torch.randn_like(x), torch.ones(()).expand_as(x), torch.ones(x.shape).contiguous()):
-        fast, slow = (run(f, x, g, 2.3, 15, signed) for f in (cg_pact_eager, cg_pact))
+        fast, slow = (run(f, x, g, 2.3, 15, signed) for f in (cg_pact_fused, cg_pact))
         torch.testing.assert_close(fast[0], slow[0], rtol=1e-6, atol=0)
         assert torch.equal(fast[1], slow[1])
         # the sums run in another order: exact to rounding of their largest terms

@@ -25,7 +25,7 @@ from qatlab.quant import (
     Rule,
     SatActivation,
     SatWeight,
-    eager,
+    dispatch,
     kernels_available,
     learned,
     quantize,
@@ -73,7 +73,7 @@ def test_all_but_the_gradient_at_zeros_is_the_same(
     method: str, bits: int, signed: bool, by_definition: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_definition:
-        monkeypatch.setattr(eager, "fits", lambda x: False)
+        monkeypatch.setattr(dispatch, "fits", lambda x: False)
     function = nn.Identity() if signed else nn.ReLU()
     x = randn(4, 6, 9, 7)
     found = []
@@ -138,12 +138,12 @@ def all_gradients(model: nn.Module, mode: str | None = None) -> list[Tensor]:
 def test_a_norm_in_front_gets_no_gradient_from_zeros_either() -> None:
     (site,) = (m for n, m in network().named_modules() if n == "2")
     assert isinstance(site, SatActivation)
-    assert site._norm  # absorbed
+    assert site.norm  # absorbed
     alone = SatActivation(nn.ReLU(), bits=3, alpha=site.alpha.item(), dead_zeros=True)
     conv, norm = 2 * randn(5, 8, 6, 6) + 1, nn.BatchNorm2d(8)
-    site._norm[0].load_state_dict(norm.state_dict())
+    site.norm.load_state_dict(norm.state_dict())
     found = []
-    for behind, absorbed in ((site, site._norm[0]), (nn.Sequential(norm, alone), norm)):
+    for behind, absorbed in ((site, site.norm), (nn.Sequential(norm, alone), norm)):
         x = conv.clone().requires_grad_()
         y = behind(x)
         leaves = (x, absorbed.weight, absorbed.bias)
@@ -186,7 +186,7 @@ def test_nothing_is_rounded_twice_where_no_gradient_is_stopped(
         raise AssertionError("called")
 
     off, on = network(dead_zeros=False), network()
-    monkeypatch.setattr(learned, "without_dead_zeros", called)
+    monkeypatch.setattr(learned, "block_zero_gradient", called)
     all_gradients(off)
     with torch.no_grad():
         on.eval()(IMAGES)

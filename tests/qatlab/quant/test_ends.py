@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from qatlab.quant import LsqActivation, LsqPlusActivation, PactActivation, SatActivation
-from qatlab.quant.eager import fake_quantize_eager
+from qatlab.quant.dispatch import fake_quantize_fused
 from qatlab.quant.grid import Grid, cg_pact_grid, fake_quantize, lsq_grid, pact_grid
 from qatlab.quant.normed import norm_and_quantize
 
@@ -80,7 +80,7 @@ def test_a_thousandth_of_a_step_from_an_end_is_inside_or_beyond(
 
 def test_values_are_rounded_and_clipped_as_before() -> None:
     x = torch.tensor([*NOISE, *(1 + 1e-7 * n for n in NOISE)])
-    for function in (fake_quantize, fake_quantize_eager):
+    for function in (fake_quantize, fake_quantize_fused):
         y = function(x, torch.tensor(1.0), cg_pact_grid(15, False))
         assert y.tolist() == [*(0.0 for _ in NOISE), *(1.0 for _ in NOISE)]
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qatlab.quant.eager import sat_weight_eager
+from qatlab.quant.dispatch import sat_weight_fused
 from qatlab.quant.functional import GRIDS, Scaling, round_ste, sat_weight, scale_gradient
 
 Array = NDArray[np.float64]
@@ -23,7 +23,7 @@ GRIDS_AND_STEPS = [
     if n_steps > 1 or grid in ("default", "full_range", "centered")
 ]
 GRID = pytest.mark.parametrize(("grid", "n_steps"), GRIDS_AND_STEPS)
-BOTH = pytest.mark.parametrize("function", [sat_weight, sat_weight_eager])
+BOTH = pytest.mark.parametrize("function", [sat_weight, sat_weight_fused])
 SHAPES = {"conv": (6, 4, 3, 3), "depthwise": (8, 1, 3, 3), "linear": (10, 7), "pointwise": (5, 6)}
 FAN_OUT = {"conv": 6 * 9, "depthwise": 8 * 9, "linear": 10, "pointwise": 5}
 

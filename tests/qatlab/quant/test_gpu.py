@@ -17,12 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from qatlab.quant import Memory, eager
-from qatlab.quant.eager import (
-    dorefa_weight_eager,
-    fake_quantize_eager,
+from qatlab.quant import Memory, dispatch
+from qatlab.quant.dispatch import (
+    dorefa_weight_fused,
+    fake_quantize_fused,
     fits,
-    sat_weight_eager,
+    sat_weight_fused,
 )
 from qatlab.quant.functional import GRIDS, Scaling, dorefa_weight, sat_weight
 from qatlab.quant.grid import cg_pact_grid, fake_quantize, lsq_grid, pact_grid
@@ -49,7 +49,7 @@ def test_all_kernels_in_a_process_with_the_interpreter() -> None:
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """All tensors are sent to the kernels of a GPU."""
     module = importlib.import_module("qatlab.quant.gpu")
-    monkeypatch.setattr(eager, "on_gpu", lambda x: True)
+    monkeypatch.setattr(dispatch, "on_gpu", lambda x: True)
     module.available.cache_clear()
     assert fits(torch.zeros(1))
     return module
@@ -82,7 +82,7 @@ def test_sites_are_the_definition(
     for x in (whole, whole.t(), whole[:, ::2], whole[:0]):
         (y, grad_x, grad_p), (y2, grad_x2, grad_p2) = (
             results(partial(core, grid=grid, gradient_scale=0.5, ewgs=ewgs), x, torch.tensor(size))
-            for core in (fake_quantize_eager, fake_quantize)
+            for core in (fake_quantize_fused, fake_quantize)
         )
         assert torch.equal(y, y2)
         torch.testing.assert_close(grad_x, grad_x2, rtol=1e-6, atol=0)
@@ -94,7 +94,7 @@ def test_weights_of_dorefa_are_the_definition(interpreted: ModuleType) -> None:
     for bits in (1, 2, 4, 8):
         fast, slow = (
             results(partial(core, n_steps=(1 << bits) - 1), randn(30, 70))
-            for core in (dorefa_weight_eager, dorefa_weight)
+            for core in (dorefa_weight_fused, dorefa_weight)
         )
         for a, b in zip(fast, slow, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -111,7 +111,7 @@ def test_noise_at_an_end_does_not_choose_the_gradient(
     noise = torch.tensor([0.0, 1e-17, -1e-17, 1e-9, -1e-9, 3e-6, -3e-6])
     for end in (grid.q_min, grid.q_max):
         x, parameter = (end + noise) * abs(size) / grid.divisor, torch.tensor(size)
-        grad_x, grad_p = results(partial(fake_quantize_eager, grid=grid), x, parameter)[1:]
+        grad_x, grad_p = results(partial(fake_quantize_fused, grid=grid), x, parameter)[1:]
         through = end != 0 and method == "cg_pact"
         g = randn(len(noise), seed=9)
         assert torch.equal(grad_x, g * through)
@@ -129,7 +129,7 @@ def test_offsets_and_steps_for_each_channel(interpreted: ModuleType) -> None:
 
     inputs = (x, torch.tensor(0.2), torch.tensor(-0.37))
     for a, b in zip(
-        results(partial(with_offset, fake_quantize_eager), *inputs),
+        results(partial(with_offset, fake_quantize_fused), *inputs),
         results(partial(with_offset, fake_quantize), *inputs),
         strict=True,
     ):
@@ -140,13 +140,13 @@ def test_offsets_and_steps_for_each_channel(interpreted: ModuleType) -> None:
         assert all(
             map(
                 torch.equal,
-                results(partial(with_offset, fake_quantize_eager), *given),
+                results(partial(with_offset, fake_quantize_fused), *given),
                 results(partial(with_offset, fake_quantize), *given),
             )
         )
     weight, steps = randn(5, 300, 3, 3), 0.05 + randn(5, 1, 1, 1, seed=1).abs()
     for a, b in zip(
-        results(partial(fake_quantize_eager, grid=lsq_grid(7, True)), weight, steps),
+        results(partial(fake_quantize_fused, grid=lsq_grid(7, True)), weight, steps),
         results(partial(fake_quantize, grid=lsq_grid(7, True)), weight, steps),
         strict=True,
     ):
@@ -161,7 +161,7 @@ def test_half_precision_differs_by_its_last_bit(
     x, p = randn(3, 700).to(dtype), torch.tensor(0.2)
     fast, slow = (
         results(partial(core, grid=lsq_grid(15, True)), x, p)
-        for core in (fake_quantize_eager, fake_quantize)
+        for core in (fake_quantize_fused, fake_quantize)
     )
     assert fast[0].dtype is dtype
     # The interpreter cuts what a GPU rounds, when it makes half numbers.
@@ -179,7 +179,7 @@ def test_sat_weights_are_the_definition(
     weight = randn(10, 30, 3, 3) / 3
     (q, gradient), (q2, gradient2) = (
         results(lambda w, f=f: f(w, 15, grid, quantized, scaling), weight)
-        for f in (sat_weight_eager, sat_weight)
+        for f in (sat_weight_fused, sat_weight)
     )
     apart = (q - q2).abs() > 2e-6 * q2.abs().max()
     assert apart.sum() <= (1 if quantized else 0)  # between two levels the last bit may decide
@@ -190,7 +190,7 @@ def test_sat_weights_are_the_definition(
 def test_weights_are_made_again_on_a_gpu_too(interpreted: ModuleType) -> None:
     weight, step = randn(8, 8).requires_grad_(), torch.tensor(0.2, requires_grad=True)
     with Memory("keep") as memory:
-        q = fake_quantize_eager(weight, step, lsq_grid(15, True))
+        q = fake_quantize_fused(weight, step, lsq_grid(15, True))
         entry = memory._find(q)
         assert entry is not None
         assert torch.equal(entry.rebuild(), q)
@@ -213,9 +213,9 @@ def test_kernels_are_tried_before_they_are_used(
 
 
 def test_without_triton_the_definition_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eager, "_gpu", lambda: None)
-    monkeypatch.setattr(eager, "on_gpu", lambda x: True)
+    monkeypatch.setattr(dispatch, "_gpu", lambda: None)
+    monkeypatch.setattr(dispatch, "on_gpu", lambda x: True)
     x, step = randn(5, 7), torch.tensor(0.3)
     assert not fits(x)
-    y = fake_quantize_eager(x, step, lsq_grid(15, True))
+    y = fake_quantize_fused(x, step, lsq_grid(15, True))
     assert torch.equal(y, fake_quantize(x, step, lsq_grid(15, True)))

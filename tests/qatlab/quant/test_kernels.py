@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.quant import kernels
-from qatlab.quant.eager import (
-    dorefa_weight_eager,
-    fake_quantize_eager,
+from qatlab.quant.dispatch import (
+    dorefa_weight_fused,
+    fake_quantize_fused,
     fits,
-    sat_weight_eager,
+    sat_weight_fused,
 )
 from qatlab.quant.functional import GRIDS, Scaling, dorefa_weight, sat_weight
 from qatlab.quant.grid import Grid, cg_pact_grid, fake_quantize, lsq_grid, pact_grid
@@ -80,7 +80,7 @@ def test_a_site_is_the_definition(method: str, bits: int, signed: bool, layout: 
     for ewgs in (0.0, 0.3):
         both = (
             results(partial(core, grid=grid, gradient_scale=0.5, ewgs=ewgs), x, torch.tensor(size))
-            for core in (fake_quantize_eager, fake_quantize)
+            for core in (fake_quantize_fused, fake_quantize)
         )
         assert_same(*both)
 
@@ -93,7 +93,7 @@ def test_sizes_and_offsets(size: tuple[int, ...], offset: float | None) -> None:
     inputs += [] if offset is None else [torch.tensor(offset)]
     both = (
         results(lambda x, p, b=None, core=core: core(x, p, grid, 0.1, b), *inputs)
-        for core in (fake_quantize_eager, fake_quantize)
+        for core in (fake_quantize_fused, fake_quantize)
     )
     assert_same(*both)
 
@@ -107,7 +107,7 @@ def test_a_step_for_each_channel(shape: tuple[int, ...], layout: str) -> None:
     step = 0.01 + randn(shape[0], *(1,) * (len(shape) - 1), seed=2).abs() / 20
     both = (
         results(lambda w, s, core=core: core(w, s, lsq_grid(15, True), 0.1), weight, step)
-        for core in (fake_quantize_eager, fake_quantize)
+        for core in (fake_quantize_fused, fake_quantize)
     )
     assert_same(*both)
 
@@ -125,7 +125,7 @@ def test_sat_weights_are_the_definition(
     weight = randn(16, 12, 3, 3, seed=bits) * torch.logspace(-6, 1, 12)[:, None, None]
     (q, gradient), (q2, gradient2) = (
         results(lambda w, f=f: f(w, n, grid, quantized, scaling), weight)
-        for f in (sat_weight_eager, sat_weight)
+        for f in (sat_weight_fused, sat_weight)
     )
     # Its tanh is another one: between two levels the last bit may decide.
     apart = (q - q2).abs() > 2e-6 * q2.abs().max()
@@ -137,7 +137,7 @@ def test_the_kernels_tanh_is_tanh() -> None:
     w = torch.cat(
         [torch.linspace(-12, 12, 100_001), torch.logspace(-38, 2, 10_001), -torch.ones(1)]
     )
-    ours = sat_weight_eager(w, 15, "default", False, False)  # divided by the largest, 1
+    ours = sat_weight_fused(w, 15, "default", False, False)  # divided by the largest, 1
     torch.testing.assert_close(ours.double(), w.double().tanh(), rtol=2.5e-7, atol=1e-38)
 
 
@@ -200,7 +200,7 @@ def test_where_the_kernel_does_not_fit_the_two_run_one_by_one(case: str) -> None
 
 def test_nan_and_infinity_are_not_hidden() -> None:
     x = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0])
-    y = fake_quantize_eager(x, torch.tensor(0.5), lsq_grid(15, True))
+    y = fake_quantize_fused(x, torch.tensor(0.5), lsq_grid(15, True))
     assert torch.equal(y[1:], torch.tensor([3.5, -4.0, 1.0]))
     assert y[0].isnan()
 
@@ -209,7 +209,7 @@ def test_nan_and_infinity_are_not_hidden() -> None:
 def test_other_types_use_the_definition(dtype: torch.dtype) -> None:
     x = randn(3, 4).to(dtype)
     assert not fits(x)
-    y = fake_quantize_eager(x, torch.tensor(0.5), lsq_grid(15, True))
+    y = fake_quantize_fused(x, torch.tensor(0.5), lsq_grid(15, True))
     assert y.dtype is dtype
     assert torch.equal(y, fake_quantize(x, torch.tensor(0.5), lsq_grid(15, True)))
 
@@ -217,7 +217,7 @@ def test_other_types_use_the_definition(dtype: torch.dtype) -> None:
 def test_under_autocast_both_compute_in_float32_and_return_what_they_got() -> None:
     layer = nn.Linear(30, 20)
     found = []
-    for core in (fake_quantize_eager, fake_quantize):
+    for core in (fake_quantize_fused, fake_quantize):
         x, p = randn(8, 30).requires_grad_(), torch.tensor(0.1, requires_grad=True)
         with torch.autocast("cpu", torch.bfloat16):
             y = core(layer(x), p, lsq_grid(15, False))
@@ -235,7 +235,7 @@ def test_weights_of_dorefa_are_the_definition(bits: int, shape: tuple[int, ...])
     for w in (weight, weight.t() if weight.ndim == 2 else weight.contiguous(memory_format=NHWC)):
         fast, slow = (
             results(partial(core, n_steps=n_steps), w)
-            for core in (dorefa_weight_eager, dorefa_weight)
+            for core in (dorefa_weight_fused, dorefa_weight)
         )
         torch.testing.assert_close(fast[0], slow[0])
         torch.testing.assert_close(fast[1], slow[1], rtol=1e-4, atol=1e-5)
@@ -261,7 +261,7 @@ def test_what_the_kernels_cannot_read_is_computed_by_definition(
         offset = unlike(name, offset)
     calls = [
         lambda x, p, b, core=core: core(x, p, lsq_grid(15, False), 0.5, b)
-        for core in (fake_quantize_eager, fake_quantize)
+        for core in (fake_quantize_fused, fake_quantize)
     ]
     fast, slow = (results(call, randn(5, 3, 4, 4), parameter, offset) for call in calls)
     for a, b in zip(fast, slow, strict=True):
@@ -291,7 +291,7 @@ def test_a_norm_or_a_step_of_another_type_is_computed_apart(which: str) -> None:
 
 def test_the_result_can_be_changed_in_place() -> None:
     x, alpha = randn(50_000).requires_grad_(), torch.tensor(1.0, requires_grad=True)
-    y = fake_quantize_eager(x, alpha, cg_pact_grid(15, False)).add_(1.0).mul_(2.0)
+    y = fake_quantize_fused(x, alpha, cg_pact_grid(15, False)).add_(1.0).mul_(2.0)
     y.sum().backward()
     assert torch.equal(x.grad, 2.0 * ((x > 0) & (x <= 1)))
 
@@ -326,7 +326,7 @@ def test_without_a_compiler_there_is_one_warning(
     x, p = randn(10), torch.tensor(0.5)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            y = fake_quantize_eager(x, p, lsq_grid(15, True))
+            y = fake_quantize_fused(x, p, lsq_grid(15, True))
     assert torch.equal(y, fake_quantize(x, p, lsq_grid(15, True)))
     warnings: list[Any] = [r.getMessage() for r in caplog.records if "slower" in r.getMessage()]
     assert len(warnings) == 1

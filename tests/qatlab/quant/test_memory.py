@@ -29,10 +29,10 @@ from qatlab.quant import (
     set_phase,
     start_quantizers,
 )
-from qatlab.quant.eager import encoded, fake_quantize_eager
+from qatlab.quant.dispatch import encoded, fake_quantize_fused
 from qatlab.quant.grid import Grid, cg_pact_grid, lsq_grid
 from qatlab.quant.layers import QuantConv2d, QuantLinear
-from qatlab.quant.memory import add, add_apart
+from qatlab.quant.memory import add, add_inplace
 
 METHODS = {
     "lsq": (LsqWeight, LsqActivation),
@@ -217,7 +217,7 @@ def test_views_of_what_a_quantizer_made_are_made_again(mode: str) -> None:
     weight = randn(7, 60, seed=1).requires_grad_()
 
     def loss(x: Tensor) -> Tensor:
-        y = fake_quantize_eager(2 * x, parameter, lsq_grid(15, False))
+        y = fake_quantize_fused(2 * x, parameter, lsq_grid(15, False))
         flat = F.linear(y.flatten(1), weight)  # a reshape
         part = y[:, 1:3].transpose(1, 2) ** 2  # a piece
         return flat.square().sum() + part.sum() + (y[0].t() @ y[0]).sum()
@@ -240,10 +240,10 @@ def test_a_view_of_a_sum_is_made_again() -> None:
     for context in (nullcontext(), Memory("compact")):
         x = randn(3, 4, 6, 5).requires_grad_()
         with context:
-            first = fake_quantize_eager(x * 1, size, lsq_grid(15, True))
-            second = fake_quantize_eager((x * 2).transpose(2, 3), size, lsq_grid(15, True))
-            total = add(first, second.transpose(2, 3))
-            twice = add_apart(first.flatten(1)[:1], x[0].flatten())
+            first = fake_quantize_fused(x * 1, size, lsq_grid(15, True))
+            second = fake_quantize_fused((x * 2).transpose(2, 3), size, lsq_grid(15, True))
+            total = add_inplace(first, second.transpose(2, 3))
+            twice = add(first.flatten(1)[:1], x[0].flatten())
             value = (total.flatten(1) ** 2).sum() + (twice**2).sum()
         found.append(torch.autograd.grad(value, (x, size)))
     assert all(map(torch.equal, *found))
@@ -292,7 +292,7 @@ def test_codes_hold_the_values(make: Any, bits: int, signed: bool, count: int) -
         pytest.skip("a signed site has no levels at 1 bit")
     grid: Grid = make((1 << bits) - 1, signed)
     size, offset = torch.tensor(0.3), torch.tensor(-0.2)
-    y = fake_quantize_eager(2 * randn(count), size, grid, 1.0, offset)
+    y = fake_quantize_fused(2 * randn(count), size, grid, 1.0, offset)
     decode = encoded(size, offset, grid, y)
     assert decode is not None
     assert torch.equal(decode(), y)
@@ -317,7 +317,7 @@ def test_what_was_changed_in_place_is_kept_as_it_is(mode: str) -> None:
     found = []
     for context in (nullcontext(), Memory(mode)):
         with context:
-            y = fake_quantize_eager(2 * x, size, lsq_grid(15, False))
+            y = fake_quantize_fused(2 * x, size, lsq_grid(15, False))
             y.mul_(3.0)
             loss = (y @ weight).sum()
         found.append(torch.autograd.grad(loss, (x, size, weight)))
@@ -339,7 +339,7 @@ def test_what_is_kept_must_not_be_changed_as_without_a_memory() -> None:
 def test_memory_that_was_freed_is_not_mistaken_for_what_was_in_it() -> None:
     size = torch.tensor(0.2, requires_grad=True)
     with Memory("recompute") as memory:
-        y = fake_quantize_eager(randn(8, 8).requires_grad_() * 1, size, lsq_grid(15, False))
+        y = fake_quantize_fused(randn(8, 8).requires_grad_() * 1, size, lsq_grid(15, False))
         assert memory._find(y) is not None
         (entry,) = memory._entries.values()
         del y
@@ -363,8 +363,8 @@ def test_a_memory_ends_with_its_block_even_after_an_error() -> None:
 def test_a_sum_is_written_over_the_output_of_a_quantizer_behind_a_norm() -> None:
     model = quantized("lsq", 4)
     targets = [n.target for n in model.graph.nodes if n.op == "call_function"]  # type: ignore[union-attr]
-    assert targets.count(add) == 3
-    assert add_apart not in targets
+    assert targets.count(add_inplace) == 3
+    assert add not in targets
 
 
 def test_sums_of_what_nobody_owns_are_made_apart() -> None:
@@ -379,15 +379,15 @@ def test_sums_of_what_nobody_owns_are_made_apart() -> None:
 
     weight, activation = (partial(part, bits=4) for part in METHODS["lsq"])
     model, _ = quantize(Twice(), weight, activation, (), randn(1, 3, 4, 4))
-    assert [n.target for n in model.graph.nodes if n.op == "call_function"] == [add_apart]  # type: ignore[union-attr]
+    assert [n.target for n in model.graph.nodes if n.op == "call_function"] == [add]  # type: ignore[union-attr]
     set_phase(model, Phase.FLOAT)
     model(randn(1, 3, 4, 4)).sum().backward()  # ReLU needs its output
 
 
 def test_sums_of_sizes_are_left_alone() -> None:
     with Memory("compact"):
-        assert add_apart(3, 4) == 7
-        assert add_apart(torch.ones(2), 1).tolist() == [2, 2]
+        assert add(3, 4) == 7
+        assert add(torch.ones(2), 1).tolist() == [2, 2]
 
 
 def test_a_network_that_is_converted_twice_gets_its_hook_once() -> None:
@@ -408,7 +408,7 @@ def test_hooks_on_a_norm_are_called() -> None:
 
 def test_adding_over_another_type_or_shape_makes_a_new_tensor() -> None:
     a = torch.ones(2, 3)
-    assert add(a, torch.ones(2, 3)) is a
-    assert add(a, torch.ones(4, 2, 3)).shape == (4, 2, 3)
-    assert add(a, torch.ones(2, 3, dtype=torch.float64)).dtype is torch.float64
+    assert add_inplace(a, torch.ones(2, 3)) is a
+    assert add_inplace(a, torch.ones(4, 2, 3)).shape == (4, 2, 3)
+    assert add_inplace(a, torch.ones(2, 3, dtype=torch.float64)).dtype is torch.float64
     assert torch.equal(a, torch.full((2, 3), 2.0))

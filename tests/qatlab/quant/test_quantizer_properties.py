@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qatlab.quant.eager import fake_quantize_eager
+from qatlab.quant.dispatch import fake_quantize_fused
 from qatlab.quant.functional import GRIDS, sat_grid, sat_weight
 from qatlab.quant.grid import Grid, cg_pact_grid, fake_quantize, lsq_grid, pact_grid
 
@@ -57,7 +57,7 @@ def methods(draw: Any) -> Method:
     """CG-PACT, PACT, LSQ and LSQ+ at 1 to 8 bits; signed from 2 bits on."""
     bits, make = draw(BITS), draw(st.sampled_from([cg_pact_grid, pact_grid, lsq_grid, lsq_grid]))
     grid = make((1 << bits) - 1, draw(st.booleans()) and bits > 1)
-    function = draw(st.sampled_from([fake_quantize, fake_quantize_eager]))
+    function = draw(st.sampled_from([fake_quantize, fake_quantize_fused]))
     method = Method(function, grid, draw(SIZES), ewgs=draw(st.sampled_from([0.0, 0.3])))
     if make is lsq_grid and draw(st.booleans()):
         # not so far from zero that float32 cannot tell the levels
@@ -121,7 +121,7 @@ def test_gradients_are_finite(method: Method, x: Tensor) -> None:
 @given(METHODS, ACTIVATIONS)
 def test_fast_and_readable_function_agree(method: Method, x: Tensor) -> None:
     results = []
-    for function in (fake_quantize_eager, fake_quantize):
+    for function in (fake_quantize_fused, fake_quantize):
         learned = [leaf.clone().requires_grad_() for leaf in (x, *method.learned())]
         y = method._replace(function=function).run(*learned)
         results.append((y.detach(), *torch.autograd.grad(y.sum(), learned)))

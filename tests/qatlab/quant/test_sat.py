@@ -78,7 +78,7 @@ def test_weights_of_the_same_clamp_facts_are_the_same_before_quantization(
     assert all(len(results) == 1 for results in found.values())
     assert len(found) == (3 if grid in ("asymmetric", "full_range") else 1)
     assert SatWeight(bits=2).clamp_facts() != SatWeight(bits=2, scaling=True).clamp_facts()
-    assert SatActivation(nn.ReLU(), 2).clamp_facts() == SatActivation(nn.ReLU(), 4).clamp_facts()
+    assert relu_site(bits=2).clamp_facts() == relu_site(bits=4).clamp_facts()
 
 
 def test_set_phase_reaches_every_quantizer() -> None:
@@ -275,4 +275,4 @@ def test_all_faults_are_errors_of_qatlab() -> None:
     assert issubclass(QuantRuleError, QatlabError)
     assert issubclass(TrainingError, QatlabError)
     with pytest.raises(NotImplementedError):
-        Quantizer(4, None)(torch.zeros(1))
+        Quantizer(bits=4)(torch.zeros(1))

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from methods import cg_pact, cg_pact_eager
+from methods import cg_pact, cg_pact_fused
 from torch import Tensor
 from torch.nn import functional as F
 from vectors import cases, close, descend, small_network
 
-from qatlab.quant.eager import sat_weight_eager
+from qatlab.quant.dispatch import sat_weight_fused
 from qatlab.quant.functional import sat_weight
 
 GRID = {
@@ -20,8 +20,8 @@ GRID = {
     "Asymmetric": "asymmetric",
     "FullRange": "full_range",
 }
-CG_PACT = pytest.mark.parametrize("function", [cg_pact, cg_pact_eager])
-SAT_WEIGHT = pytest.mark.parametrize("function", [sat_weight, sat_weight_eager])
+CG_PACT = pytest.mark.parametrize("function", [cg_pact, cg_pact_fused])
+SAT_WEIGHT = pytest.mark.parametrize("function", [sat_weight, sat_weight_fused])
 
 
 @SAT_WEIGHT
@@ -84,12 +84,12 @@ def test_a_small_network_learns_the_alphas_of_n2d2(case: Any) -> None:
     alphas = [torch.tensor(8.0, requires_grad=True) for _ in range(3)]
 
     def quantized(weight: Tensor, n_steps: int) -> Tensor:
-        return sat_weight_eager(weight, n_steps, "default", True, False)
+        return sat_weight_fused(weight, n_steps, "default", True, False)
 
     def logits() -> Tensor:
-        y = cg_pact_eager(x, alphas[0], 255)
-        y = cg_pact_eager(F.conv2d(y, quantized(weights[0], 255)), alphas[1], 15)
-        y = cg_pact_eager(F.conv2d(y, quantized(weights[1], 15)), alphas[2], 15)
+        y = cg_pact_fused(x, alphas[0], 255)
+        y = cg_pact_fused(F.conv2d(y, quantized(weights[0], 255)), alphas[1], 15)
+        y = cg_pact_fused(F.conv2d(y, quantized(weights[1], 15)), alphas[2], 15)
         return F.conv2d(y, quantized(weights[2], 15), groups=4).flatten(1)
 
     descend(logits, targets, [*weights, *alphas], case["params"]["iterations"])

@@ -30,7 +30,7 @@ def layers(weight_bits: int, activation_bits: int, method: str = "sat", depth: i
     weight, site = METHODS[method]
     rows = []
     for i in range(depth):
-        common = {"shape": [8, 8, 3, 3], "rules": [], "live_bytes": 0}
+        common = {"shape": [8, 8, 3, 3], "rules": []}
         bits = 8 if i in (0, depth - 1) else weight_bits
         quantizer = {"method": weight, "n_steps": (1 << bits) - 1}
         facts = {"name": f"conv{i}", "type": "Conv2d", "part": "weight", "bits": bits}

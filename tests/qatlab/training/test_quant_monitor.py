@@ -37,7 +37,7 @@ from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import CrossEntropy
 from qatlab.training.lr_policy import cosine
 from qatlab.training.phase_schedule import PhaseSchedule
-from qatlab.training.quant_monitor import QuantMonitor, clipped_share, measure
+from qatlab.training.quant_monitor import QuantMonitor, measure
 from qatlab.training.schedule import Schedule
 from qatlab.training.solver import GROUP_SETTINGS, GROUPS, Solver
 
@@ -58,13 +58,13 @@ def test_values_beyond_the_ends_of_the_grid_are_clipped(
 ) -> None:
     values = torch.tensor([0.0, 0.5, 0.9, 1.0, 1.5, 3.0, 3.5, 5.0])
     shift = None if offset is None else torch.tensor(offset)
-    assert clipped_share(values, torch.tensor(parameter), grid, shift).item() == expected
+    assert grid.clipped_share(values, torch.tensor(parameter), shift).item() == expected
 
 
 def test_each_channel_is_clipped_by_its_own_step() -> None:
     weight = torch.tensor([[1.0, -3.0, 0.5, 0.0], [1.0, -3.0, 0.5, 0.0]])
     step = torch.tensor([[1.0], [2.0]])  # the grids -2..1 and -4..2
-    assert clipped_share(weight, step, lsq_grid(3, signed=True)).item() == 1 / 8
+    assert lsq_grid(3, signed=True).clipped_share(weight, step).item() == 1 / 8
 
 
 class Net(nn.Module):

@@ -1,4 +1,4 @@
-"""The fast way to train eagerly: one kernel each way, which keeps its input only.
+"""The fused way to compute: one kernel each way, which keeps its input only.
 
 The operations of :mod:`qatlab.quant.functional` make some twenty passes over memory for a site or a
 weight. The functions here give the same results from the kernels of ``kernels.cpp`` for float32 on
@@ -24,7 +24,7 @@ from qatlab.quant.memory import Memory
 ON_GPU = (torch.float32, torch.bfloat16, torch.float16)  # types that the kernels of a GPU read
 
 
-def fake_quantize_eager(
+def fake_quantize_fused(
     x: Tensor,
     parameter: Tensor,
     grid: Grid,
@@ -47,7 +47,7 @@ def fake_quantize_eager(
     return result
 
 
-def without_dead_zeros(x: Tensor, parameter: Tensor, grid: Grid) -> Tensor:
+def block_zero_gradient(x: Tensor, parameter: Tensor, grid: Grid) -> Tensor:
     """Return ``x``, but no gradient reaches it where its quantized value is 0.
 
     In front of a quantizer it leaves the gradients of that one's parameters as they are. So N2D2
@@ -57,21 +57,28 @@ def without_dead_zeros(x: Tensor, parameter: Tensor, grid: Grid) -> Tensor:
     Args:
         x: see :func:`~qatlab.quant.grid.fake_quantize`, as all others.
     """
-    result: Tensor = _WithoutDeadZeros.apply(x, parameter, grid)
+    result: Tensor = _BlockZeroGradient.apply(x, parameter, grid)
     return result
 
 
-def sat_weight_eager(
-    weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: Scaling
+def sat_weight_fused(
+    weight: Tensor,
+    n_steps: int,
+    grid: str,
+    quantized: bool,
+    scaling: Scaling,
+    statistics_gradient: bool = False,
 ) -> Tensor:
-    """Same as :func:`~qatlab.quant.functional.sat_weight`, whose statistics are held constant.
+    """Same as :func:`~qatlab.quant.functional.sat_weight`; fused if statistics are held constant.
 
     Its tanh is another one: a weight less than 1e-6 from the middle of two levels may fall to the
     other side.
     """
-    if not fits(weight) or weight.numel() == 0:
-        return sat_weight(weight, n_steps, grid, quantized, scaling)
     arguments = (n_steps, grid, quantized, scaling)
+    if statistics_gradient:
+        return weight_by_definition(lambda w: sat_weight(w, *arguments, True), weight)
+    if not fits(weight) or weight.numel() == 0:
+        return sat_weight(weight, *arguments)
     result: Tensor = _SatWeight.apply(weight, *arguments)
     if Memory.active is not None and result.requires_grad:
         held = weight.detach()
@@ -80,10 +87,10 @@ def sat_weight_eager(
     return result
 
 
-def dorefa_weight_eager(weight: Tensor, n_steps: int) -> Tensor:
+def dorefa_weight_fused(weight: Tensor, n_steps: int) -> Tensor:
     """Same as :func:`~qatlab.quant.functional.dorefa_weight`.
 
-    Its values are those of SAT's kernel, with the tanh of :func:`sat_weight_eager`.
+    Its values are those of SAT's kernel, with the tanh of :func:`sat_weight_fused`.
     """
     if n_steps == 1 or not fits(weight) or weight.numel() == 0:
         return weight_by_definition(partial(dorefa_weight, n_steps=n_steps), weight)
@@ -268,7 +275,7 @@ class _FakeQuantize(torch.autograd.Function):
         return grad_x, grad_parameter, grad_offset, None
 
 
-class _WithoutDeadZeros(torch.autograd.Function):
+class _BlockZeroGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, parameter: Tensor, grid: Grid) -> Tensor:
         ctx.save_for_backward(x, parameter)
@@ -278,7 +285,7 @@ class _WithoutDeadZeros(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         x, parameter = ctx.saved_tensors
-        y = fake_quantize_eager(x, parameter, ctx.grid)
+        y = fake_quantize_fused(x, parameter, ctx.grid)
         # The derivative of a ReLU, in one pass: grad where |y| > 0 or not a number.
         grad_x: Tensor = torch.ops.aten.threshold_backward(grads[0], y.abs(), 0)
         return grad_x, None, None
