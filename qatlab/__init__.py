@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from qatlab.quant import quantize
     from qatlab.run.loading import load_quantized
 
-__all__ = ["integer_weights", "load_quantized", "obstacles", "quantize"]
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "integer_weights", "load_quantized", "obstacles", "quantize"]
 _PLACES = {
     "integer_weights": "qatlab.deploy.integer.weights",
     "load_quantized": "qatlab.run.loading",
