@@ -19,7 +19,6 @@ from qatlab.deploy.integer.network import (
     Concatenate,
     Convolve,
     Multiply,
-    Pad,
     Reals,
     Reinterpret,
     Rescale,
@@ -191,15 +190,10 @@ def _padding(state: State, name: str, layer: QuantConv2d, part: Coded) -> tuple[
     else:
         padding = both_sides(layer.padding)
     if layer.padding_mode == "zeros":
-        made = state.operations[part.name]
-        rows_only = isinstance(made, Pad) and made.amounts[0] == (0, 0)
-        if isinstance(made, Pad) and rows_only and (made.mode, made.value) == ("constant", 0.0):
-            inner = state.padded[part.name]
-            (top, bottom), (left, right) = made.amounts[1:]
-            return inner, (
-                (padding[0][0] + top, padding[0][1] + bottom),
-                (padding[1][0] + left, padding[1][1] + right),
-            )
+        if part.name in state.zeros:
+            inner, around = state.zeros[part.name]
+            ((top, bottom), (left, right)), ((above, below), (before, behind)) = around, padding
+            return inner, ((above + top, below + bottom), (before + left, behind + right))
         return part, padding
     if padding != NO_SIDES:
         part = padded(state, f"{name}_padded", part, ((0, 0), *padding), layer.padding_mode)

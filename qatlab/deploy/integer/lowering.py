@@ -325,7 +325,7 @@ def _needed(operations: Sequence[Operation]) -> tuple[Operation, ...]:
     wanted = {operations[-1].name}
     kept = []
     for op in reversed(operations):
-        if op.name in wanted or isinstance(op, Input):
+        if op.name in wanted or not op.inputs:
             wanted |= set(op.inputs)
             kept.append(op)
     return tuple(reversed(kept))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from enum import Enum
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +43,99 @@ class Codes:
         return max(-self.low, self.high)
 
 
+class Group(Enum):
+    """What operations make: walkers that treat kinds alike ask for it."""
+
+    IMAGE = "bytes"
+    SUMS = "sums of 32 bits: accumulators, and sums over windows"
+    MOVED = "what is read, in another place or with another meaning"
+    SITE = "codes that are the nearest to sums"
+    ANSWER = "real numbers"
+
+
 @dataclass(frozen=True)
 class Operation:
     """One step of the computation.
 
+    A kind of operation is a class with its fields, group, codes and bound. What computes it and
+    writes it are tables from kind to function: ``COMPUTED`` of :mod:`vectorised`, ``WRITERS`` of
+    each format, and that of the interpreter in the tests.
+
     Attributes:
         name: of its result: path of the layer, site or pooling.
         inputs: names of what it reads.
+        group: what it makes.
     """
 
     name: str
     inputs: tuple[str, ...]
+    group: ClassVar[Group]
+
+    def codes_of(self, known: Mapping[str, Codes]) -> Codes | None:
+        """Return which values the codes of the result stand for; None if it is no codes.
+
+        Args:
+            known: those of the operations in front of it, by their names.
+        """
+        own: Codes | None = getattr(self, "codes", None)
+        return own
+
+    def bound(self, known: Mapping[str, Codes], bounds: Mapping[str, int]) -> int:
+        """Return the size that no whole number of the result exceeds.
+
+        Args:
+            known: codes, by the names of operations.
+            bounds: of the operations in front of it that are no codes.
+        """
+        return known[self.name].largest if self.name in known else bounds[self.inputs[0]]
+
+
+class Sums(Operation):
+    """What adds up products or codes.
+
+    Attributes:
+        largest: no sum is larger in size.
+    """
+
+    group = Group.SUMS
+    largest: int
+
+    def bound(self, known: Mapping[str, Codes], bounds: Mapping[str, int]) -> int:
+        """Return the size that no sum exceeds."""
+        return self.largest
+
+
+class Move(Operation):
+    """What hands on codes, or accumulators, as they are."""
+
+    group = Group.MOVED
+
+    @property
+    def fill(self) -> float | None:
+        """The real number in places that nothing is handed on to; None if there are none."""
+        return None
+
+    def codes_of(self, known: Mapping[str, Codes]) -> Codes | None:
+        """Return codes that hold those of all inputs, and code 0 where something is filled."""
+        if not all(name in known for name in self.inputs):
+            return None  # accumulators in another shape
+        inputs = [known[name] for name in self.inputs]
+        ends = [end for codes in inputs for end in (codes.low, codes.high)]
+        ends += [] if self.fill is None else [0]
+        return replace(inputs[0], low=min(ends), high=max(ends))
+
+
+class Windowed(Protocol):
+    """What looks at windows: rows and columns of each."""
+
+    @property
+    def kernel(self) -> tuple[int, int]: ...
+    @property
+    def stride(self) -> tuple[int, int]: ...
+    @property
+    def padding(self) -> Sides: ...
+    @property
+    def dilation(self) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True)
@@ -64,12 +147,13 @@ class Input(Operation):
         shape: ``(C, H, W)``.
     """
 
+    group = Group.IMAGE
     codes: Codes
     shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Convolve(Operation):
+class Convolve(Sums):
     """Accumulators of a convolution.
 
     Attributes:
@@ -88,9 +172,15 @@ class Convolve(Operation):
     groups: int
     largest: int
 
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Rows and columns of the taps."""
+        rows, columns = self.weight.shape[2:]
+        return rows, columns
+
 
 @dataclass(frozen=True)
-class Multiply(Operation):
+class Multiply(Sums):
     """Accumulators of a fully-connected layer: ``weight`` has codes ``(C_out, C_in)``."""
 
     weight: Integers
@@ -98,7 +188,7 @@ class Multiply(Operation):
 
 
 @dataclass(frozen=True)
-class SumPool(Operation):
+class SumPool(Sums):
     """Sums over windows, of which zeros beyond the border are a part.
 
     Attributes:
@@ -106,6 +196,7 @@ class SumPool(Operation):
         largest: no sum is larger in size.
     """
 
+    dilation: ClassVar[tuple[int, int]] = (1, 1)
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: Sides
@@ -114,7 +205,7 @@ class SumPool(Operation):
 
 
 @dataclass(frozen=True)
-class MaxPool(Operation):
+class MaxPool(Move):
     """Largest code of each window; what stands beyond the border is never the largest."""
 
     kernel: tuple[int, int]
@@ -124,14 +215,14 @@ class MaxPool(Operation):
 
 
 @dataclass(frozen=True)
-class Slice(Operation):
+class Slice(Move):
     """A part of the codes: ``start:stop:step`` of each axis of ``(C, H, W)``, or of features."""
 
     slices: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
-class Pick(Operation):
+class Pick(Move):
     """Some of the channels, or of the features, in an order of their own.
 
     Attributes:
@@ -142,7 +233,7 @@ class Pick(Operation):
 
 
 @dataclass(frozen=True)
-class Concatenate(Operation):
+class Concatenate(Move):
     """All channels of the inputs, one after the other.
 
     Attributes:
@@ -153,7 +244,7 @@ class Concatenate(Operation):
 
 
 @dataclass(frozen=True)
-class Reshape(Operation):
+class Reshape(Move):
     """The same codes in another shape, ``(C, H, W)`` or ``(features,)``.
 
     Or accumulators, of which there is one for each channel.
@@ -163,7 +254,7 @@ class Reshape(Operation):
 
 
 @dataclass(frozen=True)
-class Permute(Operation):
+class Permute(Move):
     """Codes in another order: seen as an array of more axes, these exchanged, and in a new shape.
 
     Attributes:
@@ -178,7 +269,7 @@ class Permute(Operation):
 
 
 @dataclass(frozen=True)
-class Pad(Operation):
+class Pad(Move):
     """Adds channels, rows and columns.
 
     Attributes:
@@ -191,6 +282,11 @@ class Pad(Operation):
     mode: str = "constant"
     value: float = 0.0
 
+    @property
+    def fill(self) -> float | None:
+        """The real number that is put there, if it is no copy."""
+        return self.value if self.mode == "constant" else None
+
 
 @dataclass(frozen=True)
 class Reinterpret(Operation):
@@ -202,6 +298,7 @@ class Reinterpret(Operation):
         shift: added to them.
     """
 
+    group = Group.MOVED
     codes: Codes
     factor: float
     shift: float
@@ -220,6 +317,7 @@ class Weighted(Operation):
             have none.
     """
 
+    whole: ClassVar[bool] = False
     multipliers: tuple[Reals, ...]
     bias: Reals
     from_offsets: Reals
@@ -240,6 +338,7 @@ class Rescale(Weighted):
             None for 1.
     """
 
+    group = Group.SITE
     codes: Codes
     slope: Reals | None = None
 
@@ -270,6 +369,7 @@ class Output(Weighted):
             of which are answers; None where they are in this order.
     """
 
+    group = Group.ANSWER
     shape: tuple[int, ...] = ()
     function: str = ""
     places: Integers | None = None
@@ -288,6 +388,7 @@ class FixedPoint(Operation):
             for each channel.
     """
 
+    whole: ClassVar[bool] = True
     multipliers: tuple[Integers, ...]
     offset: Integers
     shift: Integers
@@ -303,6 +404,7 @@ class FixedRescale(FixedPoint):
         zero: one for each channel.
     """
 
+    group = Group.SITE
     codes: Codes
     below: FixedRescale | None = None
     zero: Integers | None = None
@@ -318,21 +420,18 @@ class FixedOutput(FixedPoint):
         places: likewise.
     """
 
+    group = Group.ANSWER
     shape: tuple[int, ...] = ()
     function: str = ""
     places: Integers | None = None
 
 
-def largest_sizes(operations: Sequence[Operation], codes: Mapping[str, Codes]) -> dict[str, int]:
+def largest_sizes(operations: Iterable[Operation], codes: Mapping[str, Codes]) -> dict[str, int]:
     """Return, by the name of each result of whole numbers, the size that none of it exceeds."""
     found: dict[str, int] = {}
     for op in operations:
-        if isinstance(op, (Convolve, Multiply, SumPool)):
-            found[op.name] = op.largest
-        elif op.name in codes:
-            found[op.name] = codes[op.name].largest
-        elif isinstance(op, Reshape):
-            found[op.name] = found[op.inputs[0]]
+        if op.group is not Group.ANSWER:
+            found[op.name] = op.bound(codes, found)
     return found
 
 
@@ -360,26 +459,6 @@ def _aligned(one: Reals, other: Reals) -> tuple[Reals, Reals]:
     return along_channels(one, ndim + 1)[0], along_channels(other, ndim + 1)[0]
 
 
-def note_codes(op: Operation, known: dict[str, Codes]) -> None:
-    """Add which values the codes of an operation stand for, if its results are codes.
-
-    Args:
-        op: the operation.
-        known: those of the operations in front of it, by their names.
-    """
-    own = getattr(op, "codes", None)
-    if isinstance(own, Codes):
-        known[op.name] = own
-    elif not isinstance(op, (Convolve, Multiply, Weighted, FixedPoint, SumPool)):
-        if not all(name in known for name in op.inputs):
-            return  # accumulators in another shape
-        inputs = [known[name] for name in op.inputs]
-        low, high = min(codes.low for codes in inputs), max(codes.high for codes in inputs)
-        if isinstance(op, Pad) and op.mode == "constant":
-            low, high = min(low, 0), max(high, 0)
-        known[op.name] = replace(inputs[0], low=low, high=high)
-
-
 @dataclass(frozen=True)
 class IntegerNetwork:
     """Operations in the order of computation; the last one is the output.
@@ -402,7 +481,8 @@ class IntegerNetwork:
         """Those of all results that are codes, by the name of the operation."""
         found: dict[str, Codes] = {}
         for op in self.operations:
-            note_codes(op, found)
+            if (codes := op.codes_of(found)) is not None:
+                found[op.name] = codes
         return found
 
     @property
@@ -421,7 +501,9 @@ class IntegerNetwork:
     @property
     def accumulator_bits(self) -> dict[str, int]:
         """Width, sign included, that the accumulators of each layer need."""
-        kinds = (Convolve, Multiply, SumPool)
+        largest = largest_sizes(self.operations, self.codes)
         return {
-            op.name: op.largest.bit_length() + 1 for op in self.operations if isinstance(op, kinds)
+            op.name: largest[op.name].bit_length() + 1
+            for op in self.operations
+            if op.group is Group.SUMS
         }

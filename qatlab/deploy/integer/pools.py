@@ -196,7 +196,8 @@ def padded(
     shape = tuple(size + sum(more) for size, more in zip(part.shape, amounts, strict=True))
     name = state.free(name)
     state.add(Pad(name, (part.name,), amounts, mode, value))
-    state.padded[name] = part
+    if (mode, value, amounts[0]) == ("constant", 0.0, (0, 0)):
+        state.zeros[name] = part, (amounts[1], amounts[2])
     codes = state.codes[name]
     if mode == "constant" and value == part.codes.offset and part.offsets is None:
         return Coded(name, codes, shape)
@@ -410,7 +411,7 @@ def _sum_of(state: State, name: str, term: str, where: tuple[Any, Any, Sides]) -
     """Add sums over windows of codes or of accumulators; return their name."""
     if term in state.codes:
         return _sum_of_codes(state, name, term, where, state.codes[term].step)[0]
-    sizes = largest_sizes(list(state.operations.values()), state.codes)
+    sizes = largest_sizes(state.operations.values(), state.codes)
     largest = _checked(name, sizes[term] * math.prod(where[0]))
     return state.add(SumPool(state.free(name), (term,), *where, None, largest))
 

@@ -8,11 +8,13 @@ Sums in fixed point are of 64 bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,9 +25,9 @@ from qatlab.deploy.integer.network import (
     FixedOutput,
     FixedPoint,
     FixedRescale,
+    Group,
     Input,
     IntegerNetwork,
-    Integers,
     MaxPool,
     Multiply,
     Operation,
@@ -33,13 +35,13 @@ from qatlab.deploy.integer.network import (
     Pad,
     Permute,
     Pick,
-    Reals,
     Reinterpret,
     Rescale,
     Reshape,
     Sides,
     Slice,
     SumPool,
+    Sums,
     Weighted,
     along_channels,
 )
@@ -83,11 +85,10 @@ def compute(network: IntegerNetwork, images: Tensor) -> Computed:
     def position_of(name: str) -> Tensor:
         """Return what has been rounded, moved as its code was."""
         op = operations[name]
-        if name not in positions or _reverses(op, operations):
-            moved = [position_of(of) for of in op.inputs]
-            positions[name] = (
-                _weighted(op, moved) if isinstance(op, Weighted) else _integers(op, moved)
-            )
+        if _reverses(op, operations):
+            positions[name] = _total(op, [position_of(op.inputs[0])], torch.double)
+        elif name not in positions:
+            positions[name] = COMPUTED[type(op)](op, [position_of(of) for of in op.inputs])
         return positions[name]
 
     sites = {name: parts for name, parts in network.sites.items() if parts[0] in codes}
@@ -98,14 +99,13 @@ def compute(network: IntegerNetwork, images: Tensor) -> Computed:
     )
 
 
-def _reverses(op: Operation, operations: Mapping[str, Operation]) -> bool:
+def _reverses(op: Operation, operations: Mapping[str, Operation]) -> TypeGuard[Rescale]:
     """Tell whether an operation reverses the order of a site's codes."""
-    of = operations[op.inputs[0]] if op.inputs else op
     return (
         isinstance(op, Rescale)
         and op.slope is None
         and any(np.any(m == -1) for m in op.multipliers)
-        and not isinstance(of, (Convolve, Multiply, SumPool, Input))
+        and operations[op.inputs[0]].group in (Group.MOVED, Group.SITE)
         and bool(np.all(abs(op.offset - np.round(op.offset)) < WHOLE))
         and all(np.all(abs(m) == 1) for m in op.multipliers)
         and len(op.inputs) == 1
@@ -119,37 +119,11 @@ def results(
     last = {name: op.name for op in network.operations for name in op.inputs}
     values: dict[str, Tensor] = {}
     for op in network.operations:
-        position = None
-        inputs = [values[name] for name in op.inputs]
-        if isinstance(op, Input):
-            value = images.float()
-        elif isinstance(op, Weighted):
-            value = _weighted(op, inputs)
-            if isinstance(op, Output):
-                value = _answered(op, value)
-            if isinstance(op, Rescale):
-                if (below := op.below) is not None:
-                    value = torch.where(value < op.zero, _weighted(below, inputs), value)
-                position, value = value, value.round().clamp(op.codes.low, op.codes.high).float()
-        elif isinstance(op, FixedPoint):
-            total, shift = _fixed(op, inputs), _like(op.shift, inputs[0])
-            if isinstance(op, FixedRescale) and op.below is not None:
-                assert op.zero is not None
-                other = total < _like(op.zero, inputs[0])
-                instead = _fixed(op.below, inputs)
-                scale = _like(op.below.shift, inputs[0])
-                total = torch.where(other, instead, total)
-                shift = torch.where(other, scale, shift)
-            value = total.double() / (1 << shift).double()
-            if isinstance(op, FixedOutput):
-                value = _answered(op, value)
-            if isinstance(op, FixedRescale):
-                position = value
-                value = (total >> shift).clamp(op.codes.low, op.codes.high).float()
-                if not op.codes.largest < EXACT:
-                    raise ValueError(f"{op.name} has codes beyond float32")
+        inputs = [values[name] for name in op.inputs] or [images]
+        if op.group is Group.SITE:
+            value, position = ROUNDED[type(op)](op, inputs)
         else:
-            value = _integers(op, inputs)
+            value, position = COMPUTED[type(op)](op, inputs), None
         yield op, value, position
         values[op.name] = value
         for name in op.inputs:
@@ -165,62 +139,97 @@ def shapes(network: IntegerNetwork) -> dict[str, tuple[int, ...]]:
     black = torch.zeros(1, *network.input.shape, device="meta")  # nothing is computed
     found: dict[str, tuple[int, ...]] = {}
     for op, value, _ in results(network, black):
-        answers = isinstance(op, (Output, FixedOutput))
+        answers = op.group is Group.ANSWER
         found[op.name] = found[op.inputs[0]] if answers else tuple(value.shape[1:])
     return found
 
 
-def _integers(op: Operation, inputs: list[Tensor]) -> Tensor:
-    x = inputs[0]
-    if isinstance(op, (Convolve, Multiply, SumPool)):
-        x = x.to(torch.float32 if op.largest < EXACT else torch.float64)
-    if isinstance(op, Convolve):
-        weight, x = torch.from_numpy(op.weight).to(x), _around(x, op.padding)
-        return F.conv2d(x, weight, None, op.stride, 0, op.dilation, op.groups)
-    if isinstance(op, Multiply):
-        return F.linear(x, torch.from_numpy(op.weight).to(x))
-    if isinstance(op, SumPool):
-        return F.avg_pool2d(_around(x, op.padding), op.kernel, op.stride, divisor_override=1)
-    if isinstance(op, MaxPool):
-        x = _around(x, op.padding, -math.inf)
-        return F.max_pool2d(x, op.kernel, op.stride, 0, op.dilation)
-    if isinstance(op, Slice):
-        return x[(slice(None), *(slice(*ends) for ends in op.slices))]
-    if isinstance(op, Pick):
-        return x[:, list(op.channels)]
-    if isinstance(op, Pad):
-        amounts = [n for pair in reversed(op.amounts) for n in pair]
-        if op.mode == "constant":
-            return F.pad(x, amounts)
-        return F.pad(x, amounts[:4], op.mode)
-    if isinstance(op, Concatenate):
-        joined = torch.cat(inputs, 1)
-        return joined if op.order is None else joined[:, list(op.order)]
-    if isinstance(op, Reshape):
-        return x.reshape(len(x), *op.shape)
-    if isinstance(op, Permute):
-        axes = (0, *(axis + 1 for axis in op.axes))
-        return x.reshape(len(x), *op.split).permute(axes).reshape(len(x), *op.shape)
-    assert isinstance(op, Reinterpret)
-    return x
+def _exact(op: Sums, x: Tensor) -> Tensor:
+    return x.to(torch.float32 if op.largest < EXACT else torch.float64)
 
 
 def _around(x: Tensor, sides: Sides, value: float = 0.0) -> Tensor:
     return x if sides == NO_SIDES else F.pad(x, (*sides[1], *sides[0]), value=value)
 
 
-def _weighted(op: Rescale | Output | Weighted, terms: list[Tensor]) -> Tensor:
+def _convolve(op: Convolve, inputs: list[Tensor]) -> Tensor:
+    x = _around(_exact(op, inputs[0]), op.padding)
+    weight = torch.from_numpy(op.weight).to(x)
+    return F.conv2d(x, weight, None, op.stride, 0, op.dilation, op.groups)
+
+
+def _multiply(op: Multiply, inputs: list[Tensor]) -> Tensor:
+    x = _exact(op, inputs[0])
+    return F.linear(x, torch.from_numpy(op.weight).to(x))
+
+
+def _sum_pool(op: SumPool, inputs: list[Tensor]) -> Tensor:
+    x = _around(_exact(op, inputs[0]), op.padding)
+    return F.avg_pool2d(x, op.kernel, op.stride, divisor_override=1)
+
+
+def _max_pool(op: MaxPool, inputs: list[Tensor]) -> Tensor:
+    x = _around(inputs[0], op.padding, -math.inf)
+    return F.max_pool2d(x, op.kernel, op.stride, 0, op.dilation)
+
+
+def _pad(op: Pad, inputs: list[Tensor]) -> Tensor:
+    amounts = [n for pair in reversed(op.amounts) for n in pair]
+    if op.fill is None:
+        return F.pad(inputs[0], amounts[:4], op.mode)
+    return F.pad(inputs[0], amounts)
+
+
+def _concatenate(op: Concatenate, inputs: list[Tensor]) -> Tensor:
+    joined = torch.cat(inputs, 1)
+    return joined if op.order is None else joined[:, list(op.order)]
+
+
+def _permute(op: Permute, inputs: list[Tensor]) -> Tensor:
+    (x,), axes = inputs, (0, *(axis + 1 for axis in op.axes))
+    return x.reshape(len(x), *op.split).permute(axes).reshape(len(x), *op.shape)
+
+
+def _total(op: Weighted | FixedPoint, terms: list[Tensor], kind: torch.dtype) -> Tensor:
     total = _like(op.offset, terms[0])
     for term, multiplier in zip(terms, op.multipliers, strict=True):
-        total = total + _like(multiplier, term) * term.double()
+        total = total + _like(multiplier, term) * term.to(kind)
     return total
 
 
-def _fixed(op: FixedPoint | FixedRescale | FixedOutput, terms: list[Tensor]) -> Tensor:
-    total = _like(op.offset, terms[0])
-    for term, multiplier in zip(terms, op.multipliers, strict=True):
-        total = total + _like(multiplier, term) * term.long()
-    return total
+def _shifted(total: Tensor, shift: Tensor) -> Tensor:
+    """Return the real numbers that sums in fixed point stand for."""
+    return total.double() / (1 << shift).double()
+
+
+def _rescale(op: Rescale, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    position = _total(op, inputs, torch.double)
+    if (below := op.below) is not None:
+        instead = _total(below, inputs, torch.double)
+        position = torch.where(position < op.zero, instead, position)
+    return position.round().clamp(op.codes.low, op.codes.high).float(), position
+
+
+def _fixed_rescale(op: FixedRescale, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    total, shift = _total(op, inputs, torch.long), _like(op.shift, inputs[0])
+    if op.below is not None:
+        assert op.zero is not None
+        other = total < _like(op.zero, inputs[0])
+        total = torch.where(other, _total(op.below, inputs, torch.long), total)
+        shift = torch.where(other, _like(op.below.shift, inputs[0]), shift)
+    if not op.codes.largest < EXACT:
+        raise ValueError(f"{op.name} has codes beyond float32")
+    codes = (total >> shift).clamp(op.codes.low, op.codes.high).float()
+    return codes, _shifted(total, shift)
+
+
+def _output(op: Output, inputs: list[Tensor]) -> Tensor:
+    return _answered(op, _total(op, inputs, torch.double))
+
+
+def _fixed_output(op: FixedOutput, inputs: list[Tensor]) -> Tensor:
+    total = _total(op, inputs, torch.long)
+    return _answered(op, _shifted(total, _like(op.shift, inputs[0])))
 
 
 def _answered(op: Output | FixedOutput, value: Tensor) -> Tensor:
@@ -228,6 +237,29 @@ def _answered(op: Output | FixedOutput, value: Tensor) -> Tensor:
     return flat if op.places is None else flat[:, torch.from_numpy(op.places)]
 
 
-def _like(numbers: Reals | Integers, term: Tensor) -> Tensor:
+def _like(numbers: NDArray[Any], term: Tensor) -> Tensor:
     shaped = np.ascontiguousarray(along_channels(numbers, term.ndim))
     return torch.from_numpy(shaped).to(term.device)
+
+
+COMPUTED: dict[type[Operation], Callable[[Any, list[Tensor]], Tensor]] = {
+    Input: lambda op, inputs: inputs[0].float(),
+    Convolve: _convolve,
+    Multiply: _multiply,
+    SumPool: _sum_pool,
+    MaxPool: _max_pool,
+    Slice: lambda op, inputs: inputs[0][(slice(None), *(slice(*ends) for ends in op.slices))],
+    Pick: lambda op, inputs: inputs[0][:, list(op.channels)],
+    Concatenate: _concatenate,
+    Reshape: lambda op, inputs: inputs[0].reshape(len(inputs[0]), *op.shape),
+    Permute: _permute,
+    Pad: _pad,
+    Reinterpret: lambda op, inputs: inputs[0],
+    Output: _output,
+    FixedOutput: _fixed_output,
+}
+# Codes of sites, and what was rounded to them.
+ROUNDED: dict[type[Operation], Callable[[Any, list[Tensor]], tuple[Tensor, Tensor]]] = {
+    Rescale: _rescale,
+    FixedRescale: _fixed_rescale,
+}

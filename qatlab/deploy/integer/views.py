@@ -8,7 +8,7 @@ moved, too, there is an operation that does it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -416,34 +416,48 @@ def _take(state: State, name: str, of: str, channels: Sequence[int]) -> str:
 
 def _of_term(state: State, name: str, term: str, channels: Sequence[int]) -> str:
     """Return the name of what makes some channels of a result, codes or accumulators."""
+    if term in state.codes:
+        return _take(state, name, term, channels)
     op = state.operations[term]
-    rows = list(channels)
-    if isinstance(op, Reshape) and term not in state.codes:
-        inner = _of_term(state, name, op.inputs[0], channels)
-        return _reshaped(state, name, inner, (len(rows), *op.shape[1:]))
-    if isinstance(op, SumPool) and op.codes is None:
-        inner = _of_term(state, name, op.inputs[0], channels)
-        return state.add(replace(op, name=state.free(name), inputs=(inner,)))
-    if isinstance(op, Multiply) or (isinstance(op, Convolve) and op.groups == 1):
-        return state.add(replace(op, name=state.free(name), weight=op.weight[rows]))
-    if isinstance(op, Convolve):
-        each, width = len(op.weight) // op.groups, op.weight.shape[1]
-        groups = sorted({row // each for row in rows})
-        if rows != [group * each + i for group in groups for i in range(each)]:
-            raise ConfigError(
-                f"{term}: channels of a part of a group have no integer form; take whole groups."
-            )
-        inputs = [group * width + i for group in groups for i in range(width)]
-        source = _take(state, f"{name}_input", op.inputs[0], inputs)
-        made = replace(
-            op,
-            name=state.free(name),
-            inputs=(source,),
-            weight=op.weight[rows],
-            groups=len(groups),
+    return SOME_CHANNELS[type(op)](state, name, op, list(channels))
+
+
+def _of_reshape(state: State, name: str, op: Reshape, rows: list[int]) -> str:
+    inner = _of_term(state, name, op.inputs[0], rows)
+    return _reshaped(state, name, inner, (len(rows), *op.shape[1:]))
+
+
+def _of_sums(state: State, name: str, op: SumPool, rows: list[int]) -> str:
+    inner = _of_term(state, name, op.inputs[0], rows)
+    return state.add(replace(op, name=state.free(name), inputs=(inner,)))
+
+
+def _of_dense(state: State, name: str, op: Convolve | Multiply, rows: list[int]) -> str:
+    return state.add(replace(op, name=state.free(name), weight=op.weight[rows]))
+
+
+def _of_convolution(state: State, name: str, op: Convolve, rows: list[int]) -> str:
+    if op.groups == 1:
+        return _of_dense(state, name, op, rows)
+    each, width = len(op.weight) // op.groups, op.weight.shape[1]
+    groups = sorted({row // each for row in rows})
+    if rows != [group * each + i for group in groups for i in range(each)]:
+        raise ConfigError(
+            f"{op.name}: channels of a part of a group have no integer form; take whole groups."
         )
-        return state.add(made)
-    return _take(state, name, term, channels)
+    inputs = [group * width + i for group in groups for i in range(width)]
+    source = _take(state, f"{name}_input", op.inputs[0], inputs)
+    taken = replace(op, inputs=(source,), groups=len(groups))
+    return _of_dense(state, name, taken, rows)
+
+
+# What makes some channels of accumulators.
+SOME_CHANNELS: dict[type[Operation], Callable[[State, str, Any, list[int]], str]] = {
+    Reshape: _of_reshape,
+    SumPool: _of_sums,
+    Multiply: _of_dense,
+    Convolve: _of_convolution,
+}
 
 
 def apart(state: State, name: str, parts: Parts) -> Parts:
