@@ -183,6 +183,7 @@ class Convolve(Sums):
 class Multiply(Sums):
     """Accumulators of a fully-connected layer: ``weight`` has codes ``(C_out, C_in)``."""
 
+    groups: ClassVar[int] = 1
     weight: Integers
     largest: int
 

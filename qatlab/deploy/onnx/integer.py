@@ -10,7 +10,7 @@ onnxruntime adds pairs of products of signed weights in 16 bits, which overflow.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,18 @@ from qatlab.deploy.integer.network import (
     NO_SIDES,
     Codes,
     Convolve,
+    FixedOutput,
     FixedPoint,
     FixedRescale,
+    Group,
     Input,
     IntegerNetwork,
+    Integers,
     MaxPool,
+    Move,
     Multiply,
+    Operation,
+    Output,
     Pad,
     Reinterpret,
     Rescale,
@@ -38,7 +44,7 @@ from qatlab.deploy.integer.network import (
 )
 from qatlab.deploy.integer.vectorised import EXACT, shapes
 from qatlab.deploy.onnx.graph import OPSETS, Graph, container, window
-from qatlab.deploy.onnx.qdq import handed_on, padded
+from qatlab.deploy.onnx.moves import MOVES, padded
 from qatlab.deploy.onnx.stored import stored, width
 from qatlab.errors import ConfigError
 
@@ -63,11 +69,11 @@ class IntegerWriter:
         self.graph = Graph(opset, [op.name for op in network.operations])
         self.kinds: dict[str, int] = {}  # type of each result that is codes
         for op in network.operations:
-            if isinstance(op, (Input, Rescale, FixedRescale)):
-                self.kinds[op.name] = _kind(op.name, op.codes)
-            elif isinstance(op, (SumPool, Convolve, Multiply)):
+            if op.group in (Group.IMAGE, Group.SITE):
+                self.kinds[op.name] = _kind(op.name, self.codes[op.name])
+            elif op.group is Group.SUMS:
                 self.kinds[op.name] = TensorProto.INT32
-            elif not isinstance(op, (Weighted, FixedPoint)):
+            elif op.group is Group.MOVED:
                 self.kinds[op.name] = self.kinds[op.inputs[0]]
         self.tensors: dict[str, str] = {}
         self._moved: dict[str, str] = {}  # signed codes as unsigned bytes
@@ -84,85 +90,65 @@ class IntegerWriter:
         image = self.graph.input("image", TensorProto.UINT8, self.network.input.shape)
         for op in self.network.operations:
             inputs = [self.tensors[name] for name in op.inputs]
-            if isinstance(op, Input):
-                made = "image"
-            elif isinstance(op, (Convolve, Multiply)):
-                made = self._layer(op, inputs[0])
-            elif isinstance(op, SumPool):
-                made = self._sums(op, inputs[0])
-            elif isinstance(op, Weighted):
-                made = self._real(op, inputs)
-            elif isinstance(op, FixedPoint):
-                made = self._fixed(op, inputs)
-            elif isinstance(op, Reinterpret):
-                (made,) = inputs
-            elif isinstance(op, MaxPool) and self.kinds[op.name] == TensorProto.INT32:
-                wide = self.graph.node("Cast", inputs, to=TensorProto.DOUBLE)
-                pooled = handed_on(self.graph, op, [wide], np.float64(-np.inf))
-                made = self.graph.node("Cast", [pooled], op.name, to=TensorProto.INT32)
-            else:
-                dtype = onnx.helper.tensor_dtype_to_np_dtype(self.kinds[op.inputs[0]])
-                made = handed_on(self.graph, op, inputs, np.iinfo(dtype).min * np.ones(1, dtype)[0])
-            self.tensors[op.name] = made
+            self.tensors[op.name] = WRITERS[type(op)](self, op, inputs)
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
         answer, sizes = self.graph.in_shape(answer, shape, output.shape, output.places)
         return self.graph.model(image, answer, TensorProto.DOUBLE, sizes, facts)
 
-    def _layer(self, op: Convolve | Multiply, x: str) -> str:
+    def _move(self, op: Move, inputs: list[str]) -> str:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self.kinds[op.inputs[0]])
+        lowest = np.iinfo(dtype).min * np.ones(1, dtype)[0]
+        return MOVES[type(op)](self.graph, op, inputs, lowest)
+
+    def _largest(self, op: MaxPool, inputs: list[str]) -> str:
+        """Return the largest codes of windows; onnxruntime finds them in no sums of 32 bits."""
+        if self.kinds[op.name] != TensorProto.INT32:
+            return self._move(op, inputs)
+        wide = self.graph.node("Cast", inputs, to=TensorProto.DOUBLE)
+        pooled = MOVES[MaxPool](self.graph, op, [wide], np.float64(-np.inf))
+        return self.graph.node("Cast", [pooled], op.name, to=TensorProto.INT32)
+
+    def _convolution(self, op: Convolve, inputs: list[str]) -> str:
+        where = {"group": op.groups if op.groups > 1 else None, **window(op)}
+        if self.kinds[op.inputs[0]] == TensorProto.INT32:
+            return self._in_floats(op, inputs[0], where)
+        return self._layer(op, inputs[0], "ConvInteger", where)
+
+    def _product(self, op: Multiply, inputs: list[str]) -> str:
+        if self.kinds[op.inputs[0]] == TensorProto.INT32:
+            return self._of_sums(op, inputs[0])
+        return self._layer(op, inputs[0], "MatMulInteger", {})
+
+    def _layer(self, op: Convolve | Multiply, x: str, operator: str, where: dict[str, Any]) -> str:
         graph, name = self.graph, op.name
-        if isinstance(op, Multiply) and self.kinds[op.inputs[0]] == TensorProto.INT32:
-            return self._of_sums(op, x)
-        if isinstance(op, Convolve) and self.kinds[op.inputs[0]] == TensorProto.INT32:
-            return self._in_floats(op, x)
         numbers, kind, gap, base = stored(op.weight, graph.opset, name)
         if kind not in UNSIGNED:
             raise ConfigError(
                 f"{name}: weights of {width(op.weight)} bits are more than the 8 that ConvInteger "
                 "and MatMulInteger take; use --format qdq."
             )
-        total = self._products(op, x, numbers, kind)
+
+        def products(numbers: Integers, kind: int, name: str) -> str:
+            unsigned, zero = UNSIGNED[kind]
+            numbers = (numbers.T if numbers.ndim == 2 else numbers) + zero
+            weight = graph.constant(numbers.copy(), f"{name}_weight", unsigned)
+            if unsigned != TensorProto.UINT8:
+                weight = graph.node("Cast", [weight], to=TensorProto.UINT8)
+            codes, code_0 = self._unsigned(op.inputs[0], x)
+            inputs = [codes, weight, code_0, graph.constant(np.uint8(zero))]
+            return graph.node(operator, inputs, name, **where)
+
+        total = products(numbers, kind, name)
         if gap != 1:  # codes = gap * numbers + base: so are the sums
             factor = graph.constant(np.int32(gap))
             total = graph.node("Mul", [total, factor])
         if base:
-            ones = np.ones_like(op.weight[:1] if self._one_sum(op) else op.weight)
-            sums = self._products(op, x, ones, TensorProto.INT8, of_all=len(ones) == 1)
+            same = op.groups == 1  # all output channels read the same input channels
+            ones = np.ones_like(op.weight[:1] if same else op.weight)
+            sums = products(ones, TensorProto.INT8, f"{name}_ones" if same else name)
             total = graph.node("Add", [total, sums])
         return total
-
-    @staticmethod
-    def _one_sum(op: Convolve | Multiply) -> bool:
-        """Tell whether all output channels read the same input channels."""
-        return isinstance(op, Multiply) or op.groups == 1
-
-    def _products(
-        self,
-        op: Convolve | Multiply,
-        x: str,
-        numbers: NDArray[np.int64],
-        kind: int,
-        of_all: bool = False,
-    ) -> str:
-        """Return sums of products, int32."""
-        graph, name = self.graph, f"{op.name}_ones" if of_all else op.name
-        unsigned, zero = UNSIGNED[kind]
-        flat = isinstance(op, Multiply)
-        numbers = (numbers.T if flat else numbers) + zero
-        weight = graph.constant(numbers.copy(), f"{name}_weight", unsigned)
-        if unsigned != TensorProto.UINT8:
-            weight = graph.node("Cast", [weight], to=TensorProto.UINT8)
-        x, x_zero = self._unsigned(op.inputs[0], x)
-        inputs = [x, weight, x_zero, graph.constant(np.uint8(zero))]
-        if isinstance(op, Multiply):
-            return graph.node("MatMulInteger", inputs, name)
-        return graph.node(
-            "ConvInteger",
-            inputs,
-            name,
-            group=None if of_all or op.groups == 1 else op.groups,
-            **window(op.weight.shape[2:], op.stride, op.padding, op.dilation),
-        )
 
     def _unsigned(self, name: str, x: str) -> tuple[str, str]:
         """Return codes as unsigned bytes, and the byte that stands for 0."""
@@ -175,7 +161,7 @@ class IntegerWriter:
             self._moved[name] = graph.node("Cast", [moved], to=TensorProto.UINT8)
         return self._moved[name], graph.constant(np.uint8(128))
 
-    def _in_floats(self, op: Convolve, x: str) -> str:
+    def _in_floats(self, op: Convolve, x: str, where: dict[str, Any]) -> str:
         """Return a convolution of sums of an average, which are wider than a byte."""
         if op.largest >= EXACT:
             raise ConfigError(
@@ -191,9 +177,7 @@ class IntegerWriter:
         if base:
             weight = graph.node("Add", [weight, graph.constant(np.float32(base))])
         wide = graph.node("Cast", [x], to=TensorProto.FLOAT)
-        group = op.groups if op.groups > 1 else None
-        where = window(op.weight.shape[2:], op.stride, op.padding, op.dilation)
-        sums = graph.node("Conv", [wide, weight], group=group, **where)
+        sums = graph.node("Conv", [wide, weight], **where)
         return graph.node("Cast", [sums], op.name, to=TensorProto.INT32)
 
     def _of_sums(self, op: Multiply, x: str) -> str:
@@ -209,8 +193,8 @@ class IntegerWriter:
             weight = self.graph.node("Add", [weight, one])
         return self.graph.node("MatMul", [x, weight], op.name)
 
-    def _sums(self, op: SumPool, x: str) -> str:
-        graph, name, shape = self.graph, op.name, self.shapes[op.inputs[0]]
+    def _sums(self, op: SumPool, inputs: list[str]) -> str:
+        (x,), graph, name, shape = inputs, self.graph, op.name, self.shapes[op.inputs[0]]
         is_wide = self.kinds[op.inputs[0]] == TensorProto.INT32
         if op.kernel == shape[1:] and op.padding == NO_SIDES:
             wide = x if is_wide else graph.node("Cast", [x], to=TensorProto.INT32)
@@ -220,13 +204,7 @@ class IntegerWriter:
             return self._sums_of_sums(op, x)
         ones = graph.constant(np.ones((shape[0], 1, *op.kernel), np.uint8))
         x, zero = self._unsigned(op.inputs[0], x)
-        return graph.node(
-            "ConvInteger",
-            [x, ones, zero],
-            name,
-            group=shape[0],
-            **window(op.kernel, op.stride, op.padding),
-        )
+        return graph.node("ConvInteger", [x, ones, zero], name, group=shape[0], **window(op))
 
     def _sums_of_sums(self, op: SumPool, x: str) -> str:
         """Return sums over windows of numbers wider than a byte: each tap is a slice."""
@@ -241,7 +219,7 @@ class IntegerWriter:
                 for first, count, step in zip(tap, (height, width), op.stride, strict=True)
             )
             cut = Slice("", (), ((0, self.shapes[op.name][0], 1), *ends))
-            taken = handed_on(graph, cut, [x], np.int32(0))
+            taken = MOVES[Slice](graph, cut, [x], np.int32(0))
             total = taken if not total else graph.node("Add", [total, taken])
         return total
 
@@ -265,11 +243,12 @@ class IntegerWriter:
     def _numbers(self, numbers: NDArray[Any], ndim: int) -> str:
         return self.graph.constant(along_channels(numbers, ndim))
 
-    def _real(self, op: Weighted, inputs: list[str]) -> str:
+    def _output(self, op: Output, inputs: list[str]) -> str:
+        return self._total(op, inputs, TensorProto.DOUBLE, np.float64)
+
+    def _rescale(self, op: Rescale, inputs: list[str]) -> str:
         graph = self.graph
         total = self._total(op, inputs, TensorProto.DOUBLE, np.float64)
-        if not isinstance(op, Rescale):
-            return total
         if (below := op.below) is not None:
             other = self._total(below, inputs, TensorProto.DOUBLE, np.float64)
             is_below = graph.node("Less", [total, graph.constant(np.float64(op.zero))])
@@ -279,13 +258,15 @@ class IntegerWriter:
         clipped = graph.node("Clip", [rounded, *ends])
         return graph.node("Cast", [clipped], op.name, to=self.kinds[op.name])
 
-    def _fixed(self, op: FixedPoint, inputs: list[str]) -> str:
+    def _fixed_output(self, op: FixedOutput, inputs: list[str]) -> str:
+        total = self._total(op, inputs, TensorProto.INT64, np.int64)
+        real = self.graph.node("Cast", [total], to=TensorProto.DOUBLE)
+        unit = self._numbers(np.ldexp(1.0, -op.shift), len(self.shapes[op.inputs[0]]) + 1)
+        return self.graph.node("Mul", [real, unit], op.name)
+
+    def _fixed_rescale(self, op: FixedRescale, inputs: list[str]) -> str:
         graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
         total = self._total(op, inputs, TensorProto.INT64, np.int64)
-        if not isinstance(op, FixedRescale):
-            real = graph.node("Cast", [total], to=TensorProto.DOUBLE)
-            unit = self._numbers(np.ldexp(1.0, -op.shift), ndim)
-            return graph.node("Mul", [real, unit], op.name)
         codes = self._shifted(op, total, ndim)
         if op.below is not None:
             assert op.zero is not None
@@ -323,3 +304,18 @@ def _kind(name: str, codes: Codes) -> int:
             "and MatMulInteger take; use --format qdq."
         )
     return kind
+
+
+WRITERS: dict[type[Operation], Callable[[IntegerWriter, Any, list[str]], str]] = {
+    Input: lambda writer, op, inputs: "image",
+    Convolve: IntegerWriter._convolution,
+    Multiply: IntegerWriter._product,
+    SumPool: IntegerWriter._sums,
+    Rescale: IntegerWriter._rescale,
+    Output: IntegerWriter._output,
+    FixedRescale: IntegerWriter._fixed_rescale,
+    FixedOutput: IntegerWriter._fixed_output,
+    Reinterpret: lambda writer, op, inputs: inputs[0],
+    **dict.fromkeys(MOVES, IntegerWriter._move),
+    MaxPool: IntegerWriter._largest,
+}
