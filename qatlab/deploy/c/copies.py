@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qatlab.deploy.c.memory import Memory, Tensor, index_of, is_joined
+from qatlab.deploy.c.memory import JOINS, Memory, Tensor, channels_in_front, index_of
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled
 from qatlab.deploy.integer.network import Concatenate, Operation, Pad, Permute, Pick, Slice
@@ -19,7 +19,7 @@ Copied = tuple[str, list[Tensor]]
 def copied(op: Operation, name: str, memory: Memory, tables: Tables) -> Copied | None:
     """Return the function ``run_*`` of an operation that moves codes, and what it reads.
 
-    None for an operation of another kind, or where all has been written in place.
+    None where all has been written in place.
 
     Args:
         op: the operation.
@@ -27,12 +27,10 @@ def copied(op: Operation, name: str, memory: Memory, tables: Tables) -> Copied |
         memory: where tensors lie.
         tables: which its constants are added to.
     """
-    written = COPIES.get(type(op))
-    if is_joined(op):
-        written = _joined
-    if written is None:
-        return None
-    body, read = written(op, memory, tables)
+    if (first := channels_in_front(JOINS, op)) is not None:
+        body, read = _joined(op, memory, first)
+    else:
+        body, read = COPIES[type(op)](op, memory, tables)
     if not body:
         return None
     inputs = [f"const {source.pointed} *in{i}" for i, source in enumerate(read)]
@@ -41,16 +39,13 @@ def copied(op: Operation, name: str, memory: Memory, tables: Tables) -> Copied |
     return function(head, body, [f"Copies codes: {op.name}."]), read
 
 
-def _joined(op: Any, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
-    """Channels behind each other; most have been written in place."""
+def _joined(op: Operation, memory: Memory, first: int) -> tuple[list[str], list[Tensor]]:
+    """Channels behind each other, of which most have been written in place, and zeros."""
     result = memory.tensors[op.name]
-    area, start = math.prod(result.shape[1:]), 0
+    start, end = first * math.prod(result.shape[1:]), math.prod(result.shape)
+    zero = result.store("out", "i", "0")
+    body = loop("i", start, [zero]) if start else []
     read: list[Tensor] = []
-    body: list[str] = []
-    if isinstance(op, Pad):
-        start = op.amounts[0][0] * area
-        if start:
-            body += loop("i", start, [result.store("out", "i", "0")])
     for part in op.inputs:
         source = memory.tensors[part]
         count = math.prod(source.shape)
@@ -59,10 +54,7 @@ def _joined(op: Any, memory: Memory, tables: Tables) -> tuple[list[str], list[Te
             body += loop("i", count, [result.store("out", moved("i", start), code)])
             read.append(source)
         start += count
-    if isinstance(op, Pad) and start < math.prod(result.shape):
-        zero = result.store("out", "i", "0")
-        body += loop("i", math.prod(result.shape), [zero], str(start))
-    return body, read
+    return body + (loop("i", end, [zero], str(start)) if start < end else []), read
 
 
 def _in_order(op: Concatenate, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
@@ -123,7 +115,7 @@ def _padded(op: Pad, memory: Memory, tables: Tables) -> tuple[list[str], list[Te
         at = moved(place, -before)
         if not (before or behind):
             places.append(at)
-        elif op.mode == "constant":
+        elif op.fill is not None:
             places.append(f"({at})")
             inside += [f"{at} >= 0", f"{at} < {size}"]
         else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from qatlab.deploy.c.words import INTEGERS, integer_type, scaled, size_of
 from qatlab.deploy.integer.network import (
@@ -122,16 +123,24 @@ def read_by(network: IntegerNetwork, op: Operation) -> Iterator[str]:
         yield name
 
 
-def is_contiguous(op: Slice) -> bool:
-    """Tell whether a slice takes whole channels that lie next to each other."""
-    return len(op.slices) == 1 and op.slices[0][2] == 1
+# Operations whose result lies within what they read, and the first of its channels there; None for
+# those whose result lies elsewhere.
+VIEWS: dict[type[Operation], Callable[[Any], int | None]] = {
+    Reshape: lambda op: 0,
+    Reinterpret: lambda op: 0,
+    Slice: lambda op: op.slices[0][0] if len(op.slices) == 1 and op.slices[0][2] == 1 else None,
+}
+# Operations that only put channels behind each other, and how many lie in front of all; likewise.
+JOINS: dict[type[Operation], Callable[[Any], int | None]] = {
+    Concatenate: lambda op: 0 if op.order is None else None,
+    Pad: lambda op: None if op.fill is None or any(map(any, op.amounts[1:])) else op.amounts[0][0],
+}
 
 
-def is_joined(op: Operation) -> bool:
-    """Tell whether an operation only puts channels behind each other, be they zeros."""
-    if isinstance(op, Pad):
-        return op.mode == "constant" and not any(any(pair) for pair in op.amounts[1:])
-    return isinstance(op, Concatenate) and op.order is None
+def channels_in_front(table: Mapping[type[Operation], Any], op: Operation) -> int | None:
+    """Return what :data:`VIEWS` or :data:`JOINS` says of an operation."""
+    found: int | None = table[type(op)](op) if type(op) in table else None
+    return found
 
 
 class Memory:
@@ -184,14 +193,13 @@ class Memory:
 
     def _share(self, op: Operation) -> None:
         """Let what hands on codes as they are take no memory of its own."""
-        _, height, width = self._shapes[op.name]
-        area = height * width
-        if isinstance(op, (Reshape, Reinterpret)) and op.name in self._kinds:
-            self._inside[op.name] = (op.inputs[0], 0)
-        elif isinstance(op, Slice) and is_contiguous(op):
-            self._inside[op.name] = (op.inputs[0], op.slices[0][0] * area)
-        elif is_joined(op):
-            start = op.amounts[0][0] * area if isinstance(op, Pad) else 0
+        if op.name not in self._kinds:
+            return
+        area = math.prod(self._shapes[op.name][1:])
+        if (first := channels_in_front(VIEWS, op)) is not None:
+            self._inside[op.name] = (op.inputs[0], first * area)
+        elif (first := channels_in_front(JOINS, op)) is not None:
+            start = first * area
             for name in op.inputs:
                 free = name not in self._inside and name != self._network.input.name
                 if free and self._kinds[name] == self._kinds[op.name]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from qatlab.deploy.c import copies, windows
 from qatlab.deploy.c.memory import IMAGE, Memory, Tensor, three_sides
@@ -18,12 +19,15 @@ from qatlab.deploy.integer.network import (
     Convolve,
     FixedOutput,
     FixedPoint,
+    FixedRescale,
     Input,
     IntegerNetwork,
     MaxPool,
     Multiply,
     Operation,
+    Output,
     Reinterpret,
+    Rescale,
     Reshape,
     SumPool,
     Weighted,
@@ -110,12 +114,12 @@ class _Writer:
     def write(self) -> None:
         """Write all operations."""
         for op in self.network.operations:
-            self._write(op)
+            WRITERS[type(op)](self, op, self.identifiers[op.name])
 
     def program(self, class_names: Sequence[str], about: Sequence[str]) -> CProgram:
         """Return the program."""
         self.write()
-        output = self.network.operations[-1]
+        output = self.network.output
         classes = math.prod(self.shapes[output.name])
         if classes != len(class_names):
             raise ConfigError(
@@ -124,8 +128,9 @@ class _Writer:
         memory = self.rows.declarations()
         if self.memory.size:
             memory.append(f"static uint8_t arena[{self.memory.size}];")
-        shift = int(output.shift.flat[0]) if isinstance(output, FixedOutput) else 0
-        kind = "int64_t" if isinstance(output, FixedPoint) else "double"
+        kind, unit = "double", 0
+        if isinstance(output, FixedOutput):
+            kind, unit = "int64_t", int(output.shift.flat[0])
         image = math.prod(self.image.shape)
         written = "\n\n".join([*self.functions, self._infer(classes)])
         names = ",\n    ".join(map(string, class_names))
@@ -134,7 +139,7 @@ class _Writer:
             "#include <stdint.h>",
             f"#define QATLAB_IMAGE_BYTES {image} /* {' x '.join(map(str, self.image.shape))} */\n"
             f"#define QATLAB_CLASSES {classes}\n"
-            f"#define QATLAB_OUTPUT_UNIT {(2.0**-shift).hex()}",
+            f"#define QATLAB_OUTPUT_UNIT {(2.0**-unit).hex()}",
             f"typedef {kind} qatlab_number;",
             "int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs);",
             *used(written),
@@ -154,39 +159,22 @@ class _Writer:
             layers=layer_sizes(self.network, self.shapes, self.layers, self.tables.sizes),
         )
 
-    def _write(self, op: Operation) -> None:
-        name = self.identifiers[op.name]
-        if isinstance(op, (Input, Reshape, Reinterpret)):  # numbers that are there already
-            if op.name not in self.tensors:
-                self.layers[op.name] = self.layers[op.inputs[0]]
-            return
-        if isinstance(op, (Convolve, Multiply)):
-            self._add_layer(op, name)
-        elif isinstance(op, SumPool) and op.codes is None:
-            self._add_sums(op, name)
-        elif isinstance(op, (Weighted, FixedPoint)):
-            self._add_site(op)
-        elif isinstance(op, (MaxPool, SumPool)):
-            source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
-            self._run(op, windows.pooling(op, name, source, result), [source])
-        elif type(op) in copies.COPIES:
-            if (made := copies.copied(op, name, self.memory, self.tables)) is not None:
-                self._run(op, *made)
-        else:
-            raise ConfigError(f"{op.name} is a {type(op).__name__}, which no C is written for.")
+    def _view(self, op: Reshape | Reinterpret, name: str) -> None:
+        """Add nothing: numbers that are there already, or accumulators that are computed later."""
+        if op.name not in self.tensors:
+            self.layers[op.name] = self.layers[op.inputs[0]]
 
-    def _add_sums(self, op: SumPool, name: str) -> None:
-        """Add sums over windows of accumulators, which are computed where they are read."""
-        of = self.layers[op.inputs[0]]
-        self.layers[op.name] = replace(of, name=name, largest=op.largest)
-        inner, result = (three_sides(self.shapes[n]) for n in (op.inputs[0], op.name))
-        grouped = isinstance(of.op, Convolve) and of.op.groups > 1
-        head = f"const {of.source.pointed} *in, const {of.row} *row"
-        head, arguments = (head + ", int32_t c", "in, row, c") if grouped else (head, "in, row")
-        text = windows.pooled_sums(op, name, of.name, inner, result, head, arguments)
+    def _convolution(self, op: Convolve, name: str) -> None:
+        layer = self._layer(op, name, by_rows=True)
+        result = three_sides(self.shapes[op.name])
+        self.functions.append(windows.convolution(op, name, layer.source, result, layer.row))
+
+    def _product(self, op: Multiply, name: str) -> None:
+        layer = self._layer(op, name, by_rows=False)
+        text = windows.product(op, name, layer.source, layer.table, layer.weights)
         self.functions.append(text)
 
-    def _add_layer(self, op: Convolve | Multiply, name: str) -> None:
+    def _layer(self, op: Convolve | Multiply, name: str, by_rows: bool) -> Layer:
         if op.largest > LARGEST:
             raise ConfigError(f"{op.name}: an accumulator may not fit into 32 bits.")
         try:
@@ -195,27 +183,43 @@ class _Writer:
             raise ConfigError(
                 f"{op.name} has weights that no C is written for: {error}."
             ) from error
-        table = self.tables.weights(op.name, weights)
-        layer = Layer(op, name, self.tensors[op.inputs[0]], weights, table, op.largest)
+        table, source = self.tables.weights(op.name, weights), self.tensors[op.inputs[0]]
+        layer = Layer(op, name, source, weights, table, op.largest, by_rows)
         self.layers[op.name] = layer
-        if isinstance(op, Convolve):
-            result = three_sides(self.shapes[op.name])
-            text = windows.convolution(op, name, layer.source, result, layer.row)
-        else:
-            text = windows.product(op, name, layer.source, table, weights)
-        self.functions.append(text)
+        return layer
 
-    def _add_site(self, op: Weighted | FixedPoint) -> None:
-        terms = [
-            Term(self.layers[name], self.layers[name].largest)
-            if name in self.layers
-            else Term(self.tensors[name], self.network.codes[name].largest)
-            for name in op.inputs
-        ]
+    def _sums(self, op: SumPool, name: str) -> None:
+        """Add sums over windows; those of accumulators are computed where they are read."""
+        if op.codes is not None:
+            source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
+            return self._run(op, windows.sums(op, name, source, result), [source])
+        of = self.layers[op.inputs[0]]
+        self.layers[op.name] = replace(of, name=name, largest=op.largest)
+        head, arguments = f"const {of.source.pointed} *in, const {of.row} *row", "in, row"
+        if of.op.groups > 1:
+            head, arguments = f"{head}, int32_t c", f"{arguments}, c"
+        inner, outer = (three_sides(self.shapes[n]) for n in (op.inputs[0], op.name))
+        text = windows.pooled_sums(op, name, of.name, inner, outer, head, arguments)
+        return self.functions.append(text)
+
+    def _largest(self, op: MaxPool, name: str) -> None:
+        source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
+        self._run(op, windows.largest(op, name, source, result), [source])
+
+    def _copy(self, op: Operation, name: str) -> None:
+        if (made := copies.copied(op, name, self.memory, self.tables)) is not None:
+            self._run(op, *made)
+
+    def _site(self, op: Weighted | FixedPoint, name: str) -> None:
+        terms = []
+        for name in op.inputs:
+            if (layer := self.layers.get(name)) is not None:
+                terms.append(Term(layer.source, layer.largest, layer))
+            else:
+                terms.append(Term(self.tensors[name], self.network.codes[name].largest))
         shape, result = three_sides(self.shapes[op.name]), self.tensors.get(op.name)
         text = site(op, terms, shape, result, self.tables, self.rows)
-        sources = [t.value if isinstance(t.value, Tensor) else t.value.source for t in terms]
-        self._run(op, text, sources)
+        self._run(op, text, [term.source for term in terms])
 
     def _run(self, op: Operation, text: str, sources: Sequence[Tensor]) -> None:
         """Add a function, and the call that says where in memory its tensors lie."""
@@ -230,3 +234,16 @@ class _Writer:
         body = [*self.calls, "int32_t best = 0;", *loop("k", classes, best, "1"), "return best;"]
         head = f"int32_t qatlab_infer(const uint8_t *{IMAGE}, qatlab_number *outputs)"
         return function(head, body)
+
+
+WRITERS: dict[type[Operation], Callable[[Any, Any, str], None]] = {
+    Input: lambda writer, op, name: None,
+    Convolve: _Writer._convolution,
+    Multiply: _Writer._product,
+    SumPool: _Writer._sums,
+    MaxPool: _Writer._largest,
+    Reshape: _Writer._view,
+    Reinterpret: _Writer._view,
+    **dict.fromkeys((Rescale, Output, FixedRescale, FixedOutput), _Writer._site),
+    **dict.fromkeys(copies.COPIES, _Writer._copy),
+}
