@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +57,9 @@ class Group(Enum):
 class Operation:
     """One step of the computation.
 
-    A kind of operation is a class with its fields, group, codes and bound. What computes it and
-    writes it are tables from kind to function: ``COMPUTED`` of :mod:`vectorised`, ``WRITERS`` of
-    each format, and that of the interpreter in the tests.
+    Each kind is a class, which knows its codes and its group. What is done with it is an entry of
+    a table from kinds to functions, for each target that it has: ``COMPUTED`` of ``vectorised``,
+    ``MOVES`` or ``WRITERS`` of ONNX files, ``COPIES`` or ``WRITERS`` of C.
 
     Attributes:
         name: of its result: path of the layer, site or pooling.
@@ -80,15 +80,6 @@ class Operation:
         own: Codes | None = getattr(self, "codes", None)
         return own
 
-    def bound(self, known: Mapping[str, Codes], bounds: Mapping[str, int]) -> int:
-        """Return the size that no whole number of the result exceeds.
-
-        Args:
-            known: codes, by the names of operations.
-            bounds: of the operations in front of it that are no codes.
-        """
-        return known[self.name].largest if self.name in known else bounds[self.inputs[0]]
-
 
 class Sums(Operation):
     """What adds up products or codes.
@@ -99,10 +90,6 @@ class Sums(Operation):
 
     group = Group.SUMS
     largest: int
-
-    def bound(self, known: Mapping[str, Codes], bounds: Mapping[str, int]) -> int:
-        """Return the size that no sum exceeds."""
-        return self.largest
 
 
 class Move(Operation):
@@ -123,19 +110,6 @@ class Move(Operation):
         ends = [end for codes in inputs for end in (codes.low, codes.high)]
         ends += [] if self.fill is None else [0]
         return replace(inputs[0], low=min(ends), high=max(ends))
-
-
-class Windowed(Protocol):
-    """What looks at windows: rows and columns of each."""
-
-    @property
-    def kernel(self) -> tuple[int, int]: ...
-    @property
-    def stride(self) -> tuple[int, int]: ...
-    @property
-    def padding(self) -> Sides: ...
-    @property
-    def dilation(self) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True)
@@ -213,6 +187,9 @@ class MaxPool(Move):
     stride: tuple[int, int]
     padding: Sides
     dilation: tuple[int, int]
+
+
+Windowed = Convolve | SumPool | MaxPool
 
 
 @dataclass(frozen=True)
@@ -431,8 +408,12 @@ def largest_sizes(operations: Iterable[Operation], codes: Mapping[str, Codes]) -
     """Return, by the name of each result of whole numbers, the size that none of it exceeds."""
     found: dict[str, int] = {}
     for op in operations:
-        if op.group is not Group.ANSWER:
-            found[op.name] = op.bound(codes, found)
+        if isinstance(op, Sums):
+            found[op.name] = op.largest
+        elif op.name in codes:
+            found[op.name] = codes[op.name].largest
+        elif op.group is Group.MOVED:
+            found[op.name] = found[op.inputs[0]]
     return found
 
 
@@ -502,9 +483,5 @@ class IntegerNetwork:
     @property
     def accumulator_bits(self) -> dict[str, int]:
         """Width, sign included, that the accumulators of each layer need."""
-        largest = largest_sizes(self.operations, self.codes)
-        return {
-            op.name: largest[op.name].bit_length() + 1
-            for op in self.operations
-            if op.group is Group.SUMS
-        }
+        sums = (op for op in self.operations if isinstance(op, Sums))
+        return {op.name: op.largest.bit_length() + 1 for op in sums}

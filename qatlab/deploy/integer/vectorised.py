@@ -8,7 +8,7 @@ Sums in fixed point are of 64 bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -88,7 +88,7 @@ def compute(network: IntegerNetwork, images: Tensor) -> Computed:
         if _reverses(op, operations):
             positions[name] = _total(op, [position_of(op.inputs[0])], torch.double)
         elif name not in positions:
-            positions[name] = COMPUTED[type(op)](op, [position_of(of) for of in op.inputs])
+            positions[name] = COMPUTED[type(op)](op, *map(position_of, op.inputs))
         return positions[name]
 
     sites = {name: parts for name, parts in network.sites.items() if parts[0] in codes}
@@ -121,9 +121,9 @@ def results(
     for op in network.operations:
         inputs = [values[name] for name in op.inputs] or [images]
         if op.group is Group.SITE:
-            value, position = ROUNDED[type(op)](op, inputs)
+            value, position = ROUNDED[type(op)](op, *inputs)
         else:
-            value, position = COMPUTED[type(op)](op, inputs), None
+            value, position = COMPUTED[type(op)](op, *inputs), None
         yield op, value, position
         values[op.name] = value
         for name in op.inputs:
@@ -152,45 +152,43 @@ def _around(x: Tensor, sides: Sides, value: float = 0.0) -> Tensor:
     return x if sides == NO_SIDES else F.pad(x, (*sides[1], *sides[0]), value=value)
 
 
-def _convolve(op: Convolve, inputs: list[Tensor]) -> Tensor:
-    x = _around(_exact(op, inputs[0]), op.padding)
+def _convolve(op: Convolve, x: Tensor) -> Tensor:
+    x = _around(_exact(op, x), op.padding)
     weight = torch.from_numpy(op.weight).to(x)
     return F.conv2d(x, weight, None, op.stride, 0, op.dilation, op.groups)
 
 
-def _multiply(op: Multiply, inputs: list[Tensor]) -> Tensor:
-    x = _exact(op, inputs[0])
+def _multiply(op: Multiply, x: Tensor) -> Tensor:
+    x = _exact(op, x)
     return F.linear(x, torch.from_numpy(op.weight).to(x))
 
 
-def _sum_pool(op: SumPool, inputs: list[Tensor]) -> Tensor:
-    x = _around(_exact(op, inputs[0]), op.padding)
+def _sum_pool(op: SumPool, x: Tensor) -> Tensor:
+    x = _around(_exact(op, x), op.padding)
     return F.avg_pool2d(x, op.kernel, op.stride, divisor_override=1)
 
 
-def _max_pool(op: MaxPool, inputs: list[Tensor]) -> Tensor:
-    x = _around(inputs[0], op.padding, -math.inf)
+def _max_pool(op: MaxPool, x: Tensor) -> Tensor:
+    x = _around(x, op.padding, -math.inf)
     return F.max_pool2d(x, op.kernel, op.stride, 0, op.dilation)
 
 
-def _pad(op: Pad, inputs: list[Tensor]) -> Tensor:
+def _pad(op: Pad, x: Tensor) -> Tensor:
     amounts = [n for pair in reversed(op.amounts) for n in pair]
-    if op.fill is None:
-        return F.pad(inputs[0], amounts[:4], op.mode)
-    return F.pad(inputs[0], amounts)
+    return F.pad(x, amounts) if op.fill is not None else F.pad(x, amounts[:4], op.mode)
 
 
-def _concatenate(op: Concatenate, inputs: list[Tensor]) -> Tensor:
+def _concatenate(op: Concatenate, *inputs: Tensor) -> Tensor:
     joined = torch.cat(inputs, 1)
     return joined if op.order is None else joined[:, list(op.order)]
 
 
-def _permute(op: Permute, inputs: list[Tensor]) -> Tensor:
-    (x,), axes = inputs, (0, *(axis + 1 for axis in op.axes))
+def _permute(op: Permute, x: Tensor) -> Tensor:
+    axes = (0, *(axis + 1 for axis in op.axes))
     return x.reshape(len(x), *op.split).permute(axes).reshape(len(x), *op.shape)
 
 
-def _total(op: Weighted | FixedPoint, terms: list[Tensor], kind: torch.dtype) -> Tensor:
+def _total(op: Weighted | FixedPoint, terms: Sequence[Tensor], kind: torch.dtype) -> Tensor:
     total = _like(op.offset, terms[0])
     for term, multiplier in zip(terms, op.multipliers, strict=True):
         total = total + _like(multiplier, term) * term.to(kind)
@@ -202,7 +200,7 @@ def _shifted(total: Tensor, shift: Tensor) -> Tensor:
     return total.double() / (1 << shift).double()
 
 
-def _rescale(op: Rescale, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _rescale(op: Rescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     position = _total(op, inputs, torch.double)
     if (below := op.below) is not None:
         instead = _total(below, inputs, torch.double)
@@ -210,7 +208,7 @@ def _rescale(op: Rescale, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
     return position.round().clamp(op.codes.low, op.codes.high).float(), position
 
 
-def _fixed_rescale(op: FixedRescale, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _fixed_rescale(op: FixedRescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     total, shift = _total(op, inputs, torch.long), _like(op.shift, inputs[0])
     if op.below is not None:
         assert op.zero is not None
@@ -223,11 +221,11 @@ def _fixed_rescale(op: FixedRescale, inputs: list[Tensor]) -> tuple[Tensor, Tens
     return codes, _shifted(total, shift)
 
 
-def _output(op: Output, inputs: list[Tensor]) -> Tensor:
+def _output(op: Output, *inputs: Tensor) -> Tensor:
     return _answered(op, _total(op, inputs, torch.double))
 
 
-def _fixed_output(op: FixedOutput, inputs: list[Tensor]) -> Tensor:
+def _fixed_output(op: FixedOutput, *inputs: Tensor) -> Tensor:
     total = _total(op, inputs, torch.long)
     return _answered(op, _shifted(total, _like(op.shift, inputs[0])))
 
@@ -242,24 +240,24 @@ def _like(numbers: NDArray[Any], term: Tensor) -> Tensor:
     return torch.from_numpy(shaped).to(term.device)
 
 
-COMPUTED: dict[type[Operation], Callable[[Any, list[Tensor]], Tensor]] = {
-    Input: lambda op, inputs: inputs[0].float(),
+COMPUTED: dict[type[Operation], Callable[..., Tensor]] = {
+    Input: lambda op, x: x.float(),
     Convolve: _convolve,
     Multiply: _multiply,
     SumPool: _sum_pool,
     MaxPool: _max_pool,
-    Slice: lambda op, inputs: inputs[0][(slice(None), *(slice(*ends) for ends in op.slices))],
-    Pick: lambda op, inputs: inputs[0][:, list(op.channels)],
+    Slice: lambda op, x: x[(slice(None), *(slice(*ends) for ends in op.slices))],
+    Pick: lambda op, x: x[:, list(op.channels)],
     Concatenate: _concatenate,
-    Reshape: lambda op, inputs: inputs[0].reshape(len(inputs[0]), *op.shape),
+    Reshape: lambda op, x: x.reshape(len(x), *op.shape),
     Permute: _permute,
     Pad: _pad,
-    Reinterpret: lambda op, inputs: inputs[0],
+    Reinterpret: lambda op, x: x,
     Output: _output,
     FixedOutput: _fixed_output,
 }
 # Codes of sites, and what was rounded to them.
-ROUNDED: dict[type[Operation], Callable[[Any, list[Tensor]], tuple[Tensor, Tensor]]] = {
+ROUNDED: dict[type[Operation], Callable[..., tuple[Tensor, Tensor]]] = {
     Rescale: _rescale,
     FixedRescale: _fixed_rescale,
 }
