@@ -31,6 +31,7 @@ from qatlab.deploy.integer.network import (
     Reshape,
     SumPool,
     Weighted,
+    of_kind,
 )
 from qatlab.deploy.integer.vectorised import shapes
 from qatlab.errors import ConfigError
@@ -114,7 +115,7 @@ class _Writer:
     def write(self) -> None:
         """Write all operations."""
         for op in self.network.operations:
-            WRITERS[type(op)](self, op, self.identifiers[op.name])
+            of_kind(WRITERS, op, "C")(self, op, self.identifiers[op.name])
 
     def program(self, class_names: Sequence[str], about: Sequence[str]) -> CProgram:
         """Return the program."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qatlab.errors import ConfigError
+
+T = TypeVar("T")
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
 Sides = tuple[tuple[int, int], tuple[int, int]]  # above and below, left and right
@@ -402,6 +405,17 @@ class FixedOutput(FixedPoint):
     shape: tuple[int, ...] = ()
     function: str = ""
     places: Integers | None = None
+
+
+def of_kind(table: Mapping[type[Operation], T], op: Operation, target: str) -> T:
+    """Return what a table of a target has for the kind of an operation.
+
+    Raises:
+        ConfigError: if it has none.
+    """
+    if type(op) not in table:
+        raise ConfigError(f"{op.name} is a {type(op).__name__}, which has no form in {target}.")
+    return table[type(op)]
 
 
 def largest_sizes(operations: Iterable[Operation], codes: Mapping[str, Codes]) -> dict[str, int]:

@@ -41,6 +41,7 @@ from qatlab.deploy.integer.network import (
     SumPool,
     Weighted,
     along_channels,
+    of_kind,
 )
 from qatlab.deploy.integer.vectorised import EXACT, shapes
 from qatlab.deploy.onnx.graph import OPSETS, Graph, container, window
@@ -90,7 +91,7 @@ class IntegerWriter:
         image = self.graph.input("image", TensorProto.UINT8, self.network.input.shape)
         for op in self.network.operations:
             inputs = [self.tensors[name] for name in op.inputs]
-            self.tensors[op.name] = WRITERS[type(op)](self, op, inputs)
+            self.tensors[op.name] = of_kind(WRITERS, op, "ONNX of integers")(self, op, inputs)
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
         answer, sizes = self.graph.in_shape(answer, shape, output.shape, output.places)

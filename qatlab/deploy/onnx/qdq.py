@@ -34,6 +34,7 @@ from qatlab.deploy.integer.network import (
     Reshape,
     SumPool,
     Weighted,
+    of_kind,
 )
 from qatlab.deploy.integer.vectorised import shapes
 from qatlab.deploy.onnx.graph import NARROW, Graph, container, window
@@ -94,7 +95,9 @@ class QdqWriter:
         image = self.graph.input("image", TensorProto.FLOAT, self.network.input.shape)
         for op in self.network.operations:
             if op.name in self.codes or op.group is Group.ANSWER:
-                WRITERS[type(op)](self, op)  # accumulators are written where they are read
+                of_kind(WRITERS, op, "ONNX")(
+                    self, op
+                )  # accumulators are written where they are read
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
         if output.function:
