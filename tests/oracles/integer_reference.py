@@ -19,6 +19,7 @@ from qatlab.deploy.integer.network import (
     FixedOutput,
     FixedPoint,
     FixedRescale,
+    Gather,
     IntegerNetwork,
     Integers,
     MaxPool,
@@ -183,6 +184,11 @@ def _picked(x: Values, channels: Sequence[int]) -> Values:
     return {(c, *at): x[(own, *at)] for c, own in enumerate(channels) for at in inner}
 
 
+def _gathered(op: Gather, x: Values) -> Values:
+    places = product(sorted({place[0] for place in x}), enumerate(op.rows), enumerate(op.columns))
+    return {(c, i, j): x[c, row, column] for c, (i, row), (j, column) in places}
+
+
 def _sliced(op: Slice, x: Values) -> Values:
     slices, found = op.slices, Values()
     for place, value in x.items():
@@ -236,6 +242,7 @@ COMPUTED: dict[type[Operation], Callable[..., Values]] = {
     MaxPool: _largest,
     Slice: _sliced,
     Pick: lambda op, x: _picked(x, op.channels),
+    Gather: _gathered,
     Concatenate: _concatenated,
     Reshape: _reshaped,
     Permute: _permuted,

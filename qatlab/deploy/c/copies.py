@@ -11,7 +11,7 @@ import numpy as np
 from qatlab.deploy.c.memory import JOINS, Memory, Tensor, channels_in_front, index_of
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled
-from qatlab.deploy.integer.network import Concatenate, Operation, Pad, Permute, Pick, Slice
+from qatlab.deploy.integer.network import Concatenate, Gather, Operation, Pad, Permute, Pick, Slice
 
 Copied = tuple[str, list[Tensor]]
 
@@ -81,6 +81,20 @@ def _picked(op: Pick, memory: Memory, tables: Tables) -> tuple[list[str], list[T
     return loop("c", result.shape[0], loop("j", area, [store])), [source]
 
 
+def _gathered(op: Gather, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
+    source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
+    y, x = (
+        f"{tables.array(f'read_{words}', op.name, np.array(numbers))}[{place}]"
+        for words, numbers, place in (("rows", op.rows, "y"), ("columns", op.columns, "x"))
+    )
+    channels, height, width = source.shape
+    code = source.load("in0", f"(c * {height} + {y}) * {width} + {x}")
+    store = result.store("out", index_of(result.shape), code)
+    return loop("c", channels, loop("y", len(op.rows), loop("x", len(op.columns), [store]))), [
+        source
+    ]
+
+
 def _sliced(op: Slice, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
     source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
     if memory.written_in_place(op.name, op.inputs[0]):
@@ -136,6 +150,7 @@ Writer = Callable[[Any, Memory, Tables], tuple[list[str], list[Tensor]]]
 COPIES: dict[type[Operation], Writer] = {
     Concatenate: _in_order,
     Pick: _picked,
+    Gather: _gathered,
     Slice: _sliced,
     Permute: _permuted,
     Pad: _padded,

@@ -214,6 +214,19 @@ class Pick(Move):
 
 
 @dataclass(frozen=True)
+class Gather(Move):
+    """Rows and columns in an order of their own: some left out, others several times.
+
+    Attributes:
+        rows: their numbers in the input.
+        columns: likewise.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Concatenate(Move):
     """All channels of the inputs, one after the other.
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from qatlab.deploy.integer.network import (
     Convolve,
+    Gather,
     Integers,
     Multiply,
     Operation,
@@ -252,25 +253,24 @@ def _moved(
         return in_shape(state, name, value, (value.shape[0], *inner))
     if not isinstance(value, Coded):
         return None
-    if len(inner) == 2 and len(value.shape) == 3:
-        cut = _cut(places.reshape(inner), value.shape[1:])
-        if cut is not None:
-            own = state.free(name)
-            state.add(Slice(own, (value.name,), ((0, value.shape[0], 1), *cut)))
-            (top, bottom, down), (left, right, by) = cut
-            offsets = value.offsets
-            if offsets is not None:
-                offsets = np.broadcast_to(offsets, value.shape)[:, top:bottom:down, left:right:by]
-            return Coded(own, value.codes, (value.shape[0], *inner), offsets)
-    turned = permutation(places, area)
-    if turned is None or not _plain(value):
+    mapped = len(inner) == 2 and len(value.shape) == 3
+    lines = _lines(places.reshape(inner), value.shape[1:]) if mapped else None
+    cut = lines and [ends for ends in map(_ends, lines) if ends is not None]
+    turned = permutation(places, area) if _plain(value) else None
+    if not (lines or turned):
         return None
-    split, axes = turned
-    whole = (value.shape[0], *inner)
-    own = state.free(name)
-    axes = (0, *(axis + 1 for axis in axes))
-    state.add(Permute(own, (value.name,), (value.shape[0], *split), axes, whole))
-    return Coded(own, value.codes, whole)
+    name = state.free(name)
+    if cut and len(cut) == 2:
+        state.add(Slice(name, (value.name,), ((0, value.shape[0], 1), *cut)))
+    elif turned:
+        split, axes = (value.shape[0], *turned[0]), (0, *(axis + 1 for axis in turned[1]))
+        state.add(Permute(name, (value.name,), split, axes, (value.shape[0], *inner)))
+    elif lines:
+        state.add(Gather(name, (value.name,), *lines))
+    offsets = value.offsets
+    if offsets is not None and lines:
+        offsets = np.broadcast_to(offsets, value.shape)[:, lines[0]][:, :, lines[1]]
+    return Coded(name, value.codes, (value.shape[0], *inner), offsets)
 
 
 def _plain(value: Coded) -> bool:
@@ -304,18 +304,21 @@ def _reshaped(state: State, name: str, of: str, shape: tuple[int, ...]) -> str:
     return state.add(Reshape(state.free(name), (of,), shape))
 
 
-def _cut(places: Integers, size: tuple[int, ...]) -> tuple[tuple[int, int, int], ...] | None:
-    """Return start, stop and step of rows and columns, if places are those of a slice."""
+def _lines(
+    places: Integers, size: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Return the numbers of rows and of columns that meet in places; None if no lines do."""
     rows, columns = places[:, 0] // size[1], places[0] % size[1]
     if not np.array_equal(rows[:, None] * size[1] + columns, places):
         return None
-    found = []
-    for at in (rows, columns):
-        step = int(at[1] - at[0]) if len(at) > 1 else 1
-        if step < 1 or not np.array_equal(at, at[0] + step * np.arange(len(at))):
-            return None
-        found.append((int(at[0]), int(at[-1]) + 1, step))
-    return tuple(found)
+    return tuple(rows.tolist()), tuple(columns.tolist())
+
+
+def _ends(at: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Return start, stop and step of numbers, if they are those of a slice."""
+    step = at[1] - at[0] if len(at) > 1 else 1
+    found = step > 0 and at == tuple(range(at[0], at[-1] + 1, step))
+    return (at[0], at[-1] + 1, step) if found else None
 
 
 def permutation(places: Integers, count: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

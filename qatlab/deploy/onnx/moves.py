@@ -10,6 +10,7 @@ import numpy as np
 from qatlab.deploy.integer.network import (
     NO_SIDES,
     Concatenate,
+    Gather,
     MaxPool,
     Operation,
     Pad,
@@ -92,19 +93,24 @@ def _slice(graph: Graph, op: Slice, inputs: list[str], lowest: np.generic) -> st
     return graph.node("Slice", [*inputs, *parts], op.name)
 
 
-def _gathered(graph: Graph, x: str, channels: Sequence[int], name: str) -> str:
-    numbers = graph.constant(np.array(channels, np.int64))
-    return graph.node("Gather", [x, numbers], name, axis=1)
+def _taken(graph: Graph, x: str, numbers: Sequence[int], name: str, axis: int = 1) -> str:
+    taken = graph.constant(np.array(numbers, np.int64))
+    return graph.node("Gather", [x, taken], name, axis=axis)
 
 
 def _concatenate(graph: Graph, op: Concatenate, inputs: list[str], lowest: np.generic) -> str:
     name = op.name if op.order is None else ""
     joined = graph.node("Concat", inputs, name, axis=1)
-    return joined if op.order is None else _gathered(graph, joined, op.order, op.name)
+    return joined if op.order is None else _taken(graph, joined, op.order, op.name)
 
 
 def _pick(graph: Graph, op: Pick, inputs: list[str], lowest: np.generic) -> str:
-    return _gathered(graph, inputs[0], op.channels, op.name)
+    return _taken(graph, inputs[0], op.channels, op.name)
+
+
+def _gather(graph: Graph, op: Gather, inputs: list[str], lowest: np.generic) -> str:
+    rows = _taken(graph, inputs[0], op.rows, "", axis=2)
+    return _taken(graph, rows, op.columns, op.name, axis=3)
 
 
 # Each is given the names of what it reads, and a number of their type than which none is smaller.
@@ -112,6 +118,7 @@ MOVES: dict[type[Operation], Callable[[Graph, Any, list[str], np.generic], str]]
     MaxPool: _max_pool,
     Slice: _slice,
     Pick: _pick,
+    Gather: _gather,
     Concatenate: _concatenate,
     Reshape: _reshape,
     Permute: _permute,
