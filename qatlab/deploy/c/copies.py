@@ -27,14 +27,16 @@ def copied(op: Operation, name: str, memory: Memory, tables: Tables) -> Copied |
         memory: where tensors lie.
         tables: which its constants are added to.
     """
+    if memory.written_in_place(op.name, op.inputs[0]):
+        return None
+    result, read = memory.tensors[op.name], [memory.tensors[part] for part in op.inputs]
     if (first := channels_in_front(JOINS, op)) is not None:
         body, read = _joined(op, memory, first)
     else:
-        body, read = COPIES[type(op)](op, memory, tables)
+        body = COPIES[type(op)](op, read, result, tables)
     if not body:
         return None
     inputs = [f"const {source.pointed} *in{i}" for i, source in enumerate(read)]
-    result = memory.tensors[op.name]
     head = f"static void run_{name}({', '.join([*inputs, f'{result.pointed} *out'])})"
     return function(head, body, [f"Copies codes: {op.name}."]), read
 
@@ -57,32 +59,31 @@ def _joined(op: Operation, memory: Memory, first: int) -> tuple[list[str], list[
     return body + (loop("i", end, [zero], str(start)) if start < end else []), read
 
 
-def _in_order(op: Concatenate, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
+def _in_order(op: Concatenate, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
     """Channels of several tensors in an order of their own."""
     assert op.order is not None
-    result = memory.tensors[op.name]
     area, to = math.prod(result.shape[1:]), np.argsort(op.order)
     table = tables.array("channels", op.name, to)
-    body, read, first = [], [memory.tensors[part] for part in op.inputs], 0
+    body, first = [], 0
     for i, source in enumerate(read):
         code = source.load(f"in{i}", f"{scaled('c', area)} + j")
         place = f"{scaled(table + '[' + moved('c', first) + ']', area)} + j"
         body += loop("c", source.shape[0], loop("j", area, [result.store("out", place, code)]))
         first += source.shape[0]
-    return body, read
+    return body
 
 
-def _picked(op: Pick, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
-    source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
+def _picked(op: Pick, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
+    (source,) = read
     area = math.prod(result.shape[1:])
     table = tables.array("channels", op.name, np.array(op.channels))
     code = source.load("in0", f"{scaled(f'{table}[c]', area)} + j")
     store = result.store("out", f"{scaled('c', area)} + j", code)
-    return loop("c", result.shape[0], loop("j", area, [store])), [source]
+    return loop("c", result.shape[0], loop("j", area, [store]))
 
 
-def _gathered(op: Gather, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
-    source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
+def _gathered(op: Gather, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
+    (source,) = read
     y, x = (
         f"{tables.array(f'read_{words}', op.name, np.array(numbers))}[{place}]"
         for words, numbers, place in (("rows", op.rows, "y"), ("columns", op.columns, "x"))
@@ -90,15 +91,11 @@ def _gathered(op: Gather, memory: Memory, tables: Tables) -> tuple[list[str], li
     channels, height, width = source.shape
     code = source.load("in0", f"(c * {height} + {y}) * {width} + {x}")
     store = result.store("out", index_of(result.shape), code)
-    return loop("c", channels, loop("y", len(op.rows), loop("x", len(op.columns), [store]))), [
-        source
-    ]
+    return loop("c", channels, loop("y", len(op.rows), loop("x", len(op.columns), [store])))
 
 
-def _sliced(op: Slice, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
-    source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
-    if memory.written_in_place(op.name, op.inputs[0]):
-        return [], []
+def _sliced(op: Slice, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
+    (source,) = read
     channels, height, width = result.shape
     ends = [*op.slices, *((0, 0, 1),) * (3 - len(op.slices))]
     c, y, x = (
@@ -107,22 +104,22 @@ def _sliced(op: Slice, memory: Memory, tables: Tables) -> tuple[list[str], list[
     )
     code = source.load("in0", f"(({c}) * {source.shape[1]} + {y}) * {source.shape[2]} + {x}")
     store = result.store("out", index_of(result.shape), code)
-    return loop("c", channels, loop("y", height, loop("x", width, [store]))), [source]
+    return loop("c", channels, loop("y", height, loop("x", width, [store])))
 
 
-def _permuted(op: Permute, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
-    source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
+def _permuted(op: Permute, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
+    (source,) = read
     strides = [math.prod(op.split[axis + 1 :]) for axis in range(len(op.split))]
     place = " + ".join(scaled(f"i{axis}", strides[axis]) for axis in op.axes)
     body = [result.store("out", "k", source.load("in0", place)), "++k;"]
     for axis in reversed(op.axes):
         body = loop(f"i{axis}", op.split[axis], body)
-    return ["int32_t k = 0;", *body], [source]
+    return ["int32_t k = 0;", *body]
 
 
-def _padded(op: Pad, memory: Memory, tables: Tables) -> tuple[list[str], list[Tensor]]:
+def _padded(op: Pad, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
     """Rows, columns and channels around a tensor."""
-    source, result = memory.tensors[op.inputs[0]], memory.tensors[op.name]
+    (source,) = read
     amounts = [*op.amounts, *((0, 0),) * (3 - len(op.amounts))]
     places, inside = [], []
     for place, (before, behind), size in zip("cyx", amounts, source.shape, strict=True):
@@ -143,10 +140,10 @@ def _padded(op: Pad, memory: Memory, tables: Tables) -> tuple[list[str], list[Te
         zero = indented([result.store("out", index, "0")])
         body = [f"if ({' && '.join(inside)}) {{", *indented(body), "} else {", *zero, "}"]
     channels, height, width = result.shape
-    return loop("c", channels, loop("y", height, loop("x", width, body))), [source]
+    return loop("c", channels, loop("y", height, loop("x", width, body)))
 
 
-Writer = Callable[[Any, Memory, Tables], tuple[list[str], list[Tensor]]]
+Writer = Callable[[Any, list[Tensor], Tensor, Tables], list[str]]
 COPIES: dict[type[Operation], Writer] = {
     Concatenate: _in_order,
     Pick: _picked,

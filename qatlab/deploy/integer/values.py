@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,13 @@ class Coded:
     def offset(self) -> Reals:
         """What code 0 stands for: one number, or ``(C, H, W)``."""
         return np.array(self.codes.offset) if self.offsets is None else self.offsets
+
+    def moved(self, name: str, shape: tuple[int, ...], move: Callable[[Reals], Reals]) -> Coded:
+        """Return the same codes in other places, as the operation ``name`` puts them there."""
+        offsets = self.offsets
+        if offsets is not None:
+            offsets = move(np.broadcast_to(offsets, self.shape))
+        return replace(self, name=name, shape=shape, offsets=offsets)
 
 
 @dataclass(frozen=True)

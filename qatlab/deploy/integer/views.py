@@ -267,10 +267,8 @@ def _moved(
         state.add(Permute(name, (value.name,), split, axes, (value.shape[0], *inner)))
     elif lines:
         state.add(Gather(name, (value.name,), *lines))
-    offsets = value.offsets
-    if offsets is not None and lines:
-        offsets = np.broadcast_to(offsets, value.shape)[:, lines[0]][:, :, lines[1]]
-    return Coded(name, value.codes, (value.shape[0], *inner), offsets)
+    shape = (value.shape[0], *inner)
+    return value.moved(name, shape, lambda x: x[:, lines[0]][:, :, lines[1]] if lines else x)
 
 
 def _plain(value: Coded) -> bool:
@@ -282,10 +280,8 @@ def in_shape(state: State, name: str, value: Value, shape: tuple[int, ...]) -> V
     if value.shape == shape:
         return value
     if isinstance(value, Coded):
-        own, offsets = _reshaped(state, name, value.name, shape), value.offsets
-        if offsets is not None:
-            offsets = np.broadcast_to(offsets, value.shape).reshape(shape)
-        return replace(value, name=own, shape=shape, offsets=offsets)
+        own = _reshaped(state, name, value.name, shape)
+        return value.moved(own, shape, lambda x: x.reshape(shape))
     if math.prod(value.shape[1:]) > 1:
         return None
     terms = tuple(
@@ -394,10 +390,7 @@ def of_channels(state: State, name: str, value: Value, channels: Sequence[int]) 
     shape = (len(channels), *value.shape[1:])
     if isinstance(value, Coded):
         own = _take(state, name, value.name, channels)
-        offsets = value.offsets
-        if offsets is not None:
-            offsets = np.broadcast_to(offsets, value.shape)[list(channels)]
-        return replace(value, name=own, shape=shape, offsets=offsets)
+        return value.moved(own, shape, lambda x: x[list(channels)])
 
     def taken(numbers: Reals) -> Reals:
         return numbers[list(channels)] if numbers.ndim else numbers
@@ -479,12 +472,9 @@ def in_order(state: State, name: str, parts: Parts) -> Parts:
         return parts
     (value,) = parts.values
     assert isinstance(value, Coded)
-    own = state.free(name)
-    state.add(Pick(own, (value.name,), parts.order))
-    offsets = value.offsets
-    if offsets is not None:
-        offsets = np.broadcast_to(offsets, value.shape)[list(parts.order)]
-    return Parts((replace(value, name=own, offsets=offsets),))
+    order = list(parts.order)
+    own = state.add(Pick(state.free(name), (value.name,), parts.order))
+    return Parts((value.moved(own, value.shape, lambda x: x[order]),))
 
 
 def _references(parts: Parts) -> list[Reference]:
