@@ -13,30 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from qatlab.deploy.integer.network import (
-    Concatenate,
-    Convolve,
-    FixedOutput,
-    FixedPoint,
-    FixedRescale,
-    Gather,
-    IntegerNetwork,
-    Integers,
-    MaxPool,
-    Multiply,
-    Operation,
-    Output,
-    Pad,
-    Permute,
-    Pick,
-    Reinterpret,
-    Rescale,
-    Reshape,
-    Slice,
-    SumPool,
-    Weighted,
-    Windowed,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import Integers
 
 Place = tuple[int, ...]
 Values = dict[Place, Any]  # a number for each (c, y, x), or for each (feature,)
@@ -68,25 +47,25 @@ def compute_one(network: IntegerNetwork, image: Integers) -> dict[str, Values]:
     return values
 
 
-def _rescaled(op: Rescale, inputs: list[Values], place: Place) -> Any:
+def _rescaled(op: ops.Rescale, inputs: list[Values], place: Place) -> Any:
     total = _total(op, inputs, place)
     if op.below is not None and total < op.zero:
         total = _total(op.below, inputs, place)
     return max(op.codes.low, min(op.codes.high, round(total)))
 
 
-def _fixed(op: FixedRescale, inputs: list[Values], place: Place) -> Any:
+def _fixed(op: ops.FixedRescale, inputs: list[Values], place: Place) -> Any:
     total = _total(op, inputs, place)
     if op.below is not None and total < _of(op.zero, place):
         return _fixed(op.below, inputs, place)
     return max(op.codes.low, min(op.codes.high, total >> _of(op.shift, place[:1])))
 
 
-def _real(op: FixedOutput, inputs: list[Values], place: Place) -> Any:
+def _real(op: ops.FixedOutput, inputs: list[Values], place: Place) -> Any:
     return _total(op, inputs, place) / (1 << _of(op.shift, place[:1]))
 
 
-def _total(op: Weighted | FixedPoint, inputs: list[Values], place: Place) -> Any:
+def _total(op: ops.Weighted | ops.FixedPoint, inputs: list[Values], place: Place) -> Any:
     total = _of(op.offset, place)
     for multiplier, value in zip(op.multipliers, inputs, strict=True):
         total = total + _of(multiplier, place) * value[place]
@@ -101,7 +80,7 @@ def _of(numbers: Any, place: Place) -> Any:
     return numbers[tuple(0 if size == 1 else at for at, size in where)].item()
 
 
-def _concatenated(op: Concatenate, *inputs: Values) -> Values:
+def _concatenated(op: ops.Concatenate, *inputs: Values) -> Values:
     joined: Values = {}
     for part in inputs:
         first = 1 + max((place[0] for place in joined), default=-1)
@@ -109,7 +88,7 @@ def _concatenated(op: Concatenate, *inputs: Values) -> Values:
     return joined if op.order is None else _picked(joined, op.order)
 
 
-def _permuted(op: Permute, x: Values) -> Values:
+def _permuted(op: ops.Permute, x: Values) -> Values:
     numbers = [x[place] for place in sorted(x)]
     places = list(product(*map(range, op.split)))
     places.sort(key=lambda place: [place[axis] for axis in op.axes])
@@ -118,20 +97,20 @@ def _permuted(op: Permute, x: Values) -> Values:
     return dict(zip(product(*map(range, op.shape)), numbers, strict=True))
 
 
-def _reshaped(op: Reshape, x: Values) -> Values:
+def _reshaped(op: ops.Reshape, x: Values) -> Values:
     return {
         place: x[of] for place, of in zip(product(*map(range, op.shape)), sorted(x), strict=True)
     }
 
 
-def _multiplied(op: Multiply, x: Values) -> Values:
+def _multiplied(op: ops.Multiply, x: Values) -> Values:
     return {
         (row,): sum(int(w) * x[(i,)] for i, w in enumerate(op.weight[row]))
         for row in range(len(op.weight))
     }
 
 
-def _convolved(op: Convolve, x: Values) -> Values:
+def _convolved(op: ops.Convolve, x: Values) -> Values:
     per_group, out_per_group = op.weight.shape[1], len(op.weight) // op.groups
 
     def accumulate(c: int, inside: dict[Place, Place]) -> int:
@@ -145,16 +124,16 @@ def _convolved(op: Convolve, x: Values) -> Values:
     return _over_windows(op, x, accumulate, len(op.weight))
 
 
-def _largest(op: MaxPool, x: Values) -> Values:
+def _largest(op: ops.MaxPool, x: Values) -> Values:
     return _over_windows(op, x, lambda c, inside: max(x[(c, *at)] for at in inside.values()))
 
 
-def _summed(op: SumPool, x: Values) -> Values:
+def _summed(op: ops.SumPool, x: Values) -> Values:
     return _over_windows(op, x, lambda c, inside: sum(x[(c, *at)] for at in inside.values()))
 
 
 def _over_windows(
-    op: Windowed,
+    op: ops.Windowed,
     x: Values,
     made: Callable[[int, dict[Place, Place]], int],
     channels: int | None = None,
@@ -184,12 +163,12 @@ def _picked(x: Values, channels: Sequence[int]) -> Values:
     return {(c, *at): x[(own, *at)] for c, own in enumerate(channels) for at in inner}
 
 
-def _gathered(op: Gather, x: Values) -> Values:
+def _gathered(op: ops.Gather, x: Values) -> Values:
     places = product(sorted({place[0] for place in x}), enumerate(op.rows), enumerate(op.columns))
     return {(c, i, j): x[c, row, column] for c, (i, row), (j, column) in places}
 
 
-def _sliced(op: Slice, x: Values) -> Values:
+def _sliced(op: ops.Slice, x: Values) -> Values:
     slices, found = op.slices, Values()
     for place, value in x.items():
         ends = zip(place, slices, strict=False)
@@ -199,7 +178,7 @@ def _sliced(op: Slice, x: Values) -> Values:
     return found
 
 
-def _padded(op: Pad, x: Values) -> Values:
+def _padded(op: ops.Pad, x: Values) -> Values:
     sizes = [1 + max(place[axis] for place in x) for axis in range(len(op.amounts))]
     wider = [size + sum(more) for size, more in zip(sizes, op.amounts, strict=True)]
     found: Values = {}
@@ -229,23 +208,23 @@ def _sides(x: Values) -> list[range]:
 
 
 # What makes one number of each place, and what makes all.
-NUMBERS: dict[type[Operation], Callable[[Any, list[Values], Place], Any]] = {
-    Rescale: _rescaled,
-    FixedRescale: _fixed,
-    Output: _total,
-    FixedOutput: _real,
+NUMBERS: dict[type[ops.Operation], Callable[[Any, list[Values], Place], Any]] = {
+    ops.Rescale: _rescaled,
+    ops.FixedRescale: _fixed,
+    ops.Output: _total,
+    ops.FixedOutput: _real,
 }
-COMPUTED: dict[type[Operation], Callable[..., Values]] = {
-    Convolve: _convolved,
-    Multiply: _multiplied,
-    SumPool: _summed,
-    MaxPool: _largest,
-    Slice: _sliced,
-    Pick: lambda op, x: _picked(x, op.channels),
-    Gather: _gathered,
-    Concatenate: _concatenated,
-    Reshape: _reshaped,
-    Permute: _permuted,
-    Pad: _padded,
-    Reinterpret: lambda op, x: x,
+COMPUTED: dict[type[ops.Operation], Callable[..., Values]] = {
+    ops.Convolve: _convolved,
+    ops.Multiply: _multiplied,
+    ops.SumPool: _summed,
+    ops.MaxPool: _largest,
+    ops.Slice: _sliced,
+    ops.Pick: lambda op, x: _picked(x, op.channels),
+    ops.Gather: _gathered,
+    ops.Concatenate: _concatenated,
+    ops.Reshape: _reshaped,
+    ops.Permute: _permuted,
+    ops.Pad: _padded,
+    ops.Reinterpret: lambda op, x: x,
 }

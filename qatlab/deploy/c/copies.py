@@ -11,12 +11,12 @@ import numpy as np
 from qatlab.deploy.c.memory import JOINS, Memory, Tensor, channels_in_front, index_of
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled
-from qatlab.deploy.integer.network import Concatenate, Gather, Operation, Pad, Permute, Pick, Slice
+from qatlab.deploy.integer import operations as ops
 
 Copied = tuple[str, list[Tensor]]
 
 
-def copied(op: Operation, name: str, memory: Memory, tables: Tables) -> Copied | None:
+def copied(op: ops.Operation, name: str, memory: Memory, tables: Tables) -> Copied | None:
     """Return the function ``run_*`` of an operation that moves codes, and what it reads.
 
     None where all has been written in place.
@@ -41,7 +41,7 @@ def copied(op: Operation, name: str, memory: Memory, tables: Tables) -> Copied |
     return function(head, body, [f"Copies codes: {op.name}."]), read
 
 
-def _joined(op: Operation, memory: Memory, first: int) -> tuple[list[str], list[Tensor]]:
+def _joined(op: ops.Operation, memory: Memory, first: int) -> tuple[list[str], list[Tensor]]:
     """Channels behind each other, of which most have been written in place, and zeros."""
     result = memory.tensors[op.name]
     start, end = first * math.prod(result.shape[1:]), math.prod(result.shape)
@@ -59,7 +59,7 @@ def _joined(op: Operation, memory: Memory, first: int) -> tuple[list[str], list[
     return body + (loop("i", end, [zero], str(start)) if start < end else []), read
 
 
-def _in_order(op: Concatenate, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
+def _in_order(op: ops.Concatenate, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
     """Channels of several tensors in an order of their own."""
     assert op.order is not None
     area, to = math.prod(result.shape[1:]), np.argsort(op.order)
@@ -73,7 +73,7 @@ def _in_order(op: Concatenate, read: list[Tensor], result: Tensor, tables: Table
     return body
 
 
-def _picked(op: Pick, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
+def _picked(op: ops.Pick, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
     (source,) = read
     area = math.prod(result.shape[1:])
     table = tables.array("channels", op.name, np.array(op.channels))
@@ -82,7 +82,7 @@ def _picked(op: Pick, read: list[Tensor], result: Tensor, tables: Tables) -> lis
     return loop("c", result.shape[0], loop("j", area, [store]))
 
 
-def _gathered(op: Gather, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
+def _gathered(op: ops.Gather, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
     (source,) = read
     y, x = (
         f"{tables.array(f'read_{words}', op.name, np.array(numbers))}[{place}]"
@@ -94,7 +94,7 @@ def _gathered(op: Gather, read: list[Tensor], result: Tensor, tables: Tables) ->
     return loop("c", channels, loop("y", len(op.rows), loop("x", len(op.columns), [store])))
 
 
-def _sliced(op: Slice, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
+def _sliced(op: ops.Slice, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
     (source,) = read
     channels, height, width = result.shape
     ends = [*op.slices, *((0, 0, 1),) * (3 - len(op.slices))]
@@ -107,7 +107,7 @@ def _sliced(op: Slice, read: list[Tensor], result: Tensor, tables: Tables) -> li
     return loop("c", channels, loop("y", height, loop("x", width, [store])))
 
 
-def _permuted(op: Permute, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
+def _permuted(op: ops.Permute, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
     (source,) = read
     strides = [math.prod(op.split[axis + 1 :]) for axis in range(len(op.split))]
     place = " + ".join(scaled(f"i{axis}", strides[axis]) for axis in op.axes)
@@ -117,7 +117,7 @@ def _permuted(op: Permute, read: list[Tensor], result: Tensor, tables: Tables) -
     return ["int32_t k = 0;", *body]
 
 
-def _padded(op: Pad, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
+def _padded(op: ops.Pad, read: list[Tensor], result: Tensor, tables: Tables) -> list[str]:
     """Rows, columns and channels around a tensor."""
     (source,) = read
     amounts = [*op.amounts, *((0, 0),) * (3 - len(op.amounts))]
@@ -144,11 +144,11 @@ def _padded(op: Pad, read: list[Tensor], result: Tensor, tables: Tables) -> list
 
 
 Writer = Callable[[Any, list[Tensor], Tensor, Tables], list[str]]
-COPIES: dict[type[Operation], Writer] = {
-    Concatenate: _in_order,
-    Pick: _picked,
-    Gather: _gathered,
-    Slice: _sliced,
-    Permute: _permuted,
-    Pad: _padded,
+COPIES: dict[type[ops.Operation], Writer] = {
+    ops.Concatenate: _in_order,
+    ops.Pick: _picked,
+    ops.Gather: _gathered,
+    ops.Slice: _sliced,
+    ops.Permute: _permuted,
+    ops.Pad: _padded,
 }

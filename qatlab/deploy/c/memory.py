@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qatlab.deploy.c.words import INTEGERS, integer_type, scaled, size_of
-from qatlab.deploy.integer.network import (
-    Concatenate,
-    IntegerNetwork,
-    Operation,
-    Pad,
-    Reinterpret,
-    Reshape,
-    Slice,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.errors import ConfigError
 
 IMAGE = "image"  # parameter of the program
@@ -112,7 +105,7 @@ def index_of(shape: Shape) -> str:
     return f"{scaled(row, width)} + x"
 
 
-def read_by(network: IntegerNetwork, op: Operation) -> Iterator[str]:
+def read_by(network: IntegerNetwork, op: ops.Operation) -> Iterator[str]:
     """Yield the tensors of codes that a step reads: accumulators are computed by their reader."""
     kinds, codes = {other.name: other for other in network.operations}, network.codes
     for name in op.inputs:
@@ -125,19 +118,21 @@ def read_by(network: IntegerNetwork, op: Operation) -> Iterator[str]:
 
 # Operations whose result lies within what they read, and the first of its channels there; None for
 # those whose result lies elsewhere.
-VIEWS: dict[type[Operation], Callable[[Any], int | None]] = {
-    Reshape: lambda op: 0,
-    Reinterpret: lambda op: 0,
-    Slice: lambda op: op.slices[0][0] if len(op.slices) == 1 and op.slices[0][2] == 1 else None,
+VIEWS: dict[type[ops.Operation], Callable[[Any], int | None]] = {
+    ops.Reshape: lambda op: 0,
+    ops.Reinterpret: lambda op: 0,
+    ops.Slice: lambda op: op.slices[0][0] if len(op.slices) == 1 and op.slices[0][2] == 1 else None,
 }
 # Operations that only put channels behind each other, and how many lie in front of all; likewise.
-JOINS: dict[type[Operation], Callable[[Any], int | None]] = {
-    Concatenate: lambda op: 0 if op.order is None else None,
-    Pad: lambda op: None if op.fill is None or any(map(any, op.amounts[1:])) else op.amounts[0][0],
+JOINS: dict[type[ops.Operation], Callable[[Any], int | None]] = {
+    ops.Concatenate: lambda op: 0 if op.order is None else None,
+    ops.Pad: lambda op: (
+        None if op.fill is None or any(map(any, op.amounts[1:])) else op.amounts[0][0]
+    ),
 }
 
 
-def channels_in_front(table: Mapping[type[Operation], Any], op: Operation) -> int | None:
+def channels_in_front(table: Mapping[type[ops.Operation], Any], op: ops.Operation) -> int | None:
     """Return what :data:`VIEWS` or :data:`JOINS` says of an operation."""
     found: int | None = table[type(op)](op) if type(op) in table else None
     return found
@@ -191,7 +186,7 @@ class Memory:
         """Return whether a tensor lies where the operation that reads it wants it."""
         return self._inside.get(name, ("", 0))[0] == reader
 
-    def _share(self, op: Operation) -> None:
+    def _share(self, op: ops.Operation) -> None:
         """Let what hands on codes as they are take no memory of its own."""
         if op.name not in self._kinds:
             return

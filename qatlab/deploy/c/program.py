@@ -15,24 +15,9 @@ from qatlab.deploy.c.runtime import fixed_text, used
 from qatlab.deploy.c.sites import Layer, Rows, Term, site
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import Identifiers, comment, function, loop, string
-from qatlab.deploy.integer.network import (
-    Convolve,
-    FixedOutput,
-    FixedPoint,
-    FixedRescale,
-    Input,
-    IntegerNetwork,
-    MaxPool,
-    Multiply,
-    Operation,
-    Output,
-    Reinterpret,
-    Rescale,
-    Reshape,
-    SumPool,
-    Weighted,
-    of_kind,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import of_kind
 from qatlab.deploy.integer.vectorised import shapes
 from qatlab.errors import ConfigError
 
@@ -130,7 +115,7 @@ class _Writer:
         if self.memory.size:
             memory.append(f"static uint8_t arena[{self.memory.size}];")
         kind, unit = "double", 0
-        if isinstance(output, FixedOutput):
+        if isinstance(output, ops.FixedOutput):
             kind, unit = "int64_t", int(output.shift.flat[0])
         image = math.prod(self.image.shape)
         written = "\n\n".join([*self.functions, self._infer(classes)])
@@ -160,22 +145,22 @@ class _Writer:
             layers=layer_sizes(self.network, self.shapes, self.layers, self.tables.sizes),
         )
 
-    def _view(self, op: Reshape | Reinterpret, name: str) -> None:
+    def _view(self, op: ops.Reshape | ops.Reinterpret, name: str) -> None:
         """Add nothing: numbers that are there already, or accumulators that are computed later."""
         if op.name not in self.tensors:
             self.layers[op.name] = self.layers[op.inputs[0]]
 
-    def _convolution(self, op: Convolve, name: str) -> None:
+    def _convolution(self, op: ops.Convolve, name: str) -> None:
         layer = self._layer(op, name, by_rows=True)
         result = three_sides(self.shapes[op.name])
         self.functions.append(windows.convolution(op, name, layer.source, result, layer.row))
 
-    def _product(self, op: Multiply, name: str) -> None:
+    def _product(self, op: ops.Multiply, name: str) -> None:
         layer = self._layer(op, name, by_rows=False)
         text = windows.product(op, name, layer.source, layer.table, layer.weights)
         self.functions.append(text)
 
-    def _layer(self, op: Convolve | Multiply, name: str, by_rows: bool) -> Layer:
+    def _layer(self, op: ops.Convolve | ops.Multiply, name: str, by_rows: bool) -> Layer:
         if op.largest > LARGEST:
             raise ConfigError(f"{op.name}: an accumulator may not fit into 32 bits.")
         try:
@@ -189,7 +174,7 @@ class _Writer:
         self.layers[op.name] = layer
         return layer
 
-    def _sums(self, op: SumPool, name: str) -> None:
+    def _sums(self, op: ops.SumPool, name: str) -> None:
         """Add sums over windows; those of accumulators are computed where they are read."""
         if op.codes is not None:
             source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
@@ -203,15 +188,15 @@ class _Writer:
         text = windows.pooled_sums(op, name, of.name, inner, outer, head, arguments)
         return self.functions.append(text)
 
-    def _largest(self, op: MaxPool, name: str) -> None:
+    def _largest(self, op: ops.MaxPool, name: str) -> None:
         source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
         self._run(op, windows.largest(op, name, source, result), [source])
 
-    def _copy(self, op: Operation, name: str) -> None:
+    def _copy(self, op: ops.Operation, name: str) -> None:
         if (made := copies.copied(op, name, self.memory, self.tables)) is not None:
             self._run(op, *made)
 
-    def _site(self, op: Weighted | FixedPoint, name: str) -> None:
+    def _site(self, op: ops.Weighted | ops.FixedPoint, name: str) -> None:
         terms = []
         for name in op.inputs:
             if (layer := self.layers.get(name)) is not None:
@@ -222,7 +207,7 @@ class _Writer:
         text = site(op, terms, shape, result, self.tables, self.rows)
         self._run(op, text, [term.source for term in terms])
 
-    def _run(self, op: Operation, text: str, sources: Sequence[Tensor]) -> None:
+    def _run(self, op: ops.Operation, text: str, sources: Sequence[Tensor]) -> None:
         """Add a function, and the call that says where in memory its tensors lie."""
         result = self.tensors.get(op.name)
         places = [f"{source.address}" for source in sources]
@@ -237,14 +222,14 @@ class _Writer:
         return function(head, body)
 
 
-WRITERS: dict[type[Operation], Callable[[Any, Any, str], None]] = {
-    Input: lambda writer, op, name: None,
-    Convolve: _Writer._convolution,
-    Multiply: _Writer._product,
-    SumPool: _Writer._sums,
-    MaxPool: _Writer._largest,
-    Reshape: _Writer._view,
-    Reinterpret: _Writer._view,
-    **dict.fromkeys((Rescale, Output, FixedRescale, FixedOutput), _Writer._site),
+WRITERS: dict[type[ops.Operation], Callable[[Any, Any, str], None]] = {
+    ops.Input: lambda writer, op, name: None,
+    ops.Convolve: _Writer._convolution,
+    ops.Multiply: _Writer._product,
+    ops.SumPool: _Writer._sums,
+    ops.MaxPool: _Writer._largest,
+    ops.Reshape: _Writer._view,
+    ops.Reinterpret: _Writer._view,
+    **dict.fromkeys((ops.Rescale, ops.Output, ops.FixedRescale, ops.FixedOutput), _Writer._site),
     **dict.fromkeys(copies.COPIES, _Writer._copy),
 }

@@ -7,19 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qatlab.deploy.c.sites import Layer
-from qatlab.deploy.integer.network import (
-    Convolve,
-    FixedOutput,
-    FixedRescale,
-    Group,
-    IntegerNetwork,
-    MaxPool,
-    Multiply,
-    Operation,
-    Output,
-    Rescale,
-    SumPool,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
 
 
 class LayerSize(NamedTuple):
@@ -54,7 +43,7 @@ def layer_sizes(
     """
     rows = []
     for op in network.operations:
-        if op.group is Group.IMAGE:
+        if op.group is ops.Group.IMAGE:
             continue
         what, products = WORDS.get(type(op), lambda op: "moves codes")(op), 0
         layer = layers.get(op.name)
@@ -69,7 +58,7 @@ def _computed(name: str, network: IntegerNetwork, shapes: Mapping[str, Sequence[
     """Return in how many places accumulators are computed: anew for each reader."""
     count = 0
     for op in network.operations:
-        if name in op.inputs and isinstance(op, SumPool):
+        if name in op.inputs and isinstance(op, ops.SumPool):
             count += math.prod(op.kernel) * _computed(op.name, network, shapes)
         else:
             count += op.inputs.count(name) * math.prod(shapes[name][1:])
@@ -81,13 +70,13 @@ def _site(op: Any) -> str:
 
 
 # What operations do, in a few words.
-WORDS: dict[type[Operation], Callable[[Any], str]] = {
-    Convolve: lambda op: f"convolution {op.kernel[0]}x{op.kernel[1]}",
-    Multiply: lambda op: "fully connected",
-    SumPool: lambda op: f"sums of {op.kernel[0]}x{op.kernel[1]} codes",
-    MaxPool: lambda op: f"largest of {op.kernel[0]}x{op.kernel[1]} codes",
-    Rescale: _site,
-    FixedRescale: _site,
-    Output: lambda op: "outputs",
-    FixedOutput: lambda op: "outputs",
+WORDS: dict[type[ops.Operation], Callable[[Any], str]] = {
+    ops.Convolve: lambda op: f"convolution {op.kernel[0]}x{op.kernel[1]}",
+    ops.Multiply: lambda op: "fully connected",
+    ops.SumPool: lambda op: f"sums of {op.kernel[0]}x{op.kernel[1]} codes",
+    ops.MaxPool: lambda op: f"largest of {op.kernel[0]}x{op.kernel[1]} codes",
+    ops.Rescale: _site,
+    ops.FixedRescale: _site,
+    ops.Output: lambda op: "outputs",
+    ops.FixedOutput: lambda op: "outputs",
 }

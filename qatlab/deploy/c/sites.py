@@ -12,16 +12,7 @@ from qatlab.deploy.c.memory import Shape, Tensor, index_of
 from qatlab.deploy.c.packing import Packed
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import function, indented, integer_type, loop, size_of
-from qatlab.deploy.integer.network import (
-    Convolve,
-    FixedPoint,
-    FixedRescale,
-    Group,
-    Multiply,
-    Operation,
-    Rescale,
-    Weighted,
-)
+from qatlab.deploy.integer import operations as ops
 from qatlab.errors import ConfigError
 
 LARGEST = (1 << 63) - 1  # of sums in fixed point
@@ -42,7 +33,7 @@ class Layer:
             them in many places.
     """
 
-    op: Convolve | Multiply
+    op: ops.Convolve | ops.Multiply
     name: str
     source: Tensor
     weights: Packed
@@ -107,7 +98,7 @@ def _row(slot: int, kind: str) -> str:
 
 
 def site(
-    op: Weighted | FixedPoint,
+    op: ops.Weighted | ops.FixedPoint,
     terms: Sequence[Term],
     shape: Shape,
     result: Tensor | None,
@@ -127,7 +118,7 @@ def site(
     Raises:
         ConfigError: if a sum may not fit into 64 bits.
     """
-    bent = op if isinstance(op, (Rescale, FixedRescale)) and op.below is not None else None
+    bent = op if isinstance(op, (ops.Rescale, ops.FixedRescale)) and op.below is not None else None
     if op.whole:
         _check(op, terms)
         if bent is not None:
@@ -201,20 +192,20 @@ def _place(op: Any, index: str, tables: Tables) -> str:
     return f"{tables.array('places', op.name, np.argsort(op.places))}[{index}]"
 
 
-def _nearest(op: Rescale, tables: Tables, where: str) -> str:
+def _nearest(op: ops.Rescale, tables: Tables, where: str) -> str:
     return f"qatlab_nearest(total, {op.codes.low}, {op.codes.high})"
 
 
-def _shifted(op: FixedRescale, tables: Tables, where: str) -> str:
+def _shifted(op: ops.FixedRescale, tables: Tables, where: str) -> str:
     shift = tables.of_place(f"shifts{where}", op.name, op.shift)
     shift = shift.removeprefix("INT64_C(").removesuffix(")")
     return f"qatlab_clip(qatlab_shift(total, {shift}), {op.codes.low}, {op.codes.high})"
 
 
 # The code that a site makes of ``total``.
-CODES: dict[type[Operation], Callable[[Any, Tables, str], str]] = {
-    Rescale: _nearest,
-    FixedRescale: _shifted,
+CODES: dict[type[ops.Operation], Callable[[Any, Tables, str], str]] = {
+    ops.Rescale: _nearest,
+    ops.FixedRescale: _shifted,
 }
 
 
@@ -225,5 +216,5 @@ def _check(op: Any, terms: Sequence[Term]) -> None:
     ]
     if int(abs(op.offset).max()) + sum(sizes) > LARGEST:
         raise ConfigError(f"{op.name}: a sum in fixed point may not fit into 64 bits.")
-    if op.group is Group.ANSWER and len(np.unique(op.shift)) > 1:
+    if op.group is ops.Group.ANSWER and len(np.unique(op.shift)) > 1:
         raise ConfigError(f"{op.name}: outputs have shifts of their own, so no C compares them.")

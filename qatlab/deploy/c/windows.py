@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from qatlab.deploy.c.memory import Shape, Tensor, index_of
 from qatlab.deploy.c.packing import Packed
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled
-from qatlab.deploy.integer.network import Convolve, MaxPool, Multiply, SumPool, Windowed
+from qatlab.deploy.integer import operations as ops
 from qatlab.errors import ConfigError
 
 UNROLLED = 8  # taps of a row that are written one by one
@@ -25,7 +25,7 @@ class Window:
         crosses: whether some windows reach beyond the border.
     """
 
-    def __init__(self, op: Windowed, source: Tensor, result: Shape) -> None:
+    def __init__(self, op: ops.Windowed, source: Tensor, result: Shape) -> None:
         self.rows, self.columns = op.kernel
         self.down, self.right = op.dilation
         self.stride, self.source, self.result = op.stride, source, result
@@ -98,7 +98,7 @@ class Window:
                     raise ConfigError(f"{name} has windows without a tap inside the border.")
 
 
-def convolution(op: Convolve, name: str, source: Tensor, result: Shape, row: str) -> str:
+def convolution(op: ops.Convolve, name: str, source: Tensor, result: Shape, row: str) -> str:
     """Return the function ``sum_*`` of an accumulator.
 
     Args:
@@ -145,7 +145,7 @@ def _products(window: Window) -> list[str]:
     return [f"total += (int32_t)row[{moved('k', b)}] * {load};" for b, load in enumerate(loads)]
 
 
-def product(op: Multiply, name: str, source: Tensor, table: str, weights: Packed) -> str:
+def product(op: ops.Multiply, name: str, source: Tensor, table: str, weights: Packed) -> str:
     """Return the function ``sum_*`` of an accumulator, which unpacks its weights on the way.
 
     Args:
@@ -168,7 +168,7 @@ def product(op: Multiply, name: str, source: Tensor, table: str, weights: Packed
     return function(head, body, [f"Accumulators of {op.name}."])
 
 
-def largest(op: MaxPool, name: str, source: Tensor, result: Tensor) -> str:
+def largest(op: ops.MaxPool, name: str, source: Tensor, result: Tensor) -> str:
     """Return the function ``run_*`` of the largest codes of windows.
 
     Raises:
@@ -182,7 +182,7 @@ def largest(op: MaxPool, name: str, source: Tensor, result: Tensor) -> str:
     return _pooled(window, result, name, "INT32_MIN", taken, told)
 
 
-def sums(op: SumPool, name: str, source: Tensor, result: Tensor) -> str:
+def sums(op: ops.SumPool, name: str, source: Tensor, result: Tensor) -> str:
     """Return the function ``run_*`` of sums of the codes of windows."""
     window = Window(op, source, result.shape)
     taken = [f"found += {source.load('in', window.at('c', 'b'))};"]
@@ -201,7 +201,7 @@ def _pooled(
 
 
 def pooled_sums(
-    op: SumPool, name: str, of: str, inner: Shape, result: Shape, head: str, arguments: str
+    op: ops.SumPool, name: str, of: str, inner: Shape, result: Shape, head: str, arguments: str
 ) -> str:
     """Return the function ``sum_*`` of accumulators, added up over windows.
 

@@ -12,20 +12,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.folding import folded, reals, site_codes
-from qatlab.deploy.integer.network import (
-    NO_SIDES,
-    Codes,
-    Concatenate,
-    Convolve,
-    Multiply,
-    Reals,
-    Reinterpret,
-    Rescale,
-    Sides,
-    product,
-    summed,
-)
+from qatlab.deploy.integer.operations import NO_SIDES, Codes, Reals, Sides, product, summed
 from qatlab.deploy.integer.pools import padded, pooled_codes
 from qatlab.deploy.integer.state import State, both_sides, names_of, pair
 from qatlab.deploy.integer.values import (
@@ -147,7 +136,7 @@ def accumulators(
         where = (pair(layer.stride), pair(layer.dilation))
         name = state.free(name)
         state.add(
-            Convolve(name, (part.name,), weight, where[0], padding, where[1], groups, largest)
+            ops.Convolve(name, (part.name,), weight, where[0], padding, where[1], groups, largest)
         )
 
         def convolved(x: Tensor) -> Any:
@@ -165,7 +154,7 @@ def accumulators(
     else:
         largest = largest_accumulator(weight, part.codes, name)
         name = state.free(name)
-        state.add(Multiply(name, (part.name,), weight, largest))
+        state.add(ops.Multiply(name, (part.name,), weight, largest))
 
         def convolved(x: Tensor) -> Any:
             return F.linear(x, torch.from_numpy(weight).double()).numpy()
@@ -284,7 +273,7 @@ def reinterpreted(state: State, name: str, part: Coded, factor: float, shift: fl
         part.codes, step=part.codes.step * factor, offset=part.codes.offset * factor + shift
     )
     name = state.free(name)
-    state.add(Reinterpret(name, (part.name,), codes, factor, shift))
+    state.add(ops.Reinterpret(name, (part.name,), codes, factor, shift))
     offsets = None if part.offsets is None else part.offsets * factor + shift
     return Coded(name, codes, part.shape, offsets)
 
@@ -339,7 +328,7 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
             in_steps = tuple(product(number, sign) for number in in_steps)
             bias = summed(product(bias, sign), _reversed(sign, codes))
             offsets = product(offsets, sign)
-        state.add(Rescale(own, inputs, in_steps, bias, offsets, codes, slope))
+        state.add(ops.Rescale(own, inputs, in_steps, bias, offsets, codes, slope))
         values.append(Coded(own, codes, part.shape))
     result = replace(parts, values=tuple(values), function=None, pools=(), lowest=None)
     for window in parts.pools:
@@ -351,7 +340,7 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
             own = state.free(f"{name}_again") if several else name
             offsets = sign * codes.offset / codes.step  # of what it reads
             bias = _reversed(sign, codes) - offsets
-            state.add(Rescale(own, (value.name,), (sign,), bias, offsets, codes))
+            state.add(ops.Rescale(own, (value.name,), (sign,), bias, offsets, codes))
             values[i] = Coded(own, codes, value.shape)
     result = replace(result, values=tuple(values))
     if result.index is not None:
@@ -367,7 +356,7 @@ def _whole(state: State, name: str, parts: Parts, codes: Codes) -> Parts:
         names = [value.name for value in parts.values if isinstance(value, Coded)]
         shape = (parts.channels, *parts.values[0].shape[1:])
         state.sites[name] = tuple(names) if parts.order is None else (name,)
-        state.add(Concatenate(name, tuple(names), parts.order))
+        state.add(ops.Concatenate(name, tuple(names), parts.order))
         return Parts((Coded(name, codes, shape),))
     (value,) = parts.values
     assert isinstance(value, Coded)

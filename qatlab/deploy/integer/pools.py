@@ -12,17 +12,8 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from qatlab.deploy.integer.network import (
-    NO_SIDES,
-    Codes,
-    MaxPool,
-    Pad,
-    Reals,
-    Sides,
-    SumPool,
-    largest_sizes,
-    product,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.operations import NO_SIDES, Codes, Reals, Sides, largest_sizes, product
 from qatlab.deploy.integer.state import State, both_sides, names_of, pair
 from qatlab.deploy.integer.values import (
     NOTHING,
@@ -121,7 +112,9 @@ def pooled_codes(state: State, name: str, parts: Parts, window: Window) -> Parts
             top, bottom, left, right = top + above, bottom + below, left + before, right + behind
         sides = ((top, bottom), (left, right))
         own = state.free(own)
-        state.add(MaxPool(own, (part.name,), window.kernel, window.stride, sides, window.dilation))
+        state.add(
+            ops.MaxPool(own, (part.name,), window.kernel, window.stride, sides, window.dilation)
+        )
         spans = (d * (k - 1) + 1 for d, k in zip(window.dilation, window.kernel, strict=True))
         inner = (
             (size + sum(side) - span) // step + 1
@@ -190,12 +183,12 @@ def padded(
     mode: str,
     value: float = 0.0,
 ) -> Coded:
-    """Return codes with more around them; see :class:`~qatlab.deploy.integer.network.Pad`."""
+    """Return codes with more around them; see :class:`~qatlab.deploy.integer.operations.Pad`."""
     if mode not in MODES or not math.isfinite(value):
         raise ConfigError(f"{name}: padding with {mode}, {value} has no integer form.")
     shape = tuple(size + sum(more) for size, more in zip(part.shape, amounts, strict=True))
     name = state.free(name)
-    state.add(Pad(name, (part.name,), amounts, mode, value))
+    state.add(ops.Pad(name, (part.name,), amounts, mode, value))
     if (mode, value, amounts[0]) == ("constant", 0.0, (0, 0)):
         state.zeros[name] = part, (amounts[1], amounts[2])
     codes = state.codes[name]
@@ -413,7 +406,7 @@ def _sum_of(state: State, name: str, term: str, where: tuple[Any, Any, Sides]) -
         return _sum_of_codes(state, name, term, where, state.codes[term].step)[0]
     sizes = largest_sizes(state.operations.values(), state.codes)
     largest = _checked(name, sizes[term] * math.prod(where[0]))
-    return state.add(SumPool(state.free(name), (term,), *where, None, largest))
+    return state.add(ops.SumPool(state.free(name), (term,), *where, None, largest))
 
 
 def _sum_of_codes(
@@ -431,7 +424,7 @@ def _sum_of_codes(
         low, high = min(low, 0), max(high, 0)
     total = Codes(area * low, area * high, step, offset)
     _checked(name, total.largest)
-    return state.add(SumPool(state.free(name), (of,), *where, total, total.largest)), total
+    return state.add(ops.SumPool(state.free(name), (of,), *where, total, total.largest)), total
 
 
 def _checked(name: str, largest: int) -> int:

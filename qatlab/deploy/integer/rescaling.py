@@ -14,19 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.deploy.integer.network import (
-    FixedOutput,
-    FixedRescale,
-    IntegerNetwork,
-    Integers,
-    Operation,
-    Output,
-    Reals,
-    Rescale,
-    Weighted,
-    largest_sizes,
-    product,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import Integers, Reals, largest_sizes, product
 from qatlab.errors import ConfigError, did_you_mean
 
 RESCALES = {
@@ -57,7 +47,7 @@ def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
     if rescale == "float":
         return network
     largest = largest_sizes(network.operations, network.codes)
-    operations: list[Operation] = [
+    operations: list[ops.Operation] = [
         FIXED[type(op)](op, [largest[name] for name in op.inputs], rescale)
         if type(op) in FIXED
         else op
@@ -66,35 +56,35 @@ def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
     return IntegerNetwork(tuple(operations), network.sites)
 
 
-def _rescale(op: Rescale, largest: Sequence[int], rescale: str) -> FixedRescale:
+def _rescale(op: ops.Rescale, largest: Sequence[int], rescale: str) -> ops.FixedRescale:
     terms, offset, shift, sizes = _scaled(op, largest, rescale)
     room = np.minimum(SUM_BITS - _bits(sizes), SUM_BITS - op.codes.largest.bit_length())
     multipliers, added, shift = _within(op.name, terms, offset, shift, room)
     half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
     added = added + _beside(half, offset)
-    made = FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes)
+    made = ops.FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes)
     if op.below is None:
         return made
     zero = np.round(np.ldexp(op.zero, shift)).astype(np.int64) + half
     return replace(made, below=_rescale(op.below, largest, rescale), zero=zero)
 
 
-def _output(op: Output, largest: Sequence[int], rescale: str) -> FixedOutput:
+def _output(op: ops.Output, largest: Sequence[int], rescale: str) -> ops.FixedOutput:
     terms, offset, shift, sizes = _scaled(op, largest, rescale)
     room = OUTPUT_BITS - _bits(sizes)
     shift, room = (np.full(len(shift), numbers.min()) for numbers in (shift, room))
     numbers = _within(op.inputs[0], terms, offset, shift, room)
-    return FixedOutput(op.name, op.inputs, *numbers, op.shape, op.function, op.places)
+    return ops.FixedOutput(op.name, op.inputs, *numbers, op.shape, op.function, op.places)
 
 
-FIXED: dict[type[Operation], Callable[[Any, Sequence[int], str], Operation]] = {
-    Rescale: _rescale,
-    Output: _output,
+FIXED: dict[type[ops.Operation], Callable[[Any, Sequence[int], str], ops.Operation]] = {
+    ops.Rescale: _rescale,
+    ops.Output: _output,
 }
 
 
 def _scaled(
-    op: Weighted, largest: Sequence[int], rescale: str
+    op: ops.Weighted, largest: Sequence[int], rescale: str
 ) -> tuple[list[Reals], Reals, Integers, Reals]:
     """Return multipliers, offset, the shift that they would take, and how large sums become."""
     given = [np.asarray(numbers) for numbers in (*op.multipliers, op.offset)]

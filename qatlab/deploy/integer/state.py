@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from qatlab.deploy.integer.network import Codes, Group, Operation, Sides
+from qatlab.deploy.integer.operations import Codes, Group, Operation, Sides
 from qatlab.deploy.integer.values import Coded, Parts
 from qatlab.errors import ConfigError
 from qatlab.quant.learned import ActivationQuantizer

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.deploy.integer.network import Codes, Integers, Reals, Sides, product, summed
+from qatlab.deploy.integer.operations import Codes, Integers, Reals, Sides, product, summed
 
 NOTHING = np.array(0.0)
 
@@ -52,7 +52,7 @@ class Linear:
     Attributes:
         terms: names of results, each with one number, one for each channel, or ``(C, H, W)``.
         bias: likewise.
-        from_offsets: see :class:`~qatlab.deploy.integer.network.Weighted`.
+        from_offsets: see :class:`~qatlab.deploy.integer.operations.Weighted`.
         shape: ``(C, H, W)``, or ``(features,)``.
     """
 
@@ -74,7 +74,7 @@ Value = Coded | Linear
 
 @dataclass(frozen=True)
 class Window:
-    """Where a pooling looks, as :class:`~qatlab.deploy.integer.network.MaxPool` has it."""
+    """Where a pooling looks, as :class:`~qatlab.deploy.integer.operations.MaxPool` has it."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]

@@ -18,34 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from qatlab.deploy.integer.network import (
-    NO_SIDES,
-    Concatenate,
-    Convolve,
-    FixedOutput,
-    FixedPoint,
-    FixedRescale,
-    Gather,
-    Group,
-    Input,
-    IntegerNetwork,
-    MaxPool,
-    Multiply,
-    Operation,
-    Output,
-    Pad,
-    Permute,
-    Pick,
-    Reinterpret,
-    Rescale,
-    Reshape,
-    Sides,
-    Slice,
-    SumPool,
-    Sums,
-    Weighted,
-    along_channels,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import NO_SIDES, Sides, along_channels
 
 EXACT = 1 << 24  # float32 holds all whole numbers up to it
 WHOLE = 1e-9  # nearer to a whole number than that is one, up to the errors of float64
@@ -100,13 +75,13 @@ def compute(network: IntegerNetwork, images: Tensor) -> Computed:
     )
 
 
-def _reverses(op: Operation, operations: Mapping[str, Operation]) -> TypeGuard[Rescale]:
+def _reverses(op: ops.Operation, operations: Mapping[str, ops.Operation]) -> TypeGuard[ops.Rescale]:
     """Tell whether an operation reverses the order of a site's codes."""
     return (
-        isinstance(op, Rescale)
+        isinstance(op, ops.Rescale)
         and op.slope is None
         and any(np.any(m == -1) for m in op.multipliers)
-        and operations[op.inputs[0]].group in (Group.MOVED, Group.SITE)
+        and operations[op.inputs[0]].group in (ops.Group.MOVED, ops.Group.SITE)
         and bool(np.all(abs(op.offset - np.round(op.offset)) < WHOLE))
         and all(np.all(abs(m) == 1) for m in op.multipliers)
         and len(op.inputs) == 1
@@ -115,13 +90,13 @@ def _reverses(op: Operation, operations: Mapping[str, Operation]) -> TypeGuard[R
 
 def results(
     network: IntegerNetwork, images: Tensor
-) -> Iterator[tuple[Operation, Tensor, Tensor | None]]:
+) -> Iterator[tuple[ops.Operation, Tensor, Tensor | None]]:
     """Yield each operation with its result and, at a site, with what was rounded."""
     last = {name: op.name for op in network.operations for name in op.inputs}
     values: dict[str, Tensor] = {}
     for op in network.operations:
         inputs = [values[name] for name in op.inputs] or [images]
-        if op.group is Group.SITE:
+        if op.group is ops.Group.SITE:
             value, position = ROUNDED[type(op)](op, *inputs)
         else:
             value, position = COMPUTED[type(op)](op, *inputs), None
@@ -140,12 +115,12 @@ def shapes(network: IntegerNetwork) -> dict[str, tuple[int, ...]]:
     black = torch.zeros(1, *network.input.shape, device="meta")  # nothing is computed
     found: dict[str, tuple[int, ...]] = {}
     for op, value, _ in results(network, black):
-        answers = op.group is Group.ANSWER
+        answers = op.group is ops.Group.ANSWER
         found[op.name] = found[op.inputs[0]] if answers else tuple(value.shape[1:])
     return found
 
 
-def _exact(op: Sums, x: Tensor) -> Tensor:
+def _exact(op: ops.Sums, x: Tensor) -> Tensor:
     return x.to(torch.float32 if op.largest < EXACT else torch.float64)
 
 
@@ -153,43 +128,43 @@ def _around(x: Tensor, sides: Sides, value: float = 0.0) -> Tensor:
     return x if sides == NO_SIDES else F.pad(x, (*sides[1], *sides[0]), value=value)
 
 
-def _convolve(op: Convolve, x: Tensor) -> Tensor:
+def _convolve(op: ops.Convolve, x: Tensor) -> Tensor:
     x = _around(_exact(op, x), op.padding)
     weight = torch.from_numpy(op.weight).to(x)
     return F.conv2d(x, weight, None, op.stride, 0, op.dilation, op.groups)
 
 
-def _multiply(op: Multiply, x: Tensor) -> Tensor:
+def _multiply(op: ops.Multiply, x: Tensor) -> Tensor:
     x = _exact(op, x)
     return F.linear(x, torch.from_numpy(op.weight).to(x))
 
 
-def _sum_pool(op: SumPool, x: Tensor) -> Tensor:
+def _sum_pool(op: ops.SumPool, x: Tensor) -> Tensor:
     x = _around(_exact(op, x), op.padding)
     return F.avg_pool2d(x, op.kernel, op.stride, divisor_override=1)
 
 
-def _max_pool(op: MaxPool, x: Tensor) -> Tensor:
+def _max_pool(op: ops.MaxPool, x: Tensor) -> Tensor:
     x = _around(x, op.padding, -math.inf)
     return F.max_pool2d(x, op.kernel, op.stride, 0, op.dilation)
 
 
-def _pad(op: Pad, x: Tensor) -> Tensor:
+def _pad(op: ops.Pad, x: Tensor) -> Tensor:
     amounts = [n for pair in reversed(op.amounts) for n in pair]
     return F.pad(x, amounts) if op.fill is not None else F.pad(x, amounts[:4], op.mode)
 
 
-def _concatenate(op: Concatenate, *inputs: Tensor) -> Tensor:
+def _concatenate(op: ops.Concatenate, *inputs: Tensor) -> Tensor:
     joined = torch.cat(inputs, 1)
     return joined if op.order is None else joined[:, list(op.order)]
 
 
-def _permute(op: Permute, x: Tensor) -> Tensor:
+def _permute(op: ops.Permute, x: Tensor) -> Tensor:
     axes = (0, *(axis + 1 for axis in op.axes))
     return x.reshape(len(x), *op.split).permute(axes).reshape(len(x), *op.shape)
 
 
-def _total(op: Weighted | FixedPoint, terms: Sequence[Tensor], kind: torch.dtype) -> Tensor:
+def _total(op: ops.Weighted | ops.FixedPoint, terms: Sequence[Tensor], kind: torch.dtype) -> Tensor:
     total = _like(op.offset, terms[0])
     for term, multiplier in zip(terms, op.multipliers, strict=True):
         total = total + _like(multiplier, term) * term.to(kind)
@@ -201,7 +176,7 @@ def _shifted(total: Tensor, shift: Tensor) -> Tensor:
     return total.double() / (1 << shift).double()
 
 
-def _rescale(op: Rescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _rescale(op: ops.Rescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     position = _total(op, inputs, torch.double)
     if (below := op.below) is not None:
         instead = _total(below, inputs, torch.double)
@@ -209,7 +184,7 @@ def _rescale(op: Rescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     return position.round().clamp(op.codes.low, op.codes.high).float(), position
 
 
-def _fixed_rescale(op: FixedRescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _fixed_rescale(op: ops.FixedRescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     total, shift = _total(op, inputs, torch.long), _like(op.shift, inputs[0])
     if op.below is not None:
         assert op.zero is not None
@@ -222,16 +197,16 @@ def _fixed_rescale(op: FixedRescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     return codes, _shifted(total, shift)
 
 
-def _output(op: Output, *inputs: Tensor) -> Tensor:
+def _output(op: ops.Output, *inputs: Tensor) -> Tensor:
     return _answered(op, _total(op, inputs, torch.double))
 
 
-def _fixed_output(op: FixedOutput, *inputs: Tensor) -> Tensor:
+def _fixed_output(op: ops.FixedOutput, *inputs: Tensor) -> Tensor:
     total = _total(op, inputs, torch.long)
     return _answered(op, _shifted(total, _like(op.shift, inputs[0])))
 
 
-def _answered(op: Output | FixedOutput, value: Tensor) -> Tensor:
+def _answered(op: ops.Output | ops.FixedOutput, value: Tensor) -> Tensor:
     flat = value.flatten(1)
     return flat if op.places is None else flat[:, torch.from_numpy(op.places)]
 
@@ -241,25 +216,25 @@ def _like(numbers: NDArray[Any], term: Tensor) -> Tensor:
     return torch.from_numpy(shaped).to(term.device)
 
 
-COMPUTED: dict[type[Operation], Callable[..., Tensor]] = {
-    Input: lambda op, x: x.float(),
-    Convolve: _convolve,
-    Multiply: _multiply,
-    SumPool: _sum_pool,
-    MaxPool: _max_pool,
-    Slice: lambda op, x: x[(slice(None), *(slice(*ends) for ends in op.slices))],
-    Pick: lambda op, x: x[:, list(op.channels)],
-    Gather: lambda op, x: x[:, :, list(op.rows)][..., list(op.columns)],
-    Concatenate: _concatenate,
-    Reshape: lambda op, x: x.reshape(len(x), *op.shape),
-    Permute: _permute,
-    Pad: _pad,
-    Reinterpret: lambda op, x: x,
-    Output: _output,
-    FixedOutput: _fixed_output,
+COMPUTED: dict[type[ops.Operation], Callable[..., Tensor]] = {
+    ops.Input: lambda op, x: x.float(),
+    ops.Convolve: _convolve,
+    ops.Multiply: _multiply,
+    ops.SumPool: _sum_pool,
+    ops.MaxPool: _max_pool,
+    ops.Slice: lambda op, x: x[(slice(None), *(slice(*ends) for ends in op.slices))],
+    ops.Pick: lambda op, x: x[:, list(op.channels)],
+    ops.Gather: lambda op, x: x[:, :, list(op.rows)][..., list(op.columns)],
+    ops.Concatenate: _concatenate,
+    ops.Reshape: lambda op, x: x.reshape(len(x), *op.shape),
+    ops.Permute: _permute,
+    ops.Pad: _pad,
+    ops.Reinterpret: lambda op, x: x,
+    ops.Output: _output,
+    ops.FixedOutput: _fixed_output,
 }
 # Codes of sites, and what was rounded to them.
-ROUNDED: dict[type[Operation], Callable[..., tuple[Tensor, Tensor]]] = {
-    Rescale: _rescale,
-    FixedRescale: _fixed_rescale,
+ROUNDED: dict[type[ops.Operation], Callable[..., tuple[Tensor, Tensor]]] = {
+    ops.Rescale: _rescale,
+    ops.FixedRescale: _fixed_rescale,
 }

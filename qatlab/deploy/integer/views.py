@@ -16,19 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from qatlab.deploy.integer.network import (
-    Convolve,
-    Gather,
-    Integers,
-    Multiply,
-    Operation,
-    Permute,
-    Pick,
-    Reals,
-    Reshape,
-    Slice,
-    SumPool,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.operations import Integers, Reals
 from qatlab.deploy.integer.state import Made, State
 from qatlab.deploy.integer.values import Coded, Linear, Parts, Value, Window
 from qatlab.errors import ConfigError
@@ -181,7 +170,7 @@ def resolved(state: State, name: str, values: tuple[Value, ...], index: Integers
     value, split, axes = turned
     whole = (*shape, 1)[:3] if len(shape) == 2 else shape
     own = state.free(name)
-    state.add(Permute(own, (value.name,), split, axes, whole))
+    state.add(ops.Permute(own, (value.name,), split, axes, whole))
     return Parts((Coded(own, value.codes, whole),))
 
 
@@ -261,12 +250,12 @@ def _moved(
         return None
     name = state.free(name)
     if cut and len(cut) == 2:
-        state.add(Slice(name, (value.name,), ((0, value.shape[0], 1), *cut)))
+        state.add(ops.Slice(name, (value.name,), ((0, value.shape[0], 1), *cut)))
     elif turned:
         split, axes = (value.shape[0], *turned[0]), (0, *(axis + 1 for axis in turned[1]))
-        state.add(Permute(name, (value.name,), split, axes, (value.shape[0], *inner)))
+        state.add(ops.Permute(name, (value.name,), split, axes, (value.shape[0], *inner)))
     elif lines:
-        state.add(Gather(name, (value.name,), *lines))
+        state.add(ops.Gather(name, (value.name,), *lines))
     shape = (value.shape[0], *inner)
     return value.moved(name, shape, lambda x: x[:, lines[0]][:, :, lines[1]] if lines else x)
 
@@ -297,7 +286,7 @@ def _flat(numbers: Reals) -> Reals:
 
 def _reshaped(state: State, name: str, of: str, shape: tuple[int, ...]) -> str:
     """Add a Reshape; return its name."""
-    return state.add(Reshape(state.free(name), (of,), shape))
+    return state.add(ops.Reshape(state.free(name), (of,), shape))
 
 
 def _lines(
@@ -404,9 +393,9 @@ def of_channels(state: State, name: str, value: Value, channels: Sequence[int]) 
 def _take(state: State, name: str, of: str, channels: Sequence[int]) -> str:
     """Add the operation that keeps some channels of codes; return its name."""
     own, first, last = state.free(name), channels[0], channels[-1]
-    made: Operation = Pick(own, (of,), tuple(channels))
+    made: ops.Operation = ops.Pick(own, (of,), tuple(channels))
     if list(channels) == list(range(first, last + 1)):
-        made = Slice(own, (of,), ((first, last + 1, 1),))
+        made = ops.Slice(own, (of,), ((first, last + 1, 1),))
     return state.add(made)
 
 
@@ -418,21 +407,21 @@ def _of_term(state: State, name: str, term: str, channels: Sequence[int]) -> str
     return SOME_CHANNELS[type(op)](state, name, op, list(channels))
 
 
-def _of_reshape(state: State, name: str, op: Reshape, rows: list[int]) -> str:
+def _of_reshape(state: State, name: str, op: ops.Reshape, rows: list[int]) -> str:
     inner = _of_term(state, name, op.inputs[0], rows)
     return _reshaped(state, name, inner, (len(rows), *op.shape[1:]))
 
 
-def _of_sums(state: State, name: str, op: SumPool, rows: list[int]) -> str:
+def _of_sums(state: State, name: str, op: ops.SumPool, rows: list[int]) -> str:
     inner = _of_term(state, name, op.inputs[0], rows)
     return state.add(replace(op, name=state.free(name), inputs=(inner,)))
 
 
-def _of_dense(state: State, name: str, op: Convolve | Multiply, rows: list[int]) -> str:
+def _of_dense(state: State, name: str, op: ops.Convolve | ops.Multiply, rows: list[int]) -> str:
     return state.add(replace(op, name=state.free(name), weight=op.weight[rows]))
 
 
-def _of_convolution(state: State, name: str, op: Convolve, rows: list[int]) -> str:
+def _of_convolution(state: State, name: str, op: ops.Convolve, rows: list[int]) -> str:
     if op.groups == 1:
         return _of_dense(state, name, op, rows)
     each, width = len(op.weight) // op.groups, op.weight.shape[1]
@@ -448,11 +437,11 @@ def _of_convolution(state: State, name: str, op: Convolve, rows: list[int]) -> s
 
 
 # What makes some channels of accumulators.
-SOME_CHANNELS: dict[type[Operation], Callable[[State, str, Any, list[int]], str]] = {
-    Reshape: _of_reshape,
-    SumPool: _of_sums,
-    Multiply: _of_dense,
-    Convolve: _of_convolution,
+SOME_CHANNELS: dict[type[ops.Operation], Callable[[State, str, Any, list[int]], str]] = {
+    ops.Reshape: _of_reshape,
+    ops.SumPool: _of_sums,
+    ops.Multiply: _of_dense,
+    ops.Convolve: _of_convolution,
 }
 
 
@@ -473,7 +462,7 @@ def in_order(state: State, name: str, parts: Parts) -> Parts:
     (value,) = parts.values
     assert isinstance(value, Coded)
     order = list(parts.order)
-    own = state.add(Pick(state.free(name), (value.name,), parts.order))
+    own = state.add(ops.Pick(state.free(name), (value.name,), parts.order))
     return Parts((value.moved(own, value.shape, lambda x: x[order]),))
 
 

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from qatlab.deploy.integer.network import NO_SIDES, Integers, Sides, Windowed
+from qatlab.deploy.integer.operations import NO_SIDES, Integers, Sides, Windowed
 
 PRODUCER = "qatlab"
 IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # the first one that has an opset

@@ -18,31 +18,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from qatlab.deploy.integer.network import (
-    NO_SIDES,
-    Codes,
-    Convolve,
-    FixedOutput,
-    FixedPoint,
-    FixedRescale,
-    Group,
-    Input,
-    IntegerNetwork,
-    Integers,
-    MaxPool,
-    Move,
-    Multiply,
-    Operation,
-    Output,
-    Pad,
-    Reinterpret,
-    Rescale,
-    Slice,
-    SumPool,
-    Weighted,
-    along_channels,
-    of_kind,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import NO_SIDES, Codes, Integers, along_channels, of_kind
 from qatlab.deploy.integer.vectorised import EXACT, shapes
 from qatlab.deploy.onnx.graph import OPSETS, Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, padded
@@ -70,11 +48,11 @@ class IntegerWriter:
         self.graph = Graph(opset, [op.name for op in network.operations])
         self.kinds: dict[str, int] = {}  # type of each result that is codes
         for op in network.operations:
-            if op.group in (Group.IMAGE, Group.SITE):
+            if op.group in (ops.Group.IMAGE, ops.Group.SITE):
                 self.kinds[op.name] = _kind(op.name, self.codes[op.name])
-            elif op.group is Group.SUMS:
+            elif op.group is ops.Group.SUMS:
                 self.kinds[op.name] = TensorProto.INT32
-            elif op.group is Group.MOVED:
+            elif op.group is ops.Group.MOVED:
                 self.kinds[op.name] = self.kinds[op.inputs[0]]
         self.tensors: dict[str, str] = {}
         self._moved: dict[str, str] = {}  # signed codes as unsigned bytes
@@ -97,31 +75,33 @@ class IntegerWriter:
         answer, sizes = self.graph.in_shape(answer, shape, output.shape, output.places)
         return self.graph.model(image, answer, TensorProto.DOUBLE, sizes, facts)
 
-    def _move(self, op: Move, inputs: list[str]) -> str:
+    def _move(self, op: ops.Move, inputs: list[str]) -> str:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(self.kinds[op.inputs[0]])
         lowest = np.iinfo(dtype).min * np.ones(1, dtype)[0]
         return MOVES[type(op)](self.graph, op, inputs, lowest)
 
-    def _largest(self, op: MaxPool, inputs: list[str]) -> str:
+    def _largest(self, op: ops.MaxPool, inputs: list[str]) -> str:
         """Return the largest codes of windows; onnxruntime finds them in no sums of 32 bits."""
         if self.kinds[op.name] != TensorProto.INT32:
             return self._move(op, inputs)
         wide = self.graph.node("Cast", inputs, to=TensorProto.DOUBLE)
-        pooled = MOVES[MaxPool](self.graph, op, [wide], np.float64(-np.inf))
+        pooled = MOVES[ops.MaxPool](self.graph, op, [wide], np.float64(-np.inf))
         return self.graph.node("Cast", [pooled], op.name, to=TensorProto.INT32)
 
-    def _convolution(self, op: Convolve, inputs: list[str]) -> str:
+    def _convolution(self, op: ops.Convolve, inputs: list[str]) -> str:
         where = {"group": op.groups if op.groups > 1 else None, **window(op)}
         if self.kinds[op.inputs[0]] == TensorProto.INT32:
             return self._in_floats(op, inputs[0], where)
         return self._layer(op, inputs[0], "ConvInteger", where)
 
-    def _product(self, op: Multiply, inputs: list[str]) -> str:
+    def _product(self, op: ops.Multiply, inputs: list[str]) -> str:
         if self.kinds[op.inputs[0]] == TensorProto.INT32:
             return self._of_sums(op, inputs[0])
         return self._layer(op, inputs[0], "MatMulInteger", {})
 
-    def _layer(self, op: Convolve | Multiply, x: str, operator: str, where: dict[str, Any]) -> str:
+    def _layer(
+        self, op: ops.Convolve | ops.Multiply, x: str, operator: str, where: dict[str, Any]
+    ) -> str:
         graph, name = self.graph, op.name
         numbers, kind, gap, base = stored(op.weight, graph.opset, name)
         if kind not in UNSIGNED:
@@ -162,7 +142,7 @@ class IntegerWriter:
             self._moved[name] = graph.node("Cast", [moved], to=TensorProto.UINT8)
         return self._moved[name], graph.constant(np.uint8(128))
 
-    def _in_floats(self, op: Convolve, x: str, where: dict[str, Any]) -> str:
+    def _in_floats(self, op: ops.Convolve, x: str, where: dict[str, Any]) -> str:
         """Return a convolution of sums of an average, which are wider than a byte."""
         if op.largest >= EXACT:
             raise ConfigError(
@@ -181,7 +161,7 @@ class IntegerWriter:
         sums = graph.node("Conv", [wide, weight], **where)
         return graph.node("Cast", [sums], op.name, to=TensorProto.INT32)
 
-    def _of_sums(self, op: Multiply, x: str) -> str:
+    def _of_sums(self, op: ops.Multiply, x: str) -> str:
         """Return products with sums of an average, which are wider than a byte."""
         numbers, kind, gap, base = stored(op.weight, self.graph.opset, op.name)
         constant = self.graph.constant(numbers.T.copy(), f"{op.name}_weight", kind)
@@ -194,7 +174,7 @@ class IntegerWriter:
             weight = self.graph.node("Add", [weight, one])
         return self.graph.node("MatMul", [x, weight], op.name)
 
-    def _sums(self, op: SumPool, inputs: list[str]) -> str:
+    def _sums(self, op: ops.SumPool, inputs: list[str]) -> str:
         (x,), graph, name, shape = inputs, self.graph, op.name, self.shapes[op.inputs[0]]
         is_wide = self.kinds[op.inputs[0]] == TensorProto.INT32
         if op.kernel == shape[1:] and op.padding == NO_SIDES:
@@ -207,11 +187,11 @@ class IntegerWriter:
         x, zero = self._unsigned(op.inputs[0], x)
         return graph.node("ConvInteger", [x, ones, zero], name, group=shape[0], **window(op))
 
-    def _sums_of_sums(self, op: SumPool, x: str) -> str:
+    def _sums_of_sums(self, op: ops.SumPool, x: str) -> str:
         """Return sums over windows of numbers wider than a byte: each tap is a slice."""
         graph, (height, width) = self.graph, self.shapes[op.name][1:]
         if op.padding != NO_SIDES:
-            wider = Pad(f"{op.name}_padded", (), ((0, 0), *op.padding))
+            wider = ops.Pad(f"{op.name}_padded", (), ((0, 0), *op.padding))
             x = padded(graph, wider, x, np.int32(0))
         total = ""
         for tap in itertools.product(*map(range, op.kernel)):
@@ -219,14 +199,14 @@ class IntegerWriter:
                 (first, first + (count - 1) * step + 1, step)
                 for first, count, step in zip(tap, (height, width), op.stride, strict=True)
             )
-            cut = Slice("", (), ((0, self.shapes[op.name][0], 1), *ends))
-            taken = MOVES[Slice](graph, cut, [x], np.int32(0))
+            cut = ops.Slice("", (), ((0, self.shapes[op.name][0], 1), *ends))
+            taken = MOVES[ops.Slice](graph, cut, [x], np.int32(0))
             total = taken if not total else graph.node("Add", [total, taken])
         return total
 
     def _total(
         self,
-        op: Weighted | FixedPoint,
+        op: ops.Weighted | ops.FixedPoint,
         inputs: list[str],
         kind: int,
         dtype: type[np.float64] | type[np.int64],
@@ -244,10 +224,10 @@ class IntegerWriter:
     def _numbers(self, numbers: NDArray[Any], ndim: int) -> str:
         return self.graph.constant(along_channels(numbers, ndim))
 
-    def _output(self, op: Output, inputs: list[str]) -> str:
+    def _output(self, op: ops.Output, inputs: list[str]) -> str:
         return self._total(op, inputs, TensorProto.DOUBLE, np.float64)
 
-    def _rescale(self, op: Rescale, inputs: list[str]) -> str:
+    def _rescale(self, op: ops.Rescale, inputs: list[str]) -> str:
         graph = self.graph
         total = self._total(op, inputs, TensorProto.DOUBLE, np.float64)
         if (below := op.below) is not None:
@@ -259,13 +239,13 @@ class IntegerWriter:
         clipped = graph.node("Clip", [rounded, *ends])
         return graph.node("Cast", [clipped], op.name, to=self.kinds[op.name])
 
-    def _fixed_output(self, op: FixedOutput, inputs: list[str]) -> str:
+    def _fixed_output(self, op: ops.FixedOutput, inputs: list[str]) -> str:
         total = self._total(op, inputs, TensorProto.INT64, np.int64)
         real = self.graph.node("Cast", [total], to=TensorProto.DOUBLE)
         unit = self._numbers(np.ldexp(1.0, -op.shift), len(self.shapes[op.inputs[0]]) + 1)
         return self.graph.node("Mul", [real, unit], op.name)
 
-    def _fixed_rescale(self, op: FixedRescale, inputs: list[str]) -> str:
+    def _fixed_rescale(self, op: ops.FixedRescale, inputs: list[str]) -> str:
         graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
         total = self._total(op, inputs, TensorProto.INT64, np.int64)
         codes = self._shifted(op, total, ndim)
@@ -277,7 +257,7 @@ class IntegerWriter:
             codes = graph.node("Where", [is_below, other, codes])
         return graph.node("Cast", [codes], op.name, to=self.kinds[op.name])
 
-    def _shifted(self, op: FixedRescale, total: str, ndim: int) -> str:
+    def _shifted(self, op: ops.FixedRescale, total: str, ndim: int) -> str:
         """Return codes as int64: BitShift takes no negative numbers, and Div rounds them up.
 
         So: clip, move to 0, divide.
@@ -307,16 +287,16 @@ def _kind(name: str, codes: Codes) -> int:
     return kind
 
 
-WRITERS: dict[type[Operation], Callable[[IntegerWriter, Any, list[str]], str]] = {
-    Input: lambda writer, op, inputs: "image",
-    Convolve: IntegerWriter._convolution,
-    Multiply: IntegerWriter._product,
-    SumPool: IntegerWriter._sums,
-    Rescale: IntegerWriter._rescale,
-    Output: IntegerWriter._output,
-    FixedRescale: IntegerWriter._fixed_rescale,
-    FixedOutput: IntegerWriter._fixed_output,
-    Reinterpret: lambda writer, op, inputs: inputs[0],
+WRITERS: dict[type[ops.Operation], Callable[[IntegerWriter, Any, list[str]], str]] = {
+    ops.Input: lambda writer, op, inputs: "image",
+    ops.Convolve: IntegerWriter._convolution,
+    ops.Multiply: IntegerWriter._product,
+    ops.SumPool: IntegerWriter._sums,
+    ops.Rescale: IntegerWriter._rescale,
+    ops.Output: IntegerWriter._output,
+    ops.FixedRescale: IntegerWriter._fixed_rescale,
+    ops.FixedOutput: IntegerWriter._fixed_output,
+    ops.Reinterpret: lambda writer, op, inputs: inputs[0],
     **dict.fromkeys(MOVES, IntegerWriter._move),
-    MaxPool: IntegerWriter._largest,
+    ops.MaxPool: IntegerWriter._largest,
 }

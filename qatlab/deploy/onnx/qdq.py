@@ -18,24 +18,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from qatlab.deploy.integer.network import (
-    Convolve,
-    Group,
-    Input,
-    IntegerNetwork,
-    Integers,
-    Move,
-    Multiply,
-    Operation,
-    Output,
-    Reals,
-    Reinterpret,
-    Rescale,
-    Reshape,
-    SumPool,
-    Weighted,
-    of_kind,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import Integers, Reals, of_kind
 from qatlab.deploy.integer.vectorised import shapes
 from qatlab.deploy.onnx.graph import NARROW, Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, inside_kernel
@@ -94,7 +79,7 @@ class QdqWriter:
         """
         image = self.graph.input("image", TensorProto.FLOAT, self.network.input.shape)
         for op in self.network.operations:
-            if op.name in self.codes or op.group is Group.ANSWER:
+            if op.name in self.codes or op.group is ops.Group.ANSWER:
                 of_kind(WRITERS, op, "ONNX")(
                     self, op
                 )  # accumulators are written where they are read
@@ -115,13 +100,13 @@ class QdqWriter:
             self.tensors[name] = x
         return self.tensors[name]
 
-    def _image(self, op: Input) -> None:
+    def _image(self, op: ops.Input) -> None:
         self.tensors[op.name] = "image"
 
-    def _answer(self, op: Output) -> None:
+    def _answer(self, op: ops.Output) -> None:
         self.tensors[op.name] = self._total(op, 1.0)
 
-    def _site(self, op: Rescale) -> None:
+    def _site(self, op: ops.Rescale) -> None:
         graph, x = self.graph, self._total(op, op.codes.step)
         if op.slope is not None:  # of values below 0; what is quantized is above the offset
             offset = graph.constant(np.float32(op.codes.offset)) if op.codes.offset else ""
@@ -131,7 +116,7 @@ class QdqWriter:
             x = graph.node("Sub", [x, offset]) if offset else x
         self.site(op, x)
 
-    def _move(self, op: Move) -> None:
+    def _move(self, op: ops.Move) -> None:
         """Write what moves values: of codes where it can be, as these are what is quantized.
 
         onnxruntime moves a DequantizeLinear behind such a node itself, and loses its type then.
@@ -151,7 +136,7 @@ class QdqWriter:
             inputs = [self.real(name) for name in op.inputs]
             self.tensors[op.name] = write(self.graph, op, inputs, np.float32(-np.inf))
 
-    def _reinterpret(self, op: Reinterpret) -> None:
+    def _reinterpret(self, op: ops.Reinterpret) -> None:
         x = self.real(op.inputs[0])
         if op.factor != 1:
             x = self.graph.node("Mul", [x, self.graph.constant(np.float32(op.factor))], op.name)
@@ -159,19 +144,19 @@ class QdqWriter:
             x = self.graph.node("Add", [x, self.graph.constant(np.float32(op.shift))], op.name)
         self.tensors[op.name] = x
 
-    def _average(self, op: SumPool) -> None:
+    def _average(self, op: ops.SumPool) -> None:
         """Write averages of real numbers; torch's divisor may be another one."""
         assert op.codes is not None
         factor = op.codes.step / self.codes[op.inputs[0]].step * math.prod(op.kernel)
         pooled = self._pooled(op, self.real(op.inputs[0]))
         self.tensors[op.name] = self._times(pooled, np.array(factor), op.name)
 
-    def _pooled(self, op: SumPool, x: str) -> str:
+    def _pooled(self, op: ops.SumPool, x: str) -> str:
         x, padding = inside_kernel(self.graph, op, x, np.float32(0))
         where = window(op, padding)
         return self.graph.node("AveragePool", [x], op.name, count_include_pad=1, **where)
 
-    def _total(self, op: Weighted, unit: float) -> str:
+    def _total(self, op: ops.Weighted, unit: float) -> str:
         """Return the sum of all terms and the bias, in real numbers: that many times the sum."""
         terms = (
             self._term(name, np.asarray(multiplier * unit))
@@ -193,11 +178,11 @@ class QdqWriter:
         op = self.by_name[name]
         return TERMS[type(op)](self, op, factor)
 
-    def _reshaped(self, op: Reshape, factor: Reals) -> str:
+    def _reshaped(self, op: ops.Reshape, factor: Reals) -> str:
         """Return ``factor`` times one number for each channel."""
-        return MOVES[Reshape](self.graph, op, [self._term(op.inputs[0], factor)], np.float32(0))
+        return MOVES[ops.Reshape](self.graph, op, [self._term(op.inputs[0], factor)], np.float32(0))
 
-    def _sums(self, op: SumPool, factor: Reals) -> str:
+    def _sums(self, op: ops.SumPool, factor: Reals) -> str:
         area = math.prod(op.kernel)
         of_channels = factor if factor.ndim < 2 else abs(factor).reshape(len(factor), -1).max(1)
         pooled = self._pooled(op, self._term(op.inputs[0], of_channels * area))
@@ -218,14 +203,14 @@ class QdqWriter:
             numbers = numbers[None]
         return self.graph.constant(numbers)
 
-    def _convolution(self, op: Convolve, factor: Reals) -> str:
+    def _convolution(self, op: ops.Convolve, factor: Reals) -> str:
         group = op.groups if op.groups > 1 else None
         return self.graph.node("Conv", self._layer(op, factor), group=group, **window(op))
 
-    def _product(self, op: Multiply, factor: Reals) -> str:
+    def _product(self, op: ops.Multiply, factor: Reals) -> str:
         return self.graph.node("Gemm", self._layer(op, factor), transB=1)
 
-    def _layer(self, op: Convolve | Multiply, factor: Reals) -> list[str]:
+    def _layer(self, op: ops.Convolve | ops.Multiply, factor: Reals) -> list[str]:
         """Return what a layer reads: real numbers, and ``factor`` times its weights."""
         x, weight = self.real(op.inputs[0]), op.weight
         scale = factor / self.codes[op.inputs[0]].step
@@ -252,7 +237,7 @@ class QdqWriter:
         shaped = scale.reshape(-1, *(1,) * (codes.ndim - 1)) if scale.ndim else scale
         return graph.node("Mul", [odd, graph.constant(shaped)])
 
-    def site(self, op: Rescale, x: str) -> None:
+    def site(self, op: ops.Rescale, x: str) -> None:
         """Write the codes of a site; ``x`` are the real numbers above its offset."""
         graph, codes, name = self.graph, op.codes, op.name
         kind = container(min(codes.low, 0), codes.high, graph.opset, of_bytes=True)
@@ -279,23 +264,23 @@ class QdqWriter:
         self.stored[name] = Stored(made, scale, zero, kind, codes.offset)
 
 
-def _is_bare(op: Rescale) -> bool:
+def _is_bare(op: ops.Rescale) -> bool:
     """Tell whether a site reads a single layer, to which nothing is added."""
     return len(op.inputs) == 1 and not op.bias.any() and op.slope is None
 
 
-WRITERS: dict[type[Operation], Callable[[Any, Any], None]] = {
-    Input: QdqWriter._image,
-    Rescale: QdqWriter._site,
-    Output: QdqWriter._answer,
-    SumPool: QdqWriter._average,
-    Reinterpret: QdqWriter._reinterpret,
+WRITERS: dict[type[ops.Operation], Callable[[Any, Any], None]] = {
+    ops.Input: QdqWriter._image,
+    ops.Rescale: QdqWriter._site,
+    ops.Output: QdqWriter._answer,
+    ops.SumPool: QdqWriter._average,
+    ops.Reinterpret: QdqWriter._reinterpret,
     **dict.fromkeys(MOVES, QdqWriter._move),
 }
 # What accumulators, or their sums, come to when they are multiplied by a number.
-TERMS: dict[type[Operation], Callable[[Any, Any, Reals], str]] = {
-    Convolve: QdqWriter._convolution,
-    Multiply: QdqWriter._product,
-    Reshape: QdqWriter._reshaped,
-    SumPool: QdqWriter._sums,
+TERMS: dict[type[ops.Operation], Callable[[Any, Any, Reals], str]] = {
+    ops.Convolve: QdqWriter._convolution,
+    ops.Multiply: QdqWriter._product,
+    ops.Reshape: QdqWriter._reshaped,
+    ops.SumPool: QdqWriter._sums,
 }

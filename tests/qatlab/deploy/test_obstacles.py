@@ -17,7 +17,7 @@ import qatlab
 from qatlab import quant
 from qatlab.deploy.c import program
 from qatlab.deploy.integer.lowering import Obstacle
-from qatlab.deploy.integer.network import Gather
+from qatlab.deploy.integer.operations import Gather
 from qatlab.deploy.obstacles import check_target, forms_of, listed, obstacles, told
 from qatlab.deploy.onnx import integer, qdq
 from qatlab.errors import ConfigError

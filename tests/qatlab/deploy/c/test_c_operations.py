@@ -12,7 +12,7 @@ from programs import answers, assert_computes_the_same, build, names
 
 from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, with_rescale
-from qatlab.deploy.integer.network import (
+from qatlab.deploy.integer.operations import (
     NO_SIDES,
     Concatenate,
     Convolve,
