@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qatlab.deploy.integer import operations as ops
@@ -28,6 +27,7 @@ from qatlab.deploy.integer.values import (
     linear,
     settled,
 )
+from qatlab.deploy.integer.vectorised import COMPUTED, EXACT
 from qatlab.deploy.integer.views import aligned, apart, in_order, resolved
 from qatlab.deploy.integer.weights import integer_weight, largest_accumulator
 from qatlab.errors import ConfigError
@@ -130,42 +130,25 @@ def accumulators(
     groups: int,
 ) -> Linear:
     """Return what a layer, or what of it reads one part, makes of codes."""
+    op: ops.Convolve | ops.Multiply
+    shape: tuple[int, ...]
     if isinstance(layer, QuantConv2d):
         part, padding = _padding(state, name, layer, part)
         largest = largest_accumulator(weight, part.codes, name)
-        where = (pair(layer.stride), pair(layer.dilation))
-        name = state.free(name)
-        state.add(
-            ops.Convolve(name, (part.name,), weight, where[0], padding, where[1], groups, largest)
-        )
-
-        def convolved(x: Tensor) -> Any:
-            (top, bottom), (left, right) = padding
-            x = F.pad(x, (left, right, top, bottom))[None]
-            kernel = torch.from_numpy(weight).double()
-            return F.conv2d(x, kernel, None, where[0], 0, where[1], groups)[0].numpy()
-
-        sizes = zip(part.shape[1:], padding, where[1], weight.shape[2:], where[0], strict=True)
-        inner = (
-            (size + sum(around) - spread * (taps - 1) - 1) // step + 1
-            for size, around, spread, taps, step in sizes
-        )
-        shape: tuple[int, ...] = (len(weight), *inner)
+        where = (pair(layer.stride), padding, pair(layer.dilation), groups)
+        op = ops.Convolve(state.free(name), (part.name,), weight, *where, largest)
+        shape = (len(weight), *ops.inner(op, part.shape))
     else:
         largest = largest_accumulator(weight, part.codes, name)
-        name = state.free(name)
-        state.add(ops.Multiply(name, (part.name,), weight, largest))
-
-        def convolved(x: Tensor) -> Any:
-            return F.linear(x, torch.from_numpy(weight).double()).numpy()
-
+        op = ops.Multiply(state.free(name), (part.name,), weight, largest)
         shape = (len(weight),)
     offsets = NOTHING
     if part.offset.any():
         full = torch.from_numpy(np.broadcast_to(part.offset, part.shape).copy())
+        made = COMPUTED[type(op)](replace(op, largest=EXACT), full[None])  # in float64
         own = np.reshape(step, (-1, *(1,) * (len(shape) - 1)))
-        offsets = settled(convolved(full) * own)
-    terms = ((name, np.asarray(step * part.codes.step)),)
+        offsets = settled(made[0].numpy() * own)
+    terms = ((state.add(op), np.asarray(step * part.codes.step)),)
     return Linear(terms, NOTHING, offsets, shape)
 
 

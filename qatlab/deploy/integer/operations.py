@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, ClassVar, TypeVar
@@ -418,6 +418,15 @@ class FixedOutput(FixedPoint):
     shape: tuple[int, ...] = ()
     function: str = ""
     places: Integers | None = None
+
+
+def inner(op: Windowed, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return rows and columns of what is made of the windows of ``(C, H, W)``."""
+    sizes = zip(shape[1:], op.padding, op.dilation, op.kernel, op.stride, strict=True)
+    return tuple(
+        (size + sum(around) - spread * (taps - 1) - 1) // step + 1
+        for size, around, spread, taps, step in sizes
+    )
 
 
 def of_kind(table: Mapping[type[Operation], T], op: Operation, target: str) -> T:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.deploy.integer.operations import Codes, Integers, Reals, Sides, product, summed
+from qatlab.deploy.integer.operations import Codes, Integers, MaxPool, Reals, Sides, product, summed
 
 NOTHING = np.array(0.0)
 
@@ -73,16 +73,6 @@ Value = Coded | Linear
 
 
 @dataclass(frozen=True)
-class Window:
-    """Where a pooling looks, as :class:`~qatlab.deploy.integer.operations.MaxPool` has it."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: Sides
-    dilation: tuple[int, int]
-
-
-@dataclass(frozen=True)
 class Function:
     """What a tensor still has to pass, as only a site or an output can do it.
 
@@ -106,7 +96,8 @@ class Parts:
         values: the parts, with equal rows and columns.
         order: for each channel of the tensor, its number among those of the parts.
         function: what the values still have to pass.
-        pools: windows of which the largest value is still to be taken, when it is codes.
+        pools: windows of which the largest value is still to be taken, when it is codes: poolings
+            without a name.
         lowest: for each channel of the parts, whether it is the smallest value instead.
         index: for each place of the tensor its number among all places of the parts, where these
             lie in another order than channels do; with one axis in front for the image.
@@ -115,7 +106,7 @@ class Parts:
     values: tuple[Value, ...]
     order: tuple[int, ...] | None = None
     function: Function | None = None
-    pools: tuple[Window, ...] = ()
+    pools: tuple[MaxPool, ...] = ()
     lowest: NDArray[np.bool_] | None = None
     index: Integers | None = None
 

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.operations import Integers, Reals
 from qatlab.deploy.integer.state import Made, State
-from qatlab.deploy.integer.values import Coded, Linear, Parts, Value, Window
+from qatlab.deploy.integer.values import Coded, Linear, Parts, Value
 from qatlab.errors import ConfigError
 from qatlab.quant.ops import kind_of, target_of
 
@@ -102,7 +102,7 @@ def _made(state: State, name: str, values: tuple[Value, ...], moved: Any) -> Mad
 
 
 def _behind_pools(
-    state: State, node: fx.Node, made: Made, pools: tuple[Window, ...], inner: tuple[int, ...]
+    state: State, node: fx.Node, made: Made, pools: tuple[ops.MaxPool, ...], inner: tuple[int, ...]
 ) -> Made:
     """Return channels whose largest values are still to be taken."""
     if isinstance(made, tuple):
