@@ -23,7 +23,7 @@ from qatlab.cli import verify as verify_command
 from qatlab.cli.main import run as run_command
 from qatlab.cli.verify import batches_of
 from qatlab.deploy.integer import IntegerNetwork, lower
-from qatlab.deploy.integer.network import Operation, Output, Rescale, Weighted
+from qatlab.deploy.integer.operations import Operation, Output, Rescale, Weighted
 from qatlab.deploy.integer.vectorised import shapes
 from qatlab.deploy.pixels import bytes_of, pixel_codes
 from qatlab.deploy.verify.comparison import compare

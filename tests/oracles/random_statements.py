@@ -503,6 +503,22 @@ def shortcut(a: Author) -> str | None:
     return a.write((other, made), a.either(*SUMS))
 
 
+def upsampled(a: Author) -> str | None:
+    """Write an upsampling, and its concatenation or sum with another tensor, as decoders do."""
+    name = a.pick()
+    fit = [n for n in a.bench.values if len(a.shape(n)) == 3 and n not in (name, "x")]
+    if name is None or not fit:
+        return None
+    text = a.either("F.interpolate({0}, {1}.shape[2:])", "F.interpolate({0}, size={1}.shape[-2:])")
+    other = a.random.choice(fit)
+    made = a.write((name, other), text)
+    if made is None:
+        return None
+    if a.shape(made) == a.shape(other) and a.chance(0.5):
+        return a.write((made, other), a.either(*SUMS))
+    return a.write((made, other), "torch.cat([{0}, {1}], 1)")
+
+
 def broadcast_sum(a: Author) -> str | None:
     first = a.pick()
     if first is None:
@@ -638,6 +654,9 @@ VIEWS = (
         "{0}.contiguous()",
     ),
     *("nn.UpsamplingNearest2d(scale_factor=2)", "F.interpolate({0}, scale_factor=2)"),
+    *("F.interpolate({0}, size=(9, 5))", "F.interpolate({0}, None, (2, 1.5), 'nearest-exact')"),
+    *("nn.Upsample(scale_factor=2, mode='bilinear')", "{0}[:, :, [1, 0, 1]]", "{0}.flip((2, 3))"),
+    *("F.relu(F.interpolate({0} * 0.5, scale_factor=2))", "torch.roll({0}, (1, 2), (2, 3))"),
     *(
         "nn.Upsample(scale_factor=2)",
         "{0}.clone()",
@@ -783,6 +802,7 @@ RARE: Mapping[Maker, int] = {
     own_parameter: 2,
     pad: 4,
     view: 4,
+    upsampled: 2,
     pieces: 2,
     dropout: 2,
     again: 2,

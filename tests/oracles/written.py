@@ -347,6 +347,25 @@ class Paddings(nn.Module):
         return self.fc(x.amax((2, 3)))
 
 
+class Decoder(nn.Module):
+    """A map that is made small and large again, beside what it was made of; and mirrored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.deep = nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 6, 3, 2, 1)
+        self.up, self.more = nn.UpsamplingNearest2d(scale_factor=2), nn.Upsample(scale_factor=1.5)
+        self.join, self.conv = nn.Conv2d(10, 4, 3), nn.Conv2d(4, 4, 1)
+        self.fc = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.down(x.flip(3)))
+        y = F.relu(self.up(self.deep(x)))  # rounded in front of it
+        x = F.relu(self.join(torch.cat([x, y], 1)))
+        y = F.interpolate(F.max_pool2d(x, 2), size=x.shape[2:], mode="nearest")
+        x = F.relu(self.conv(self.more(x + y)))
+        return self.fc((x + torch.roll(x, (1, 2), (2, 3))).amax((2, 3)))
+
+
 class Leaky(nn.Module):
     """Slopes below 0: a number, one parameter, and one for each channel."""
 
@@ -488,9 +507,10 @@ WRITTEN: tuple[type[nn.Module], ...] = (
     *(PoolTwice, Pruned, LogSoftmaxAtTheEnd, DropoutFunctions, NormBehindPool, Clamps),
     *(NumbersAndFactors, SizesOfTensors, ChannelsPaddedOnBothSides, NormsEverywhere),
     *(LinearAutoencoder, ShuffledOutput, PixelsOfChannels, Shuffled, SplitsAndSlices),
-    *(DenselyConnected, Averages, Paddings, Leaky, DroppedBranches, TransformedImage),
-    *(NormalisesItself, CalledAgain, Keywords, SpaceToDepth, TheSameChannelsTwice),
-    *(FlatBeforeTheActivation, ShuffledBeforeTheActivation, DepthwiseOfShuffledParts),
+    *(DenselyConnected, Averages, Paddings, Decoder, Leaky, DroppedBranches),
+    *(TransformedImage, NormalisesItself, CalledAgain, Keywords, SpaceToDepth),
+    *(TheSameChannelsTwice, FlatBeforeTheActivation, ShuffledBeforeTheActivation),
+    DepthwiseOfShuffledParts,
 )
 SIZES: Mapping[type[nn.Module], tuple[int, int]] = {
     PoolTwice: (14, 14),
@@ -614,6 +634,14 @@ class OverlappingWindows(Ending):
         return self.fc(F.adaptive_avg_pool2d(F.relu(self.conv(x)), 3).amax((2, 3)))
 
 
+class NewValues(Ending):
+    """An upsampling whose values lie between those of the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(F.relu(self.conv(x)), scale_factor=2, mode="bilinear")
+        return self.fc(x.mean((2, 3)))
+
+
 class MeanOfChannels(Ending):
     """A mean over channels."""
 
@@ -632,5 +660,6 @@ REFUSED: Mapping[type[nn.Module], tuple[str, str]] = {
     OutputOfParts: ("output", r"^cat is a concatenation, which no output can be; put a layer"),
     Gate: ("sigmoid", r"^sigmoid \(Sigmoid\) has no integer form; nn\.ReLU, nn\.ReLU6"),
     OverlappingWindows: ("adaptive_avg_pool2d", r"only where its outputs divide its inputs, not"),
+    NewValues: ("interpolate", r"^interpolate \(.* mode=bilinear, .*\) has no integer form\.$"),
     MeanOfChannels: ("mean", r"over rows and columns only: dim=\(2, 3\)\.$"),
 }

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from qatlab.deploy.c.words import INTEGERS, integer_type, scaled, size_of
-from qatlab.deploy.integer.network import (
-    Concatenate,
-    IntegerNetwork,
-    Operation,
-    Pad,
-    Reinterpret,
-    Reshape,
-    Slice,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.errors import ConfigError
 
 IMAGE = "image"  # parameter of the program
@@ -111,7 +105,7 @@ def index_of(shape: Shape) -> str:
     return f"{scaled(row, width)} + x"
 
 
-def read_by(network: IntegerNetwork, op: Operation) -> Iterator[str]:
+def read_by(network: IntegerNetwork, op: ops.Operation) -> Iterator[str]:
     """Yield the tensors of codes that a step reads: accumulators are computed by their reader."""
     kinds, codes = {other.name: other for other in network.operations}, network.codes
     for name in op.inputs:
@@ -122,16 +116,26 @@ def read_by(network: IntegerNetwork, op: Operation) -> Iterator[str]:
         yield name
 
 
-def is_contiguous(op: Slice) -> bool:
-    """Tell whether a slice takes whole channels that lie next to each other."""
-    return len(op.slices) == 1 and op.slices[0][2] == 1
+# Operations whose result lies within what they read, and the first of its channels there; None for
+# those whose result lies elsewhere.
+VIEWS: dict[type[ops.Operation], Callable[[Any], int | None]] = {
+    ops.Reshape: lambda op: 0,
+    ops.Reinterpret: lambda op: 0,
+    ops.Slice: lambda op: op.slices[0][0] if len(op.slices) == 1 and op.slices[0][2] == 1 else None,
+}
+# Operations that only put channels behind each other, and how many lie in front of all; likewise.
+JOINS: dict[type[ops.Operation], Callable[[Any], int | None]] = {
+    ops.Concatenate: lambda op: 0 if op.order is None else None,
+    ops.Pad: lambda op: (
+        None if op.fill is None or any(map(any, op.amounts[1:])) else op.amounts[0][0]
+    ),
+}
 
 
-def is_joined(op: Operation) -> bool:
-    """Tell whether an operation only puts channels behind each other, be they zeros."""
-    if isinstance(op, Pad):
-        return op.mode == "constant" and not any(any(pair) for pair in op.amounts[1:])
-    return isinstance(op, Concatenate) and op.order is None
+def channels_in_front(table: Mapping[type[ops.Operation], Any], op: ops.Operation) -> int | None:
+    """Return what :data:`VIEWS` or :data:`JOINS` says of an operation."""
+    found: int | None = table[type(op)](op) if type(op) in table else None
+    return found
 
 
 class Memory:
@@ -182,16 +186,15 @@ class Memory:
         """Return whether a tensor lies where the operation that reads it wants it."""
         return self._inside.get(name, ("", 0))[0] == reader
 
-    def _share(self, op: Operation) -> None:
+    def _share(self, op: ops.Operation) -> None:
         """Let what hands on codes as they are take no memory of its own."""
-        _, height, width = self._shapes[op.name]
-        area = height * width
-        if isinstance(op, (Reshape, Reinterpret)) and op.name in self._kinds:
-            self._inside[op.name] = (op.inputs[0], 0)
-        elif isinstance(op, Slice) and is_contiguous(op):
-            self._inside[op.name] = (op.inputs[0], op.slices[0][0] * area)
-        elif is_joined(op):
-            start = op.amounts[0][0] * area if isinstance(op, Pad) else 0
+        if op.name not in self._kinds:
+            return
+        area = math.prod(self._shapes[op.name][1:])
+        if (first := channels_in_front(VIEWS, op)) is not None:
+            self._inside[op.name] = (op.inputs[0], first * area)
+        elif (first := channels_in_front(JOINS, op)) is not None:
+            start = first * area
             for name in op.inputs:
                 free = name not in self._inside and name != self._network.input.name
                 if free and self._kinds[name] == self._kinds[op.name]:

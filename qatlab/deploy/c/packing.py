@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.deploy.integer.network import Integers
+from qatlab.deploy.integer.operations import Integers
 
 WIDEST = 24  # bits of one number: what the reader of runtime.c holds, next to the rest of a byte
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from qatlab.deploy.c import copies, windows
 from qatlab.deploy.c.memory import IMAGE, Memory, Tensor, three_sides
@@ -14,20 +15,9 @@ from qatlab.deploy.c.runtime import fixed_text, used
 from qatlab.deploy.c.sites import Layer, Rows, Term, site
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import Identifiers, comment, function, loop, string
-from qatlab.deploy.integer.network import (
-    Convolve,
-    FixedOutput,
-    FixedPoint,
-    Input,
-    IntegerNetwork,
-    MaxPool,
-    Multiply,
-    Operation,
-    Reinterpret,
-    Reshape,
-    SumPool,
-    Weighted,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import of_kind
 from qatlab.deploy.integer.vectorised import shapes
 from qatlab.errors import ConfigError
 
@@ -110,12 +100,12 @@ class _Writer:
     def write(self) -> None:
         """Write all operations."""
         for op in self.network.operations:
-            self._write(op)
+            of_kind(WRITERS, op, "C")(self, op, self.identifiers[op.name])
 
     def program(self, class_names: Sequence[str], about: Sequence[str]) -> CProgram:
         """Return the program."""
         self.write()
-        output = self.network.operations[-1]
+        output = self.network.output
         classes = math.prod(self.shapes[output.name])
         if classes != len(class_names):
             raise ConfigError(
@@ -124,8 +114,9 @@ class _Writer:
         memory = self.rows.declarations()
         if self.memory.size:
             memory.append(f"static uint8_t arena[{self.memory.size}];")
-        shift = int(output.shift.flat[0]) if isinstance(output, FixedOutput) else 0
-        kind = "int64_t" if isinstance(output, FixedPoint) else "double"
+        kind, unit = "double", 0
+        if isinstance(output, ops.FixedOutput):
+            kind, unit = "int64_t", int(output.shift.flat[0])
         image = math.prod(self.image.shape)
         written = "\n\n".join([*self.functions, self._infer(classes)])
         names = ",\n    ".join(map(string, class_names))
@@ -134,7 +125,7 @@ class _Writer:
             "#include <stdint.h>",
             f"#define QATLAB_IMAGE_BYTES {image} /* {' x '.join(map(str, self.image.shape))} */\n"
             f"#define QATLAB_CLASSES {classes}\n"
-            f"#define QATLAB_OUTPUT_UNIT {(2.0**-shift).hex()}",
+            f"#define QATLAB_OUTPUT_UNIT {(2.0**-unit).hex()}",
             f"typedef {kind} qatlab_number;",
             "int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs);",
             *used(written),
@@ -154,39 +145,22 @@ class _Writer:
             layers=layer_sizes(self.network, self.shapes, self.layers, self.tables.sizes),
         )
 
-    def _write(self, op: Operation) -> None:
-        name = self.identifiers[op.name]
-        if isinstance(op, (Input, Reshape, Reinterpret)):  # numbers that are there already
-            if op.name not in self.tensors:
-                self.layers[op.name] = self.layers[op.inputs[0]]
-            return
-        if isinstance(op, (Convolve, Multiply)):
-            self._add_layer(op, name)
-        elif isinstance(op, SumPool) and op.codes is None:
-            self._add_sums(op, name)
-        elif isinstance(op, (Weighted, FixedPoint)):
-            self._add_site(op)
-        elif isinstance(op, (MaxPool, SumPool)):
-            source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
-            self._run(op, windows.pooling(op, name, source, result), [source])
-        elif type(op) in copies.COPIES:
-            if (made := copies.copied(op, name, self.memory, self.tables)) is not None:
-                self._run(op, *made)
-        else:
-            raise ConfigError(f"{op.name} is a {type(op).__name__}, which no C is written for.")
+    def _view(self, op: ops.Reshape | ops.Reinterpret, name: str) -> None:
+        """Add nothing: numbers that are there already, or accumulators that are computed later."""
+        if op.name not in self.tensors:
+            self.layers[op.name] = self.layers[op.inputs[0]]
 
-    def _add_sums(self, op: SumPool, name: str) -> None:
-        """Add sums over windows of accumulators, which are computed where they are read."""
-        of = self.layers[op.inputs[0]]
-        self.layers[op.name] = replace(of, name=name, largest=op.largest)
-        inner, result = (three_sides(self.shapes[n]) for n in (op.inputs[0], op.name))
-        grouped = isinstance(of.op, Convolve) and of.op.groups > 1
-        head = f"const {of.source.pointed} *in, const {of.row} *row"
-        head, arguments = (head + ", int32_t c", "in, row, c") if grouped else (head, "in, row")
-        text = windows.pooled_sums(op, name, of.name, inner, result, head, arguments)
+    def _convolution(self, op: ops.Convolve, name: str) -> None:
+        layer = self._layer(op, name, by_rows=True)
+        result = three_sides(self.shapes[op.name])
+        self.functions.append(windows.convolution(op, name, layer.source, result, layer.row))
+
+    def _product(self, op: ops.Multiply, name: str) -> None:
+        layer = self._layer(op, name, by_rows=False)
+        text = windows.product(op, name, layer.source, layer.table, layer.weights)
         self.functions.append(text)
 
-    def _add_layer(self, op: Convolve | Multiply, name: str) -> None:
+    def _layer(self, op: ops.Convolve | ops.Multiply, name: str, by_rows: bool) -> Layer:
         if op.largest > LARGEST:
             raise ConfigError(f"{op.name}: an accumulator may not fit into 32 bits.")
         try:
@@ -195,29 +169,45 @@ class _Writer:
             raise ConfigError(
                 f"{op.name} has weights that no C is written for: {error}."
             ) from error
-        table = self.tables.weights(op.name, weights)
-        layer = Layer(op, name, self.tensors[op.inputs[0]], weights, table, op.largest)
+        table, source = self.tables.weights(op.name, weights), self.tensors[op.inputs[0]]
+        layer = Layer(op, name, source, weights, table, op.largest, by_rows)
         self.layers[op.name] = layer
-        if isinstance(op, Convolve):
-            result = three_sides(self.shapes[op.name])
-            text = windows.convolution(op, name, layer.source, result, layer.row)
-        else:
-            text = windows.product(op, name, layer.source, table, weights)
-        self.functions.append(text)
+        return layer
 
-    def _add_site(self, op: Weighted | FixedPoint) -> None:
-        terms = [
-            Term(self.layers[name], self.layers[name].largest)
-            if name in self.layers
-            else Term(self.tensors[name], self.network.codes[name].largest)
-            for name in op.inputs
-        ]
+    def _sums(self, op: ops.SumPool, name: str) -> None:
+        """Add sums over windows; those of accumulators are computed where they are read."""
+        if op.codes is not None:
+            source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
+            return self._run(op, windows.sums(op, name, source, result), [source])
+        of = self.layers[op.inputs[0]]
+        self.layers[op.name] = replace(of, name=name, largest=op.largest)
+        head, arguments = f"const {of.source.pointed} *in, const {of.row} *row", "in, row"
+        if of.op.groups > 1:
+            head, arguments = f"{head}, int32_t c", f"{arguments}, c"
+        inner, outer = (three_sides(self.shapes[n]) for n in (op.inputs[0], op.name))
+        text = windows.pooled_sums(op, name, of.name, inner, outer, head, arguments)
+        return self.functions.append(text)
+
+    def _largest(self, op: ops.MaxPool, name: str) -> None:
+        source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
+        self._run(op, windows.largest(op, name, source, result), [source])
+
+    def _copy(self, op: ops.Operation, name: str) -> None:
+        if (made := copies.copied(op, name, self.memory, self.tables)) is not None:
+            self._run(op, *made)
+
+    def _site(self, op: ops.Weighted | ops.FixedPoint, name: str) -> None:
+        terms = []
+        for name in op.inputs:
+            if (layer := self.layers.get(name)) is not None:
+                terms.append(Term(layer.source, layer.largest, layer))
+            else:
+                terms.append(Term(self.tensors[name], self.network.codes[name].largest))
         shape, result = three_sides(self.shapes[op.name]), self.tensors.get(op.name)
         text = site(op, terms, shape, result, self.tables, self.rows)
-        sources = [t.value if isinstance(t.value, Tensor) else t.value.source for t in terms]
-        self._run(op, text, sources)
+        self._run(op, text, [term.source for term in terms])
 
-    def _run(self, op: Operation, text: str, sources: Sequence[Tensor]) -> None:
+    def _run(self, op: ops.Operation, text: str, sources: Sequence[Tensor]) -> None:
         """Add a function, and the call that says where in memory its tensors lie."""
         result = self.tensors.get(op.name)
         places = [f"{source.address}" for source in sources]
@@ -230,3 +220,16 @@ class _Writer:
         body = [*self.calls, "int32_t best = 0;", *loop("k", classes, best, "1"), "return best;"]
         head = f"int32_t qatlab_infer(const uint8_t *{IMAGE}, qatlab_number *outputs)"
         return function(head, body)
+
+
+WRITERS: dict[type[ops.Operation], Callable[[Any, Any, str], None]] = {
+    ops.Input: lambda writer, op, name: None,
+    ops.Convolve: _Writer._convolution,
+    ops.Multiply: _Writer._product,
+    ops.SumPool: _Writer._sums,
+    ops.MaxPool: _Writer._largest,
+    ops.Reshape: _Writer._view,
+    ops.Reinterpret: _Writer._view,
+    **dict.fromkeys((ops.Rescale, ops.Output, ops.FixedRescale, ops.FixedOutput), _Writer._site),
+    **dict.fromkeys(copies.COPIES, _Writer._copy),
+}

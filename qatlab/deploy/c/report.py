@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from qatlab.deploy.c.sites import Layer
-from qatlab.deploy.integer.network import (
-    Convolve,
-    FixedPoint,
-    Input,
-    IntegerNetwork,
-    MaxPool,
-    Multiply,
-    Operation,
-    SumPool,
-    Weighted,
-)
-
-MOVES = "moves codes"
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
 
 
 class LayerSize(NamedTuple):
@@ -54,13 +43,14 @@ def layer_sizes(
     """
     rows = []
     for op in network.operations:
-        if isinstance(op, Input):
+        if op.group is ops.Group.IMAGE:
             continue
-        products = 0
-        if isinstance(op, (Convolve, Multiply)):
-            places = _computed(op.name, network, shapes)
-            products = layers[op.name].op.weight.size * places
-        rows.append(LayerSize(op.name, _what(op, layers), flash.get(op.name, 0), products))
+        what, products = WORDS.get(type(op), lambda op: "moves codes")(op), 0
+        layer = layers.get(op.name)
+        if layer is not None and layer.op is op:
+            what += f", weights of {layer.weights.bits} bits"
+            products = layer.op.weight.size * _computed(op.name, network, shapes)
+        rows.append(LayerSize(op.name, what, flash.get(op.name, 0), products))
     return tuple(rows)
 
 
@@ -68,24 +58,25 @@ def _computed(name: str, network: IntegerNetwork, shapes: Mapping[str, Sequence[
     """Return in how many places accumulators are computed: anew for each reader."""
     count = 0
     for op in network.operations:
-        if name in op.inputs and isinstance(op, SumPool):
+        if name in op.inputs and isinstance(op, ops.SumPool):
             count += math.prod(op.kernel) * _computed(op.name, network, shapes)
         else:
             count += op.inputs.count(name) * math.prod(shapes[name][1:])
     return count
 
 
-def _what(op: Operation, layers: Mapping[str, Layer]) -> str:
-    """Return in a few words what an operation does."""
-    if isinstance(op, (Convolve, Multiply)):
-        of_bits = f"weights of {layers[op.name].weights.bits} bits"
-        if isinstance(op, Convolve):
-            return f"convolution {op.weight.shape[2]}x{op.weight.shape[3]}, {of_bits}"
-        return f"fully connected, {of_bits}"
-    if isinstance(op, (Weighted, FixedPoint)):
-        codes = getattr(op, "codes", None)
-        return f"codes of {codes.bits} bits" if codes else "outputs"
-    if isinstance(op, (MaxPool, SumPool)):
-        kind = "largest" if isinstance(op, MaxPool) else "sums"
-        return f"{kind} of {op.kernel[0]}x{op.kernel[1]} codes"
-    return MOVES
+def _site(op: Any) -> str:
+    return f"codes of {op.codes.bits} bits"
+
+
+# What operations do, in a few words.
+WORDS: dict[type[ops.Operation], Callable[[Any], str]] = {
+    ops.Convolve: lambda op: f"convolution {op.kernel[0]}x{op.kernel[1]}",
+    ops.Multiply: lambda op: "fully connected",
+    ops.SumPool: lambda op: f"sums of {op.kernel[0]}x{op.kernel[1]} codes",
+    ops.MaxPool: lambda op: f"largest of {op.kernel[0]}x{op.kernel[1]} codes",
+    ops.Rescale: _site,
+    ops.FixedRescale: _site,
+    ops.Output: lambda op: "outputs",
+    ops.FixedOutput: lambda op: "outputs",
+}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,17 +12,7 @@ from qatlab.deploy.c.memory import Shape, Tensor, index_of
 from qatlab.deploy.c.packing import Packed
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import function, indented, integer_type, loop, size_of
-from qatlab.deploy.integer.network import (
-    Convolve,
-    FixedOutput,
-    FixedPoint,
-    FixedRescale,
-    Multiply,
-    Operation,
-    Output,
-    Rescale,
-    Weighted,
-)
+from qatlab.deploy.integer import operations as ops
 from qatlab.errors import ConfigError
 
 LARGEST = (1 << 63) - 1  # of sums in fixed point
@@ -38,14 +29,17 @@ class Layer:
         weights: what is stored of them.
         table: the array that they are in.
         largest: no accumulator, or sum of them over a window, is larger in size.
+        by_rows: whether the weights of an output channel are unpacked first, as a convolution reads
+            them in many places.
     """
 
-    op: Convolve | Multiply
+    op: ops.Convolve | ops.Multiply
     name: str
     source: Tensor
     weights: Packed
     table: str
     largest: int
+    by_rows: bool
 
     @property
     def row(self) -> str:
@@ -64,12 +58,14 @@ class Term:
     """What a site reads: accumulators of a layer, or codes.
 
     Attributes:
-        value: the layer or tensor.
+        source: the codes, or those that the layer reads.
         largest: no number of it is larger in size.
+        layer: None for codes.
     """
 
-    value: Layer | Tensor
+    source: Tensor
     largest: int
+    layer: Layer | None = None
 
 
 class Rows:
@@ -102,7 +98,7 @@ def _row(slot: int, kind: str) -> str:
 
 
 def site(
-    op: Weighted | FixedPoint,
+    op: ops.Weighted | ops.FixedPoint,
     terms: Sequence[Term],
     shape: Shape,
     result: Tensor | None,
@@ -122,10 +118,11 @@ def site(
     Raises:
         ConfigError: if a sum may not fit into 64 bits.
     """
-    if isinstance(op, FixedPoint):
+    bent = op if isinstance(op, (ops.Rescale, ops.FixedRescale)) and op.below is not None else None
+    if op.whole:
         _check(op, terms)
-        if isinstance(op, FixedRescale) and op.below is not None:
-            _check(op.below, terms)
+        if bent is not None:
+            _check(bent.below, terms)
     channels, height, width = shape
     flat = height * width == 1
     y, x = ("0", "0") if flat else ("y", "x")
@@ -133,61 +130,52 @@ def site(
     numbers: list[str] = []
     unpack: list[str] = []
     for i, term in enumerate(terms):
-        value = term.value
-        if isinstance(value, Tensor):
-            numbers.append(value.load(f"in{i}", index))
-        elif isinstance(value.op, Multiply):
-            numbers.append(f"sum_{value.name}(in{i}, c)")
+        layer = term.layer
+        if layer is None:
+            numbers.append(term.source.load(f"in{i}", index))
+        elif not layer.by_rows:
+            numbers.append(f"sum_{layer.name}(in{i}, c)")
         else:
-            buffer = rows.buffer(len(unpack), value)
-            unpack.append(_unpacked(value, buffer))
-            group = "c, " if value.op.groups > 1 else ""
-            numbers.append(f"sum_{value.name}(in{i}, {buffer}, {group}{y}, {x})")
-    below = op.below if isinstance(op, (Rescale, FixedRescale)) else None
+            buffer = rows.buffer(len(unpack), layer)
+            unpack.append(_unpacked(layer, buffer))
+            group = "c, " if layer.op.groups > 1 else ""
+            numbers.append(f"sum_{layer.name}(in{i}, {buffer}, {group}{y}, {x})")
     body: list[str] = []
-    if below is not None:  # each is read twice
+    if bent is not None:  # each is read twice
         body = [f"const int32_t term{i} = {number};" for i, number in enumerate(numbers)]
         numbers = [f"term{i}" for i in range(len(numbers))]
     body += _total(op, numbers, tables)
-    written = _written(op, result, index, tables)
-    if below is not None:
-        zero, where = _zero(op, tables), "_below"
-        instead = _total(below, numbers, tables, where)
-        instead.append(_written(below, result, index, tables, where))
-        body += [f"if (total < {zero}) {{", *indented(instead), "} else {", f"    {written}", "}"]
+    if result is None:
+        body.append(f"out[{_place(op, index, tables)}] = total;")
     else:
-        body.append(written)
+        code = result.store("out", index, CODES[type(op)](op, tables, ""))
+        if bent is None:
+            body.append(code)
+        else:
+            zero = tables.of_place("zeros", op.name, np.asarray(bent.zero))
+            instead = _total(bent.below, numbers, tables, "_below")
+            of_below = CODES[type(op)](bent.below, tables, "_below")
+            instead.append(result.store("out", index, of_below))
+            body += [f"if (total < {zero}) {{", *indented(instead)]
+            body += ["} else {", f"    {code}", "}"]
     inner = body if flat else loop("y", height, loop("x", width, body))
-    sources = [t.value if isinstance(t.value, Tensor) else t.value.source for t in terms]
-    inputs = [f"const {source.pointed} *in{i}" for i, source in enumerate(sources)]
+    inputs = [f"const {term.source.pointed} *in{i}" for i, term in enumerate(terms)]
     output = f"{result.pointed} *out" if result else "qatlab_number *out"
     head = f"static void run_{tables.identifiers[op.name]}({', '.join([*inputs, output])})"
     told = f"Codes of {op.name}." if result else f"Outputs: {op.name}."
     return function(head, loop("c", channels, [*unpack, *inner]), [told])
 
 
-def _total(
-    op: Weighted | FixedPoint, numbers: Sequence[str], tables: Tables, where: str = ""
-) -> list[str]:
+def _total(op: Any, numbers: Sequence[str], tables: Tables, where: str = "") -> list[str]:
     """Return the lines that make ``total`` of the numbers of a place."""
-    fixed = isinstance(op, FixedPoint)
-    kind, cast = ("int64_t", "") if fixed else ("double", "(double)")
+    kind, cast = ("int64_t", "") if op.whole else ("double", "(double)")
     start = tables.of_place(f"offsets{where}", op.name, op.offset)
     lines = [f"{'' if where else kind + ' '}total = {start};"]
     for i, (number, multiplier) in enumerate(zip(numbers, op.multipliers, strict=True)):
         factor = tables.of_place(f"multipliers{i}{where}", op.name, multiplier)
-        widened = "(int64_t)" if fixed and not factor.startswith("INT64_C") else ""
+        widened = "(int64_t)" if op.whole and not factor.startswith("INT64_C") else ""
         lines.append(f"total += {widened}{factor} * {cast}{number};")
     return lines
-
-
-def _zero(op: Weighted | FixedPoint, tables: Tables) -> str:
-    """Return C for the sum that stands for 0."""
-    if isinstance(op, FixedRescale):
-        assert op.zero is not None
-        return tables.of_place("zeros", op.name, op.zero)
-    assert isinstance(op, Rescale)
-    return tables.of_place("zeros", op.name, np.array(op.zero))
 
 
 def _unpacked(layer: Layer, buffer: str) -> str:
@@ -197,31 +185,36 @@ def _unpacked(layer: Layer, buffer: str) -> str:
     return f"qatlab_unpack_{layer.row}({bits}, {numbers}, {buffer}, {layer.count});"
 
 
-def _written(
-    op: Operation, result: Tensor | None, index: str, tables: Tables, where: str = ""
-) -> str:
-    """Return the statement that makes a result of ``total``."""
-    if result is None:
-        assert isinstance(op, (Output, FixedOutput))
-        if op.places is not None and not np.array_equal(op.places, np.arange(len(op.places))):
-            index = f"{tables.array('places', op.name, np.argsort(op.places))}[{index}]"
-        return f"out[{index}] = total;"
-    if isinstance(op, FixedRescale):
-        shift = tables.of_place(f"shifts{where}", op.name, op.shift)
-        shift = shift.removeprefix("INT64_C(").removesuffix(")")
-        code = f"qatlab_clip(qatlab_shift(total, {shift}), {op.codes.low}, {op.codes.high})"
-    else:
-        assert isinstance(op, Rescale)
-        code = f"qatlab_nearest(total, {op.codes.low}, {op.codes.high})"
-    return result.store("out", index, code)
+def _place(op: Any, index: str, tables: Tables) -> str:
+    """Return the index of an answer."""
+    if op.places is None or np.array_equal(op.places, np.arange(len(op.places))):
+        return index
+    return f"{tables.array('places', op.name, np.argsort(op.places))}[{index}]"
 
 
-def _check(op: FixedPoint, terms: Sequence[Term]) -> None:
+def _nearest(op: ops.Rescale, tables: Tables, where: str) -> str:
+    return f"qatlab_nearest(total, {op.codes.low}, {op.codes.high})"
+
+
+def _shifted(op: ops.FixedRescale, tables: Tables, where: str) -> str:
+    shift = tables.of_place(f"shifts{where}", op.name, op.shift)
+    shift = shift.removeprefix("INT64_C(").removesuffix(")")
+    return f"qatlab_clip(qatlab_shift(total, {shift}), {op.codes.low}, {op.codes.high})"
+
+
+# The code that a site makes of ``total``.
+CODES: dict[type[ops.Operation], Callable[[Any, Tables, str], str]] = {
+    ops.Rescale: _nearest,
+    ops.FixedRescale: _shifted,
+}
+
+
+def _check(op: Any, terms: Sequence[Term]) -> None:
     sizes = [
         int(abs(multiplier).max()) * term.largest
         for multiplier, term in zip(op.multipliers, terms, strict=True)
     ]
     if int(abs(op.offset).max()) + sum(sizes) > LARGEST:
         raise ConfigError(f"{op.name}: a sum in fixed point may not fit into 64 bits.")
-    if isinstance(op, FixedOutput) and len(np.unique(op.shift)) > 1:
+    if op.group is ops.Group.ANSWER and len(np.unique(op.shift)) > 1:
         raise ConfigError(f"{op.name}: outputs have shifts of their own, so no C compares them.")

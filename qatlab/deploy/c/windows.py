@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from qatlab.deploy.c.memory import Shape, Tensor, index_of
 from qatlab.deploy.c.packing import Packed
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled
-from qatlab.deploy.integer.network import Convolve, MaxPool, Multiply, SumPool
+from qatlab.deploy.integer import operations as ops
 from qatlab.errors import ConfigError
 
 UNROLLED = 8  # taps of a row that are written one by one
@@ -25,10 +25,9 @@ class Window:
         crosses: whether some windows reach beyond the border.
     """
 
-    def __init__(self, op: Convolve | MaxPool | SumPool, source: Tensor, result: Shape) -> None:
-        taps = op.weight.shape[2:] if isinstance(op, Convolve) else op.kernel
-        self.rows, self.columns = taps
-        self.down, self.right = (1, 1) if isinstance(op, SumPool) else op.dilation
+    def __init__(self, op: ops.Windowed, source: Tensor, result: Shape) -> None:
+        self.rows, self.columns = op.kernel
+        self.down, self.right = op.dilation
         self.stride, self.source, self.result = op.stride, source, result
         self.padding = tuple(before for before, _ in op.padding)
         self.crosses = any(
@@ -79,6 +78,12 @@ class Window:
         """Return loops over the taps ``a, b`` that lie inside."""
         return loop("a", "a_end", loop("b", "b_end", body, "b_first"), "a_first")
 
+    def over_taps(self, body: Sequence[str]) -> list[str]:
+        """Return loops over all taps ``a, b``, or over those that lie inside."""
+        if self.crosses:
+            return [*self.ends(), *self.over_ends(body)]
+        return loop("a", self.rows, loop("b", self.columns, body))
+
     def at(self, channel: str, column: str) -> str:
         """Return the index of tap ``a`` and a column, counted from the first tap, if any."""
         _, height, width = self.source.shape
@@ -93,7 +98,7 @@ class Window:
                     raise ConfigError(f"{name} has windows without a tap inside the border.")
 
 
-def convolution(op: Convolve, name: str, source: Tensor, result: Shape, row: str) -> str:
+def convolution(op: ops.Convolve, name: str, source: Tensor, result: Shape, row: str) -> str:
     """Return the function ``sum_*`` of an accumulator.
 
     Args:
@@ -140,7 +145,7 @@ def _products(window: Window) -> list[str]:
     return [f"total += (int32_t)row[{moved('k', b)}] * {load};" for b, load in enumerate(loads)]
 
 
-def product(op: Multiply, name: str, source: Tensor, table: str, weights: Packed) -> str:
+def product(op: ops.Multiply, name: str, source: Tensor, table: str, weights: Packed) -> str:
     """Return the function ``sum_*`` of an accumulator, which unpacks its weights on the way.
 
     Args:
@@ -163,35 +168,40 @@ def product(op: Multiply, name: str, source: Tensor, table: str, weights: Packed
     return function(head, body, [f"Accumulators of {op.name}."])
 
 
-def pooling(op: MaxPool | SumPool, name: str, source: Tensor, result: Tensor) -> str:
-    """Return the function ``run_*`` of a pooling.
+def largest(op: ops.MaxPool, name: str, source: Tensor, result: Tensor) -> str:
+    """Return the function ``run_*`` of the largest codes of windows.
 
     Raises:
         ConfigError: if a window lies beyond the border as a whole.
     """
     window = Window(op, source, result.shape)
-    channels, height, width = result.shape
+    window.check(op.name)
     load = source.load("in", window.at("c", scaled("b", window.right)))
-    if isinstance(op, MaxPool):
-        window.check(op.name)
-        start, taken = "INT32_MIN", [f"const int32_t code = {load};", "if (code > found) {"]
-        taken += ["    found = code;", "}"]
-    else:
-        start, taken = "0", [f"found += {load};"]
-    if window.crosses:
-        taps = [*window.ends(), *window.over_ends(taken)]
-    else:
-        taps = loop("a", window.rows, loop("b", window.columns, taken))
-    body = [*window.corner(), f"int32_t found = {start};", *taps]
+    taken = [f"const int32_t code = {load};", "if (code > found) {", "    found = code;", "}"]
+    told = f"Largest codes of windows: {op.name}."
+    return _pooled(window, result, name, "INT32_MIN", taken, told)
+
+
+def sums(op: ops.SumPool, name: str, source: Tensor, result: Tensor) -> str:
+    """Return the function ``run_*`` of sums of the codes of windows."""
+    window = Window(op, source, result.shape)
+    taken = [f"found += {source.load('in', window.at('c', 'b'))};"]
+    return _pooled(window, result, name, "0", taken, f"Sums of windows: {op.name}.")
+
+
+def _pooled(
+    window: Window, result: Tensor, name: str, start: str, taken: list[str], told: str
+) -> str:
+    body = [*window.corner(), f"int32_t found = {start};", *window.over_taps(taken)]
     body.append(result.store("out", index_of(result.shape), "found"))
+    channels, height, width = result.shape
     lines = loop("c", channels, loop("y", height, loop("x", width, body)))
-    head = f"static void run_{name}(const {source.pointed} *in, {result.pointed} *out)"
-    kind = "Largest codes" if isinstance(op, MaxPool) else "Sums"
-    return function(head, lines, [f"{kind} of windows: {op.name}."])
+    head = f"static void run_{name}(const {window.source.pointed} *in, {result.pointed} *out)"
+    return function(head, lines, [told])
 
 
 def pooled_sums(
-    op: SumPool, name: str, of: str, inner: Shape, result: Shape, head: str, arguments: str
+    op: ops.SumPool, name: str, of: str, inner: Shape, result: Shape, head: str, arguments: str
 ) -> str:
     """Return the function ``sum_*`` of accumulators, added up over windows.
 
@@ -206,10 +216,6 @@ def pooled_sums(
     """
     window = Window(op, Tensor("int32_t", inner, "", 0), result)
     tap = f"total += sum_{of}({arguments}, top + a, left + b);"
-    if window.crosses:
-        taps = [*window.ends(), *window.over_ends([tap])]
-    else:
-        taps = loop("a", window.rows, loop("b", window.columns, [tap]))
-    body = [*window.corner(), "int32_t total = 0;", *taps, "return total;"]
+    body = [*window.corner(), "int32_t total = 0;", *window.over_taps([tap]), "return total;"]
     head = f"static inline int32_t sum_{name}({head}, int32_t y, int32_t x)"
     return function(head, body, [f"Sums of accumulators over windows: {op.name}."])

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qatlab.deploy.integer.network import Codes, Reals
+from qatlab.deploy.integer.operations import Codes, Reals
 from qatlab.errors import ConfigError
 from qatlab.quant.grid import SMALLEST
 from qatlab.quant.learned import ActivationQuantizer

@@ -9,24 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.folding import folded, reals, site_codes
-from qatlab.deploy.integer.network import (
-    NO_SIDES,
-    Codes,
-    Concatenate,
-    Convolve,
-    Multiply,
-    Pad,
-    Reals,
-    Reinterpret,
-    Rescale,
-    Sides,
-    product,
-    summed,
-)
+from qatlab.deploy.integer.operations import NO_SIDES, Codes, Reals, Sides, product, summed
 from qatlab.deploy.integer.pools import padded, pooled_codes
 from qatlab.deploy.integer.state import State, both_sides, names_of, pair
 from qatlab.deploy.integer.values import (
@@ -40,6 +27,7 @@ from qatlab.deploy.integer.values import (
     linear,
     settled,
 )
+from qatlab.deploy.integer.vectorised import COMPUTED, EXACT
 from qatlab.deploy.integer.views import aligned, apart, in_order, resolved
 from qatlab.deploy.integer.weights import integer_weight, largest_accumulator
 from qatlab.errors import ConfigError
@@ -142,42 +130,25 @@ def accumulators(
     groups: int,
 ) -> Linear:
     """Return what a layer, or what of it reads one part, makes of codes."""
+    op: ops.Convolve | ops.Multiply
+    shape: tuple[int, ...]
     if isinstance(layer, QuantConv2d):
         part, padding = _padding(state, name, layer, part)
         largest = largest_accumulator(weight, part.codes, name)
-        where = (pair(layer.stride), pair(layer.dilation))
-        name = state.free(name)
-        state.add(
-            Convolve(name, (part.name,), weight, where[0], padding, where[1], groups, largest)
-        )
-
-        def convolved(x: Tensor) -> Any:
-            (top, bottom), (left, right) = padding
-            x = F.pad(x, (left, right, top, bottom))[None]
-            kernel = torch.from_numpy(weight).double()
-            return F.conv2d(x, kernel, None, where[0], 0, where[1], groups)[0].numpy()
-
-        sizes = zip(part.shape[1:], padding, where[1], weight.shape[2:], where[0], strict=True)
-        inner = (
-            (size + sum(around) - spread * (taps - 1) - 1) // step + 1
-            for size, around, spread, taps, step in sizes
-        )
-        shape: tuple[int, ...] = (len(weight), *inner)
+        where = (pair(layer.stride), padding, pair(layer.dilation), groups)
+        op = ops.Convolve(state.free(name), (part.name,), weight, *where, largest)
+        shape = (len(weight), *ops.inner(op, part.shape))
     else:
         largest = largest_accumulator(weight, part.codes, name)
-        name = state.free(name)
-        state.add(Multiply(name, (part.name,), weight, largest))
-
-        def convolved(x: Tensor) -> Any:
-            return F.linear(x, torch.from_numpy(weight).double()).numpy()
-
+        op = ops.Multiply(state.free(name), (part.name,), weight, largest)
         shape = (len(weight),)
     offsets = NOTHING
     if part.offset.any():
         full = torch.from_numpy(np.broadcast_to(part.offset, part.shape).copy())
+        made = COMPUTED[type(op)](replace(op, largest=EXACT), full[None])  # in float64
         own = np.reshape(step, (-1, *(1,) * (len(shape) - 1)))
-        offsets = settled(convolved(full) * own)
-    terms = ((name, np.asarray(step * part.codes.step)),)
+        offsets = settled(made[0].numpy() * own)
+    terms = ((state.add(op), np.asarray(step * part.codes.step)),)
     return Linear(terms, NOTHING, offsets, shape)
 
 
@@ -191,15 +162,10 @@ def _padding(state: State, name: str, layer: QuantConv2d, part: Coded) -> tuple[
     else:
         padding = both_sides(layer.padding)
     if layer.padding_mode == "zeros":
-        made = state.operations[part.name]
-        rows_only = isinstance(made, Pad) and made.amounts[0] == (0, 0)
-        if isinstance(made, Pad) and rows_only and (made.mode, made.value) == ("constant", 0.0):
-            inner = state.padded[part.name]
-            (top, bottom), (left, right) = made.amounts[1:]
-            return inner, (
-                (padding[0][0] + top, padding[0][1] + bottom),
-                (padding[1][0] + left, padding[1][1] + right),
-            )
+        if part.name in state.zeros:
+            inner, around = state.zeros[part.name]
+            ((top, bottom), (left, right)), ((above, below), (before, behind)) = around, padding
+            return inner, ((above + top, below + bottom), (before + left, behind + right))
         return part, padding
     if padding != NO_SIDES:
         part = padded(state, f"{name}_padded", part, ((0, 0), *padding), layer.padding_mode)
@@ -290,7 +256,7 @@ def reinterpreted(state: State, name: str, part: Coded, factor: float, shift: fl
         part.codes, step=part.codes.step * factor, offset=part.codes.offset * factor + shift
     )
     name = state.free(name)
-    state.add(Reinterpret(name, (part.name,), codes, factor, shift))
+    state.add(ops.Reinterpret(name, (part.name,), codes, factor, shift))
     offsets = None if part.offsets is None else part.offsets * factor + shift
     return Coded(name, codes, part.shape, offsets)
 
@@ -345,7 +311,7 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
             in_steps = tuple(product(number, sign) for number in in_steps)
             bias = summed(product(bias, sign), _reversed(sign, codes))
             offsets = product(offsets, sign)
-        state.add(Rescale(own, inputs, in_steps, bias, offsets, codes, slope))
+        state.add(ops.Rescale(own, inputs, in_steps, bias, offsets, codes, slope))
         values.append(Coded(own, codes, part.shape))
     result = replace(parts, values=tuple(values), function=None, pools=(), lowest=None)
     for window in parts.pools:
@@ -357,7 +323,7 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
             own = state.free(f"{name}_again") if several else name
             offsets = sign * codes.offset / codes.step  # of what it reads
             bias = _reversed(sign, codes) - offsets
-            state.add(Rescale(own, (value.name,), (sign,), bias, offsets, codes))
+            state.add(ops.Rescale(own, (value.name,), (sign,), bias, offsets, codes))
             values[i] = Coded(own, codes, value.shape)
     result = replace(result, values=tuple(values))
     if result.index is not None:
@@ -373,7 +339,7 @@ def _whole(state: State, name: str, parts: Parts, codes: Codes) -> Parts:
         names = [value.name for value in parts.values if isinstance(value, Coded)]
         shape = (parts.channels, *parts.values[0].shape[1:])
         state.sites[name] = tuple(names) if parts.order is None else (name,)
-        state.add(Concatenate(name, tuple(names), parts.order))
+        state.add(ops.Concatenate(name, tuple(names), parts.order))
         return Parts((Coded(name, codes, shape),))
     (value,) = parts.values
     assert isinstance(value, Coded)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.layers import (
     float_layer,
     layer,
@@ -30,7 +31,8 @@ from qatlab.deploy.integer.layers import (
     site,
     total,
 )
-from qatlab.deploy.integer.network import Codes, Input, IntegerNetwork, Operation, Output
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import Codes
 from qatlab.deploy.integer.pools import (
     adaptive_average,
     adaptive_max_pool,
@@ -48,6 +50,7 @@ from qatlab.quant import Phase, Quantizer
 from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.ops import ACTIVATIONS, affine, kind_of
+from qatlab.quant.sites import hands_on
 from qatlab.quant.trace import measure
 
 
@@ -143,7 +146,7 @@ class Lowering(State):
             shape = self.shapes[node][1:]
             channels, height, width = (*shape, 1, 1, 1)[:3]
             codes, name = Codes(0, 15, 1 / 15), self.free(node.name)
-            self.add(Input(name, (), codes, (channels, height, width)))
+            self.add(ops.Input(name, (), codes, (channels, height, width)))
             inner = shape if len(shape) < 2 else (channels, height, width)
             self.values[node] = Parts((Coded(name, codes, inner),))
 
@@ -166,7 +169,7 @@ class Lowering(State):
         """Return the image, as one part where all its channels have the same codes."""
         shape: Any = self.shapes[node][1:]
         first = self.input_codes[0]
-        name = self.add(Input(self.free(node.name), (), first, shape))
+        name = self.add(ops.Input(self.free(node.name), (), first, shape))
         parts = Parts((Coded(name, first, shape),))
         if all(codes == first for codes in self.input_codes):
             return parts
@@ -201,7 +204,7 @@ class Lowering(State):
         names, numbers = zip(*value.terms, strict=True)
         facts = (self.shapes[node][1:], function, places)
         self.add(
-            Output(self.free("output"), names, numbers, value.bias, value.from_offsets, *facts)
+            ops.Output(self.free("output"), names, numbers, value.bias, value.from_offsets, *facts)
         )
 
     def _of_module(self, node: fx.Node) -> Made:
@@ -216,7 +219,7 @@ class Lowering(State):
         args, kwargs = self.measures.arguments(node)
         if (by_numbers := affine(kind, args, kwargs)) is not None:
             return moved(self, name, node, by_numbers)
-        if kind in ("view", "interpolate"):
+        if kind in ("view", "interpolate") and hands_on(node, kind, self.modules):
             return rearranged(self, name, node)
         function = CALLS.get(kind or "")
         if function is None:
@@ -320,12 +323,12 @@ def _is_an_order(parts: Parts) -> bool:
     )
 
 
-def _needed(operations: Sequence[Operation]) -> tuple[Operation, ...]:
+def _needed(operations: Sequence[ops.Operation]) -> tuple[ops.Operation, ...]:
     """Return the operations that the last one is made of, and the image."""
     wanted = {operations[-1].name}
     kept = []
     for op in reversed(operations):
-        if op.name in wanted or isinstance(op, Input):
+        if op.name in wanted or not op.inputs:
             wanted |= set(op.inputs)
             kept.append(op)
     return tuple(reversed(kept))

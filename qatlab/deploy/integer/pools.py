@@ -12,17 +12,8 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from qatlab.deploy.integer.network import (
-    NO_SIDES,
-    Codes,
-    MaxPool,
-    Pad,
-    Reals,
-    Sides,
-    SumPool,
-    largest_sizes,
-    product,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.operations import NO_SIDES, Codes, Reals, Sides, largest_sizes, product
 from qatlab.deploy.integer.state import State, both_sides, names_of, pair
 from qatlab.deploy.integer.values import (
     NOTHING,
@@ -30,10 +21,10 @@ from qatlab.deploy.integer.values import (
     Linear,
     Parts,
     Value,
-    Window,
     linear,
     settled,
 )
+from qatlab.deploy.integer.vectorised import COMPUTED, EXACT
 from qatlab.deploy.integer.views import in_order, in_shape
 from qatlab.deploy.integer.weights import LARGEST
 from qatlab.errors import ConfigError
@@ -59,7 +50,7 @@ def max_pool(
     stride = pair(kernel if stride in (None, ()) else stride)
     spans = [(d * (k - 1) + 1) for d, k in zip(dilation, kernel, strict=True)]
     sides = _sides(state, node, input, spans, stride, padding)
-    return _largest(state, name, input, Window(kernel, stride, sides, dilation))
+    return _largest(state, name, input, ops.MaxPool("", (), kernel, stride, sides, dilation))
 
 
 def _sides(
@@ -89,7 +80,7 @@ def _plane(state: State, node: fx.Node) -> tuple[int, ...]:
     return shape[2:]
 
 
-def _largest(state: State, name: str, input: fx.Node, window: Window) -> Parts:
+def _largest(state: State, name: str, input: fx.Node, window: ops.MaxPool) -> Parts:
     """Return the largest values; of sums, when they have become codes."""
     raw = state.raw(input)
     if raw.pools and raw.lowest is None and raw.function is None:
@@ -101,7 +92,7 @@ def _largest(state: State, name: str, input: fx.Node, window: Window) -> Parts:
     return replace(parts, values=tuple(values), pools=(window,))
 
 
-def pooled_codes(state: State, name: str, parts: Parts, window: Window) -> Parts:
+def pooled_codes(state: State, name: str, parts: Parts, window: ops.MaxPool) -> Parts:
     """Return the largest codes of windows.
 
     Raises:
@@ -120,20 +111,10 @@ def pooled_codes(state: State, name: str, parts: Parts, window: Window) -> Parts
             (above, below), (before, behind) = part.border
             top, bottom, left, right = top + above, bottom + below, left + before, right + behind
         sides = ((top, bottom), (left, right))
-        own = state.free(own)
-        state.add(MaxPool(own, (part.name,), window.kernel, window.stride, sides, window.dilation))
-        spans = (d * (k - 1) + 1 for d, k in zip(window.dilation, window.kernel, strict=True))
-        inner = (
-            (size + sum(side) - span) // step + 1
-            for size, side, span, step in zip(
-                part.shape[1:], sides, spans, window.stride, strict=True
-            )
-        )
-        offsets = None if part.offsets is None else part.offsets[:, :1, :1]
-        shape = (part.shape[0], *inner)
-        if offsets is not None:
-            offsets = np.broadcast_to(offsets, shape)
-        values.append(Coded(own, part.codes, shape, offsets))
+        op = replace(window, name=state.free(own), inputs=(part.name,), padding=sides)
+        shape = (part.shape[0], *ops.inner(op, part.shape))
+        offsets = None if part.offsets is None else np.broadcast_to(part.offsets[:, :1, :1], shape)
+        values.append(Coded(state.add(op), part.codes, shape, offsets))
     return replace(parts, values=tuple(values))
 
 
@@ -190,13 +171,14 @@ def padded(
     mode: str,
     value: float = 0.0,
 ) -> Coded:
-    """Return codes with more around them; see :class:`~qatlab.deploy.integer.network.Pad`."""
+    """Return codes with more around them; see :class:`~qatlab.deploy.integer.operations.Pad`."""
     if mode not in MODES or not math.isfinite(value):
         raise ConfigError(f"{name}: padding with {mode}, {value} has no integer form.")
     shape = tuple(size + sum(more) for size, more in zip(part.shape, amounts, strict=True))
     name = state.free(name)
-    state.add(Pad(name, (part.name,), amounts, mode, value))
-    state.padded[name] = part
+    state.add(ops.Pad(name, (part.name,), amounts, mode, value))
+    if (mode, value, amounts[0]) == ("constant", 0.0, (0, 0)):
+        state.zeros[name] = part, (amounts[1], amounts[2])
     codes = state.codes[name]
     if mode == "constant" and value == part.codes.offset and part.offsets is None:
         return Coded(name, codes, shape)
@@ -224,7 +206,7 @@ def adaptive_max_pool(
     kernel = _tiles(state, node, input)
     if kernel == (1, 1):
         return state.raw(input)
-    return _largest(state, name, input, Window(kernel, kernel, NO_SIDES, (1, 1)))
+    return _largest(state, name, input, ops.MaxPool("", (), kernel, kernel, NO_SIDES, (1, 1)))
 
 
 def _tiles(state: State, node: fx.Node, input: fx.Node) -> tuple[int, int]:
@@ -262,7 +244,8 @@ def average(
     ones = torch.ones(1, 1, *_plane(state, input), dtype=torch.double)
     inside = F.avg_pool2d(F.pad(ones, (*sides[1], *sides[0])), kernel, stride, divisor_override=1)
     share = (F.avg_pool2d(ones, *settings) / inside)[0].numpy()
-    return averages(state, name, state.parts(input), (kernel, stride, sides), share)
+    window = ops.SumPool("", (), kernel, stride, sides, None, 0)
+    return averages(state, name, state.parts(input), window, share)
 
 
 def adaptive_average(
@@ -273,7 +256,11 @@ def adaptive_average(
     if kernel == (1, 1):
         return state.raw(input)
     share = np.full((1, 1, 1), 1 / math.prod(kernel))
-    return averages(state, name, state.parts(input), (kernel, kernel, NO_SIDES), share)
+    return averages(state, name, state.parts(input), _tiling(kernel), share)
+
+
+def _tiling(kernel: tuple[int, int]) -> ops.SumPool:
+    return ops.SumPool("", (), kernel, kernel, NO_SIDES, None, 0)
 
 
 def over_the_map(
@@ -291,7 +278,7 @@ def over_the_map(
     if kernel != (1, 1):
         divisor = math.prod(kernel) if kind_of(node, state.modules) == "mean" else 1
         share = np.full((1, 1, 1), 1 / divisor)
-        parts = averages(state, name, parts, (kernel, kernel, NO_SIDES), share)
+        parts = averages(state, name, parts, _tiling(kernel), share)
     return _with_shape(state, name, parts, state.shapes[node])
 
 
@@ -338,40 +325,30 @@ def largest_of_map(
     if parts.pools or not all(isinstance(part, Coded) for part in parts.values):
         state.coded(input, name)  # which tells why not
     if kernel != (1, 1):
-        window = Window(kernel, kernel, NO_SIDES, (1, 1))
+        window = ops.MaxPool("", (), kernel, kernel, NO_SIDES, (1, 1))
         parts = pooled_codes(state, name, state.parts(input), window)
     return _with_shape(state, name, parts, state.shapes[node])
 
 
-def averages(
-    state: State,
-    name: str,
-    parts: Parts,
-    where: tuple[tuple[int, int], tuple[int, int], Sides],
-    share: Reals,
-) -> Parts:
+def averages(state: State, name: str, parts: Parts, window: ops.SumPool, share: Reals) -> Parts:
     """Return averages over windows.
 
     Args:
         state: what has been made.
         name: of what has to be made.
         parts: of the tensor.
-        where: kernel, stride, and zeros on each side.
+        window: what it does, without a name.
         share: by which the sum of a window is multiplied, ``(1, H, W)``.
     """
     share = settled(share)
     values = [
-        _averaged(state, own, part, where, share)
+        _averaged(state, own, part, window, share)
         for own, part in zip(names_of(name, parts.values), parts.values, strict=True)
     ]
     return replace(parts, values=tuple(values))
 
 
-def _averaged(
-    state: State, name: str, part: Value, where: tuple[Any, Any, Sides], share: Reals
-) -> Value:
-    kernel, stride, sides = where
-
+def _averaged(state: State, name: str, part: Value, window: ops.SumPool, share: Reals) -> Value:
     def summed(numbers: Reals) -> Reals:
         """Return the sums over windows of what is added in each place of the map."""
         if not numbers.any():
@@ -379,19 +356,14 @@ def _averaged(
         if numbers.ndim < 2:
             numbers = numbers.reshape(-1, 1, 1)
         full = torch.from_numpy(np.broadcast_to(numbers, part.shape).copy())
-        full = F.pad(full, (*sides[1], *sides[0]))
-        sums = F.avg_pool2d(full, kernel, stride, divisor_override=1).numpy()
+        (sums,) = COMPUTED[ops.SumPool](replace(window, largest=EXACT), full[None]).numpy()
         return settled(product(sums, np.broadcast_to(share, sums.shape)))
 
-    inner = [
-        (size + sum(side) - taps) // step + 1
-        for size, side, taps, step in zip(part.shape[1:], sides, kernel, stride, strict=True)
-    ]
-    shape = (part.shape[0], *inner)
+    shape = (part.shape[0], *ops.inner(window, part.shape))
     if isinstance(part, Coded) and share.ndim == 0:
         step, offset = part.codes.step * float(share), summed(part.offset)
         one = float(offset) if offset.ndim == 0 else 0.0
-        own, codes = _sum_of_codes(state, name, part.name, where, step, one)
+        own, codes = _sum_of_codes(state, name, part.name, window, step, one)
         if offset.ndim == 1:
             offset = offset.reshape(-1, 1, 1)
         return Coded(own, codes, shape, np.broadcast_to(offset, shape) if offset.ndim else None)
@@ -401,36 +373,32 @@ def _averaged(
         if number.ndim > 1:
             raise ConfigError(f"{name}: an average of such averages has no integer form.")
         own = name if len(value.terms) == 1 else f"{name}[{i}]"
-        made = _sum_of(state, own, term, where)
+        made = _sum_of(state, own, term, window)
         terms.append((made, product(number, share)))
     return Linear(tuple(terms), summed(value.bias), summed(value.from_offsets), shape)
 
 
-def _sum_of(state: State, name: str, term: str, where: tuple[Any, Any, Sides]) -> str:
+def _sum_of(state: State, name: str, term: str, window: ops.SumPool) -> str:
     """Add sums over windows of codes or of accumulators; return their name."""
     if term in state.codes:
-        return _sum_of_codes(state, name, term, where, state.codes[term].step)[0]
-    sizes = largest_sizes(list(state.operations.values()), state.codes)
-    largest = _checked(name, sizes[term] * math.prod(where[0]))
-    return state.add(SumPool(state.free(name), (term,), *where, None, largest))
+        return _sum_of_codes(state, name, term, window, state.codes[term].step)[0]
+    sizes = largest_sizes(state.operations.values(), state.codes)
+    largest = _checked(name, sizes[term] * math.prod(window.kernel))
+    return state.add(replace(window, name=state.free(name), inputs=(term,), largest=largest))
 
 
 def _sum_of_codes(
-    state: State,
-    name: str,
-    of: str,
-    where: tuple[Any, Any, Sides],
-    step: float,
-    offset: float = 0.0,
+    state: State, name: str, of: str, window: ops.SumPool, step: float, offset: float = 0.0
 ) -> tuple[str, Codes]:
     """Add sums of codes; return their name, and what they stand for."""
-    area, codes = math.prod(where[0]), state.codes[of]
+    area, codes = math.prod(window.kernel), state.codes[of]
     low, high = codes.low, codes.high
-    if where[2] != NO_SIDES:
+    if window.padding != NO_SIDES:
         low, high = min(low, 0), max(high, 0)
     total = Codes(area * low, area * high, step, offset)
-    _checked(name, total.largest)
-    return state.add(SumPool(state.free(name), (of,), *where, total, total.largest)), total
+    largest = _checked(name, total.largest)
+    made = replace(window, name=state.free(name), inputs=(of,), codes=total, largest=largest)
+    return state.add(made), total
 
 
 def _checked(name: str, largest: int) -> int:

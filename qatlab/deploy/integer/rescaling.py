@@ -7,26 +7,16 @@ that of M itself is rounded twice. All sums fit into 64 bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.deploy.integer.network import (
-    FixedOutput,
-    FixedRescale,
-    IntegerNetwork,
-    Integers,
-    Operation,
-    Output,
-    Reals,
-    Rescale,
-    Weighted,
-    largest_sizes,
-    product,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import Integers, Reals, largest_sizes, product
 from qatlab.errors import ConfigError, did_you_mean
 
 RESCALES = {
@@ -57,16 +47,46 @@ def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
     if rescale == "float":
         return network
     largest = largest_sizes(network.operations, network.codes)
-    operations: list[Operation] = [
-        _fixed(op, [largest[name] for name in op.inputs], rescale)
-        if isinstance(op, Weighted)
+    operations: list[ops.Operation] = [
+        FIXED[type(op)](op, [largest[name] for name in op.inputs], rescale)
+        if type(op) in FIXED
         else op
         for op in network.operations
     ]
     return IntegerNetwork(tuple(operations), network.sites)
 
 
-def _fixed(op: Weighted, largest: Sequence[int], rescale: str) -> FixedRescale | FixedOutput:
+def _rescale(op: ops.Rescale, largest: Sequence[int], rescale: str) -> ops.FixedRescale:
+    terms, offset, shift, sizes = _scaled(op, largest, rescale)
+    room = np.minimum(SUM_BITS - _bits(sizes), SUM_BITS - op.codes.largest.bit_length())
+    multipliers, added, shift = _within(op.name, terms, offset, shift, room)
+    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
+    added = added + _beside(half, offset)
+    made = ops.FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes)
+    if op.below is None:
+        return made
+    zero = np.round(np.ldexp(op.zero, shift)).astype(np.int64) + half
+    return replace(made, below=_rescale(op.below, largest, rescale), zero=zero)
+
+
+def _output(op: ops.Output, largest: Sequence[int], rescale: str) -> ops.FixedOutput:
+    terms, offset, shift, sizes = _scaled(op, largest, rescale)
+    room = OUTPUT_BITS - _bits(sizes)
+    shift, room = (np.full(len(shift), numbers.min()) for numbers in (shift, room))
+    numbers = _within(op.inputs[0], terms, offset, shift, room)
+    return ops.FixedOutput(op.name, op.inputs, *numbers, op.shape, op.function, op.places)
+
+
+FIXED: dict[type[ops.Operation], Callable[[Any, Sequence[int], str], ops.Operation]] = {
+    ops.Rescale: _rescale,
+    ops.Output: _output,
+}
+
+
+def _scaled(
+    op: ops.Weighted, largest: Sequence[int], rescale: str
+) -> tuple[list[Reals], Reals, Integers, Reals]:
+    """Return multipliers, offset, the shift that they would take, and how large sums become."""
     given = [np.asarray(numbers) for numbers in (*op.multipliers, op.offset)]
     channels = max(len(np.atleast_1d(numbers)) for numbers in given)
     *terms, offset = (_of_each(numbers, channels) for numbers in given)
@@ -84,36 +104,22 @@ def _fixed(op: Weighted, largest: Sequence[int], rescale: str) -> FixedRescale |
     sizes = _largest_of(offset) + 1
     for term, bound in zip(terms, largest, strict=True):
         sizes = sizes + _largest_of(term) * bound
-    if isinstance(op, Rescale):
-        room = np.minimum(SUM_BITS - _bits(sizes), SUM_BITS - op.codes.largest.bit_length())
-    else:
-        room = OUTPUT_BITS - _bits(sizes)
-        shift = np.full(channels, shift.min())
-        room = np.full(channels, room.min())
+    return terms, offset, shift, sizes
+
+
+def _within(
+    name: str, terms: Sequence[Reals], offset: Reals, shift: Integers, room: Integers
+) -> tuple[tuple[Integers, ...], Integers, Integers]:
+    """Return multipliers and offset in whole numbers, and the shift for which there is room."""
     if room.min() < 0:
         factor = max(_largest_of(term).max() for term in terms)
-        name = op.name if isinstance(op, Rescale) else op.inputs[0]
         raise ConfigError(
             f"{name}: fixed point has not enough bits, as values are multiplied by up to "
             f"{factor:.2g}: weights have exploded, or the step of a site has vanished."
         )
     shift = np.maximum(np.minimum(shift, room), 0)
     multipliers = tuple(_whole(term, _beside(shift, term)) for term in terms)
-    of_each = _beside(shift, offset)
-    added = np.round(np.ldexp(offset, of_each)).astype(np.int64)
-    if not isinstance(op, Rescale):
-        assert isinstance(op, Output)
-        facts = (op.shape, op.function, op.places)
-        return FixedOutput(op.name, op.inputs, multipliers, added, shift, *facts)
-    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
-    added = added + _beside(half, offset)
-    made = FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes)
-    if op.below is None:
-        return made
-    below = _fixed(op.below, largest, rescale)
-    assert isinstance(below, FixedRescale)
-    zero = np.round(np.ldexp(op.zero, shift)).astype(np.int64) + half
-    return replace(made, below=below, zero=zero)
+    return multipliers, _whole(offset, _beside(shift, offset)), shift
 
 
 def _of_each(numbers: Reals, channels: int) -> Reals:

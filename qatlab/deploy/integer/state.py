@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from qatlab.deploy.integer.network import Codes, Operation, Sides, Weighted, note_codes
+from qatlab.deploy.integer.operations import Codes, Group, Operation, Sides
 from qatlab.deploy.integer.values import Coded, Parts
 from qatlab.errors import ConfigError
 from qatlab.quant.learned import ActivationQuantizer
@@ -34,7 +34,7 @@ class State:
         self.operations: dict[str, Operation] = {}
         self.codes: dict[str, Codes] = {}
         self.sites: dict[str, tuple[str, ...]] = {}
-        self.padded: dict[str, Coded] = {}  # what a padding was added to
+        self.zeros: dict[str, tuple[Coded, Sides]] = {}  # what has zeros around it, and how many
         self._names = {p for p, m in self.modules.items() if isinstance(m, ActivationQuantizer)}
 
     def free(self, name: str) -> str:
@@ -48,7 +48,8 @@ class State:
     def add(self, operation: Operation) -> str:
         """Append an operation; return its name."""
         self.operations[operation.name] = operation
-        note_codes(operation, self.codes)
+        if (codes := operation.codes_of(self.codes)) is not None:
+            self.codes[operation.name] = codes
         return operation.name
 
     def is_image(self, node: fx.Node) -> bool:
@@ -60,7 +61,7 @@ class State:
 
     def _from_a_site(self, name: str) -> bool:
         op = self.operations[name]
-        return isinstance(op, Weighted) or any(map(self._from_a_site, op.inputs))
+        return op.group is Group.SITE or any(map(self._from_a_site, op.inputs))
 
     def called(self, node: fx.Node) -> str:
         """Return what a node is, for messages: its path, what it calls, and the arguments."""

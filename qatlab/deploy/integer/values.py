@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.deploy.integer.network import Codes, Integers, Reals, Sides, product, summed
+from qatlab.deploy.integer.operations import Codes, Integers, MaxPool, Reals, Sides, product, summed
 
 NOTHING = np.array(0.0)
 
@@ -37,6 +37,13 @@ class Coded:
         """What code 0 stands for: one number, or ``(C, H, W)``."""
         return np.array(self.codes.offset) if self.offsets is None else self.offsets
 
+    def moved(self, name: str, shape: tuple[int, ...], move: Callable[[Reals], Reals]) -> Coded:
+        """Return the same codes in other places, as the operation ``name`` puts them there."""
+        offsets = self.offsets
+        if offsets is not None:
+            offsets = move(np.broadcast_to(offsets, self.shape))
+        return replace(self, name=name, shape=shape, offsets=offsets)
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -45,7 +52,7 @@ class Linear:
     Attributes:
         terms: names of results, each with one number, one for each channel, or ``(C, H, W)``.
         bias: likewise.
-        from_offsets: see :class:`~qatlab.deploy.integer.network.Weighted`.
+        from_offsets: see :class:`~qatlab.deploy.integer.operations.Weighted`.
         shape: ``(C, H, W)``, or ``(features,)``.
     """
 
@@ -63,16 +70,6 @@ class Linear:
 
 
 Value = Coded | Linear
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where a pooling looks, as :class:`~qatlab.deploy.integer.network.MaxPool` has it."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: Sides
-    dilation: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,8 @@ class Parts:
         values: the parts, with equal rows and columns.
         order: for each channel of the tensor, its number among those of the parts.
         function: what the values still have to pass.
-        pools: windows of which the largest value is still to be taken, when it is codes.
+        pools: windows of which the largest value is still to be taken, when it is codes: poolings
+            without a name.
         lowest: for each channel of the parts, whether it is the smallest value instead.
         index: for each place of the tensor its number among all places of the parts, where these
             lie in another order than channels do; with one axis in front for the image.
@@ -108,7 +106,7 @@ class Parts:
     values: tuple[Value, ...]
     order: tuple[int, ...] | None = None
     function: Function | None = None
-    pools: tuple[Window, ...] = ()
+    pools: tuple[MaxPool, ...] = ()
     lowest: NDArray[np.bool_] | None = None
     index: Integers | None = None
 

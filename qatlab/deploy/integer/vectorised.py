@@ -8,41 +8,19 @@ Sums in fixed point are of 64 bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from qatlab.deploy.integer.network import (
-    NO_SIDES,
-    Concatenate,
-    Convolve,
-    FixedOutput,
-    FixedPoint,
-    FixedRescale,
-    Input,
-    IntegerNetwork,
-    Integers,
-    MaxPool,
-    Multiply,
-    Operation,
-    Output,
-    Pad,
-    Permute,
-    Pick,
-    Reals,
-    Reinterpret,
-    Rescale,
-    Reshape,
-    Sides,
-    Slice,
-    SumPool,
-    Weighted,
-    along_channels,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import NO_SIDES, Sides, along_channels
 
 EXACT = 1 << 24  # float32 holds all whole numbers up to it
 WHOLE = 1e-9  # nearer to a whole number than that is one, up to the errors of float64
@@ -83,11 +61,10 @@ def compute(network: IntegerNetwork, images: Tensor) -> Computed:
     def position_of(name: str) -> Tensor:
         """Return what has been rounded, moved as its code was."""
         op = operations[name]
-        if name not in positions or _reverses(op, operations):
-            moved = [position_of(of) for of in op.inputs]
-            positions[name] = (
-                _weighted(op, moved) if isinstance(op, Weighted) else _integers(op, moved)
-            )
+        if _reverses(op, operations):
+            positions[name] = _total(op, [position_of(op.inputs[0])], torch.double)
+        elif name not in positions:
+            positions[name] = COMPUTED[type(op)](op, *map(position_of, op.inputs))
         return positions[name]
 
     sites = {name: parts for name, parts in network.sites.items() if parts[0] in codes}
@@ -98,14 +75,13 @@ def compute(network: IntegerNetwork, images: Tensor) -> Computed:
     )
 
 
-def _reverses(op: Operation, operations: Mapping[str, Operation]) -> bool:
+def _reverses(op: ops.Operation, operations: Mapping[str, ops.Operation]) -> TypeGuard[ops.Rescale]:
     """Tell whether an operation reverses the order of a site's codes."""
-    of = operations[op.inputs[0]] if op.inputs else op
     return (
-        isinstance(op, Rescale)
+        isinstance(op, ops.Rescale)
         and op.slope is None
         and any(np.any(m == -1) for m in op.multipliers)
-        and not isinstance(of, (Convolve, Multiply, SumPool, Input))
+        and operations[op.inputs[0]].group in (ops.Group.MOVED, ops.Group.SITE)
         and bool(np.all(abs(op.offset - np.round(op.offset)) < WHOLE))
         and all(np.all(abs(m) == 1) for m in op.multipliers)
         and len(op.inputs) == 1
@@ -114,42 +90,16 @@ def _reverses(op: Operation, operations: Mapping[str, Operation]) -> bool:
 
 def results(
     network: IntegerNetwork, images: Tensor
-) -> Iterator[tuple[Operation, Tensor, Tensor | None]]:
+) -> Iterator[tuple[ops.Operation, Tensor, Tensor | None]]:
     """Yield each operation with its result and, at a site, with what was rounded."""
     last = {name: op.name for op in network.operations for name in op.inputs}
     values: dict[str, Tensor] = {}
     for op in network.operations:
-        position = None
-        inputs = [values[name] for name in op.inputs]
-        if isinstance(op, Input):
-            value = images.float()
-        elif isinstance(op, Weighted):
-            value = _weighted(op, inputs)
-            if isinstance(op, Output):
-                value = _answered(op, value)
-            if isinstance(op, Rescale):
-                if (below := op.below) is not None:
-                    value = torch.where(value < op.zero, _weighted(below, inputs), value)
-                position, value = value, value.round().clamp(op.codes.low, op.codes.high).float()
-        elif isinstance(op, FixedPoint):
-            total, shift = _fixed(op, inputs), _like(op.shift, inputs[0])
-            if isinstance(op, FixedRescale) and op.below is not None:
-                assert op.zero is not None
-                other = total < _like(op.zero, inputs[0])
-                instead = _fixed(op.below, inputs)
-                scale = _like(op.below.shift, inputs[0])
-                total = torch.where(other, instead, total)
-                shift = torch.where(other, scale, shift)
-            value = total.double() / (1 << shift).double()
-            if isinstance(op, FixedOutput):
-                value = _answered(op, value)
-            if isinstance(op, FixedRescale):
-                position = value
-                value = (total >> shift).clamp(op.codes.low, op.codes.high).float()
-                if not op.codes.largest < EXACT:
-                    raise ValueError(f"{op.name} has codes beyond float32")
+        inputs = [values[name] for name in op.inputs] or [images]
+        if op.group is ops.Group.SITE:
+            value, position = ROUNDED[type(op)](op, *inputs)
         else:
-            value = _integers(op, inputs)
+            value, position = COMPUTED[type(op)](op, *inputs), None
         yield op, value, position
         values[op.name] = value
         for name in op.inputs:
@@ -165,69 +115,126 @@ def shapes(network: IntegerNetwork) -> dict[str, tuple[int, ...]]:
     black = torch.zeros(1, *network.input.shape, device="meta")  # nothing is computed
     found: dict[str, tuple[int, ...]] = {}
     for op, value, _ in results(network, black):
-        answers = isinstance(op, (Output, FixedOutput))
+        answers = op.group is ops.Group.ANSWER
         found[op.name] = found[op.inputs[0]] if answers else tuple(value.shape[1:])
     return found
 
 
-def _integers(op: Operation, inputs: list[Tensor]) -> Tensor:
-    x = inputs[0]
-    if isinstance(op, (Convolve, Multiply, SumPool)):
-        x = x.to(torch.float32 if op.largest < EXACT else torch.float64)
-    if isinstance(op, Convolve):
-        weight, x = torch.from_numpy(op.weight).to(x), _around(x, op.padding)
-        return F.conv2d(x, weight, None, op.stride, 0, op.dilation, op.groups)
-    if isinstance(op, Multiply):
-        return F.linear(x, torch.from_numpy(op.weight).to(x))
-    if isinstance(op, SumPool):
-        return F.avg_pool2d(_around(x, op.padding), op.kernel, op.stride, divisor_override=1)
-    if isinstance(op, MaxPool):
-        x = _around(x, op.padding, -math.inf)
-        return F.max_pool2d(x, op.kernel, op.stride, 0, op.dilation)
-    if isinstance(op, Slice):
-        return x[(slice(None), *(slice(*ends) for ends in op.slices))]
-    if isinstance(op, Pick):
-        return x[:, list(op.channels)]
-    if isinstance(op, Pad):
-        amounts = [n for pair in reversed(op.amounts) for n in pair]
-        if op.mode == "constant":
-            return F.pad(x, amounts)
-        return F.pad(x, amounts[:4], op.mode)
-    if isinstance(op, Concatenate):
-        joined = torch.cat(inputs, 1)
-        return joined if op.order is None else joined[:, list(op.order)]
-    if isinstance(op, Reshape):
-        return x.reshape(len(x), *op.shape)
-    if isinstance(op, Permute):
-        axes = (0, *(axis + 1 for axis in op.axes))
-        return x.reshape(len(x), *op.split).permute(axes).reshape(len(x), *op.shape)
-    assert isinstance(op, Reinterpret)
-    return x
+def _exact(op: ops.Sums, x: Tensor) -> Tensor:
+    return x.to(torch.float32 if op.largest < EXACT else torch.float64)
 
 
 def _around(x: Tensor, sides: Sides, value: float = 0.0) -> Tensor:
     return x if sides == NO_SIDES else F.pad(x, (*sides[1], *sides[0]), value=value)
 
 
-def _weighted(op: Rescale | Output | Weighted, terms: list[Tensor]) -> Tensor:
+def _convolve(op: ops.Convolve, x: Tensor) -> Tensor:
+    x = _around(_exact(op, x), op.padding)
+    weight = torch.from_numpy(op.weight).to(x)
+    return F.conv2d(x, weight, None, op.stride, 0, op.dilation, op.groups)
+
+
+def _multiply(op: ops.Multiply, x: Tensor) -> Tensor:
+    x = _exact(op, x)
+    return F.linear(x, torch.from_numpy(op.weight).to(x))
+
+
+def _sum_pool(op: ops.SumPool, x: Tensor) -> Tensor:
+    x = _around(_exact(op, x), op.padding)
+    return F.avg_pool2d(x, op.kernel, op.stride, divisor_override=1)
+
+
+def _max_pool(op: ops.MaxPool, x: Tensor) -> Tensor:
+    x = _around(x, op.padding, -math.inf)
+    return F.max_pool2d(x, op.kernel, op.stride, 0, op.dilation)
+
+
+def _pad(op: ops.Pad, x: Tensor) -> Tensor:
+    amounts = [n for pair in reversed(op.amounts) for n in pair]
+    return F.pad(x, amounts) if op.fill is not None else F.pad(x, amounts[:4], op.mode)
+
+
+def _concatenate(op: ops.Concatenate, *inputs: Tensor) -> Tensor:
+    joined = torch.cat(inputs, 1)
+    return joined if op.order is None else joined[:, list(op.order)]
+
+
+def _permute(op: ops.Permute, x: Tensor) -> Tensor:
+    axes = (0, *(axis + 1 for axis in op.axes))
+    return x.reshape(len(x), *op.split).permute(axes).reshape(len(x), *op.shape)
+
+
+def _total(op: ops.Weighted | ops.FixedPoint, terms: Sequence[Tensor], kind: torch.dtype) -> Tensor:
     total = _like(op.offset, terms[0])
     for term, multiplier in zip(terms, op.multipliers, strict=True):
-        total = total + _like(multiplier, term) * term.double()
+        total = total + _like(multiplier, term) * term.to(kind)
     return total
 
 
-def _fixed(op: FixedPoint | FixedRescale | FixedOutput, terms: list[Tensor]) -> Tensor:
-    total = _like(op.offset, terms[0])
-    for term, multiplier in zip(terms, op.multipliers, strict=True):
-        total = total + _like(multiplier, term) * term.long()
-    return total
+def _shifted(total: Tensor, shift: Tensor) -> Tensor:
+    """Return the real numbers that sums in fixed point stand for."""
+    return total.double() / (1 << shift).double()
 
 
-def _answered(op: Output | FixedOutput, value: Tensor) -> Tensor:
+def _rescale(op: ops.Rescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    position = _total(op, inputs, torch.double)
+    if (below := op.below) is not None:
+        instead = _total(below, inputs, torch.double)
+        position = torch.where(position < op.zero, instead, position)
+    return position.round().clamp(op.codes.low, op.codes.high).float(), position
+
+
+def _fixed_rescale(op: ops.FixedRescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    total, shift = _total(op, inputs, torch.long), _like(op.shift, inputs[0])
+    if op.below is not None:
+        assert op.zero is not None
+        other = total < _like(op.zero, inputs[0])
+        total = torch.where(other, _total(op.below, inputs, torch.long), total)
+        shift = torch.where(other, _like(op.below.shift, inputs[0]), shift)
+    if not op.codes.largest < EXACT:
+        raise ValueError(f"{op.name} has codes beyond float32")
+    codes = (total >> shift).clamp(op.codes.low, op.codes.high).float()
+    return codes, _shifted(total, shift)
+
+
+def _output(op: ops.Output, *inputs: Tensor) -> Tensor:
+    return _answered(op, _total(op, inputs, torch.double))
+
+
+def _fixed_output(op: ops.FixedOutput, *inputs: Tensor) -> Tensor:
+    total = _total(op, inputs, torch.long)
+    return _answered(op, _shifted(total, _like(op.shift, inputs[0])))
+
+
+def _answered(op: ops.Output | ops.FixedOutput, value: Tensor) -> Tensor:
     flat = value.flatten(1)
     return flat if op.places is None else flat[:, torch.from_numpy(op.places)]
 
 
-def _like(numbers: Reals | Integers, term: Tensor) -> Tensor:
+def _like(numbers: NDArray[Any], term: Tensor) -> Tensor:
     shaped = np.ascontiguousarray(along_channels(numbers, term.ndim))
     return torch.from_numpy(shaped).to(term.device)
+
+
+COMPUTED: dict[type[ops.Operation], Callable[..., Tensor]] = {
+    ops.Input: lambda op, x: x.float(),
+    ops.Convolve: _convolve,
+    ops.Multiply: _multiply,
+    ops.SumPool: _sum_pool,
+    ops.MaxPool: _max_pool,
+    ops.Slice: lambda op, x: x[(slice(None), *(slice(*ends) for ends in op.slices))],
+    ops.Pick: lambda op, x: x[:, list(op.channels)],
+    ops.Gather: lambda op, x: x[:, :, list(op.rows)][..., list(op.columns)],
+    ops.Concatenate: _concatenate,
+    ops.Reshape: lambda op, x: x.reshape(len(x), *op.shape),
+    ops.Permute: _permute,
+    ops.Pad: _pad,
+    ops.Reinterpret: lambda op, x: x,
+    ops.Output: _output,
+    ops.FixedOutput: _fixed_output,
+}
+# Codes of sites, and what was rounded to them.
+ROUNDED: dict[type[ops.Operation], Callable[..., tuple[Tensor, Tensor]]] = {
+    ops.Rescale: _rescale,
+    ops.FixedRescale: _fixed_rescale,
+}

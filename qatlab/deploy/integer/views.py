@@ -8,7 +8,7 @@ moved, too, there is an operation that does it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,20 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from qatlab.deploy.integer.network import (
-    Convolve,
-    Integers,
-    Multiply,
-    Operation,
-    Permute,
-    Pick,
-    Reals,
-    Reshape,
-    Slice,
-    SumPool,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.operations import Integers, Reals
 from qatlab.deploy.integer.state import Made, State
-from qatlab.deploy.integer.values import Coded, Linear, Parts, Value, Window
+from qatlab.deploy.integer.values import Coded, Linear, Parts, Value
 from qatlab.errors import ConfigError
 from qatlab.quant.ops import kind_of, target_of
 
@@ -112,7 +102,7 @@ def _made(state: State, name: str, values: tuple[Value, ...], moved: Any) -> Mad
 
 
 def _behind_pools(
-    state: State, node: fx.Node, made: Made, pools: tuple[Window, ...], inner: tuple[int, ...]
+    state: State, node: fx.Node, made: Made, pools: tuple[ops.MaxPool, ...], inner: tuple[int, ...]
 ) -> Made:
     """Return channels whose largest values are still to be taken."""
     if isinstance(made, tuple):
@@ -180,7 +170,7 @@ def resolved(state: State, name: str, values: tuple[Value, ...], index: Integers
     value, split, axes = turned
     whole = (*shape, 1)[:3] if len(shape) == 2 else shape
     own = state.free(name)
-    state.add(Permute(own, (value.name,), split, axes, whole))
+    state.add(ops.Permute(own, (value.name,), split, axes, whole))
     return Parts((Coded(own, value.codes, whole),))
 
 
@@ -252,25 +242,22 @@ def _moved(
         return in_shape(state, name, value, (value.shape[0], *inner))
     if not isinstance(value, Coded):
         return None
-    if len(inner) == 2 and len(value.shape) == 3:
-        cut = _cut(places.reshape(inner), value.shape[1:])
-        if cut is not None:
-            own = state.free(name)
-            state.add(Slice(own, (value.name,), ((0, value.shape[0], 1), *cut)))
-            (top, bottom, down), (left, right, by) = cut
-            offsets = value.offsets
-            if offsets is not None:
-                offsets = np.broadcast_to(offsets, value.shape)[:, top:bottom:down, left:right:by]
-            return Coded(own, value.codes, (value.shape[0], *inner), offsets)
-    turned = permutation(places, area)
-    if turned is None or not _plain(value):
+    mapped = len(inner) == 2 and len(value.shape) == 3
+    lines = _lines(places.reshape(inner), value.shape[1:]) if mapped else None
+    cut = lines and [ends for ends in map(_ends, lines) if ends is not None]
+    turned = permutation(places, area) if _plain(value) else None
+    if not (lines or turned):
         return None
-    split, axes = turned
-    whole = (value.shape[0], *inner)
-    own = state.free(name)
-    axes = (0, *(axis + 1 for axis in axes))
-    state.add(Permute(own, (value.name,), (value.shape[0], *split), axes, whole))
-    return Coded(own, value.codes, whole)
+    name = state.free(name)
+    if cut and len(cut) == 2:
+        state.add(ops.Slice(name, (value.name,), ((0, value.shape[0], 1), *cut)))
+    elif turned:
+        split, axes = (value.shape[0], *turned[0]), (0, *(axis + 1 for axis in turned[1]))
+        state.add(ops.Permute(name, (value.name,), split, axes, (value.shape[0], *inner)))
+    elif lines:
+        state.add(ops.Gather(name, (value.name,), *lines))
+    shape = (value.shape[0], *inner)
+    return value.moved(name, shape, lambda x: x[:, lines[0]][:, :, lines[1]] if lines else x)
 
 
 def _plain(value: Coded) -> bool:
@@ -282,10 +269,8 @@ def in_shape(state: State, name: str, value: Value, shape: tuple[int, ...]) -> V
     if value.shape == shape:
         return value
     if isinstance(value, Coded):
-        own, offsets = _reshaped(state, name, value.name, shape), value.offsets
-        if offsets is not None:
-            offsets = np.broadcast_to(offsets, value.shape).reshape(shape)
-        return replace(value, name=own, shape=shape, offsets=offsets)
+        own = _reshaped(state, name, value.name, shape)
+        return value.moved(own, shape, lambda x: x.reshape(shape))
     if math.prod(value.shape[1:]) > 1:
         return None
     terms = tuple(
@@ -301,21 +286,24 @@ def _flat(numbers: Reals) -> Reals:
 
 def _reshaped(state: State, name: str, of: str, shape: tuple[int, ...]) -> str:
     """Add a Reshape; return its name."""
-    return state.add(Reshape(state.free(name), (of,), shape))
+    return state.add(ops.Reshape(state.free(name), (of,), shape))
 
 
-def _cut(places: Integers, size: tuple[int, ...]) -> tuple[tuple[int, int, int], ...] | None:
-    """Return start, stop and step of rows and columns, if places are those of a slice."""
+def _lines(
+    places: Integers, size: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Return the numbers of rows and of columns that meet in places; None if no lines do."""
     rows, columns = places[:, 0] // size[1], places[0] % size[1]
     if not np.array_equal(rows[:, None] * size[1] + columns, places):
         return None
-    found = []
-    for at in (rows, columns):
-        step = int(at[1] - at[0]) if len(at) > 1 else 1
-        if step < 1 or not np.array_equal(at, at[0] + step * np.arange(len(at))):
-            return None
-        found.append((int(at[0]), int(at[-1]) + 1, step))
-    return tuple(found)
+    return tuple(rows.tolist()), tuple(columns.tolist())
+
+
+def _ends(at: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Return start, stop and step of numbers, if they are those of a slice."""
+    step = at[1] - at[0] if len(at) > 1 else 1
+    found = step > 0 and at == tuple(range(at[0], at[-1] + 1, step))
+    return (at[0], at[-1] + 1, step) if found else None
 
 
 def permutation(places: Integers, count: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -391,10 +379,7 @@ def of_channels(state: State, name: str, value: Value, channels: Sequence[int]) 
     shape = (len(channels), *value.shape[1:])
     if isinstance(value, Coded):
         own = _take(state, name, value.name, channels)
-        offsets = value.offsets
-        if offsets is not None:
-            offsets = np.broadcast_to(offsets, value.shape)[list(channels)]
-        return replace(value, name=own, shape=shape, offsets=offsets)
+        return value.moved(own, shape, lambda x: x[list(channels)])
 
     def taken(numbers: Reals) -> Reals:
         return numbers[list(channels)] if numbers.ndim else numbers
@@ -408,42 +393,56 @@ def of_channels(state: State, name: str, value: Value, channels: Sequence[int]) 
 def _take(state: State, name: str, of: str, channels: Sequence[int]) -> str:
     """Add the operation that keeps some channels of codes; return its name."""
     own, first, last = state.free(name), channels[0], channels[-1]
-    made: Operation = Pick(own, (of,), tuple(channels))
+    made: ops.Operation = ops.Pick(own, (of,), tuple(channels))
     if list(channels) == list(range(first, last + 1)):
-        made = Slice(own, (of,), ((first, last + 1, 1),))
+        made = ops.Slice(own, (of,), ((first, last + 1, 1),))
     return state.add(made)
 
 
 def _of_term(state: State, name: str, term: str, channels: Sequence[int]) -> str:
     """Return the name of what makes some channels of a result, codes or accumulators."""
+    if term in state.codes:
+        return _take(state, name, term, channels)
     op = state.operations[term]
-    rows = list(channels)
-    if isinstance(op, Reshape) and term not in state.codes:
-        inner = _of_term(state, name, op.inputs[0], channels)
-        return _reshaped(state, name, inner, (len(rows), *op.shape[1:]))
-    if isinstance(op, SumPool) and op.codes is None:
-        inner = _of_term(state, name, op.inputs[0], channels)
-        return state.add(replace(op, name=state.free(name), inputs=(inner,)))
-    if isinstance(op, Multiply) or (isinstance(op, Convolve) and op.groups == 1):
-        return state.add(replace(op, name=state.free(name), weight=op.weight[rows]))
-    if isinstance(op, Convolve):
-        each, width = len(op.weight) // op.groups, op.weight.shape[1]
-        groups = sorted({row // each for row in rows})
-        if rows != [group * each + i for group in groups for i in range(each)]:
-            raise ConfigError(
-                f"{term}: channels of a part of a group have no integer form; take whole groups."
-            )
-        inputs = [group * width + i for group in groups for i in range(width)]
-        source = _take(state, f"{name}_input", op.inputs[0], inputs)
-        made = replace(
-            op,
-            name=state.free(name),
-            inputs=(source,),
-            weight=op.weight[rows],
-            groups=len(groups),
+    return SOME_CHANNELS[type(op)](state, name, op, list(channels))
+
+
+def _of_reshape(state: State, name: str, op: ops.Reshape, rows: list[int]) -> str:
+    inner = _of_term(state, name, op.inputs[0], rows)
+    return _reshaped(state, name, inner, (len(rows), *op.shape[1:]))
+
+
+def _of_sums(state: State, name: str, op: ops.SumPool, rows: list[int]) -> str:
+    inner = _of_term(state, name, op.inputs[0], rows)
+    return state.add(replace(op, name=state.free(name), inputs=(inner,)))
+
+
+def _of_dense(state: State, name: str, op: ops.Convolve | ops.Multiply, rows: list[int]) -> str:
+    return state.add(replace(op, name=state.free(name), weight=op.weight[rows]))
+
+
+def _of_convolution(state: State, name: str, op: ops.Convolve, rows: list[int]) -> str:
+    if op.groups == 1:
+        return _of_dense(state, name, op, rows)
+    each, width = len(op.weight) // op.groups, op.weight.shape[1]
+    groups = sorted({row // each for row in rows})
+    if rows != [group * each + i for group in groups for i in range(each)]:
+        raise ConfigError(
+            f"{op.name}: channels of a part of a group have no integer form; take whole groups."
         )
-        return state.add(made)
-    return _take(state, name, term, channels)
+    inputs = [group * width + i for group in groups for i in range(width)]
+    source = _take(state, f"{name}_input", op.inputs[0], inputs)
+    taken = replace(op, inputs=(source,), groups=len(groups))
+    return _of_dense(state, name, taken, rows)
+
+
+# What makes some channels of accumulators.
+SOME_CHANNELS: dict[type[ops.Operation], Callable[[State, str, Any, list[int]], str]] = {
+    ops.Reshape: _of_reshape,
+    ops.SumPool: _of_sums,
+    ops.Multiply: _of_dense,
+    ops.Convolve: _of_convolution,
+}
 
 
 def apart(state: State, name: str, parts: Parts) -> Parts:
@@ -462,12 +461,9 @@ def in_order(state: State, name: str, parts: Parts) -> Parts:
         return parts
     (value,) = parts.values
     assert isinstance(value, Coded)
-    own = state.free(name)
-    state.add(Pick(own, (value.name,), parts.order))
-    offsets = value.offsets
-    if offsets is not None:
-        offsets = np.broadcast_to(offsets, value.shape)[list(parts.order)]
-    return Parts((replace(value, name=own, offsets=offsets),))
+    order = list(parts.order)
+    own = state.add(ops.Pick(state.free(name), (value.name,), parts.order))
+    return Parts((value.moved(own, value.shape, lambda x: x[order]),))
 
 
 def _references(parts: Parts) -> list[Reference]:

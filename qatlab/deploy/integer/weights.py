@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from qatlab.deploy.integer.network import Codes, Integers, Reals
+from qatlab.deploy.integer.operations import Codes, Integers, Reals
 from qatlab.errors import ConfigError
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from qatlab.deploy.integer.network import NO_SIDES, Integers, Sides
+from qatlab.deploy.integer.operations import NO_SIDES, Integers, Sides, Windowed
 
 PRODUCER = "qatlab"
 IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # the first one that has an opset
@@ -172,19 +172,20 @@ class Graph:
         return model
 
 
-def window(
-    kernel: Sequence[int],
-    stride: tuple[int, int],
-    padding: Sides,
-    dilation: tuple[int, int] = (1, 1),
-) -> dict[str, Any]:
-    """Return the attributes of a convolution or a pooling; None for what is the default."""
+def window(op: Windowed, padding: Sides | None = None) -> dict[str, Any]:
+    """Return the attributes of a convolution or a pooling; None for what is the default.
+
+    Args:
+        op: the operation.
+        padding: instead of its own.
+    """
+    padding = op.padding if padding is None else padding
     (top, bottom), (left, right) = padding
     return {
-        "kernel_shape": list(kernel),
-        "strides": list(stride) if max(stride) > 1 else None,
+        "kernel_shape": list(op.kernel),
+        "strides": list(op.stride) if max(op.stride) > 1 else None,
         "pads": [top, left, bottom, right] if padding != NO_SIDES else None,
-        "dilations": list(dilation) if max(dilation) > 1 else None,
+        "dilations": list(op.dilation) if max(op.dilation) > 1 else None,
     }
 
 

@@ -10,7 +10,7 @@ onnxruntime adds pairs of products of signed weights in 16 bits, which overflow.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,27 +18,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from qatlab.deploy.integer.network import (
-    NO_SIDES,
-    Codes,
-    Convolve,
-    FixedPoint,
-    FixedRescale,
-    Input,
-    IntegerNetwork,
-    MaxPool,
-    Multiply,
-    Pad,
-    Reinterpret,
-    Rescale,
-    Slice,
-    SumPool,
-    Weighted,
-    along_channels,
-)
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import NO_SIDES, Codes, Integers, along_channels, of_kind
 from qatlab.deploy.integer.vectorised import EXACT, shapes
 from qatlab.deploy.onnx.graph import OPSETS, Graph, container, window
-from qatlab.deploy.onnx.qdq import handed_on, padded
+from qatlab.deploy.onnx.moves import MOVES, padded
 from qatlab.deploy.onnx.stored import stored, width
 from qatlab.errors import ConfigError
 
@@ -63,11 +48,11 @@ class IntegerWriter:
         self.graph = Graph(opset, [op.name for op in network.operations])
         self.kinds: dict[str, int] = {}  # type of each result that is codes
         for op in network.operations:
-            if isinstance(op, (Input, Rescale, FixedRescale)):
-                self.kinds[op.name] = _kind(op.name, op.codes)
-            elif isinstance(op, (SumPool, Convolve, Multiply)):
+            if op.group in (ops.Group.IMAGE, ops.Group.SITE):
+                self.kinds[op.name] = _kind(op.name, self.codes[op.name])
+            elif op.group is ops.Group.SUMS:
                 self.kinds[op.name] = TensorProto.INT32
-            elif not isinstance(op, (Weighted, FixedPoint)):
+            elif op.group is ops.Group.MOVED:
                 self.kinds[op.name] = self.kinds[op.inputs[0]]
         self.tensors: dict[str, str] = {}
         self._moved: dict[str, str] = {}  # signed codes as unsigned bytes
@@ -84,85 +69,67 @@ class IntegerWriter:
         image = self.graph.input("image", TensorProto.UINT8, self.network.input.shape)
         for op in self.network.operations:
             inputs = [self.tensors[name] for name in op.inputs]
-            if isinstance(op, Input):
-                made = "image"
-            elif isinstance(op, (Convolve, Multiply)):
-                made = self._layer(op, inputs[0])
-            elif isinstance(op, SumPool):
-                made = self._sums(op, inputs[0])
-            elif isinstance(op, Weighted):
-                made = self._real(op, inputs)
-            elif isinstance(op, FixedPoint):
-                made = self._fixed(op, inputs)
-            elif isinstance(op, Reinterpret):
-                (made,) = inputs
-            elif isinstance(op, MaxPool) and self.kinds[op.name] == TensorProto.INT32:
-                wide = self.graph.node("Cast", inputs, to=TensorProto.DOUBLE)
-                pooled = handed_on(self.graph, op, [wide], np.float64(-np.inf))
-                made = self.graph.node("Cast", [pooled], op.name, to=TensorProto.INT32)
-            else:
-                dtype = onnx.helper.tensor_dtype_to_np_dtype(self.kinds[op.inputs[0]])
-                made = handed_on(self.graph, op, inputs, np.iinfo(dtype).min * np.ones(1, dtype)[0])
-            self.tensors[op.name] = made
+            self.tensors[op.name] = of_kind(WRITERS, op, "ONNX of integers")(self, op, inputs)
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
         answer, sizes = self.graph.in_shape(answer, shape, output.shape, output.places)
         return self.graph.model(image, answer, TensorProto.DOUBLE, sizes, facts)
 
-    def _layer(self, op: Convolve | Multiply, x: str) -> str:
+    def _move(self, op: ops.Move, inputs: list[str]) -> str:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self.kinds[op.inputs[0]])
+        lowest = np.iinfo(dtype).min * np.ones(1, dtype)[0]
+        return MOVES[type(op)](self.graph, op, inputs, lowest)
+
+    def _largest(self, op: ops.MaxPool, inputs: list[str]) -> str:
+        """Return the largest codes of windows; onnxruntime finds them in no sums of 32 bits."""
+        if self.kinds[op.name] != TensorProto.INT32:
+            return self._move(op, inputs)
+        wide = self.graph.node("Cast", inputs, to=TensorProto.DOUBLE)
+        pooled = MOVES[ops.MaxPool](self.graph, op, [wide], np.float64(-np.inf))
+        return self.graph.node("Cast", [pooled], op.name, to=TensorProto.INT32)
+
+    def _convolution(self, op: ops.Convolve, inputs: list[str]) -> str:
+        where = {"group": op.groups if op.groups > 1 else None, **window(op)}
+        if self.kinds[op.inputs[0]] == TensorProto.INT32:
+            return self._in_floats(op, inputs[0], where)
+        return self._layer(op, inputs[0], "ConvInteger", where)
+
+    def _product(self, op: ops.Multiply, inputs: list[str]) -> str:
+        if self.kinds[op.inputs[0]] == TensorProto.INT32:
+            return self._of_sums(op, inputs[0])
+        return self._layer(op, inputs[0], "MatMulInteger", {})
+
+    def _layer(
+        self, op: ops.Convolve | ops.Multiply, x: str, operator: str, where: dict[str, Any]
+    ) -> str:
         graph, name = self.graph, op.name
-        if isinstance(op, Multiply) and self.kinds[op.inputs[0]] == TensorProto.INT32:
-            return self._of_sums(op, x)
-        if isinstance(op, Convolve) and self.kinds[op.inputs[0]] == TensorProto.INT32:
-            return self._in_floats(op, x)
         numbers, kind, gap, base = stored(op.weight, graph.opset, name)
         if kind not in UNSIGNED:
             raise ConfigError(
                 f"{name}: weights of {width(op.weight)} bits are more than the 8 that ConvInteger "
                 "and MatMulInteger take; use --format qdq."
             )
-        total = self._products(op, x, numbers, kind)
+
+        def products(numbers: Integers, kind: int, name: str) -> str:
+            unsigned, zero = UNSIGNED[kind]
+            numbers = (numbers.T if numbers.ndim == 2 else numbers) + zero
+            weight = graph.constant(numbers.copy(), f"{name}_weight", unsigned)
+            if unsigned != TensorProto.UINT8:
+                weight = graph.node("Cast", [weight], to=TensorProto.UINT8)
+            codes, code_0 = self._unsigned(op.inputs[0], x)
+            inputs = [codes, weight, code_0, graph.constant(np.uint8(zero))]
+            return graph.node(operator, inputs, name, **where)
+
+        total = products(numbers, kind, name)
         if gap != 1:  # codes = gap * numbers + base: so are the sums
             factor = graph.constant(np.int32(gap))
             total = graph.node("Mul", [total, factor])
         if base:
-            ones = np.ones_like(op.weight[:1] if self._one_sum(op) else op.weight)
-            sums = self._products(op, x, ones, TensorProto.INT8, of_all=len(ones) == 1)
+            same = op.groups == 1  # all output channels read the same input channels
+            ones = np.ones_like(op.weight[:1] if same else op.weight)
+            sums = products(ones, TensorProto.INT8, f"{name}_ones" if same else name)
             total = graph.node("Add", [total, sums])
         return total
-
-    @staticmethod
-    def _one_sum(op: Convolve | Multiply) -> bool:
-        """Tell whether all output channels read the same input channels."""
-        return isinstance(op, Multiply) or op.groups == 1
-
-    def _products(
-        self,
-        op: Convolve | Multiply,
-        x: str,
-        numbers: NDArray[np.int64],
-        kind: int,
-        of_all: bool = False,
-    ) -> str:
-        """Return sums of products, int32."""
-        graph, name = self.graph, f"{op.name}_ones" if of_all else op.name
-        unsigned, zero = UNSIGNED[kind]
-        flat = isinstance(op, Multiply)
-        numbers = (numbers.T if flat else numbers) + zero
-        weight = graph.constant(numbers.copy(), f"{name}_weight", unsigned)
-        if unsigned != TensorProto.UINT8:
-            weight = graph.node("Cast", [weight], to=TensorProto.UINT8)
-        x, x_zero = self._unsigned(op.inputs[0], x)
-        inputs = [x, weight, x_zero, graph.constant(np.uint8(zero))]
-        if isinstance(op, Multiply):
-            return graph.node("MatMulInteger", inputs, name)
-        return graph.node(
-            "ConvInteger",
-            inputs,
-            name,
-            group=None if of_all or op.groups == 1 else op.groups,
-            **window(op.weight.shape[2:], op.stride, op.padding, op.dilation),
-        )
 
     def _unsigned(self, name: str, x: str) -> tuple[str, str]:
         """Return codes as unsigned bytes, and the byte that stands for 0."""
@@ -175,7 +142,7 @@ class IntegerWriter:
             self._moved[name] = graph.node("Cast", [moved], to=TensorProto.UINT8)
         return self._moved[name], graph.constant(np.uint8(128))
 
-    def _in_floats(self, op: Convolve, x: str) -> str:
+    def _in_floats(self, op: ops.Convolve, x: str, where: dict[str, Any]) -> str:
         """Return a convolution of sums of an average, which are wider than a byte."""
         if op.largest >= EXACT:
             raise ConfigError(
@@ -191,12 +158,10 @@ class IntegerWriter:
         if base:
             weight = graph.node("Add", [weight, graph.constant(np.float32(base))])
         wide = graph.node("Cast", [x], to=TensorProto.FLOAT)
-        group = op.groups if op.groups > 1 else None
-        where = window(op.weight.shape[2:], op.stride, op.padding, op.dilation)
-        sums = graph.node("Conv", [wide, weight], group=group, **where)
+        sums = graph.node("Conv", [wide, weight], **where)
         return graph.node("Cast", [sums], op.name, to=TensorProto.INT32)
 
-    def _of_sums(self, op: Multiply, x: str) -> str:
+    def _of_sums(self, op: ops.Multiply, x: str) -> str:
         """Return products with sums of an average, which are wider than a byte."""
         numbers, kind, gap, base = stored(op.weight, self.graph.opset, op.name)
         constant = self.graph.constant(numbers.T.copy(), f"{op.name}_weight", kind)
@@ -209,8 +174,8 @@ class IntegerWriter:
             weight = self.graph.node("Add", [weight, one])
         return self.graph.node("MatMul", [x, weight], op.name)
 
-    def _sums(self, op: SumPool, x: str) -> str:
-        graph, name, shape = self.graph, op.name, self.shapes[op.inputs[0]]
+    def _sums(self, op: ops.SumPool, inputs: list[str]) -> str:
+        (x,), graph, name, shape = inputs, self.graph, op.name, self.shapes[op.inputs[0]]
         is_wide = self.kinds[op.inputs[0]] == TensorProto.INT32
         if op.kernel == shape[1:] and op.padding == NO_SIDES:
             wide = x if is_wide else graph.node("Cast", [x], to=TensorProto.INT32)
@@ -220,19 +185,13 @@ class IntegerWriter:
             return self._sums_of_sums(op, x)
         ones = graph.constant(np.ones((shape[0], 1, *op.kernel), np.uint8))
         x, zero = self._unsigned(op.inputs[0], x)
-        return graph.node(
-            "ConvInteger",
-            [x, ones, zero],
-            name,
-            group=shape[0],
-            **window(op.kernel, op.stride, op.padding),
-        )
+        return graph.node("ConvInteger", [x, ones, zero], name, group=shape[0], **window(op))
 
-    def _sums_of_sums(self, op: SumPool, x: str) -> str:
+    def _sums_of_sums(self, op: ops.SumPool, x: str) -> str:
         """Return sums over windows of numbers wider than a byte: each tap is a slice."""
         graph, (height, width) = self.graph, self.shapes[op.name][1:]
         if op.padding != NO_SIDES:
-            wider = Pad(f"{op.name}_padded", (), ((0, 0), *op.padding))
+            wider = ops.Pad(f"{op.name}_padded", (), ((0, 0), *op.padding))
             x = padded(graph, wider, x, np.int32(0))
         total = ""
         for tap in itertools.product(*map(range, op.kernel)):
@@ -240,14 +199,14 @@ class IntegerWriter:
                 (first, first + (count - 1) * step + 1, step)
                 for first, count, step in zip(tap, (height, width), op.stride, strict=True)
             )
-            cut = Slice("", (), ((0, self.shapes[op.name][0], 1), *ends))
-            taken = handed_on(graph, cut, [x], np.int32(0))
+            cut = ops.Slice("", (), ((0, self.shapes[op.name][0], 1), *ends))
+            taken = MOVES[ops.Slice](graph, cut, [x], np.int32(0))
             total = taken if not total else graph.node("Add", [total, taken])
         return total
 
     def _total(
         self,
-        op: Weighted | FixedPoint,
+        op: ops.Weighted | ops.FixedPoint,
         inputs: list[str],
         kind: int,
         dtype: type[np.float64] | type[np.int64],
@@ -265,11 +224,12 @@ class IntegerWriter:
     def _numbers(self, numbers: NDArray[Any], ndim: int) -> str:
         return self.graph.constant(along_channels(numbers, ndim))
 
-    def _real(self, op: Weighted, inputs: list[str]) -> str:
+    def _output(self, op: ops.Output, inputs: list[str]) -> str:
+        return self._total(op, inputs, TensorProto.DOUBLE, np.float64)
+
+    def _rescale(self, op: ops.Rescale, inputs: list[str]) -> str:
         graph = self.graph
         total = self._total(op, inputs, TensorProto.DOUBLE, np.float64)
-        if not isinstance(op, Rescale):
-            return total
         if (below := op.below) is not None:
             other = self._total(below, inputs, TensorProto.DOUBLE, np.float64)
             is_below = graph.node("Less", [total, graph.constant(np.float64(op.zero))])
@@ -279,13 +239,15 @@ class IntegerWriter:
         clipped = graph.node("Clip", [rounded, *ends])
         return graph.node("Cast", [clipped], op.name, to=self.kinds[op.name])
 
-    def _fixed(self, op: FixedPoint, inputs: list[str]) -> str:
+    def _fixed_output(self, op: ops.FixedOutput, inputs: list[str]) -> str:
+        total = self._total(op, inputs, TensorProto.INT64, np.int64)
+        real = self.graph.node("Cast", [total], to=TensorProto.DOUBLE)
+        unit = self._numbers(np.ldexp(1.0, -op.shift), len(self.shapes[op.inputs[0]]) + 1)
+        return self.graph.node("Mul", [real, unit], op.name)
+
+    def _fixed_rescale(self, op: ops.FixedRescale, inputs: list[str]) -> str:
         graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
         total = self._total(op, inputs, TensorProto.INT64, np.int64)
-        if not isinstance(op, FixedRescale):
-            real = graph.node("Cast", [total], to=TensorProto.DOUBLE)
-            unit = self._numbers(np.ldexp(1.0, -op.shift), ndim)
-            return graph.node("Mul", [real, unit], op.name)
         codes = self._shifted(op, total, ndim)
         if op.below is not None:
             assert op.zero is not None
@@ -295,7 +257,7 @@ class IntegerWriter:
             codes = graph.node("Where", [is_below, other, codes])
         return graph.node("Cast", [codes], op.name, to=self.kinds[op.name])
 
-    def _shifted(self, op: FixedRescale, total: str, ndim: int) -> str:
+    def _shifted(self, op: ops.FixedRescale, total: str, ndim: int) -> str:
         """Return codes as int64: BitShift takes no negative numbers, and Div rounds them up.
 
         So: clip, move to 0, divide.
@@ -323,3 +285,18 @@ def _kind(name: str, codes: Codes) -> int:
             "and MatMulInteger take; use --format qdq."
         )
     return kind
+
+
+WRITERS: dict[type[ops.Operation], Callable[[IntegerWriter, Any, list[str]], str]] = {
+    ops.Input: lambda writer, op, inputs: "image",
+    ops.Convolve: IntegerWriter._convolution,
+    ops.Multiply: IntegerWriter._product,
+    ops.SumPool: IntegerWriter._sums,
+    ops.Rescale: IntegerWriter._rescale,
+    ops.Output: IntegerWriter._output,
+    ops.FixedRescale: IntegerWriter._fixed_rescale,
+    ops.FixedOutput: IntegerWriter._fixed_output,
+    ops.Reinterpret: lambda writer, op, inputs: inputs[0],
+    **dict.fromkeys(MOVES, IntegerWriter._move),
+    ops.MaxPool: IntegerWriter._largest,
+}

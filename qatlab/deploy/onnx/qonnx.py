@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qatlab.deploy.integer.network import Integers, Rescale
+from qatlab.deploy.integer.operations import Integers, Rescale
 from qatlab.deploy.onnx.qdq import Floats, QdqWriter
 
 DOMAIN = "qonnx.custom_op.general"

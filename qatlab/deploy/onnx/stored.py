@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qatlab.deploy.integer.network import Integers
+from qatlab.deploy.integer.operations import Integers
 from qatlab.deploy.onnx.graph import container
 from qatlab.errors import ConfigError
 

@@ -15,8 +15,11 @@ from torch.nn import functional as F
 
 import qatlab
 from qatlab import quant
+from qatlab.deploy.c import program
 from qatlab.deploy.integer.lowering import Obstacle
+from qatlab.deploy.integer.operations import Gather
 from qatlab.deploy.obstacles import check_target, forms_of, listed, obstacles, told
+from qatlab.deploy.onnx import integer, qdq
 from qatlab.errors import ConfigError
 from qatlab.quant import Phase, Rule, quantizers
 
@@ -51,6 +54,26 @@ def test_a_start_that_is_still_to_be_found_is_no_obstacle(more: dict[str, Any]) 
     every = {"name": "*", "activation": more}
     model = untrained(NETWORKS["chain"](), "lsq_plus", all=every)
     assert obstacles(model) == dict.fromkeys(ALL, ())
+
+
+@pytest.mark.parametrize(
+    ("writer", "target", "forms"),
+    [
+        (program, "C", {"c"}),
+        (qdq, "ONNX", {"qdq", "qonnx"}),
+        (integer, "ONNX of integers", {"integer"}),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_a_target_may_lack_a_kind_of_operation(
+    writer: Any, target: str, forms: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(writer.WRITERS, Gather)
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Upsample(scale_factor=2))
+    model = untrained(nn.Sequential(*network, nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Flatten()))
+    reason = f"2 is a Gather, which has no form in {target}."
+    found = {form: [one.reason for one in own] for form, own in obstacles(model).items()}
+    assert found == {form: [reason] if form in forms else [] for form in ALL}
 
 
 def everything_of(model: nn.Module) -> dict[str, Any]:

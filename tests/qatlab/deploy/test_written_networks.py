@@ -31,7 +31,7 @@ from written import (
 from qatlab import quant
 from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import lower, with_rescale
-from qatlab.deploy.integer.network import Convolve
+from qatlab.deploy.integer.operations import Convolve
 from qatlab.deploy.obstacles import obstacles
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter

@@ -16,7 +16,7 @@ from programs import WARNINGS, assert_computes_the_same, build, run
 
 from qatlab.deploy.c import CProgram, c_program
 from qatlab.deploy.integer import Codes, IntegerNetwork, lower, with_rescale
-from qatlab.deploy.integer.network import (
+from qatlab.deploy.integer.operations import (
     NO_SIDES,
     Convolve,
     FixedOutput,

@@ -12,12 +12,13 @@ from programs import answers, assert_computes_the_same, build, names
 
 from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, with_rescale
-from qatlab.deploy.integer.network import (
+from qatlab.deploy.integer.operations import (
     NO_SIDES,
     Concatenate,
     Convolve,
     FixedOutput,
     FixedRescale,
+    Gather,
     Input,
     MaxPool,
     Multiply,
@@ -126,6 +127,7 @@ def test_codes_are_moved(source: str, tmp_path: Path) -> None:
         rescaled("wide", "x", wide, -100),
         Slice("cut", (source,), ((1, 4, 2), (1, 6, 2), (2, 9, 3))),
         Pick("picked", (source,), (3, 1, 1, 0)),
+        Gather("gathered", (source,), (6, 0, 0, 3, 6), (8, 8, 1)),
         Permute("shuffled", (source,), (2, 2, 7, 9), (1, 0, 2, 3), (4, 7, 9)),
         Permute("turned", (source,), (4, 7, 9), (0, 2, 1), (4, 9, 7)),
         Permute("deeper", (source,), (2, 2, 7, 3, 3), (4, 1, 0, 2, 3), (12, 7, 3)),
@@ -134,7 +136,7 @@ def test_codes_are_moved(source: str, tmp_path: Path) -> None:
         Pad("constant", (source,), ((1, 2), *amounts[1:])),
         *(Pad(mode, (source,), amounts, mode) for mode in ("reflect", "replicate", "circular")),
     ]
-    results = ("cut", "picked", "shuffled", "turned", "split", "mixed", "constant")
+    results = ("cut", "picked", "gathered", "shuffled", "turned", "split", "mixed", "constant")
     results += ("reflect", "replicate", "circular")
     assert_computes_the_same(given_out(operations, *results), IMAGES, tmp_path)
 

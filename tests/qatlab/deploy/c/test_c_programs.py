@@ -11,7 +11,7 @@ from programs import assert_computes_the_same
 from torch import nn
 
 from qatlab.deploy.integer import Codes, IntegerNetwork, lower, with_rescale
-from qatlab.deploy.integer.network import Convolve, Reinterpret
+from qatlab.deploy.integer.operations import Convolve, Reinterpret
 
 # Pixels of every size, and both ends of their range in all places.
 IMAGES = torch.cat([PIXELS, torch.zeros_like(PIXELS[:1]), torch.full_like(PIXELS[:1], 255)])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qatlab import quant
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower, with_rescale
-from qatlab.deploy.integer.network import NO_SIDES, Convolve, FixedPoint, Rescale, Weighted
+from qatlab.deploy.integer.operations import NO_SIDES, Convolve, FixedPoint, Rescale, Weighted
 from qatlab.deploy.integer.rescaling import RESCALES
 from qatlab.deploy.integer.vectorised import results, shapes
 
@@ -145,7 +145,7 @@ def test_a_network_without_norm_or_bias_needs_no_offset() -> None:
 
 def test_too_wide_codes_are_computed_in_float64() -> None:
     weight = np.array([[2**20, 1]])
-    from qatlab.deploy.integer.network import Input, Multiply, Output, Reshape
+    from qatlab.deploy.integer.operations import Input, Multiply, Output, Reshape
 
     one, nothing = np.array(1.0), np.array(0.0)
     network = IntegerNetwork(

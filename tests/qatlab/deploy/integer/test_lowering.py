@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from qatlab import quant
 from qatlab.deploy.integer import Codes, compute, lower
 from qatlab.deploy.integer.folding import site_codes
+from qatlab.deploy.integer.operations import Gather
 from qatlab.deploy.integer.weights import integer_weight, integer_weights, largest_accumulator
 from qatlab.errors import ConfigError
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
@@ -140,6 +141,38 @@ def test_sums_of_some_products_are_bounded_too() -> None:
     # Where codes begin at 10, all products together are 30 * 2 at most; one alone is 3 * 20.
     assert largest_accumulator(weight, Codes(10, 20, 1.0), "fc") == 60
     assert largest_accumulator(weight, Codes(-7, 4, 1.0), "fc") == 33
+
+
+@pytest.mark.parametrize(
+    ("moves", "rows", "columns"),
+    [
+        (lambda x: F.interpolate(x, size=(3, 8)), (0, 1, 2), (0, 0, 1, 1, 2, 2, 3, 3)),
+        (lambda x: F.interpolate(x, scale_factor=(1, 1.5)), (0, 1, 2), (0, 0, 1, 2, 2, 3)),
+        (lambda x: x.flip(2), (2, 1, 0), (0, 1, 2, 3)),
+        (lambda x: torch.roll(x, (1, -1), (2, 3)), (2, 0, 1), (1, 2, 3, 0)),
+        (lambda x: x[:, :, [0, 2, 2]], (0, 2, 2), (0, 1, 2, 3)),
+        (lambda x: x.amax((2, 3), keepdim=True).expand(-1, -1, 2, 3), (0, 0), (0, 0, 0)),
+    ],
+)
+def test_rows_and_columns_are_read_where_they_lie(
+    moves: Callable[[Tensor], Tensor], rows: tuple[int, ...], columns: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model = convert(nn.Sequential(nn.Conv2d(3, 2, (6, 5)), nn.ReLU(), Moved(moves)))
+    network = lower(model, [PIXEL] * 3, EXAMPLE)
+    found = [(op.rows, op.columns) for op in network.operations if isinstance(op, Gather)]
+    assert found == [(rows, columns)]
+    computed = compute(network, PIXELS).outputs
+    torch.testing.assert_close(computed, model(PIXELS.double() / 255), rtol=1e-9, atol=1e-9)
+
+
+class Moved(nn.Module):
+    def __init__(self, moves: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.moves, self.conv = moves, nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.moves(x)).flatten(1)
 
 
 class Activated(nn.Module):
