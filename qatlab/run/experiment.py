@@ -22,7 +22,7 @@ from qatlab.results import record
 from qatlab.results.compare import configuration, differences, flat
 from qatlab.results.conditions import MOVABLE
 from qatlab.run import evaluation, shared_phases, summary
-from qatlab.run.build import Built, build
+from qatlab.run.build import MADE, Built, build
 from qatlab.run.environment import begin, environment
 from qatlab.run.layers import print_table
 from qatlab.run.plan import build_for_target
@@ -109,7 +109,7 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
     if cfg.resume is not None:
         raise ConfigError("test.py resumes nothing: give run=<folder of a run>")
     if run is not None:
-        given, cfg = cfg, stored_config(Path(run), cfg.allow, trained=True)
+        given, cfg = cfg, stored_config(Path(run), cfg.allow, True, (*MADE, "trainer"))
         also = ("checkpoint", "save_outputs", "allow")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
         forget_weights(cfg)

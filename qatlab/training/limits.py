@@ -50,6 +50,8 @@ def check_trainer(arguments: Mapping[str, Any], schedule: Schedule) -> None:
             raise ConfigError(f"{key} is wrong: a run validates after an epoch; leave it out.")
         if name in ABOVE_ZERO and isinstance(value, (int, float)) and value <= 0:
             raise ConfigError(f"{key} is wrong. Accepted: a number above 0.")
+        if name == "accumulate_grad_batches" and type(value) is not int:
+            raise ConfigError(f"{key} is wrong. Accepted: a whole number above 0.")
         if name == "precision" and value not in PRECISIONS:
             hint = did_you_mean(str(value), PRECISIONS)
             raise ConfigError(f"{key} is wrong.{hint} Accepted: {', '.join(PRECISIONS)}.")

@@ -20,7 +20,7 @@ from qatlab import config
 from qatlab.cli import hydra_app
 from qatlab.errors import ConfigError
 from qatlab.models import LeNet
-from qatlab.run import experiment
+from qatlab.run import plan
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_memory_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, told:
     def fill(cfg: DictConfig) -> None:
         torch.empty(1 << 50, dtype=torch.uint8)
 
-    monkeypatch.setattr(experiment, "build", fill)
+    monkeypatch.setattr(plan, "build", fill)
     check(told(), ("not enough memory", "data.batch_size"))
 
 
@@ -366,7 +366,7 @@ def test_a_sweep_goes_on_after_a_job_that_failed(command: Told, tmp_path: Path) 
 def test_an_error_of_our_own_shows_where_it_was_raised(
     monkeypatch: pytest.MonkeyPatch, told: Told, bug: Callable[..., None], error: type[Exception]
 ) -> None:
-    monkeypatch.setattr(experiment, "build", bug)
+    monkeypatch.setattr(plan, "build", bug)
     with pytest.raises(error, match=r"a.bug"):
         told()
 

@@ -143,9 +143,10 @@ def test_own_code_is_called_by_each_reader_that_allows_it(
     tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    words = ("+callbacks.kill._target_=killable_runs.KillAt", "schedule.clamp_epochs=0")
+    own = ("model._target_=killable_runs.OwnLeNet", "+callbacks.kill._target_=killable_runs.KillAt")
+    words = (*own, "schedule.clamp_epochs=0")
     assert command("train.py", *SHORT, *words, f"hydra.run.dir={run}").code == 0
-    refused = "_target_=killable_runs.KillAt is refused"
+    refused = "_target_=killable_runs.OwnLeNet is refused"
     assert run_command(["verify", str(run)]) == 1
     assert refused in capsys.readouterr().err
     assert run_command(["verify", str(run), "allow=killable_runs", "--images", "5"]) == 0
