@@ -24,7 +24,6 @@ from qatlab.cli.main import run as run_command
 from qatlab.cli.verify import batches_of
 from qatlab.deploy.integer import IntegerNetwork, lower
 from qatlab.deploy.integer.operations import Operation, Output, Rescale, Weighted
-from qatlab.deploy.integer.vectorised import shapes
 from qatlab.deploy.pixels import bytes_of, pixel_codes
 from qatlab.deploy.verify.comparison import compare
 from qatlab.deploy.verify.forms import AsIntegers, FakeQuantized
@@ -145,7 +144,7 @@ def changed(network: IntegerNetwork, kind: type[Weighted], by: float) -> Integer
     at = max(i for i, op in enumerate(network.operations) if isinstance(op, kind))
     wrong = network.operations[at]
     assert isinstance(wrong, Weighted)
-    bias = wrong.bias + by * np.arange(shapes(network)[wrong.name][0])
+    bias = wrong.bias + by * np.arange(network.shapes[wrong.name][0])
     operations: list[Operation] = [*network.operations]
     operations[at] = dataclasses.replace(wrong, bias=bias)
     return dataclasses.replace(network, operations=operations)

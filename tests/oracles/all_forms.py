@@ -28,6 +28,8 @@ from torch.nn import functional as F
 from qatlab import quant
 from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import Codes, Computed, IntegerNetwork, compute, lower, with_rescale
+from qatlab.deploy.integer.operations import Group
+from qatlab.deploy.integer.vectorised import results
 from qatlab.deploy.obstacles import AS_GIVEN
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
@@ -345,7 +347,10 @@ def compare(
 
 def check_reference(form: str, network: IntegerNetwork, pixels: Tensor, fast: Computed) -> None:
     """Compare the slow interpreter with the vectorised one, for one image, to the last bit."""
-    slow = compute_one(network, pixels[0].numpy())
+    slow, shapes = compute_one(network, pixels[0].numpy()), network.shapes
+    for op, value, _ in results(network, pixels[:1]):
+        if op.group is not Group.ANSWER and value.shape[1:] != shapes[op.name]:
+            raise Difference(f"interpreter, {form}: shapes", op.name)
     last = network.operations[-1].name
     given = {**{name: codes for name, codes in fast.codes.items()}, last: fast.outputs}
     for site, values in given.items():

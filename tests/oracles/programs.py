@@ -14,7 +14,6 @@ from torch import Tensor
 
 from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import IntegerNetwork, compute
-from qatlab.deploy.integer.vectorised import shapes
 
 WARNINGS = (
     *("-std=c99", "-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wconversion", "-Wshadow"),
@@ -53,7 +52,7 @@ def answers(program: Path, images: Tensor) -> tuple[list[int], np.ndarray]:
 
 def names(network: IntegerNetwork) -> list[str]:
     output = network.operations[-1].name
-    return [f"class {i}" for i in range(int(np.prod(shapes(network)[output])))]
+    return [f"class {i}" for i in range(int(np.prod(network.shapes[output])))]
 
 
 def assert_computes_the_same(

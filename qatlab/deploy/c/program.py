@@ -18,7 +18,6 @@ from qatlab.deploy.c.words import Identifiers, comment, function, loop, string
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import of_kind
-from qatlab.deploy.integer.vectorised import shapes
 from qatlab.errors import ConfigError
 
 BYTES = (0, 255)
@@ -88,7 +87,7 @@ class _Writer:
         self.network, self.image = network, network.input
         if (self.image.codes.low, self.image.codes.high) != BYTES:
             raise ConfigError(f"{self.image.name} has other codes than bytes, which C reads.")
-        self.shapes = shapes(network)
+        self.shapes = network.shapes
         self.memory = Memory(network, self.shapes)
         self.tensors = self.memory.tensors
         self.identifiers = Identifiers()

@@ -11,6 +11,7 @@ from qatlab.deploy.integer.operations import (
     Input,
     Operation,
     Output,
+    Shape,
     Sums,
 )
 
@@ -39,6 +40,14 @@ class IntegerNetwork:
         for op in self.operations:
             if (codes := op.codes_of(found)) is not None:
                 found[op.name] = codes
+        return found
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Those of all results for one image, by the name of the operation."""
+        found: dict[str, Shape] = {}
+        for op in self.operations:
+            found[op.name] = op.shape_of(*(found[name] for name in op.inputs))
         return found
 
     @property

@@ -15,6 +15,7 @@ from qatlab.errors import ConfigError
 T = TypeVar("T")
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
+Shape = tuple[int, ...]
 Sides = tuple[tuple[int, int], tuple[int, int]]  # above and below, left and right
 NO_SIDES: Sides = ((0, 0), (0, 0))
 
@@ -83,6 +84,14 @@ class Operation:
         own: Codes | None = getattr(self, "codes", None)
         return own
 
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return the shape of the result for one image, by those of what is read.
+
+        Shapes are ``(C, H, W)`` or ``(features,)``. That of an answer is the one in which it is
+        computed.
+        """
+        return np.broadcast_shapes(*inputs)
+
 
 class Sums(Operation):
     """What adds up products or codes.
@@ -128,6 +137,10 @@ class Input(Operation):
     codes: Codes
     shape: tuple[int, int, int]
 
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return that of the image."""
+        return self.shape
+
 
 @dataclass(frozen=True)
 class Convolve(Sums):
@@ -155,6 +168,10 @@ class Convolve(Sums):
         rows, columns = self.weight.shape[2:]
         return rows, columns
 
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return an accumulator for each place of each output channel."""
+        return (len(self.weight), *inner(self, inputs[0]))
+
 
 @dataclass(frozen=True)
 class Multiply(Sums):
@@ -163,6 +180,10 @@ class Multiply(Sums):
     groups: ClassVar[int] = 1
     weight: Integers
     largest: int
+
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return an accumulator for each output."""
+        return (len(self.weight),)
 
 
 @dataclass(frozen=True)
@@ -181,6 +202,10 @@ class SumPool(Sums):
     codes: Codes | None
     largest: int
 
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return a sum for each window."""
+        return (inputs[0][0], *inner(self, inputs[0]))
+
 
 @dataclass(frozen=True)
 class MaxPool(Move):
@@ -191,15 +216,24 @@ class MaxPool(Move):
     padding: Sides
     dilation: tuple[int, int]
 
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return a code for each window."""
+        return (inputs[0][0], *inner(self, inputs[0]))
+
 
 Windowed = Convolve | SumPool | MaxPool
 
 
 @dataclass(frozen=True)
 class Slice(Move):
-    """A part of the codes: ``start:stop:step`` of each axis of ``(C, H, W)``, or of features."""
+    """A part of the codes: ``start:stop:step`` of the first axes of ``(C, H, W)``, or features."""
 
     slices: tuple[tuple[int, int, int], ...]
+
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return what is left of each axis."""
+        left = (len(range(*part)) for part in self.slices)
+        return (*left, *inputs[0][len(self.slices) :])
 
 
 @dataclass(frozen=True)
@@ -211,6 +245,10 @@ class Pick(Move):
     """
 
     channels: tuple[int, ...]
+
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return as many channels as were picked."""
+        return (len(self.channels), *inputs[0][1:])
 
 
 @dataclass(frozen=True)
@@ -225,6 +263,10 @@ class Gather(Move):
     rows: tuple[int, ...]
     columns: tuple[int, ...]
 
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return as many rows and columns as there are numbers."""
+        return (inputs[0][0], len(self.rows), len(self.columns))
+
 
 @dataclass(frozen=True)
 class Concatenate(Move):
@@ -236,6 +278,10 @@ class Concatenate(Move):
 
     order: tuple[int, ...] | None = None
 
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return the channels of all inputs together."""
+        return (sum(shape[0] for shape in inputs), *inputs[0][1:])
+
 
 @dataclass(frozen=True)
 class Reshape(Move):
@@ -245,6 +291,10 @@ class Reshape(Move):
     """
 
     shape: tuple[int, ...]
+
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return the new shape."""
+        return self.shape
 
 
 @dataclass(frozen=True)
@@ -261,6 +311,10 @@ class Permute(Move):
     axes: tuple[int, ...]
     shape: tuple[int, ...]
 
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return the new shape."""
+        return self.shape
+
 
 @dataclass(frozen=True)
 class Pad(Move):
@@ -275,6 +329,11 @@ class Pad(Move):
     amounts: tuple[tuple[int, int], ...]
     mode: str = "constant"
     value: float = 0.0
+
+    def shape_of(self, *inputs: Shape) -> Shape:
+        """Return each axis with what is added to it."""
+        axes = zip(inputs[0], self.amounts, strict=True)
+        return tuple(size + sum(amounts) for size, amounts in axes)
 
     @property
     def fill(self) -> float | None:

@@ -107,19 +107,6 @@ def results(
                 values.pop(name, None)
 
 
-def shapes(network: IntegerNetwork) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each result for one image, ``(C, H, W)`` or ``(features,)``.
-
-    That of the output is the shape in which it is computed.
-    """
-    black = torch.zeros(1, *network.input.shape, device="meta")  # nothing is computed
-    found: dict[str, tuple[int, ...]] = {}
-    for op, value, _ in results(network, black):
-        answers = op.group is ops.Group.ANSWER
-        found[op.name] = found[op.inputs[0]] if answers else tuple(value.shape[1:])
-    return found
-
-
 def _exact(op: ops.Sums, x: Tensor) -> Tensor:
     return x.to(torch.float32 if op.largest < EXACT else torch.float64)
 

@@ -21,7 +21,7 @@ from onnx import TensorProto
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import NO_SIDES, Codes, Integers, along_channels, of_kind
-from qatlab.deploy.integer.vectorised import EXACT, shapes
+from qatlab.deploy.integer.vectorised import EXACT
 from qatlab.deploy.onnx.graph import OPSETS, Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, padded
 from qatlab.deploy.onnx.stored import stored, width
@@ -44,7 +44,7 @@ class IntegerWriter:
     """
 
     def __init__(self, network: IntegerNetwork, opset: int) -> None:
-        self.network, self.codes, self.shapes = network, network.codes, shapes(network)
+        self.network, self.codes, self.shapes = network, network.codes, network.shapes
         self.graph = Graph(opset, [op.name for op in network.operations])
         self.kinds: dict[str, int] = {}  # type of each result that is codes
         for op in network.operations:

@@ -21,7 +21,6 @@ from onnx import TensorProto
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Integers, Reals, of_kind
-from qatlab.deploy.integer.vectorised import shapes
 from qatlab.deploy.onnx.graph import NARROW, Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, inside_kernel
 from qatlab.deploy.onnx.stored import stored
@@ -62,7 +61,7 @@ class QdqWriter:
     domain = ""
 
     def __init__(self, network: IntegerNetwork, opset: int) -> None:
-        self.network, self.codes, self.shapes = network, network.codes, shapes(network)
+        self.network, self.codes, self.shapes = network, network.codes, network.shapes
         self.by_name = {op.name: op for op in network.operations}
         self.graph = Graph(opset, self.by_name, self.domain)
         self.tensors: dict[str, str] = {}  # the real numbers that a result stands for

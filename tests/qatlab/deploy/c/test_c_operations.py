@@ -35,7 +35,6 @@ from qatlab.deploy.integer.operations import (
     SumPool,
 )
 from qatlab.deploy.integer.state import both_sides
-from qatlab.deploy.integer.vectorised import shapes
 from qatlab.deploy.integer.weights import largest_accumulator
 from qatlab.errors import ConfigError
 
@@ -46,7 +45,7 @@ ONE, ZERO, NOTHING = np.array([1]), np.array([0]), np.array(0.0)
 
 def given_out(operations: list[Operation], *results: str) -> IntegerNetwork:
     """Return a network whose outputs are the codes of some results, one after the other."""
-    sizes = shapes(IntegerNetwork([IMAGE, *operations]))
+    sizes = IntegerNetwork([IMAGE, *operations]).shapes
     flat: list[Operation] = [
         Reshape(f"flat {name}", (name,), (int(np.prod(sizes[name])),)) for name in results
     ]

@@ -14,9 +14,16 @@ from torch import Tensor, nn
 
 from qatlab import quant
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower, with_rescale
-from qatlab.deploy.integer.operations import NO_SIDES, Convolve, FixedPoint, Rescale, Weighted
+from qatlab.deploy.integer.operations import (
+    NO_SIDES,
+    Convolve,
+    FixedPoint,
+    Group,
+    Rescale,
+    Weighted,
+)
 from qatlab.deploy.integer.rescaling import RESCALES
-from qatlab.deploy.integer.vectorised import results, shapes
+from qatlab.deploy.integer.vectorised import results
 
 
 def as_array(values: Values, shape: tuple[int, ...]) -> np.ndarray:
@@ -36,12 +43,13 @@ def test_both_interpreters_agree_to_the_last_bit(name: str, method: str, rescale
         lower(convert(NETWORKS[name](), method, 3), [PIXEL] * 3, EXAMPLE), rescale
     )
     slow = compute_one(network, PIXELS[0].numpy())
-    sizes = shapes(network)
+    sizes = network.shapes
     kinds = {type(op) for op in network.operations}
     assert issubclass(next(k for k in kinds if "Rescale" in k.__name__), FixedPoint) == (
         rescale != "float"
     )
     for op, fast, _ in results(network, PIXELS[:1]):
+        assert op.group is Group.ANSWER or fast.shape[1:] == sizes[op.name]
         expected = as_array(slow[op.name], sizes[op.name])
         assert np.array_equal(fast[0].double().numpy(), expected), op.name
 
