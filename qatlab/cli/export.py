@@ -11,12 +11,11 @@ from rich.table import Table
 
 from qatlab import files
 from qatlab.cli.parser import Parser
-from qatlab.deploy.integer import RESCALES, lower, with_rescale
+from qatlab.deploy.c_file import c_file
+from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
-from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
-from qatlab.results import record
 from qatlab.run.loading import load_words
 from qatlab.terminal import wide_console
 
@@ -69,8 +68,8 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _write_onnx(trained: Trained, given: argparse.Namespace) -> str:
-    from qatlab.deploy.obstacles import OPSET
-    from qatlab.deploy.onnx.file import onnx_file
+    from qatlab.deploy.onnx import OPSET
+    from qatlab.deploy.onnx_file import onnx_file
 
     opset = OPSET if given.opset is None else given.opset
     file = onnx_file(trained, given.format, opset, given.rescale or RESCALE)
@@ -94,12 +93,7 @@ def _left_out(function: str | None) -> str:
 
 
 def _write_c(trained: Trained, path: Path, rescale: str) -> str:
-    from qatlab.deploy.c import c_program
-
-    data, model = trained.data, trained.model
-    network = lower(model, pixel_codes(data), data.example_input())
-    about = [f"{trained.source}, rescale={rescale}", f"commit {record.commit()}"]
-    program = c_program(with_rescale(network, rescale), data.class_names, about)
+    program = c_file(trained, rescale)
     files.write_text(path, program.source)
     table = Table("layer", "", "bytes of constants", "products for an image")
     for row in program.layers:
@@ -108,5 +102,5 @@ def _write_c(trained: Trained, path: Path, rescale: str) -> str:
     return (
         f"{path}: {program.flash:,} bytes of constants (flash), {program.ram:,} bytes of memory "
         f"(RAM). Build it: cc -std=c99 -O2 {path} -o {path.with_suffix('')}"
-        + _left_out(network.output.function)
+        + _left_out(program.left_out)
     )

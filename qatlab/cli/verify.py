@@ -4,56 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.status import Status
 from rich.table import Table
 from torch import Tensor
 
 from qatlab import files
 from qatlab.cli.parser import Parser
-from qatlab.data import ImageModule
-from qatlab.deploy.integer import RESCALES, IntegerNetwork, lower, with_rescale
+from qatlab.deploy.integer import RESCALES, IntegerNetwork
 from qatlab.deploy.pixels import pixel_codes
-from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.comparison import Comparison, compare
-from qatlab.deploy.verify.forms import (
-    HINT,
-    AsIntegers,
-    FakeQuantized,
-    Form,
-    InOnnxruntime,
-    read_onnx,
-)
+from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized
+from qatlab.deploy.verify.trained import batches_of, can_make_onnx, check_classes, forms_of
 from qatlab.errors import ConfigError
 from qatlab.run.loading import load_words
 from qatlab.terminal import wide_console
 
-AT_ONCE = 100  # images: their tensors then stay in the processor's caches
 TOLERANCE = 5e-4  # share of images that may get another class in fixed point
-
-
-def batches_of(data: ImageModule, part: str, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images and labels of a part of the data, a few at a time."""
-    data.setup("test" if part == "test" else "validate")
-    loader: Any = data.test_dataloader() if part == "test" else data.val_dataloader()
-    pieces = (
-        (images[first : first + AT_ONCE], labels[first : first + AT_ONCE])
-        for images, labels in loader
-        for first in range(0, len(images), AT_ONCE)
-    )
-    if limit is None:
-        yield from pieces
-        return
-    left = limit
-    for images, labels in pieces:
-        if left <= 0:
-            return
-        yield images[:left], labels[:left]
-        left -= len(images)
 
 
 def _shown(
@@ -65,35 +33,6 @@ def _shown(
         yield images, labels
         done += len(images)
         status.update(f"{done:,} images compared")
-
-
-def can_make_onnx() -> bool:
-    """Tell whether the packages are there that an ONNX file is made and computed with."""
-    return all(find_spec(name) is not None for name in ("onnx", "onnxruntime"))
-
-
-def forms_of(
-    trained: Trained,
-    network: IntegerNetwork,
-    rescales: Sequence[str],
-    files: Sequence[Path],
-    tolerance: float,
-) -> list[Form]:
-    """Return the forms beside the fake-quantized network and exact integers."""
-    forms: list[Form] = [
-        AsIntegers(with_rescale(network, rescale), rescale, tolerance)
-        for rescale in rescales
-        if rescale != "float"
-    ]
-    given = [(str(path), *read_onnx(path)) for path in files]
-    if not given and can_make_onnx():
-        from qatlab.deploy.onnx.file import onnx_file
-
-        given = [("onnx qdq", onnx_file(trained, "qdq"), "qdq")]
-    for name, file, kind in given:
-        own = tolerance if kind == "integer" else 0.0
-        forms += [InOnnxruntime(name, file, kind, network, way, own) for way in (False, True)]
-    return forms
 
 
 def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
@@ -121,21 +60,6 @@ def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
     print(f"{found[0].images:,} images; bits that accumulators need: {bits}.")
 
 
-def _check(trained: Trained, images: int | None) -> None:
-    if not trained.classifies or trained.data.num_classes != _count(trained):
-        raise ConfigError(
-            "the classes of images are compared, which takes a network with an output for each."
-        )
-    if images is not None and images < 1:
-        raise ConfigError(f"--images {images} is wrong. Accepted: 1 or more.")
-
-
-@torch.no_grad()
-def _count(trained: Trained) -> int:
-    outputs = trained.model(trained.data.example_input())
-    return int(outputs.flatten(1).shape[1]) if isinstance(outputs, Tensor) else 0
-
-
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code, 2 for forms that differ beyond the tolerance."""
     parser = Parser(prog="qatlab verify", description=__doc__)
@@ -153,11 +77,11 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, help="file for the numbers")
     given = parser.parse_args(words)
     trained = load_words(given.run, given.checkpoint)
-    model, data, codes = trained.model, trained.data, pixel_codes(trained.data)
-    _check(trained, given.images)
-    network = lower(model, codes, data.example_input())
+    data, codes = trained.data, pixel_codes(trained.data)
+    check_classes(trained, given.images)
+    network = trained.lowered()
     others = forms_of(trained, network, given.rescale, given.onnx, given.tolerance)
-    first, exact = FakeQuantized(model), AsIntegers(network, "float", 0.0)
+    first, exact = FakeQuantized(trained.model), AsIntegers(network, "float", 0.0)
     batches = batches_of(data, given.data, given.images)
     with wide_console().status("comparing") as status:  # on a terminal only
         found = compare(first, exact, others, _shown(batches, status), codes)

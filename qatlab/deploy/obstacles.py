@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from qatlab.deploy.c import check_c
 from qatlab.deploy.integer import Codes, IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import Lowering, Obstacle
+from qatlab.deploy.onnx import OPSET
+from qatlab.deploy.pixels import AS_GIVEN
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.quant import quantizers
 from qatlab.quant.calibration import as_if_started
 from qatlab.quant.convert import IMAGE_SHAPE
 from qatlab.quant.evaluating import evaluating
 
-AS_GIVEN = Codes(0, 255, 1 / 255)  # of images that a file takes in float: whatever they are
 RESCALE = "fixed32"
-OPSET = 21  # the first one with integers of 4 bits
 
 
 def _qdq(network: IntegerNetwork) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from qatlab.data import ImageModule
+from qatlab.deploy.integer import IntegerNetwork, lower
+from qatlab.deploy.pixels import pixel_codes
 from qatlab.quant import ModelTable
 
 
@@ -29,3 +31,11 @@ class Trained:
     classifies: bool
     config: str
     source: str
+
+    def lowered(self) -> IntegerNetwork:
+        """Return it as operations on the bytes of its images.
+
+        Raises:
+            ConfigError: for what has no such form, naming layer or site.
+        """
+        return lower(self.model, pixel_codes(self.data), self.data.example_input())

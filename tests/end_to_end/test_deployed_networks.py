@@ -8,7 +8,7 @@ import torch
 from deployed import METHODS, NETWORKS, shown, trained
 
 from qatlab.deploy.integer import lower, with_rescale
-from qatlab.deploy.onnx.file import onnx_file
+from qatlab.deploy.onnx_file import onnx_file
 from qatlab.deploy.pixels import bytes_of, pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.comparison import compare

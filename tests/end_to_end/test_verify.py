@@ -21,12 +21,12 @@ from mistakes import TINY
 import qatlab
 from qatlab.cli import verify as verify_command
 from qatlab.cli.main import run as run_command
-from qatlab.cli.verify import batches_of
 from qatlab.deploy.integer import IntegerNetwork, lower
 from qatlab.deploy.integer.operations import Operation, Output, Rescale, Weighted
 from qatlab.deploy.pixels import bytes_of, pixel_codes
 from qatlab.deploy.verify.comparison import compare
 from qatlab.deploy.verify.forms import AsIntegers, FakeQuantized
+from qatlab.deploy.verify.trained import batches_of
 from qatlab.errors import ConfigError
 from qatlab.quant.layers import quantized_weight
 from qatlab.run.loading import load_run
@@ -176,7 +176,7 @@ def test_a_wrong_network_is_found(run: Path, kind: type[Weighted]) -> None:
 def test_a_file_of_another_run_fails(
     run: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qatlab.deploy.onnx import file as onnx_file
+    from qatlab.deploy import onnx_file
 
     real: Callable[..., IntegerNetwork] = onnx_file.lower
     monkeypatch.setattr(onnx_file, "lower", lambda *a: changed(real(*a), Output, 3.0))
@@ -226,12 +226,14 @@ def test_an_interruption_and_missing_images_are_told(
 def test_images_that_no_bytes_stand_for_are_exported_in_float(
     run: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qatlab.deploy.onnx import file as onnx_file
+    from qatlab.deploy import onnx_file
+    from qatlab.deploy import trained as trained_networks
 
     def refuse(data: object) -> None:
         raise ConfigError("no bytes stand for what the network gets")
 
-    monkeypatch.setattr(onnx_file, "pixel_codes", refuse)
+    for module in (onnx_file, trained_networks):
+        monkeypatch.setattr(module, "pixel_codes", refuse)
     file = tmp_path / "model.onnx"
     assert run_command(["export", str(run), "-o", str(file)]) == 0
     facts = {entry.key: entry.value for entry in onnx.load(file).metadata_props}

@@ -51,12 +51,14 @@ class CProgram:
         flash: bytes of constants: weights, multipliers, offsets, shifts and tables.
         ram: bytes of codes, of buffers for weights, and of one image.
         layers: where constants and work lie.
+        left_out: a last function of the network that it does not compute; "" if it has none.
     """
 
     source: str
     flash: int
     ram: int
     layers: tuple[LayerSize, ...]
+    left_out: str
 
 
 def c_program(
@@ -142,6 +144,7 @@ class _Writer:
             flash=sum(self.tables.sizes.values()),
             ram=self.memory.size + self.rows.size + image,
             layers=layer_sizes(self.network, self.shapes, self.layers, self.tables.sizes),
+            left_out=self.network.output.function,
         )
 
     def _view(self, op: ops.Reshape | ops.Reinterpret, name: str) -> None:

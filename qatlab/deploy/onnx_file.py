@@ -9,12 +9,12 @@ from typing import Any
 import onnx
 
 from qatlab.deploy.integer import lower, with_rescale
-from qatlab.deploy.obstacles import AS_GIVEN, OPSET
+from qatlab.deploy.onnx import OPSET
 from qatlab.deploy.onnx.graph import OPSETS
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.qonnx import QonnxWriter
-from qatlab.deploy.pixels import pixel_codes
+from qatlab.deploy.pixels import AS_GIVEN, pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
@@ -42,7 +42,7 @@ def onnx_file(
     model, data = trained.model, trained.data
     facts = facts_of(trained, kind)
     if kind == "integer":
-        network = lower(model, pixel_codes(data), data.example_input())
+        network = trained.lowered()
         facts["rescale"] = rescale
         if network.output.function:
             facts["left out"] = network.output.function
