@@ -170,12 +170,13 @@ def compare(
     """
     forms: list[Form] = [first, exact, *others]
     found = [Comparison(form.name, form.tolerance) for form in forms]
-    for images, labels in batches:
-        pixels = bytes_of(images, codes)
-        expected, whole, *answers = (_finite(form, images, pixels) for form in forms)
-        batch = (images, pixels, labels)
-        for form, own, answer in zip(forms, found, [expected, whole, *answers], strict=True):
-            own.add(form, batch, expected, whole, answer)
+    with first:
+        for images, labels in batches:
+            pixels = bytes_of(images, codes)
+            expected, whole, *answers = (_finite(form, images, pixels) for form in forms)
+            batch = (images, pixels, labels)
+            for form, own, answer in zip(forms, found, [expected, whole, *answers], strict=True):
+                own.add(form, batch, expected, whole, answer)
     return found
 
 

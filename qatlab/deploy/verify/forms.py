@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from qatlab.deploy.integer import IntegerNetwork, compute
 from qatlab.errors import ConfigError
-from qatlab.quant import hold_weights
+from qatlab.quant import hold_weights, release_weights
 from qatlab.quant.learned import ActivationQuantizer
 
 HINT = "pip install 'qatlab[onnx]'"
@@ -58,16 +59,29 @@ class Form(Protocol):
 
 
 class FakeQuantized:
-    """The network as it was trained; its weights stay quantized until they are released."""
+    """The network as it was trained.
+
+    While it is entered (``with``), its weights are held quantized, and its codes are read.
+    """
 
     name, tolerance = "fake-quantized", 0.0
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self._codes = model, dict[str, Tensor]()
-        hold_weights(model)
-        for name, module in model.named_modules():
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        """Hold the weights, and watch the sites."""
+        hold_weights(self.model)
+        for name, module in self.model.named_modules():
             if isinstance(module, ActivationQuantizer):
-                module.register_forward_hook(partial(self._keep, name))
+                self._hooks.append(module.register_forward_hook(partial(self._keep, name)))
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the network as it was."""
+        release_weights(self.model)
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def _keep(self, name: str, site: ActivationQuantizer, args: Any, output: Tensor) -> None:
         step = site.grid.step(site.parameter.double())

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qatlab import quant
 from qatlab.deploy.integer import Codes
 from qatlab.deploy.verify.comparison import Comparison, Site, compare
 from qatlab.deploy.verify.forms import Answer, FakeQuantized
 from qatlab.errors import TrainingError
+from qatlab.quant.layers import QuantLinear
 
 IMAGES = torch.zeros(3, 1, 2, 2)
 
@@ -101,3 +103,17 @@ def test_answers_that_are_not_finite_are_not_compared() -> None:
         compare(
             FakeQuantized(nn.Flatten()), wrong, [], iter([(images, images)]), (Codes(0, 255, 1.0),)
         )
+
+
+def test_the_network_is_afterwards_as_it_was() -> None:
+    site = quant.SatActivation(nn.ReLU(), bits=4, alpha=1.0)
+    layer = QuantLinear.of(nn.Linear(2, 2), quant.SatWeight(bits=4))
+    model = nn.Sequential(nn.Flatten(), layer, site).eval()
+    quant.set_phase(model, quant.Phase.QUANTIZE)
+    form = FakeQuantized(model)
+    with form:
+        assert layer.held is not None
+        assert len(site._forward_hooks) == 1
+        assert form(torch.ones(1, 2, 1, 1), torch.ones(1, 2, 1, 1)).codes.keys() == {"2"}
+    assert layer.held is None
+    assert not site._forward_hooks
