@@ -28,7 +28,7 @@ from qatlab.deploy.verify.forms import (
     InOnnxruntime,
     read_onnx,
 )
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 from qatlab.run.loading import load_words
 from qatlab.terminal import wide_console
 
@@ -127,7 +127,7 @@ def _check(trained: Trained, images: int | None) -> None:
             "the classes of images are compared, which takes a network with an output for each."
         )
     if images is not None and images < 1:
-        raise ConfigError(f"--images {images} is wrong. Accepted: 1 or more.")
+        raise wrong("--images", images, "a whole number above 0")
 
 
 @torch.no_grad()
