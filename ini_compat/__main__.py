@@ -143,7 +143,7 @@ def _understand(arguments: argparse.Namespace) -> Network:
     try:
         defines = dict(_definition(word) for word in arguments.define)
         if arguments.data is not None and not arguments.data.is_dir():
-            raise IniError(f"--data {arguments.data} is no folder")
+            raise IniError(f"--data {arguments.data} is not a folder")
         return understand(arguments.ini, defines, arguments.images, arguments.onnx, arguments.data)
     except IniError as error:
         return Network("", arguments.ini, Data({}, (1, 1, 1), 1), problems=[error])

@@ -163,7 +163,7 @@ class _Build:
             )
         if cell.type not in TYPES:
             raise IniError(
-                f"[{name}] Type={cell.type:.60} is no cell.{did_you_mean(cell.type, TYPES)} "
+                f"[{name}] Type={cell.type:.60} is not a cell.{did_you_mean(cell.type, TYPES)} "
                 f"Accepted: {', '.join(sorted(TYPES))}",
                 section.place("Type"),
             )
@@ -227,7 +227,8 @@ class _Build:
                 place,
             )
         raise IniError(
-            f"[{section.name}] Input={name:.60} is no cell of the file.{did_you_mean(name, known)}",
+            f"[{section.name}] Input={name:.60} is not a cell of the file."
+            f"{did_you_mean(name, known)}",
             place,
         )
 

@@ -55,7 +55,7 @@ def check_model(section: Section, key: str) -> None:
     model = section.text(key, MODELS[0])
     if model in MODELS:
         return
-    what = "is no model of cells"
+    what = "is not a model of cells"
     if SPIKING.match(model):
         what = "is not supported here: spiking cells have no place among quantized networks"
     raise IniError(

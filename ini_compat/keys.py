@@ -105,20 +105,20 @@ def _value(section: Section, key: Key) -> Any:
     if key.kind == "numbers":
         numbers = section.reals(name)
         if not numbers:
-            raise _refused(section, name, "a number, or one for each channel")
+            raise section.wrong(name, "a number, or one for each channel")
         return numbers[0] if len(numbers) == 1 else numbers
     if key.kind == "range":
         ends = section.reals(name)
         if len(ends) != 2 or ends[0] > ends[1]:
-            raise _refused(section, name, "two numbers, the lowest and the highest")
+            raise section.wrong(name, "two numbers, the lowest and the highest")
         return ends
     if key.kind == "positive":
         if section.unsigned(name) == 0:
-            raise _refused(section, name, "1 or more")
+            raise section.wrong(name, "1 or more")
         return section.unsigned(name)
     if key.kind == "share":
         if not 0 <= section.real(name) <= 1:
-            raise _refused(section, name, "from 0 to 1")
+            raise section.wrong(name, "a number in [0, 1]")
         return section.real(name)
     return getattr(section, key.kind)(name)
 

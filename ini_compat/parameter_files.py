@@ -28,7 +28,7 @@ def read_numbers(path: Path, count: int) -> NDArray[np.float32]:
     try:
         size = path.stat().st_size
         if not path.is_file() or size > LONGEST_NUMBER * count + SMALLEST_LIMIT:
-            what = f"has {size:,} bytes" if path.is_file() else "is no file"
+            what = f"has {size:,} bytes" if path.is_file() else "is not a file"
             raise IniError(f"{path} {what}. Accepted: a file of {count:,} numbers")
         content = path.read_bytes()
     except OSError as error:
@@ -53,9 +53,9 @@ def _no_number(path: Path, content: bytes) -> IniError:
         for word in words.split():
             if not _is_number(word):
                 text = quoted(word[:LONGEST_NUMBER].decode(errors="replace"))
-                message = f"{text} is no number that a 32-bit float can hold"
+                message = f"{text} is not a number that a 32-bit float can hold"
                 return IniError(message, Place(str(path), line))
-    return IniError(f"{path} holds something that is no number")
+    return IniError(f"{path} holds something that is not a number")
 
 
 def _is_number(word: bytes) -> bool:

@@ -61,7 +61,7 @@ def read_folder(network: Network, folder: Path, phase: str) -> State:
         IniError: naming files that are missing, of a wrong size or no numbers.
     """
     if not folder.is_dir():
-        raise IniError(f"{folder} is no folder of weight files")
+        raise IniError(f"{folder} is not a folder of weight files")
     state = State()
     missing: list[str] = []
     known: set[str] = set()
@@ -188,7 +188,7 @@ def read_state(path: Path) -> dict[str, Array]:
     """
     try:
         if path.exists() and not path.is_file():
-            raise IniError(f"{path} is no regular file")
+            raise IniError(f"{path} is not a regular file")
         with safe_open(str(path), framework="numpy") as file:
             keys, texts = file.keys(), file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in keys}

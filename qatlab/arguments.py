@@ -11,7 +11,7 @@ from os import PathLike
 from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from qatlab.errors import ConfigError, did_you_mean, unknown
+from qatlab.errors import ConfigError, text, unknown, wrong
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 FINITE = ("solver.", "trainer.", "data.", "loss.", "callbacks.", "mixup")  # not networks
@@ -60,7 +60,7 @@ def check_arguments(
         if own and int in options and key != "model":
             continue  # our own code, but for networks, says what range of whole numbers it takes
         if not any(_fits(value, option) for option in options):
-            raise ConfigError(_wrong(f"{key}.{name}", value, options))
+            raise _wrong(f"{key}.{name}", value, options)
     for name in accepted if complete else ():
         if parameters[name].default is inspect.Parameter.empty and name not in given:
             raise ConfigError(f"{key}.{name} has no value; give {key}.{name}=<value>.")
@@ -87,18 +87,9 @@ def check_numbers(key: str, value: Any) -> None:
             check_numbers(f"{key}[{place}]", inner)
     elif isinstance(value, float) and not math.isfinite(value):
         if math.isnan(value) or key.startswith(FINITE):
-            raise ConfigError(f"{key}={value} is wrong. Accepted: a finite number.")
+            raise wrong(key, value, "a finite number")
     elif type(value) is int and not -MOST <= value < MOST:
-        raise ConfigError(
-            f"{key} is a whole number of {value.bit_length()} bits. Accepted: of at most 63 bits."
-        )
-
-
-def text(value: Any) -> str:
-    """Return a value as a user writes it on the command line."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return str(value)
+        raise wrong(key, value, "a whole number of at most 63 bits")
 
 
 def takes(function: Callable[..., Any], name: str) -> bool | None:
@@ -174,7 +165,7 @@ def _makes_no(kind: type, target: Any) -> bool:
     return isinstance(found, type) and not issubclass(found, kind)
 
 
-def _wrong(key: str, value: Any, options: list[Any]) -> str:
+def _wrong(key: str, value: Any, options: list[Any]) -> ConfigError:
     values = [get_args(option)[0] for option in options if get_origin(option) is Literal]
     words = [word for kind, word in WORDS.items() if kind in options]
     if float in options and int in options:
@@ -185,6 +176,4 @@ def _wrong(key: str, value: Any, options: list[Any]) -> str:
         words.append("a mapping")
     if types.NoneType in options:
         words.append("null")
-    hint = did_you_mean(str(value), [v for v in values if isinstance(v, str)])
-    accepted = ", ".join(dict.fromkeys([*map(text, values), *words]))
-    return f"{key}={text(value)} is wrong.{hint} Accepted: {accepted}."
+    return wrong(key, value, dict.fromkeys([*map(text, values), *words]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 # Of terminals, of the direction of writing, and what stands for a byte that is no UTF-8.
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -32,6 +33,42 @@ class CheckpointError(QatlabError):
 
 class TrainingError(QatlabError):
     """A training that cannot go on, such as a loss that is not finite."""
+
+
+LONGEST = 80  # characters of a value that a message shows
+
+
+def wrong(
+    key: str,
+    value: Any,
+    accepted: str | Iterable[str],
+    advice: str = "",
+    kind: type[ConfigError] = ConfigError,
+) -> ConfigError:
+    """Return the error "memory=compct is wrong. Did you mean 'compact'? Accepted: keep, compact."
+
+    Args:
+        key: where the value stands, as on the command line.
+        value: what it is now.
+        accepted: all valid names, of which the nearest is proposed; or what is accepted, in words.
+        advice: a last sentence, on why or what to do instead.
+        kind: class of the error.
+    """
+    hint = ""
+    if not isinstance(accepted, str):
+        names = list(accepted)
+        hint, accepted = did_you_mean(str(value), names), ", ".join(names) or "nothing"
+    quoted = isinstance(value, str) and not value[:1].isalpha()  # such as '' and '1.0'
+    shown = repr(value) if quoted else text(value)
+    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
+    return kind(f"{key}={shown} is wrong.{hint} Accepted: {accepted}.{advice and ' '}{advice}")
+
+
+def text(value: Any) -> str:
+    """Return a value as a user writes it on the command line."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
 
 
 def did_you_mean(name: str, accepted: Iterable[str]) -> str:

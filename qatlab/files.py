@@ -121,7 +121,7 @@ def check_regular(path: Path, largest: int | None = None) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"cannot read {path}: it is a folder")
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"cannot read {path}: it is no regular file, but a pipe or a device")
+        raise ConfigError(f"cannot read {path}: it is not a regular file, but a pipe or a device")
     if largest is not None and found.st_size > largest:
         raise ConfigError(
             f"cannot read {path}: it has {_size(found.st_size)}, and at most {_size(largest)} are "
@@ -146,7 +146,7 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"cannot read {path}: it is no text in UTF-8 (byte {error.start})"
+            f"cannot read {path}: it is not UTF-8 text (byte {error.start})"
         ) from error
 
 
@@ -220,7 +220,7 @@ def _check_events(text: str, loader: Any) -> None:
             problem = f"*{event.anchor:.40} refers to another part of the file"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         if getattr(event, "tag", None) is not None:  # readers of "!!bool x" end in any error
-            problem = f"{event.tag:.40} is no plain value"
+            problem = f"{event.tag:.40} is not a plain value"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _too_long(event.value):
             problem = f"a number of more than {LONGEST_NUMBER} characters"

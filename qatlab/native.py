@@ -88,7 +88,7 @@ def _fault(folder: Path) -> str:
     """Return why others could put a file into a folder, or the folder elsewhere; "" if not."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
-        return f"{folder} is no folder, or a link"
+        return f"{folder} is not a folder, or a link"
     if found.st_uid != os.geteuid():
         return f"{folder} belongs to another user"
     if found.st_mode & OTHERS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ini_compat.cells.config import check_parameters, check_word
-from ini_compat.errors import IniError
 from ini_compat.network import Node
 from ini_compat.syntax.resolve import Section
 
@@ -52,19 +51,11 @@ def read_activation_function(section: Section, default: str = "Linear") -> tuple
     if name == "Saturation":
         threshold = section.real(f"{KEY}.Threshold", 1.0)
         if threshold <= 0:
-            raise IniError(
-                f"[{section.name}] {KEY}.Threshold={threshold:g} is wrong. Accepted: a number "
-                "above 0",
-                section.place(f"{KEY}.Threshold"),
-            )
+            raise section.wrong(f"{KEY}.Threshold", "a number above 0")
         return name, {"type": "saturation", "threshold": threshold}
     clipping = section.real(f"{KEY}.Clipping", 0.0)
     if clipping < 0:
-        raise IniError(
-            f"[{section.name}] {KEY}.Clipping={clipping:g} is below 0. Accepted: 0 for none, or a "
-            "number above 0",
-            section.place(f"{KEY}.Clipping"),
-        )
+        raise section.wrong(f"{KEY}.Clipping", "0 for none, or a number above 0")
     if name == "Linear":
         return name, {"type": "saturation", "threshold": clipping} if clipping else None
     slope = section.real(f"{KEY}.LeakSlope", 0.0)

@@ -27,11 +27,7 @@ class Config:
             return cls()
         names = section.text(key).split(",")
         if "" in names:
-            raise IniError(
-                f"[{section.name}] {key}={','.join(names)!r:.60} names a section without a name. "
-                "Accepted: names with a comma between them",
-                section.place(key),
-            )
+            raise section.wrong(key, "names of sections with a comma between them")
         return cls(document.section(name, section.place(key)) for name in names)
 
     def owner(self, key: str) -> Section | None:
@@ -81,8 +77,8 @@ class Config:
         known = ", ".join([*accepted, *(f"{start}*" for start in starts)]) or "none"
         return [
             IniError(
-                f"[{section.name}] {key} is no parameter of the cells that use this section, and "
-                f"N2D2 does not load the file.{did_you_mean(key, accepted)} Accepted: {known}",
+                f"[{section.name}] {key} is not a parameter of the cells that use this section, "
+                f"and N2D2 does not load the file.{did_you_mean(key, accepted)} Accepted: {known}",
                 section.place(key),
             )
             for section in self.sections
@@ -99,11 +95,7 @@ def check_word(section: Section, key: str, known: Collection[str], what: str) ->
     """
     word = section.text(key)
     if word not in known:
-        raise IniError(
-            f"[{section.name}] {key}={word:.60} is no {what}.{did_you_mean(word, known)} "
-            f"Accepted: {', '.join(known)}",
-            section.place(key),
-        )
+        raise section.wrong(key, known)
     return word
 
 

@@ -43,10 +43,7 @@ def read_filler(section: Section, key: str, lose: Callable[[Loss], None]) -> Nod
     if name == "NormalFiller":
         deviation = section.real(f"{key}.StdDev", 1.0)
         if deviation < 0:
-            raise IniError(
-                f"[{section.name}] {key}.StdDev={deviation:g} is below 0",
-                section.place(f"{key}.StdDev"),
-            )
+            raise section.wrong(f"{key}.StdDev", "0 or more")
         return {"type": "normal", "mean": section.real(f"{key}.Mean", 0.0), "std": deviation}
     if name == "UniformFiller":
         low, high = section.real(f"{key}.Min", 0.0), section.real(f"{key}.Max", 1.0)

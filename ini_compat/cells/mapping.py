@@ -137,7 +137,7 @@ def _check_keys(section: Section) -> None:
         accepted = FUNCTION if found["parent"] is not None else (*FUNCTION, *GROUPS)
         if found["name"] not in accepted:
             raise IniError(
-                f"[{section.name}] {key} is no key of a mapping."
+                f"[{section.name}] {key} is not a key of a mapping."
                 f"{did_you_mean(found['name'], accepted)} Accepted: {', '.join(accepted)}",
                 section.place(key),
             )
@@ -159,18 +159,14 @@ def _groups(section: Section, parent: str, channels: int) -> int:
     given = [f"Mapping.{name}" for name in GROUPS if section.has(f"Mapping.{name}")]
     if len(given) == 2:
         raise IniError(
-            f"[{section.name}] has both {given[0]} and {given[1]}. Accepted: one of them",
+            f"[{section.name}] {given[1]} cannot be combined with {given[0]}",
             section.place(given[1]),
         )
     if not given:
         return 0
     number = section.unsigned(given[0])
     if number == 0 or channels % number:
-        raise IniError(
-            f"[{section.name}] {given[0]}={number} does not divide the {channels} channels of "
-            f"{parent}",
-            section.place(given[0]),
-        )
+        raise section.wrong(given[0], f"a divisor of the {channels} channels of {parent}")
     return number if given[0].endswith("NbGroups") else channels // number
 
 

@@ -33,7 +33,7 @@ def elementwise(reader: CellReader) -> None:
     reader.number_of_outputs(shape[0])
     reader.check_config()
     if any(s != shape for s in reader.shapes):
-        raise reader.error("Input", f"combines tensors of unlike shapes: {reader.sizes()}")
+        raise reader.error("Input", f"combines tensors of different shapes: {reader.sizes()}")
     operation = section.choice("Operation", tuple(OPERATIONS))
     node: Node = {"type": "elementwise", "operation": OPERATIONS[operation]}
     for key, (plain, users) in COEFFICIENTS.items():
@@ -56,9 +56,8 @@ def _coefficients(reader: CellReader, key: str) -> list[float] | list[list[float
     if not numbers:
         return []
     if len(numbers) != counts[mode]:
-        raise reader.error(
-            key, f"has {len(numbers)} values. Accepted with CoeffMode={mode}: {counts[mode]}"
-        )
+        values = "value" if counts[mode] == 1 else "values"
+        raise reader.wrong(key, f"{counts[mode]} {values}, as CoeffMode={mode}")
     if mode == "PerChannel":
         return [numbers] * inputs
     return numbers * inputs if mode == "PerLayer" else numbers
@@ -82,7 +81,7 @@ def dropout(reader: CellReader) -> None:
     reader.check_config("Dropout")
     probability = reader.config.real("Dropout", 0.5)
     if not 0 <= probability < 1:
-        raise reader.error("Dropout", f"is {probability:g}. Accepted: from 0, below 1")
+        raise reader.wrong("Dropout", "a probability in [0, 1)")
     node: Node = {"type": "dropout", "p": probability}
     if not reader.on_gpu:
         node["rescale"] = False  # N2D2's CPU code does not divide by 1 - p
@@ -99,7 +98,7 @@ def softmax(reader: CellReader) -> None:
     reader.number_of_outputs(shape[0])
     size = section.unsigned("GroupSize", 0)
     if size and shape[0] % size:
-        raise reader.error("GroupSize", f"is {size}, which does not divide {shape[0]} channels")
+        raise reader.wrong("GroupSize", f"a divisor of {shape[0]} channels")
     if section.boolean("WithLoss", False):
         reader.cell.with_loss = "softmax"
     groups = {"group_size": size} if size not in (0, shape[0]) else {}
@@ -117,7 +116,7 @@ def lrn(reader: CellReader) -> None:
         reader.lose("Type", "N2D2's CPU code computes something else, here it is what its GPU does")
     size = config.unsigned("N", 5)
     if not 1 <= size <= MOST_OUTPUTS:
-        raise reader.error("N", f"is {size}. Accepted: 1 to {MOST_OUTPUTS}")
+        raise reader.wrong("N", f"1 to {MOST_OUTPUTS}")
     node: Node = {"type": "lrn", **({"size": size} if size != 5 else {})}
     for key, name, default in (("Alpha", "alpha", 1e-4), ("Beta", "beta", 0.75), ("K", "k", 2.0)):
         value = config.real(key, default)
@@ -133,7 +132,7 @@ def scaling(reader: CellReader) -> None:
     reader.check_config()
     factors = reader.section.reals("Factor")
     if len(factors) not in (1, shape[0]):
-        raise reader.error("Factor", f"has {len(factors)} values. Accepted: 1 or {shape[0]}")
+        raise reader.wrong("Factor", f"1 or {shape[0]} values")
     reader.add({"type": "scale", "factor": factors[0] if len(factors) == 1 else factors})
     reader.finish(shape)
 

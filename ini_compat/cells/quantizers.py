@@ -80,10 +80,7 @@ def read_activation(section: Section, lose: Lose) -> Quantizer | None:
         return Quantizer(method, node | _step(section, "QAct", lose))
     alpha = section.real("QAct.Alpha", 1.0)
     if alpha == 0:
-        raise IniError(
-            f"[{section.name}] QAct.Alpha=0 leaves no range. Accepted: a number above 0",
-            section.place("QAct.Alpha"),
-        )
+        raise section.wrong("QAct.Alpha", "a number above 0")
     if alpha < 0:
         reason = "N2D2 computes with its absolute value but lets it learn in the wrong direction"
         _lose(section, "QAct.Alpha", reason, lose, "approximated")
@@ -106,11 +103,7 @@ def _method(section: Section, key: str, known: Mapping[str, tuple[str, ...]]) ->
 def _range(section: Section, key: str, lowest: int) -> int:
     n_steps = section.unsigned(key, 255)
     if not lowest <= n_steps <= HIGHEST_RANGE:
-        raise IniError(
-            f"[{section.name}] {key}={n_steps} is wrong. Accepted: {lowest} to {HIGHEST_RANGE} "
-            "steps",
-            section.place(key),
-        )
+        raise section.wrong(key, f"{lowest} to {HIGHEST_RANGE}", str(n_steps))
     return n_steps
 
 
@@ -124,10 +117,7 @@ def _step(section: Section, prefix: str, lose: Lose) -> Node:
             _lose(section, key, reason, lose)
         return node
     if step <= 0:
-        raise IniError(
-            f"[{section.name}] {key}={step:g} is wrong. Accepted: a number above 0",
-            section.place(key),
-        )
+        raise section.wrong(key, "a number above 0")
     return {**node, "step_size": step}
 
 

@@ -83,21 +83,21 @@ class CellReader:
         """Return NbOutputs, which has to be ``expected`` where that is known."""
         outputs = self.section.unsigned("NbOutputs")
         if not 1 <= outputs <= MOST_OUTPUTS:
-            raise self.error("NbOutputs", f"is {outputs}. Accepted: 1 to {MOST_OUTPUTS}")
+            raise self.wrong("NbOutputs", f"1 to {MOST_OUTPUTS}")
         if expected is not None and outputs != expected:
-            raise self.error("NbOutputs", f"is {outputs}, but the inputs make it {expected}")
+            raise self.wrong("NbOutputs", f"{expected}, as its inputs require")
         return outputs
 
     def joined(self) -> Shape:
         """Return the shape of all inputs, one behind the other along the channels."""
         if len({shape[1:] for shape in self.shapes}) > 1:
-            raise self.error("Input", f"joins tensors of unlike sizes: {self.sizes()}")
+            raise self.error("Input", f"joins tensors of different sizes: {self.sizes()}")
         return (sum(s[0] for s in self.shapes), *self.shapes[0][1:])
 
     def only_input(self) -> Shape:
         """Return the shape of the only input."""
         if len(self.shapes) != 1:
-            raise self.error("Input", f"has {len(self.shapes)} parents. Accepted: one")
+            raise self.wrong("Input", "a single cell")
         return self.shapes[0]
 
     def sizes(self) -> str:
@@ -227,6 +227,10 @@ class CellReader:
         """Return an error at a key of this cell or a parameter of its config."""
         owner = self._owner(key) or self.section
         return IniError(f"[{owner.name}] {key} {message}", owner.place(key))
+
+    def wrong(self, key: str, accepted: str) -> IniError:
+        """Return the error for the value of a key of this cell or a parameter of its config."""
+        return (self._owner(key) or self.section).wrong(key, accepted)
 
     def lose(self, key: str, reason: str, kind: Kind = "approximated") -> None:
         """Note a key that is not taken over as it is."""

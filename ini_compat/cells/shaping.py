@@ -66,7 +66,7 @@ def unpool(reader: CellReader) -> None:
         before = " + ".join(text(s) for s in partner.input_shapes)
         wanted = f"of {text(made)}, which is what comes back, and not of {before}"
     if wanted or found is None:
-        raise reader.error("ArgMax", f"is {name:.60}. Accepted: a max pooling {wanted}")
+        raise reader.wrong("ArgMax", f"a max pooling {wanted}")
     reader.add({**node, "type": "max_unpool", "pool": found[0]})
     reader.finish(made)
 
@@ -80,7 +80,7 @@ def fmp(reader: CellReader) -> None:
     _identity(reader, channels)
     ratio = section.real("ScalingRatio")
     if ratio < 1:
-        raise reader.error("ScalingRatio", f"is {ratio:g}. Accepted: 1 or more")
+        raise reader.wrong("ScalingRatio", "1 or more")
     node: Node = {"type": "fractional_max_pool", "ratio": ratio}
     for key, argument in (("Overlapping", "overlapping"), ("PseudoRandom", "pseudo_random")):
         node |= {} if reader.config.boolean(key, True) else {argument: False}
@@ -130,10 +130,7 @@ def reshape(reader: CellReader) -> None:
     if len(dims) == 4 and dims[3] in (-1, 0):
         dims = dims[:3]  # the fourth is the batch, which stays
     if not 1 <= len(dims) <= 3 or min(dims) < -1 or dims.count(-1) > 1:
-        given = section.text("Dims")
-        raise reader.error(
-            "Dims", f"is {given:.60}. Accepted: X Y Z, one of them -1, and -1 or 0 behind them"
-        )
+        raise reader.wrong("Dims", "X Y Z, of which one may be -1, and -1 or 0 after them")
     numbers = [*dims, *(1,) * (3 - len(dims))][::-1]
     numbers = [old if n == 0 else n for n, old in zip(numbers, before, strict=True)]
     known = prod(n for n in numbers if n != -1)
@@ -155,10 +152,7 @@ def transpose(reader: CellReader) -> None:
     before = reader.only_input()
     axes = section.integers("Perm")
     if sorted(axes[:3]) != [0, 1, 2] or axes[3:] not in ([], [3]):
-        given = section.text("Perm")
-        raise reader.error(
-            "Perm", f"is {given:.60}. Accepted: an order of 0 1 2 3 that leaves 3 at its place"
-        )
+        raise reader.wrong("Perm", "an order of 0 1 2 3 that leaves 3 in its place")
     perm = [2 - axes[2 - axis] for axis in range(3)]
     shape: Shape = (before[perm[0]], before[perm[1]], before[perm[2]])
     if section.has("NbOutputs"):

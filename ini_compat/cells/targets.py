@@ -43,7 +43,7 @@ def read_target(section: Section, cell: Cell, image: Shape, lose: Callable[[Loss
         lose: notes what is not taken over.
 
     Raises:
-        IniError: for unknown keys, and a target that is no classification and no reconstruction.
+        IniError: for unknown keys, and for a target that neither classifies nor reconstructs.
     """
     if section.text("Type", "TargetScore") in UNSUPPORTED:
         raise IniError(
@@ -72,7 +72,7 @@ def _check_keys(section: Section, lose: Callable[[Loss], None]) -> None:
     for key in section:
         if key not in accepted:
             raise IniError(
-                f"[{section.name}] {key} is no key of a target, and N2D2 does not load the file."
+                f"[{section.name}] {key} is not a key of a target, and N2D2 does not load the file."
                 f"{did_you_mean(key, accepted)} Accepted: {', '.join(accepted)}",
                 section.place(key),
             )
@@ -85,10 +85,7 @@ def _check_keys(section: Section, lose: Callable[[Loss], None]) -> None:
 def _check_top(section: Section, outputs: int, lose: Callable[[Loss], None]) -> None:
     top = section.unsigned("TopN", 1)
     if not 1 <= top <= outputs:
-        raise IniError(
-            f"[{section.name}] TopN={top} is wrong. Accepted: 1 to {outputs}, the outputs",
-            section.place("TopN"),
-        )
+        raise section.wrong("TopN", f"1 to {outputs}, the number of outputs")
     if top not in (1, 5):
         reason = "images count as found whose label has the highest output, or one of five"
         lose(Loss(section.place("TopN"), f"[{section.name}] TopN", "ignored", reason))
@@ -124,19 +121,15 @@ def _classification(
         return {"_target_": f"{PLACE}.CrossEntropy"}
     if value <= other:
         raise IniError(
-            f"[{section.name}] TargetValue={value:g} is not above DefaultValue={other:g}, as the "
-            "highest output is the answer",
+            f"[{section.name}] TargetValue={value:g} is wrong. Accepted: a number above "
+            f"DefaultValue={other:g}",
             section.place("TargetValue" if section.has("TargetValue") else "DefaultValue"),
         )
     values: Node = {"target_value": value} if value != 1.0 else {}
     values |= {"default_value": other} if other != 0.0 else {}
     if shape[0] == 1 and threshold != 0.5:
         if cell.with_loss and not 0 < threshold < 1:
-            raise IniError(
-                f"[{section.name}] BinaryThreshold={threshold:g} is no probability. Accepted: "
-                "between 0 and 1",
-                section.place("BinaryThreshold"),
-            )
+            raise section.wrong("BinaryThreshold", "a probability in (0, 1)")
         values["binary_threshold"] = threshold
     name = "LogisticCrossEntropy" if cell.with_loss else "SquaredError"
     return {"_target_": f"{PLACE}.{name}", **values}

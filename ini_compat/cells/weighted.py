@@ -87,7 +87,7 @@ def fc(reader: CellReader) -> None:
         raise reader.error("Normalize", "is 1, which is not supported here")
     keep = reader.config.real("DropConnect", 1.0)
     if not 0 < keep <= 1:
-        raise reader.error("DropConnect", f"is {keep:g}. Accepted: above 0, up to 1")
+        raise reader.wrong("DropConnect", "a number in (0, 1]")
     if keep < 1 and reader.on_gpu:
         reader.lose("DropConnect", "N2D2's GPU code does not use it", "ignored")
     elif keep < 1:
@@ -112,10 +112,10 @@ def batch_norm(reader: CellReader) -> None:
     node: Node = {"type": "batch_norm"}
     epsilon = config.real("Epsilon", 1e-5)
     if epsilon < 0:
-        raise reader.error("Epsilon", f"is {epsilon:g}. Accepted: 0 or more")
+        raise reader.wrong("Epsilon", "0 or more")
     momentum = config.real("MovingAverageMomentum", 0.1)
     if not 0 <= momentum < 1:
-        raise reader.error("MovingAverageMomentum", f"is {momentum:g}. Accepted: from 0, below 1")
+        raise reader.wrong("MovingAverageMomentum", "a number in [0, 1)")
     node |= {"eps": epsilon} if epsilon != 1e-5 else {}
     node |= {"momentum": momentum} if momentum != 0.1 else {}
     _no_back_propagation(reader)

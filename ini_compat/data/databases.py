@@ -103,7 +103,7 @@ DATA_SETS = {
 }
 ELSEWHERE = {  # which N2D2 has and this does not
     "CSV_Database": "its rows are the values themselves, not names of images",
-    **dict.fromkeys(("Actitracker_Database", "LITISRouen_Database"), "it is no data set of images"),
+    **dict.fromkeys(("Actitracker_Database", "LITISRouen_Database"), "it has no images"),
     **dict.fromkeys(
         (
             *("CKP_Database", "CaltechPedestrian_Database", "CelebA_Database", "DOTA_Database"),
@@ -198,7 +198,7 @@ def _data_set(section: Section) -> tuple[str, DataSet]:
     word = section.text("Type")
     if word not in DATA_SETS:
         hint = did_you_mean(word, DATA_SETS) if word not in ELSEWHERE else ""
-        named = "is not supported here" if word in ELSEWHERE else "is no data set"
+        named = "is not supported here" if word in ELSEWHERE else "is not a data set"
         why = f": {ELSEWHERE[word]}" if ELSEWHERE.get(word) else ""
         raise IniError(
             f"[{SECTION}] Type={word} {named}{why}.{hint} Accepted: {', '.join(DATA_SETS)}",
@@ -236,10 +236,7 @@ def _held_out(section: Section, images: int, lose: Callable[[Loss], None]) -> in
     """Return ``data.validation``."""
     share = section.real("Validation", 0.0)
     if not 0 <= share < 1:
-        raise IniError(
-            f"[{SECTION}] Validation={share:g} is wrong. Accepted: from 0, below 1",
-            section.place("Validation"),
-        )
+        raise section.wrong("Validation", "a number in [0, 1)")
     count = round_half_down(images * share)
     if section.has("UseTestForValidation") and section.boolean("UseTestForValidation"):
         if count == 0:
@@ -253,20 +250,12 @@ def _held_out(section: Section, images: int, lose: Callable[[Loss], None]) -> in
 def _check_folders(section: Section, source: Node) -> None:
     """Check how the images of a folder are divided; shares, or numbers of images."""
     if source.get("label_depth", 1) < 1:
-        raise IniError(
-            f"[{SECTION}] LabelDepth={source['label_depth']} gives images no class. Accepted: 1 or "
-            "more",
-            section.place("LabelDepth"),
-        )
+        raise section.wrong("LabelDepth", "1 or more, so that images have a class")
     depth = source.get("depth", 1)
     if depth < 0:
         source["depth"] = None
     elif depth < source.get("label_depth", 1):
-        raise IniError(
-            f"[{SECTION}] Depth={depth} finds no image with a class. Accepted: LabelDepth or more, "
-            "or -1 for all",
-            section.place("Depth"),
-        )
+        raise section.wrong("Depth", "LabelDepth or more, or -1 for all")
     parts = {"Learn": "training", "Validation": "validation", "Test": "test"}
     if source.get("per_label", True):
         _check_shares(section, *(source.get(part) or 0.0 for part in parts.values()))
@@ -276,11 +265,8 @@ def _check_folders(section: Section, source: Node) -> None:
         if count is None:
             continue
         if count != int(count) or count < 0 or count == 1:
-            raise IniError(
-                f"[{SECTION}] {key}={count:g} is wrong: with PerLabelPartitioning=0 it is a number "
-                "of images. Accepted: 0, and from 2 on",
-                section.place(key),
-            )
+            images = "0, or a number of images from 2, as PerLabelPartitioning=0"
+            raise section.wrong(key, images)
         source[part] = int(count)
 
 
@@ -288,7 +274,7 @@ def _check_shares(section: Section, learn: float, validation: float, test: float
     shares = (learn, validation, test)
     if min(shares) < 0 or sum(shares) > 1 + 1e-9:
         raise IniError(
-            f"[{SECTION}] Learn={learn:g}, Validation={validation:g} and Test={test:g} are no "
-            "shares. Accepted: from 0, together no more than 1",
+            f"[{SECTION}] Learn={learn:g}, Validation={validation:g} and Test={test:g} are "
+            "wrong. Accepted: shares of at least 0, whose sum is at most 1",
             section.place("Learn"),
         )

@@ -29,12 +29,12 @@ WITHOUT_EFFECT = {
     "TargetSizeX": "targets that are images are not read",
     "TargetSizeY": "targets that are images are not read",
     # Of the section [env], for spiking cells, which are refused.
-    "StimulusType": "images are no spikes",
-    "DiscardedLateStimuli": "images are no spikes",
-    "PeriodMeanMin": "images are no spikes",
-    "PeriodMeanMax": "images are no spikes",
-    "PeriodRelStdDev": "images are no spikes",
-    "PeriodMin": "images are no spikes",
+    "StimulusType": "images are not spikes",
+    "DiscardedLateStimuli": "images are not spikes",
+    "PeriodMeanMin": "images are not spikes",
+    "PeriodMeanMax": "images are not spikes",
+    "PeriodRelStdDev": "images are not spikes",
+    "PeriodMin": "images are not spikes",
 }
 KEYS = (
     *("Size", "SizeX", "SizeY", "SizeD", "NbChannels", "BatchSize", "ConfigSection"),
@@ -84,10 +84,7 @@ def read_data(
     section = find_environment(document)
     shape, batch_size = _shape(section), section.unsigned("BatchSize", 1)
     if batch_size < 1:
-        raise IniError(
-            f"[{section.name}] BatchSize=0 is wrong. Accepted: 1 or more",
-            section.place("BatchSize"),
-        )
+        raise section.wrong("BatchSize", "1 or more")
     _check_parameters(document, section, lose)
     database = _database(document, section, shape, lose)
     known = database.images if images is None else images

@@ -203,7 +203,7 @@ def read_transformation(section: Section, lose: Callable[[Loss], None]) -> Node:
     word = section.text("Type")
     if word not in TRANSFORMATIONS:
         known = word in ELSEWHERE
-        named = "is not supported here." if known else "is no transformation."
+        named = "is not supported here." if known else "is not a transformation."
         hint = "" if known else did_you_mean(word, TRANSFORMATIONS)
         raise IniError(
             f"[{section.name}] Type={word} {named}{hint} Accepted: {', '.join(TRANSFORMATIONS)}",
@@ -240,11 +240,8 @@ def channels_after(nodes: Iterable[Node], channels: int) -> int:
 def _pad_crop(section: Section, arguments: Node) -> Node:
     for key in ("Width", "Height"):
         if not arguments.get("additive") and arguments[snake_case(key)] < 1:
-            raise IniError(
-                f"[{section.name}] {key}={section.text(key)} is wrong. Accepted: 1 or more, or "
-                "AdditiveWH=1 with a number of pixels to add",
-                section.place(key),
-            )
+            pixels = "1 or more, or AdditiveWH=1 with a number of pixels to add"
+            raise section.wrong(key, pixels)
     return arguments
 
 

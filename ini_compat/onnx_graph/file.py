@@ -213,7 +213,7 @@ def _sizes(value: onnx.ValueInfoProto) -> list[int | None] | None:
 def _text(value: str) -> str:
     """Return a name; protobuf hands out bytes where a text is broken."""
     if not isinstance(value, str):
-        raise ValueError(f"the name {value!r} is no text")
+        raise ValueError(f"the name {value!r} is not a text")
     return value
 
 

@@ -148,7 +148,7 @@ def _feed(reading: Reading) -> None:
     for parent in parents:
         if parent != IMAGE and parent not in network.cells:
             raise IniError(
-                f"[{section.name}] Input={parent} is no cell before it. Accepted: "
+                f"[{section.name}] Input={parent} is not a cell before it. Accepted: "
                 f"{', '.join([*ENVIRONMENTS, *list(network.cells)[:20]])}",
                 place,
             )

@@ -171,7 +171,7 @@ class Step:
         if key not in self.node.attributes and self.has(index):
             array = self.constant(index, key, sizes=True)
             if not np.issubdtype(array.dtype, np.integer):
-                raise self.error(f"has {key} that are no integers")
+                raise self.error(f"has {key} that are not integers")
             return [int(n) for n in array.ravel()[:MOST_LISTED]]
         return self.integers(key)
 
@@ -271,7 +271,7 @@ class Step:
             return
         values = np.ascontiguousarray(array, np.float32)
         if not np.isfinite(values).all():
-            raise self.error(f"has {key} that are no finite numbers")
+            raise self.error(f"has {key} that are not finite numbers")
         self.reading.network.weights[f"{layer}.{key}"] = values
 
     def _check_name(self, name: str) -> None:

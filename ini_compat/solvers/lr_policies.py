@@ -80,7 +80,7 @@ def _polynomial(settings: Settings, iteration_size: int) -> Node:
     if updates == 0:
         settings.lose(
             "MaxIterations" if "MaxIterations" in settings.keys else "LearningRatePolicy",
-            "with MaxIterations=0 N2D2's rate is no number; here it falls over the whole schedule",
+            "with MaxIterations=0 N2D2's rate is NaN; here it decays over the whole schedule",
         )
     else:
         over = settings.epochs("MaxIterations", updates, settings.pace.updates(iteration_size))
@@ -102,7 +102,7 @@ def _cosine(settings: Settings, iteration_size: int) -> Node:
         )
     else:
         if warm_up >= units:
-            raise settings.error("WarmUpDuration", f"has to be below MaxIterations={units}")
+            raise settings.wrong("WarmUpDuration", f"less than MaxIterations={units}")
         over = settings.epochs("MaxIterations", units * size, samples)
         settings.pace.lengths.append(over)
     arguments["over"] = over
@@ -134,7 +134,7 @@ def _step_size(settings: Settings, iteration_size: int) -> tuple[int, float]:
     """Return LearningRateStepSize in samples and in epochs."""
     size = settings.unsigned("LearningRateStepSize", 1)
     if size == 0:
-        raise settings.error("LearningRateStepSize", "0 is wrong. Accepted: 1 or more")
+        raise settings.wrong("LearningRateStepSize", "1 or more")
     samples = settings.pace.samples(iteration_size)
     return size, settings.epochs("LearningRateStepSize", size, samples)
 

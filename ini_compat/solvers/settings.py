@@ -67,8 +67,9 @@ class Settings:
         if not 0 <= number <= highest:
             accepted = "0 or more"
             if highest < math.inf:
-                accepted = "from 0, below 1" if highest == BELOW_ONE else f"from 0 to {highest:g}"
-            raise self.error(name, f"{number:g} is wrong. Accepted: {accepted}")
+                accepted = "[0, 1)" if highest == BELOW_ONE else f"[0, {highest:g}]"
+                accepted = f"a number in {accepted}"
+            raise self.wrong(name, accepted)
         return number
 
     def unsigned(self, name: str, default: int) -> int:
@@ -109,10 +110,10 @@ class Settings:
         section, key = self.keys[name]
         self.pace.lose(_loss(section, key, reason, kind))
 
-    def error(self, name: str, message: str) -> IniError:
-        """Return an error at a parameter."""
+    def wrong(self, name: str, accepted: str) -> IniError:
+        """Return the error for the value of a parameter."""
         section, key = self.keys[name]
-        return IniError(f"[{section.name}] {key}: {message}", section.place(key))
+        return section.wrong(key, accepted)
 
     def _is_defined(self, name: str, owner: tuple[Section, str]) -> bool:
         section, key = owner

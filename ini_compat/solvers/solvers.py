@@ -25,12 +25,7 @@ def solver_type(section: Section, key: str) -> str:
     word = section.text(key)
     plain = word.removesuffix("_CUDA").removesuffix("_Frame")
     if plain not in PARAMETERS:
-        hint = did_you_mean(plain, PARAMETERS)
-        accepted = ", ".join(PARAMETERS)
-        raise IniError(
-            f"[{section.name}] {key}={word} is no solver.{hint} Accepted: {accepted}",
-            section.place(key),
-        )
+        raise section.wrong(key, PARAMETERS)
     return plain
 
 
@@ -77,7 +72,7 @@ def _sgd(settings: Settings) -> Node:
     node |= _clamp(settings)
     size = settings.unsigned("IterationSize", 1)
     if size == 0:
-        raise settings.error("IterationSize", "0 batches make no update. Accepted: 1 or more")
+        raise settings.wrong("IterationSize", "1 or more")
     settings.pace.iteration_sizes.append(size)
     policy = read_policy(settings, size)
     if "PolyakMomentum" in settings.keys:
@@ -95,7 +90,7 @@ def _clamp(settings: Settings) -> Node:
     except ValueError:
         colon = ""
     if not colon or not all(b is None or math.isfinite(b) for b in bounds):
-        raise settings.error("Clamping", f"'{text}' is wrong. Accepted: low:high, each optional")
+        raise settings.wrong("Clamping", "low:high, each optional")
     if None not in bounds and not bounds[0] < bounds[1]:  # type: ignore[operator]
-        raise settings.error("Clamping", f"'{text}' is wrong. Accepted: low:high, low below high")
+        raise settings.wrong("Clamping", "low:high, low below high")
     return {"clamp": bounds} if bounds != [None, None] else {}

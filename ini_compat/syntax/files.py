@@ -102,7 +102,7 @@ class Files:
         data = _read(path, name, most, place)
         if data.startswith(UTF_16) or b"\0" in data[:2]:
             raise IniError(
-                f"{name!r} is no text in UTF-8, but in UTF-16, or none at all. Accepted: UTF-8, "
+                f"{name!r} is not UTF-8 text, but in UTF-16, or none at all. Accepted: UTF-8, "
                 "as iconv -f UTF-16 -t UTF-8 makes it.",
                 place,
             )

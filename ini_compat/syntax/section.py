@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from enum import Enum
 from typing import Protocol, TypeVar
 
-from ini_compat.errors import IniError, Place, did_you_mean, label, quoted
+from ini_compat.errors import SHOWN, IniError, Place, did_you_mean, label
 from ini_compat.syntax import limits
 from ini_compat.syntax.lexer import SPACE, Entry
 from ini_compat.syntax.render import Value
@@ -160,7 +160,7 @@ class Section:
             return self._missing(key, default)
         number = self._integer(key, value.text, value.evaluated)
         if number < 0 or value.text.startswith("-"):
-            raise self._unreadable(key, value.text, "an integer from 0")
+            raise self.wrong(key, "an integer of at least 0", value.text)
         return number
 
     def real(self, key: str, default: D | Required = REQUIRED) -> float | D:
@@ -174,7 +174,7 @@ class Section:
         if value is None:
             return self._missing(key, default)
         if value.text not in ("0", "1"):
-            raise self._unreadable(key, value.text, "0 or 1")
+            raise self.wrong(key, "0 or 1", value.text)
         return value.text == "1"
 
     def choice(
@@ -185,8 +185,7 @@ class Section:
         if value is None:
             return self._missing(key, default)
         if value.text not in accepted:
-            hint = did_you_mean(value.text, accepted)
-            raise self._unreadable(key, value.text, f"one of {', '.join(accepted)}", hint)
+            raise self.wrong(key, accepted, value.text)
         return value.text
 
     def integers(self, key: str, default: D | Required = REQUIRED) -> list[int] | D:
@@ -202,6 +201,24 @@ class Section:
         if value is None:
             return self._missing(key, default)
         return [self._real(key, word) for word in _WORD.findall(value.text)]
+
+    def wrong(
+        self, key: str, accepted: str | Collection[str], given: str | None = None
+    ) -> IniError:
+        """Return the error "[conv1] Stride=0 is wrong. Accepted: 1 or more".
+
+        Args:
+            key: of the section.
+            accepted: all valid words, of which the nearest is proposed; or what is, in words.
+            given: the value, or the part of it that is wrong; by default the whole.
+        """
+        given = self.text(key) if given is None else given
+        hint = ""
+        if not isinstance(accepted, str):
+            hint, accepted = did_you_mean(given, accepted), ", ".join(accepted)
+        shown = given if len(given) <= SHOWN else f"{given[:SHOWN]}..."
+        message = f"{label(self.name, key)}={shown} is wrong.{hint} Accepted: {accepted}"
+        return IniError(message, self.place(key))
 
     def _value_of(self, key: str) -> Value | None:
         return self.value(key) if key in self.entries else None
@@ -220,20 +237,15 @@ class Section:
         elif evaluated:
             number = math.floor(self._real(key, text))
         else:
-            raise self._unreadable(key, text, "an integer")
+            raise self.wrong(key, "an integer", text)
         if abs(number) >= limits.INTEGER:
-            raise self._unreadable(key, text, "an integer of 64 bits")
+            raise self.wrong(key, "an integer of 64 bits", text)
         return number
 
     def _real(self, key: str, text: str) -> float:
         if not _REAL.fullmatch(text) or len(text) > limits.DIGITS:
-            raise self._unreadable(key, text, "a number")
+            raise self.wrong(key, "a number", text)
         number = float(text)
         if not math.isfinite(number):
-            raise self._unreadable(key, text, "a finite number")
+            raise self.wrong(key, "a finite number", text)
         return number
-
-    def _unreadable(self, key: str, text: str, expected: str, hint: str = "") -> IniError:
-        where = label(self.name, key)
-        message = f"Unreadable property: {where} is {quoted(text)}, expected {expected}.{hint}"
-        return IniError(message, self.place(key))

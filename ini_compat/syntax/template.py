@@ -115,7 +115,7 @@ class _Parser:
     def _compound(self, begin: _Command, depth: int) -> Node:
         word, arguments, place = begin.word, begin.arguments, begin.place
         if word not in _ENDS:
-            known = "has nothing to end" if word in _COMMANDS else "is no command of templates"
+            known = "has nothing to end" if word in _COMMANDS else "is not a command of templates"
             hint = "" if word in _COMMANDS else did_you_mean(word, _COMMANDS)
             raise IniError(f"{quoted('{% ' + word + ' %}')} {known}.{hint}", place)
         if depth > limits.NESTING:
@@ -202,5 +202,5 @@ def _command(opening: str, inside: str, place: Place) -> Variable | _Command:
     if opening == "{%":
         return _Command(word, arguments.strip(), place)
     if arguments:
-        raise IniError(f"{quoted(inside.strip())} is no variable name.", place)
+        raise IniError(f"{quoted(inside.strip())} is not a variable name.", place)
     return Variable(word, place)

@@ -15,7 +15,7 @@ from qatlab.deploy.c_file import c_file
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
 from qatlab.deploy.trained import Trained
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 from qatlab.run.loading import load_words
 from qatlab.terminal import wide_console
 
@@ -53,15 +53,13 @@ def _check(given: argparse.Namespace) -> None:
     """Raise for an option that has no effect, or a package that is not there."""
     name, suffix = given.format, SUFFIXES.get(given.format, ".onnx")
     if given.output.suffix != suffix:
-        raise ConfigError(
-            f"-o {given.output} is wrong: a file of --format {name} ends in {suffix}."
-        )
+        raise wrong("--output", given.output, f"a file of --format {name}, which ends in {suffix}")
     if given.opset is not None and name == "c":
-        raise ConfigError("--opset has no effect on --format c.")
+        raise ConfigError("--opset cannot be combined with --format c.")
     if given.rescale is not None and name in ("qdq", "qonnx"):
         raise ConfigError(
-            f"--rescale has no effect on --format {name}, which rescales in float; "
-            "integer and c take it."
+            f"--rescale cannot be combined with --format {name}, which rescales in float. "
+            "Accepted: --format integer, --format c."
         )
     if name != "c" and not find_spec("onnx"):
         raise ConfigError(f"--format {name} needs the package onnx: pip install 'qatlab[onnx]'.")

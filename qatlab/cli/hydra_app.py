@@ -25,7 +25,7 @@ from qatlab.config import places
 from qatlab.config.folders import check_unused, lock_run, save_asked
 from qatlab.config.places import CONF
 from qatlab.config.trust import foreign
-from qatlab.errors import ConfigError, plain
+from qatlab.errors import ConfigError, plain, wrong
 from qatlab.results.record import CONFIG, RESULT
 from qatlab.sweep import launchers, search
 
@@ -136,7 +136,7 @@ def checked(command: str, cfg: DictConfig) -> None:
 
 def _function(command: str, cfg: DictConfig) -> str:
     if command == "train" and cfg.mode not in ("train", "plan"):
-        raise ConfigError(f"mode={cfg.mode} is neither train nor plan")
+        raise wrong("mode", cfg.mode, ("train", "plan"))
     return "plan" if command == "train" and cfg.mode == "plan" and cfg.resume is None else command
 
 

@@ -57,7 +57,8 @@ def run(words: Sequence[str]) -> int:
     try:
         if command not in ROOMS:
             hint = did_you_mean(command, COMMANDS)
-            raise ConfigError(f"{command} is no command.{hint} Accepted: {', '.join(COMMANDS)}.")
+            names = ", ".join(COMMANDS)
+            raise ConfigError(f"{command} is not a command.{hint} Accepted: {names}.")
         code: int | None = import_module(ROOMS[command]).main(others)
         return code or 0
     except KeyboardInterrupt:

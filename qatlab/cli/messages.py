@@ -18,8 +18,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from qatlab.arguments import text
-from qatlab.errors import QatlabError, did_you_mean, unknown
+from qatlab.errors import QatlabError, did_you_mean, unknown, wrong
 from qatlab.files import final
 
 # What a disk or its owner can refuse at any time; no mistake of the program looks like these.
@@ -153,11 +152,11 @@ def _about_key(error: OmegaConfBaseException, outer: str) -> str:
         return f"{key} has no value; give {key}=<value>."
     if match := re.search(r"(?:could not be converted to|is not a valid) (\w+)", first):
         wanted = TYPES.get(match[1], match[1])
-        return f"{key}={text(error.value)} is wrong. Accepted: {wanted}."
+        return str(wrong(key, error.value, wanted))
     if re.match(r"Cannot assign .* to Dict", first):
-        return f"{key}={text(error.value)} is wrong. Accepted: a mapping."
+        return str(wrong(key, error.value, "a mapping"))
     if "is not Optional" in first:
-        return f"{key}=null is wrong: it needs a value."
+        return str(wrong(key, None, "any value but null"))
     override = outer.partition("Error merging override ")[2]
     if "does not support deletion" in first:
         return f"{override}: a run needs this key."
@@ -195,10 +194,8 @@ def _hydras(message: str) -> str:
     if NO_SLURM in message:
         return "hydra/launcher=slurm: there is no Slurm here, as the command srun is missing."
     if NO_JOBS in message:
-        return (
-            "hydra.launcher.n_jobs=0 is wrong. Accepted: a number of jobs at the same time, or -1 "
-            "for as many as there are cores."
-        )
+        jobs = "a number of jobs at the same time, or -1 for one on each core"
+        return str(wrong("hydra.launcher.n_jobs", 0, jobs))
     if message.startswith("Config group override must be"):
         return "a group takes the name of one of its options, not null or a number; see --help."
     return re.split(r"Config search path|To append to your", message)[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 from qatlab import files
 from qatlab.cli.parser import Parser
-from qatlab.errors import ConfigError, plain
+from qatlab.errors import ConfigError, plain, wrong
 from qatlab.report.details import read_details
 from qatlab.report.page import page
 from qatlab.report.runs import DAMAGED, FINISHED, Run, find_runs
@@ -54,7 +54,7 @@ def report(folder: Path, output: Path | None) -> list[str]:
         ConfigError: if there is no run to report, or the files cannot be written.
     """
     if output is not None and output.suffix != ".html":
-        raise ConfigError(f"-o {output} is wrong: the name of a page ends in .html")
+        raise wrong("--output", output, "a file that ends in .html")
     runs = find_runs(folder)
     contents: list[dict[str, Any]] = []
     if output is not None:

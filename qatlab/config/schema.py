@@ -16,10 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from qatlab.arguments import check_numbers, text
+from qatlab.arguments import check_numbers
 from qatlab.config.folders import given_words, job_folder
 from qatlab.config.trust import check_stored
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 from qatlab.files import read_yaml_mapping
 from qatlab.results.conditions import check_unchanged
 from qatlab.results.record import CONFIG, check_run
@@ -189,8 +189,8 @@ def apply_given(
             continue
         if override.is_delete() or not any(fnmatchcase(key, accepted) for accepted in changeable):
             raise ConfigError(
-                f"{override.input_line} has no effect beside {source}=, which takes everything "
-                f"from the run; accepted with it: {', '.join((*also, *changeable))}"
+                f"{override.input_line} cannot be combined with {source}=, which takes all "
+                f"settings from the run. Accepted: {', '.join((*also, *changeable))}."
             )
         OmegaConf.update(stored, key, OmegaConf.select(given, key), force_add=True)
 
@@ -251,7 +251,7 @@ def check(cfg: DictConfig) -> None:
             _ = cfg[name]  # in front of the groups, which refer to it and would be blamed
     for key in ("compile", "channels_last", "sweep.fail_fast"):
         if type(value := OmegaConf.select(cfg, key)) is not bool:
-            raise ConfigError(f"{key}={text(value)} is wrong. Accepted: true or false.")
+            raise wrong(key, value, "true or false")
     check_numbers("", OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
 
 
@@ -269,16 +269,13 @@ def _check_choices() -> None:
     for override in OverridesParser.create().parse_overrides(given_words(config.overrides.hydra)):
         key = override.key_or_group
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not override.value():
-            raise ConfigError(f"{key} is empty. Accepted: the path of a folder.")
+            raise wrong(key, "", "the path of a folder")
     given = OverridesParser.create().parse_overrides(given_words(config.overrides.task))
     for override in given:
         group, option = override.key_or_group, override.value()
         for part in option if isinstance(option, list) else [option]:
             if group in config.runtime.choices and str(part).startswith("_"):
-                raise ConfigError(
-                    f"{group}={part} is a part of options, and none itself. Accepted: "
-                    f"{', '.join(options_of(group))}."
-                )
+                raise wrong(group, part, options_of(group))
     experiment = config.runtime.choices.get("experiment")
     files = [
         Path(s.path) / "experiment" / f"{experiment}.yaml" for s in config.runtime.config_sources

@@ -12,11 +12,11 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from qatlab.arguments import check_arguments, takes, text
-from qatlab.errors import ConfigError, QatlabError, did_you_mean
+from qatlab.arguments import check_arguments, takes
+from qatlab.errors import ConfigError, QatlabError, did_you_mean, text, wrong
 
 TARGET = "_target_"
-HYDRAS = (TARGET, "_partial_", "_convert_", "_recursive_", "_args_")  # keys that are no arguments
+HYDRAS = (TARGET, "_partial_", "_convert_", "_recursive_", "_args_")  # keys that are not arguments
 REFUSED = re.compile(  # Python's words
     r"(?:unexpected keyword argument|multiple values for (?:keyword )?argument) '(\w+)'"
 )
@@ -85,7 +85,7 @@ def check_node(key: str, node: Any, taken: Collection[str] = (), complete: bool 
         ConfigError: see :func:`make`.
     """
     if not isinstance(node, DictConfig) or node.get(TARGET) is None:
-        raise ConfigError(f"{key}={text(node)} is wrong. Accepted: a mapping that has a {TARGET}.")
+        raise wrong(key, node, f"a mapping that has a {TARGET}")
     given = OmegaConf.to_container(node, resolve=True)
     assert isinstance(given, dict)
     arguments = {str(name): value for name, value in given.items() if name not in HYDRAS}

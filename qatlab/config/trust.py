@@ -17,7 +17,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from qatlab.config.targets import TARGET
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, did_you_mean, wrong
 
 ARGUMENTS = "_args_"  # Hydra's list of arguments by position, which no signature is checked for
 CLASSES = (
@@ -59,23 +59,23 @@ def check_stored(
     """
     for name in allowed:
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ConfigError(
-                f"allow={name} is wrong. Accepted: names of packages or modules whose code a run's "
-                "folder may call, such as allow=mynet or allow=[mynet,mylosses]."
-            )
+            accepted = "names of packages, such as allow=mynet or allow=[mynet,mylosses]"
+            raise wrong("allow", name, accepted)
     for key, value in _values(content):
         name = key.rpartition(".")[2]
         if name == ARGUMENTS:
             raise ConfigError(
-                f"{file}: {key} is not accepted in the folder of a run: each argument has a name."
+                f"{file}: {key} is not accepted in the configuration of a run, which gives each "
+                "argument by its name."
             )
         if isinstance(value, str) and (found := REFERENCE.search(value)):
             raise ConfigError(
-                f"{file}: {key} holds {found[1]:.60}; a run's folder holds values, and no "
-                "references but ${folder}."
+                f"{file}: {key} holds the reference {found[1]:.60}. Accepted in the configuration "
+                "of a run: values, and the reference ${folder}."
             )
         if name in OF_HYDRA and not isinstance(value, OF_HYDRA[name]):
-            raise ConfigError(f"{file}: {key}={value!r:.60} is wrong.")
+            accepted = "true or false" if OF_HYDRA[name] is bool else "a text"
+            raise wrong(f"{file}: {key}", value, accepted)
         if name == TARGET and value is not None and (called is None or _group(key) in called):
             _check_target(f"{file}: {key}", value, allowed)
 
@@ -110,7 +110,7 @@ def _values(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _check_target(where: str, target: Any, allowed: Sequence[str]) -> None:
     if not isinstance(target, str) or not NAME.fullmatch(target):
-        raise ConfigError(f"{where}={target!r:.80} is wrong. Accepted: the name of a class.")
+        raise wrong(where, target, "the name of a class")
     package = target.partition(".")[0]
     refused = ConfigError(
         f"{where}={target} is refused: a run's folder may call classes of {', '.join(ROOTS)} for "

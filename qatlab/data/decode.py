@@ -103,7 +103,7 @@ def _any_kind(file: str | Path, content: bytearray, channels: int) -> Tensor:
             pixels = np.array(opened if opened.mode in ("L", "RGB") else opened.convert("RGB"))
     except UnidentifiedImageError:
         raise DataError(
-            f"{file} is no image, or of a kind that cannot be read. Accepted: {', '.join(FORMATS)}."
+            f"{file} is not an image, or has an unknown format. Accepted: {', '.join(FORMATS)}."
         ) from None
     except DataError:
         raise

@@ -247,7 +247,7 @@ _GTSRB = "GTSRB has 'Final_Training/Images/' and 'Final_Test/Images/GT-final_tes
 def images_in(folder: Path) -> list[str]:
     """Return the names of the images of a class, sorted."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; it should hold the images of a class.")
+        raise DataError(f"{folder} is not a folder; it should hold the images of a class.")
     images = [entry.name for entry in listing(folder) if is_image(entry.name)]
     if not images:
         raise without_images(folder)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qatlab.data.decode import SUFFIXES
 from qatlab.data.splits import Indices
 from qatlab.data.transforms.transform import Part
-from qatlab.errors import ConfigError, DataError
+from qatlab.errors import DataError, wrong
 
 BadImages = Literal["error", "skip"]
 BAD_IMAGES: tuple[BadImages, ...] = get_args(BadImages)
@@ -70,7 +70,7 @@ def existing(folder: Path, expected: str) -> Path:
     """Return a folder, or raise a DataError naming the key it comes from."""
     if not folder.is_dir():
         raise DataError(
-            f"data.source.folder: '{folder}' ({folder.resolve()}) is no folder; {expected}."
+            f"data.source.folder: '{folder}' ({folder.resolve()}) is not a folder; {expected}."
         )
     return folder
 
@@ -83,7 +83,7 @@ def is_image(name: str) -> bool:
 def readable(name: str) -> str:
     """Return the name of a class as text that can be written and printed.
 
-    Names of files are any bytes; those that are no UTF-8, or move a cursor, become ``\\xff``.
+    Names of files are any bytes; those that are not UTF-8, or move a cursor, become ``\\xff``.
     """
     text = os.fsencode(name).decode("utf-8", errors="backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -100,7 +100,5 @@ def left_out(bad: Sequence[str], n_images: int, part: Part) -> str:
 def channels_of_files(channels: int) -> int:
     """Check ``data.source.channels``."""
     if channels not in (1, 3) or isinstance(channels, bool):
-        raise ConfigError(
-            f"data.source.channels is {channels!r}; it must be 3 for RGB or 1 for grey."
-        )
+        raise wrong("data.source.channels", channels, "3 for RGB, 1 for grey")
     return channels

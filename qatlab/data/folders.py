@@ -12,7 +12,7 @@ from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing,
 from qatlab.data.limits import whole_number
 from qatlab.data.splits import Shares
 from qatlab.data.transforms.transform import Part
-from qatlab.errors import ConfigError, DataError, did_you_mean
+from qatlab.errors import DataError, did_you_mean, wrong
 
 PART_FOLDERS: dict[Part, tuple[str, ...]] = {
     "training": ("train", "training"),
@@ -67,10 +67,8 @@ class ImageFolder:
         self.label_depth = whole_number("data.source.label_depth", label_depth, 1)
         self.depth = None if depth is None else whole_number("data.source.depth", depth, 1)
         if self.depth is not None and self.depth < self.label_depth:
-            raise ConfigError(
-                f"data.source.depth is {depth}; it must be at least {label_depth}, which is "
-                "data.source.label_depth, or no image would have a class."
-            )
+            least = f"at least data.source.label_depth={label_depth}"
+            raise wrong("data.source.depth", depth, least, "Else no image would have a class.")
         self.channels = channels_of_files(channels)
 
     @property
@@ -107,7 +105,7 @@ class ImageFolder:
         if not classes:
             raise DataError(
                 f"data.source.folder is '{folder}' ({folder.resolve()}), where no folder of a "
-                f"class holds images; accepted: {', '.join(SUFFIXES)}."
+                f"class holds images. Accepted: {', '.join(SUFFIXES)}."
             )
         label_of = {name: label for label, name in enumerate(classes)}
         files = {}

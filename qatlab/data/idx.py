@@ -42,9 +42,9 @@ def read_idx(path: Path, checksum: str | None = None, largest: int = LARGEST) ->
         )
     content = read_start(path, length + 1)  # one byte more than there may be
     if checksum is not None and md5(content, usedforsecurity=False).hexdigest() != checksum:
-        raise DataError(f"{path} is damaged or another file: the MD5 of its content is wrong.")
+        raise DataError(f"{path} is damaged or another file: its MD5 checksum is wrong.")
     if not shape or len(content) != length:
-        raise DataError(f"{path} is no complete IDX file of unsigned bytes.")
+        raise DataError(f"{path} is not a complete IDX file of unsigned bytes.")
     return torch.frombuffer(content, dtype=torch.uint8)[4 + 4 * len(shape) :].view(shape)
 
 

@@ -19,7 +19,7 @@ from qatlab.data.splits import Split, counts
 from qatlab.data.transforms.erasing import RandomErasing
 from qatlab.data.transforms.pipeline import apply, apply_once, check_shape, split
 from qatlab.data.transforms.transform import Part, Transform
-from qatlab.errors import ConfigError, DataError
+from qatlab.errors import ConfigError, DataError, wrong
 
 
 class Prepared(NamedTuple):
@@ -85,10 +85,8 @@ class ImageData(ImageModule):
         self.split = choice("data.split", split, ("random", "in_order"))
         self.random_shift = whole_number("data.random_shift", random_shift, 0)
         if self.random_shift >= min(self.image_size):
-            raise ConfigError(
-                f"data.random_shift is {random_shift}; it must be below {min(self.image_size)}, "
-                "the shorter side of data.image_size, or images would be shifted out of view."
-            )
+            below = f"below {min(self.image_size)}, the shorter side of data.image_size"
+            raise wrong("data.random_shift", random_shift, below)
         self.random_flip = random_flip
         erasing = number("data.random_erasing", random_erasing, low=0, high=1)
         self._erasing = [RandomErasing(erasing)] if erasing else []
@@ -167,15 +165,11 @@ class ImageData(ImageModule):
         n_images = len(everything.images)
         n_held_out = self._count(n_images)
         if n_held_out == 0 and self.validation != 0:
-            raise ConfigError(
-                f"data.validation is {self.validation}, which is none of {n_images} training "
-                "images; raise it, or set 0."
-            )
+            share = f"0, or a share that holds at least one of {n_images} training images"
+            raise wrong("data.validation", self.validation, share)
         if n_held_out >= n_images:
-            raise ConfigError(
-                f"data.validation is {self.validation}; it must be below {n_images}, the number of "
-                "training images, or none would be left to train on."
-            )
+            below = f"below {n_images}, the number of training images"
+            raise wrong("data.validation", self.validation, below)
         if self.split == "in_order":
             places = np.arange(n_images)[::-1].copy()  # the last ones are held out
         else:
@@ -234,8 +228,5 @@ def _held_out(value: object) -> int | float | str:
     if value == "test" or (isinstance(value, float) and 0 <= value < 1):
         return value or 0
     if type(value) is not int or value < 0:
-        raise ConfigError(
-            f"data.validation is {value!r}; it must be a number of images, a share below 1, or "
-            "'test' for the test set."
-        )
+        raise wrong("data.validation", value, "a number of images, a share below 1, test")
     return value

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from qatlab.arguments import text
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import wrong
 
 MOST_CLASSES = 1_000_000
 LONGEST_SIDE = 1 << 16  # of an image, in pixels
@@ -16,9 +15,9 @@ MOST_PIXELS = 1 << 26  # of the images that a network is given
 def whole_number(key: str, value: object, lowest: int, highest: int | None = None) -> int:
     """Return ``value``, an integer in [lowest, highest]; all else is an error naming ``key``."""
     if type(value) is int and highest is not None and value > highest:
-        raise ConfigError(f"{key} is {value}; it must be at most {highest:,}.")
+        raise wrong(key, value, f"a whole number of at most {highest:,}")
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ConfigError(f"{key} is {value!r}; it must be an integer of at least {lowest}.")
+        raise wrong(key, value, f"a whole number of at least {lowest}")
     return value
 
 
@@ -29,11 +28,9 @@ def height_and_width(key: str, value: Sequence[int]) -> tuple[int, int]:
     """
     sides = list(value) if isinstance(value, Sequence) else []
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise ConfigError(f"{key} is {value}; it must be two positive integers, [height, width].")
+        raise wrong(key, value, "[height, width], two whole numbers above 0")
     if sides[0] * sides[1] > MOST_PIXELS:
-        raise ConfigError(
-            f"{key} is {sides}; it must be [height, width] of at most {MOST_PIXELS:,} pixels."
-        )
+        raise wrong(key, sides, f"[height, width] of at most {MOST_PIXELS:,} pixels")
     return sides[0], sides[1]
 
 
@@ -46,7 +43,7 @@ def number(key: str, value: object, low: float = -math.inf, high: float = math.i
             high < math.inf
         )
         wanted = " ".join(["a number", "of" * bool(limits), " and ".join(limits)]).strip()
-        raise ConfigError(f"{key} is {value!r}; it must be {wanted}.")
+        raise wrong(key, value, wanted)
     return result
 
 
@@ -60,7 +57,7 @@ def interval(
             high < math.inf
         )
         wanted = " ".join(["two numbers", " and ".join(limits)]).strip()
-        raise ConfigError(f"{key} is {list(ends)}; it must be {wanted}, [lowest, highest].")
+        raise wrong(key, list(ends), f"[lowest, highest], {wanted}")
     return ends[0], ends[1]
 
 
@@ -74,6 +71,5 @@ def numbers(key: str, value: float | Sequence[float]) -> tuple[float, ...]:
 def choice(key: str, value: str, accepted: Sequence[str]) -> str:
     """Return ``value`` if it is accepted; the error for all else names the nearest."""
     if value not in accepted:
-        hint = did_you_mean(str(value), accepted)
-        raise ConfigError(f"{key}={text(value)} is wrong.{hint} Accepted: {', '.join(accepted)}.")
+        raise wrong(key, value, accepted)
     return value

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from qatlab.data.limits import MOST_CLASSES, height_and_width, whole_number
 from qatlab.data.sources import LabelledImages
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 
 _PATTERN_CELLS = 4  # a pattern is smooth: this many random values along each side
 _CONTRAST = 100.0  # standard deviation of a pattern before clipping, in grey levels
@@ -49,7 +49,7 @@ class Synthetic:
         self.size = height_and_width("data.image_size or data.source.size", size)
         self.seed = whole_number("data.source.seed", seed, 0)
         if not noise >= 0:
-            raise ConfigError(f"data.source.noise is {noise}; it must be at least 0.")
+            raise wrong("data.source.noise", noise, "a number of at least 0")
         self.noise = noise
         n_classes = whole_number("data.source.num_classes", num_classes, 2, highest=MOST_CLASSES)
         self.class_names = tuple(f"pattern {label}" for label in range(n_classes))

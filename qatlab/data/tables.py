@@ -12,7 +12,7 @@ from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing,
 from qatlab.data.limits import whole_number
 from qatlab.data.splits import Shares
 from qatlab.data.transforms.transform import Part
-from qatlab.errors import ConfigError, DataError, did_you_mean
+from qatlab.errors import ConfigError, DataError, wrong
 
 _MOST_DIGITS = 20  # of the number of a class; Python reads 4300
 
@@ -64,7 +64,7 @@ class CsvImages:
                 )
         self.has_titles = has_titles
         if len(delimiter) != 1:
-            raise ConfigError(f"data.source.delimiter is {delimiter!r}; it must be one character.")
+            raise wrong("data.source.delimiter", delimiter, "one character")
         self.delimiter = delimiter
         self.channels = channels_of_files(channels)
 
@@ -102,10 +102,7 @@ class CsvImages:
         if not isinstance(column, str):
             return column
         if column not in titles:
-            raise ConfigError(
-                f"data.source.{key}={column} is no title of {self.file}."
-                f"{did_you_mean(column, titles)} Accepted: {', '.join(titles)}."
-            )
+            raise wrong(f"data.source.{key}", column, titles, f"These are in {self.file}.")
         return titles.index(column)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 from qatlab.models.starts import first_ones, init_he_normal
 
 # Channels of each inception module, in the columns of Szegedy et al. 2014, table 1: 1x1, 3x3
@@ -73,7 +73,7 @@ class GoogLeNet(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
-            raise ConfigError(f"model.dropout={dropout} is not a probability in [0, 1)")
+            raise wrong("model.dropout", dropout, "a probability in [0, 1)")
         strides = first_ones([2] * 5, halvings)
         kernel = 7 if strides[0] == 2 else 3
         self.stem1, self.stem1_bn, self.stem1_relu = _unit(in_channels, 64, kernel, strides[0])

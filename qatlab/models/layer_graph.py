@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qatlab.arguments import text
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, wrong
 from qatlab.models.graph_layers import TYPES, Layer, Place, Source, chosen, filler, sizes
 
 IMAGE = "image"  # name of the network's input
@@ -111,8 +110,8 @@ class LayerGraph(nn.Module):
         for name in self._plan:
             if name not in read and name not in self.outputs:
                 raise ConfigError(
-                    f"{KEY}.{name} is read by no layer and is no output; delete it, or add it to "
-                    "model.outputs."
+                    f"{KEY}.{name} is read by no layer and is not an output; delete it, or add it "
+                    "to model.outputs."
                 )
 
     def _check_classes(self, num_classes: int | None) -> None:
@@ -131,14 +130,12 @@ class LayerGraph(nn.Module):
 def _checked_shape(shape: Sequence[int], in_channels: int | None) -> tuple[int, int, int]:
     sizes = list(shape)
     if len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes):
-        raise ConfigError(
-            f"model.input_shape={sizes} is wrong. Accepted: [channels, height, width] of an image."
-        )
+        raise wrong("model.input_shape", sizes, "[channels, height, width] of an image")
     if in_channels is not None and sizes[0] != in_channels:
-        raise ConfigError(
-            f"model.input_shape={sizes} is wrong: images of the data have {in_channels} channels. "
-            f"Accepted: [{in_channels}, {sizes[1]}, {sizes[2]}]."
+        accepted = (
+            f"{[in_channels, *sizes[1:]]}, as the images of the data have {in_channels} channels"
         )
+        raise wrong("model.input_shape", sizes, accepted)
     return sizes[0], sizes[1], sizes[2]
 
 
@@ -147,13 +144,10 @@ def _checked_outputs(outputs: Sequence[str] | None, names: list[str]) -> tuple[s
         return (names[-1],)
     for name in outputs:
         if name not in names:
-            hint = did_you_mean(str(name), map(str, names))
-            raise ConfigError(f"model.outputs: there is no layer {text(name)}.{hint}")
+            raise wrong("model.outputs", name, map(str, names))
     if not outputs or len(set(outputs)) < len(outputs):
-        raise ConfigError(
-            f"model.outputs={list(outputs)} is wrong. Accepted: names of layers, each once, or "
-            "null for the last one."
-        )
+        accepted = "names of layers, each once, or null for the last one"
+        raise wrong("model.outputs", list(outputs), accepted)
     return tuple(outputs)
 
 
@@ -161,10 +155,11 @@ def _check_name(name: object, reserved: set[str]) -> None:
     key = f"{KEY}.{name}"
     if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
         raise ConfigError(
-            f"{key} is no name for a layer. Accepted: letters, digits and _, with a letter first."
+            f"{key} is not a valid name of a layer. Accepted: letters, digits and _, with a letter "
+            "first."
         )
     if name in reserved or keyword.iskeyword(name):
-        raise ConfigError(f"{key} is a name that Python, torch or qatlab uses itself; try {name}_.")
+        raise ConfigError(f"{key} is a name that Python, torch or qatlab uses; try {name}_.")
 
 
 def _inputs(key: str, node: Mapping[str, Any], above: list[str], names: list[str]) -> list[str]:
@@ -174,17 +169,14 @@ def _inputs(key: str, node: Mapping[str, Any], above: list[str], names: list[str
     given = node["input"]
     inputs = [given] if isinstance(given, str) else given
     if not isinstance(inputs, (list, tuple)) or not inputs:
-        raise ConfigError(
-            f"{key}.input={text(given)} is wrong. Accepted: the name of a layer above, {IMAGE}, or "
-            "a list of them."
-        )
+        accepted = f"the name of a layer above, {IMAGE}, or a list of them"
+        raise wrong(f"{key}.input", given, accepted)
     for name in inputs:
         if name in above:
             continue
         if name in names:
             raise ConfigError(
-                f"{key}.input: {name} stands below; a layer comes behind those that it reads."
+                f"{key}.input={name} is defined below; a layer comes after those that it reads."
             )
-        hint = did_you_mean(str(name), above)
-        raise ConfigError(f"{key}.input: there is no layer {text(name)}.{hint}")
+        raise wrong(f"{key}.input", name, above)
     return list(inputs)

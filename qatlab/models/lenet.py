@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 
 
 class LeNet(nn.Module):
@@ -24,7 +24,7 @@ class LeNet(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
-            raise ConfigError(f"model.dropout={dropout} is not a probability in [0, 1)")
+            raise wrong("model.dropout", dropout, "a probability in [0, 1)")
         self.conv1 = nn.Conv2d(in_channels, 6, 5, bias=False)
         self.bn1 = nn.BatchNorm2d(6)
         self.relu1 = nn.ReLU()

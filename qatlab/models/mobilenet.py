@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 from qatlab.models.starts import first_ones, init_he_normal
 
 # Channels and stride of each block (Howard et al. 2017, table 1).
@@ -136,7 +136,7 @@ class MobileNetV2(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
-            raise ConfigError(f"model.dropout={dropout} is not a probability in [0, 1)")
+            raise wrong("model.dropout", dropout, "a probability in [0, 1)")
         scaled = _scaled(width)
         strides = first_ones([2, *(stage[3] for stage in V2_STAGES)], halvings)
         channels = scaled(32)
@@ -173,7 +173,7 @@ def _scaled(width: float) -> Callable[[int], int]:
     Rounding loses at most a tenth of the channels, as in the authors' own networks.
     """
     if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 8:
-        raise ConfigError(f"model.width={width!r} is wrong. Accepted: a number above 0, up to 8.")
+        raise wrong("model.width", width, "a number above 0, up to 8")
 
     def scaled(channels: int) -> int:
         rounded = max(8, int(channels * width + 4) // 8 * 8)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 from qatlab.models.starts import first_ones, init_he_normal
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # of each stage, by depth
@@ -100,10 +100,8 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in BLOCKS:
-            raise ConfigError(
-                f"model.depth={depth} is wrong. Accepted: {', '.join(map(str, BLOCKS))}; "
-                "20, 32 and 56 are those of model=resnet20."
-            )
+            of_other = "model=resnet20 has depths 20, 32 and 56."
+            raise wrong("model.depth", depth, map(str, BLOCKS), of_other)
         _check_width(width)
         block = Bottleneck if depth >= 50 else BasicBlock
         stride, pool, *strides = first_ones([2, 2, 1, 2, 2, 2], halvings)
@@ -141,10 +139,8 @@ class SmallResNet(nn.Module):
         super().__init__()
         count, rest = divmod(depth - 2, 6)
         if rest or count < 1:
-            raise ConfigError(
-                f"model.depth={depth} is wrong. Accepted: 6 n + 2, such as 20, 32, 44, 56; "
-                "18, 34 and 50 are those of model=resnet18."
-            )
+            of_other = "model=resnet18 has depths 18, 34 and 50."
+            raise wrong("model.depth", depth, "6 n + 2, such as 20, 32, 44, 56", of_other)
         _check_width(width)
         self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.stem_bn = nn.BatchNorm2d(width)
@@ -217,4 +213,4 @@ def _stages(
 
 def _check_width(width: int) -> None:
     if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise ConfigError(f"model.width={width!r} is wrong. Accepted: a whole number above 0.")
+        raise wrong("model.width", width, "a whole number above 0")

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 from qatlab.models.starts import first_ones, init_he_normal
 
 # Channels of the squeezing convolution and of each expanding one, of fire modules 2 to 9 (Iandola
@@ -79,9 +79,9 @@ class SqueezeNet(nn.Module):
     ) -> None:
         super().__init__()
         if version not in VERSIONS:
-            raise ConfigError(f"model.version={version} is wrong. Accepted: 1.0, 1.1.")
+            raise wrong("model.version", version, "1.0, 1.1")
         if not 0 <= dropout < 1:
-            raise ConfigError(f"model.dropout={dropout} is not a probability in [0, 1)")
+            raise wrong("model.dropout", dropout, "a probability in [0, 1)")
         channels, kernel, pooled = VERSIONS[version]
         stride, pool, *strides = first_ones([2] * 4, halvings)
         self.stem = nn.Conv2d(in_channels, channels, kernel, stride, bias=not batch_norm)

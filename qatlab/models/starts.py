@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 
 
 def init_he_normal(model: nn.Module) -> None:
@@ -32,9 +32,7 @@ def first_ones(strides: Sequence[int], halvings: int) -> list[int]:
     """
     most = sum(stride == 2 for stride in strides)
     if isinstance(halvings, bool) or not isinstance(halvings, int) or not 0 <= halvings <= most:
-        raise ConfigError(
-            f"model.halvings={halvings!r} is wrong. Accepted: a whole number from 0 to {most}."
-        )
+        raise wrong("model.halvings", halvings, f"a whole number from 0 to {most}")
     left, result = halvings, []
     for stride in reversed(strides):
         result.append(stride if stride == 1 or left > 0 else 1)

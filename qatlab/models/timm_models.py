@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, did_you_mean, wrong
 from qatlab.quant.tracing import InPlaceTracer
 
 SET_HERE = ("pretrained", "num_classes", "in_chans", "exportable", "scriptable", "no_jit")
@@ -53,21 +53,18 @@ def timm_model(
         accepted = timm.list_models()
         raise ConfigError(
             f"model.name={name} is unknown.{did_you_mean(name, accepted)} Accepted: the networks "
-            f"of timm, such as {', '.join(accepted[:3])}; tags belong into model.weights."
+            f"of timm, such as {', '.join(accepted[:3])}; a tag goes into model.weights."
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
     accepted = [*(["DEFAULT"] if tags else []), *tags]
     if weights is not None and weights not in accepted:
-        raise ConfigError(
-            f"model.weights={weights} is unknown for {name}.{did_you_mean(weights, accepted)} "
-            f"Accepted: {', '.join([*accepted, 'null'])}."
-        )
+        raise wrong("model.weights", weights, [*accepted, "null"], f"These are of {name}.")
     for key in options or {}:
         if key in SET_HERE:
             raise ConfigError(f"model.options.{key} is set by qatlab itself; leave it out.")
         if key in FILES:
             raise ConfigError(
-                f"model.options.{key} is not accepted; take a file of weights with init_weights=."
+                f"model.options.{key} is not accepted; give a file of weights with init_weights=."
             )
     full = name if weights in (None, "DEFAULT") else f"{name}.{weights}"
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, did_you_mean, wrong
 
 # Their attention takes the weights past the layers that hold them.
 NOT_QUANTIZABLE = ("swin_", "vit_")
@@ -72,7 +72,7 @@ def _check_name(name: str) -> None:
         if name in models.list_models():
             what = models.get_model_builder(name).__module__.split(".")[2]
             raise ConfigError(
-                f"model.name={name} is a network for {what}, not one that tells classes of images."
+                f"model.name={name} is a network for {what}, not for the classification of images."
             )
         raise ConfigError(
             f"model.name={name} is unknown.{did_you_mean(name, accepted)} Accepted: the "
@@ -98,10 +98,7 @@ def _pretrained(
 ) -> nn.Module:
     known = import_module(_PLACE).get_model_weights(name).__members__
     if weights not in known:
-        raise ConfigError(
-            f"model.weights={weights} is unknown for {name}.{did_you_mean(weights, known)} "
-            f"Accepted: {', '.join(known)}, null."
-        )
+        raise wrong("model.weights", weights, [*known, "null"], f"These are of {name}.")
     chosen = known[weights]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = chosen.url.rpartition("/")[2]

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 from qatlab.models.starts import first_ones, init_he_normal
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of each stage
@@ -44,15 +44,12 @@ class VGG(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in DEPTHS:
-            accepted = ", ".join(map(str, DEPTHS))
-            raise ConfigError(f"model.depth={depth} is wrong. Accepted: {accepted}.")
+            raise wrong("model.depth", depth, map(str, DEPTHS))
         for key, value in (("hidden", hidden), ("pooled", pooled)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(
-                    f"model.{key}={value!r} is wrong. Accepted: a whole number above 0."
-                )
+                raise wrong(f"model.{key}", value, "a whole number above 0")
         if not 0 <= dropout < 1:
-            raise ConfigError(f"model.dropout={dropout} is not a probability in [0, 1)")
+            raise wrong("model.dropout", dropout, "a probability in [0, 1)")
         strides = first_ones([2] * len(WIDTHS), halvings)
         stages, channels = [], in_channels
         for width, count, stride in zip(WIDTHS, DEPTHS[depth], strides, strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from qatlab.errors import QuantRuleError, TrainingError
+from qatlab.errors import QuantRuleError, TrainingError, wrong
 from qatlab.quant.dispatch import block_zero_gradient, fake_quantize_fused
 from qatlab.quant.grid import Grid
 from qatlab.quant.normed import norm_and_quantize
@@ -34,14 +34,14 @@ def given_start(name: str, value: float | str) -> float | None:
     if value == "auto":
         return None
     if not (is_number(value) and 0 < float(value) < math.inf):
-        raise QuantRuleError(f"{name}={value!r} is neither a number above 0 nor 'auto'")
+        raise wrong(name, value, "auto, a number above 0", kind=QuantRuleError)
     return float(value)
 
 
 def check_ewgs(ewgs: float) -> float:
-    """Return ``ewgs``, or raise a QuantRuleError unless it is a number from 0 on."""
+    """Return ``ewgs``, or raise a QuantRuleError unless it is a number of at least 0."""
     if not (is_number(ewgs) and 0 <= ewgs < math.inf):
-        raise QuantRuleError(f"ewgs={ewgs!r} is not a number from 0 on")
+        raise wrong("ewgs", ewgs, "a number of at least 0", kind=QuantRuleError)
     return float(ewgs)
 
 
@@ -148,7 +148,7 @@ class LearnedQuantizer(Quantizer):
         self.start = self.default_start if start == "" else start
         check_choice("start", self.start, self.starts)
         if not (is_number(percentile) and 0 < percentile <= 100):
-            raise QuantRuleError(f"percentile={percentile!r} is not above 0 and at most 100")
+            raise wrong("percentile", percentile, "a number in (0, 100]", kind=QuantRuleError)
         self.percentile = percentile
         self.ewgs = check_ewgs(ewgs)
         self.given = given_start(self.learned, size)

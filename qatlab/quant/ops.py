@@ -258,7 +258,7 @@ def _quotient(input: Any, other: Any, *, rounding_mode: Any = None) -> Affine | 
 def _constant(value: Any) -> Any:
     if isinstance(value, Tensor) or is_number(value):
         return value
-    raise TypeError(f"{value} is no number")
+    raise TypeError(f"{value} is not a number")
 
 
 AFFINE: dict[str, Callable[..., Affine | None]] = {

@@ -9,8 +9,7 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from torch import Tensor, nn
 
-from qatlab.arguments import text
-from qatlab.errors import QuantRuleError, TrainingError, did_you_mean
+from qatlab.errors import QuantRuleError, TrainingError, text, wrong
 from qatlab.quant.functional import VANISHED
 from qatlab.quant.phase import Phase
 
@@ -29,28 +28,27 @@ def steps_of(bits: int | None, n_steps: int | None) -> int:
     """
     if (bits is None) == (n_steps is None):
         raise QuantRuleError(
-            "give either bits or n_steps, and null for the other, not "
+            "set exactly one of bits and n_steps, and the other to null, not "
             f"bits={text(bits)} and n_steps={text(n_steps)}"
         )
     value, name, highest = (
         (bits, "bits", HIGHEST_BITS) if n_steps is None else (n_steps, "n_steps", 65535)
     )
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= highest:
-        raise QuantRuleError(f"{name}={value!r} is not a whole number from 1 to {highest}")
+        raise wrong(name, value, f"a whole number from 1 to {highest}", kind=QuantRuleError)
     return value if n_steps is not None else (1 << value) - 1
 
 
 def check_choice(name: str, value: object, accepted: Sequence[str]) -> None:
     """Raise a QuantRuleError unless ``value`` is one of the accepted words."""
     if value not in accepted:
-        hint = did_you_mean(str(value), accepted)
-        raise QuantRuleError(f"{name}={value!r} is none of {', '.join(accepted)}.{hint}")
+        raise wrong(name, value, accepted, kind=QuantRuleError)
 
 
 def check_switch(name: str, value: object) -> None:
     """Raise a QuantRuleError unless ``value`` is true or false."""
     if not isinstance(value, bool):
-        raise QuantRuleError(f"{name}={value!r} is neither true nor false")
+        raise wrong(name, value, "true or false", kind=QuantRuleError)
 
 
 def is_number(value: Any) -> bool:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from qatlab.errors import QuantRuleError, did_you_mean
+from qatlab.errors import QuantRuleError, unknown, wrong
 
 WANTED = {
     "name": "a text, or a list of texts",
@@ -22,7 +22,7 @@ WANTED = {
 SELECTORS = tuple(WANTED)
 OF_LAYERS = ("kernel", "depthwise", "normed")  # sites have none of these
 PARTS = ("weight", "activation")
-WORDS = (*SELECTORS, *PARTS, "optional")
+KEYS = (*SELECTORS, *PARTS, "optional")
 
 
 @dataclass(frozen=True)
@@ -65,36 +65,30 @@ class Rule:
         """
         where = f"quant.rules.{key}"
         if not isinstance(node, Mapping):
-            raise QuantRuleError(f"{where} is {node!r}; a rule is a mapping of {_accepted()}")
+            raise wrong(where, node, f"a mapping of {_accepted()}", kind=QuantRuleError)
         for word in node:
-            if word not in WORDS:
-                raise QuantRuleError(
-                    f"{where} has an unknown key '{word}'; accepted are {_accepted()}."
-                    + did_you_mean(str(word), WORDS)
-                )
+            if word not in KEYS:
+                raise QuantRuleError(unknown(f"{where}.{word}", KEYS))
         selectors = {name: node[name] for name in SELECTORS if node.get(name) is not None}
         for name, value in selectors.items():
             if not _fits(name, value):
-                raise QuantRuleError(f"{where}.{name}={value!r} is not {WANTED[name]}")
+                raise wrong(f"{where}.{name}", value, WANTED[name], kind=QuantRuleError)
         changes = {part: node[part] for part in PARTS if part in node}
         if not changes:
-            raise QuantRuleError(f"{where} changes nothing: give it weight: or activation:")
+            raise QuantRuleError(f"{where} changes nothing; give it weight: or activation:")
         of_layers = [name for name in OF_LAYERS if name in selectors]
         if of_layers and "activation" in changes:
             raise QuantRuleError(
-                f"{where}.{of_layers[0]} selects layers with weights, and a site where activations "
-                "are quantized is none: select those of activation: by name, type or index, in a "
-                "rule of their own"
+                f"{where}.{of_layers[0]} selects layers with weights and cannot be combined with "
+                "activation:; select sites by name, type or index, in a rule of their own"
             )
         optional = node.get("optional", False)
         if not isinstance(optional, bool):
-            raise QuantRuleError(f"{where}.optional={optional!r} is not true or false")
+            raise wrong(f"{where}.optional", optional, "true or false", kind=QuantRuleError)
         for part, change in changes.items():
             if change is not None and not isinstance(change, Mapping):
-                raise QuantRuleError(
-                    f"{where}.{part}={change!r} is neither a mapping of quantizer arguments "
-                    "nor null"
-                )
+                accepted = "a mapping of quantizer arguments, null"
+                raise wrong(f"{where}.{part}", change, accepted, kind=QuantRuleError)
         return cls(key, selectors, changes, optional)
 
     def matches(self, target: Target, index: int, count: int) -> bool:
@@ -201,7 +195,7 @@ def _matches_nothing(rule: Rule, part: str, targets: Sequence[Target]) -> str:
 
 
 def _accepted() -> str:
-    return ", ".join(WORDS)
+    return ", ".join(KEYS)
 
 
 def _facts(target: Target) -> str:

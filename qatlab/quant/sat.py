@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from qatlab.errors import QuantRuleError
+from qatlab.errors import QuantRuleError, wrong
 from qatlab.quant.dispatch import sat_weight_fused
 from qatlab.quant.functional import (
     GRIDS,
@@ -62,7 +62,7 @@ class SatWeight(Quantizer):
                 f"grid={grid} has no levels at 1 bit; use grid=default, or n_steps=2 for ternary"
             )
         if scaling != "fan_in" and not isinstance(scaling, bool):
-            raise QuantRuleError(f"scaling={scaling!r} is none of true, false, fan_in")
+            raise wrong("scaling", scaling, ("true", "false", "fan_in"), kind=QuantRuleError)
         check_switch("statistics_gradient", statistics_gradient)
         check_switch("clamp_only", clamp_only)
         self.grid = grid

@@ -120,7 +120,7 @@ def read_curves(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot read {file}: it is no text in UTF-8") from error
+        raise ConfigError(f"cannot read {file}: it is not UTF-8 text") from error
 
 
 class _Reader:
@@ -213,7 +213,7 @@ class _Reader:
         known = ~np.isnan(numbers[:, 0])
         epochs = numbers[known, 0]
         if not ((epochs >= 0) & (epochs < LAST_EPOCH) & (epochs == np.floor(epochs))).all():
-            raise ConfigError(f"{self.file} has an epoch that is no whole number.")
+            raise ConfigError(f"{self.file} has an epoch that is not a whole number.")
         if "phase" in self.places:
             place = self.places["phase"]
             phases = [line.split(",", place + 1)[place] for line in lines]
@@ -247,7 +247,7 @@ class _Reader:
         return self._one_by_one(lines, places)
 
     def _one_by_one(self, lines: Sequence[str], places: Sequence[int]) -> Array:
-        """Do as `_numbers`, slowly, to find what is no number."""
+        """Do as `_numbers`, slowly, to find what is not a number."""
         numbers = np.full((len(lines), len(places)), math.nan)
         for i, line in enumerate(lines):
             cells = line.split(",")
@@ -257,7 +257,7 @@ class _Reader:
                 except ValueError as error:
                     raise ConfigError(
                         f"{self.file}:{self.line + i}: {self.columns[place]:.40} is "
-                        f"{cells[place][:40]!r}, which is no number."
+                        f"{cells[place][:40]!r}, not a number."
                     ) from error
         return numbers
 

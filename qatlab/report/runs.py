@@ -183,7 +183,7 @@ def _read_overrides(file: Path) -> tuple[str, ...] | None:
         return None
     content = limits.read_yaml(file)
     if not isinstance(content, list):
-        raise ConfigError(f"{file} does not hold the overrides of a run: it is no list")
+        raise ConfigError(f"{file} does not hold the overrides of a run: it is not a list")
     return tuple(map(str, content))
 
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, wrong
 from qatlab.files import read_json
 
 CONFIG = "config.yaml"  # what a run was asked for
@@ -60,8 +60,5 @@ def checkpoint_of(run: Path, name: str) -> Path:
     stem = name.removesuffix(".ckpt")
     if stem not in files:
         there = [*(["best"] if finished else []), *files]
-        hint = did_you_mean(stem, there)
-        raise ConfigError(
-            f"checkpoint={name} is not in {run}.{hint} Accepted: {', '.join(there) or 'none yet'}."
-        )
+        raise wrong("checkpoint", name, there, f"These are in {run}.")
     return files[stem]

@@ -15,7 +15,7 @@ from torch import nn
 
 from qatlab.config.targets import make
 from qatlab.data import ImageModule
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.quant.trace import trace
 from qatlab.run.weights import init_weights
@@ -58,7 +58,7 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
         trained: the weights are to be used as they are, so that all of them have to be given.
     """
     if not 0 <= cfg.seed < 1 << 32:
-        raise ConfigError(f"seed={cfg.seed} is wrong. Accepted: a whole number from 0 to 2^32 - 1.")
+        raise wrong("seed", cfg.seed, "a whole number from 0 to 2^32 - 1")
     _compute_exactly()
     _seed(cfg.seed)
     data = make("data", cfg.data, ImageModule)

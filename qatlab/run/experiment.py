@@ -17,7 +17,7 @@ from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, 
 from qatlab.config.trust import foreign
 from qatlab.deploy.integer.lowering import Obstacle
 from qatlab.deploy.obstacles import told
-from qatlab.errors import CheckpointError, ConfigError
+from qatlab.errors import CheckpointError, ConfigError, wrong
 from qatlab.results import record
 from qatlab.results.compare import configuration, differences, flat
 from qatlab.results.conditions import MOVABLE
@@ -117,17 +117,16 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
     elif cfg.init_weights is None:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
     if save_outputs is not None and not Path(save_outputs).parent.is_dir():
-        raise ConfigError(f"save_outputs={save_outputs} is wrong: its folder does not exist.")
+        raise wrong("save_outputs", save_outputs, "a file in a folder that exists")
     if save_outputs is not None and Path(save_outputs).suffix != ".npz":
-        raise ConfigError(
-            f"save_outputs={save_outputs} is wrong. Accepted: a file that ends in .npz."
-        )
+        raise wrong("save_outputs", save_outputs, "a file that ends in .npz")
     built = build(cfg, trained=True)
     module, data, trainer = module_of(built), DataModule(built.data), trainer_of(cfg)
     if save_outputs is not None and trainer.world_size > 1:
         raise ConfigError(
-            f"save_outputs={save_outputs} is wrong with trainer.devices={cfg.trainer.devices}, as "
-            "each process sees a part of the images; set trainer.devices=1."
+            f"save_outputs={save_outputs} cannot be combined with trainer.devices="
+            f"{cfg.trainer.devices}, as each process sees a part of the images; set "
+            "trainer.devices=1."
         )
     result = _test(module, data, trainer)
     for line in evaluation.lines(result, digits=6):

@@ -64,7 +64,7 @@ def _allowed(word: str, run: str) -> list[str]:
     key, _, value = word.partition("=")
     if key != "allow":
         raise ConfigError(
-            f"{word} has no effect behind {run}, which everything is taken from; accepted with it: "
+            f"{word} cannot be combined with the folder {run}, which holds all settings. Accepted: "
             "allow=<package>."
         )
     return [name.strip() for name in value.strip("[]").split(",")]

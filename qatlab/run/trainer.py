@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 
 from qatlab.config.targets import make
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 from qatlab.run.build import Built
 from qatlab.run.trackers import make_tracker
 from qatlab.training.checkpoint import RunCheckpoint
@@ -47,16 +47,13 @@ def callbacks_of(cfg: DictConfig) -> tuple[list[Callback], RunCheckpoint]:
             )
     checkpoints = [callback for callback in chosen if isinstance(callback, RunCheckpoint)]
     if len(checkpoints) != 1:
-        raise ConfigError(
-            f"callbacks has {len(checkpoints)} RunCheckpoint; a run needs one, to be tested"
-        )
+        raise ConfigError(f"callbacks has {len(checkpoints)} RunCheckpoint. Accepted: exactly one.")
     place = Path(cfg.folder) / "checkpoints"
     if checkpoints[0].folder.absolute() != place.absolute():
         key = next(key for key, one in zip(nodes, chosen, strict=True) if one is checkpoints[0])
-        raise ConfigError(
-            f"callbacks.{key}.folder={checkpoints[0].folder} is wrong: checkpoints are a part of "
-            "their run, in ${folder}/checkpoints; hydra.run.dir= says where the run goes."
-        )
+        advice = "Set the folder of the run with hydra.run.dir=."
+        folder = checkpoints[0].folder
+        raise wrong(f"callbacks.{key}.folder", folder, "${folder}/checkpoints", advice)
     return chosen, checkpoints[0]
 
 

@@ -66,13 +66,13 @@ def init_weights(
     Of the dictionaries in a file, the one that fits is taken; of several that fit a plain one
     before an average. One prefix is taken off its names. A last layer of another number of outputs
     keeps its initial values. What is counted beside the weights, such as ``num_batches_tracked``,
-    may be missing or surplus, and what is no tensor is not looked at.
+    may be missing or surplus, and what is not a tensor is not looked at.
 
     Args:
         model: the network, float or converted.
         source: a run's folder (its best checkpoint is taken), a checkpoint of any program, a file
             of ``torch.save(model.state_dict())``, or a ``.safetensors`` file, whose metadata holds
-            what is no tensor: ``relu1._extra_state`` is a text as ``quantize SatActivation 15``;
+            what is not a tensor: ``relu1._extra_state`` is a text as ``quantize SatActivation 15``;
             ``_drawn`` names values, with spaces between them, that keep their initial ones.
         unused: names of values of modules that the network never calls; the file may have them or
             not.

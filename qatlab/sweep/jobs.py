@@ -29,7 +29,7 @@ from rich.table import Table
 
 from qatlab import files
 from qatlab.config.folders import given_words, unlock_run
-from qatlab.errors import ConfigError, QatlabError
+from qatlab.errors import ConfigError, QatlabError, wrong
 from qatlab.results import record
 from qatlab.sweep import launchers
 from qatlab.terminal import wide_console
@@ -53,7 +53,7 @@ class Watch(Callback):
         try:
             _check_spaces(given_words(config.hydra.overrides.task))
             if not config.hydra.sweep.dir:
-                raise ConfigError("hydra.sweep.dir is empty. Accepted: a folder.")
+                raise wrong("hydra.sweep.dir", "", "the path of a folder")
             os.environ[NOTES] = str(_folder_of_notes(Path(config.hydra.sweep.dir).absolute()))
         except ConfigError as error:
             print(f"Error: {error}", file=sys.stderr)
@@ -66,11 +66,13 @@ def check_words(words: list[str], is_sweep: bool) -> None:
     for word in words:
         key, _, value = word.lstrip("+").partition("=")
         if key == "hydra.run.dir" and not value.strip("'\""):
-            raise ConfigError(f"{key} is empty. Accepted: the path of a folder.")
+            raise wrong(key, "", "the path of a folder")
         if is_sweep and key == "hydra.run.dir":
-            raise ConfigError(f"{word} has no effect in a sweep, whose folder is hydra.sweep.dir.")
+            raise ConfigError(
+                f"{word} cannot be combined with -m; the folder of a sweep is hydra.sweep.dir=."
+            )
         if not is_sweep and OF_SWEEPS.match(key) and value != BASIC:
-            raise ConfigError(f"{word} has no effect without -m, which makes a sweep.")
+            raise ConfigError(f"{word} has no effect without -m, which starts a sweep.")
 
 
 def _check_spaces(words: list[str]) -> None:

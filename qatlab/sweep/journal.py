@@ -77,7 +77,7 @@ def open_journal(journal: Path) -> Any:
                 for number, line in enumerate(lines, 1):
                     known.add(number, json.loads(line))
                 if not LINE.startswith(rest[: len(LINE)]):
-                    raise ValueError(f"line {len(lines) + 1} is none of Optuna's")
+                    raise ValueError(f"line {len(lines) + 1} is not from Optuna")
                 file.truncate(sum(len(line) + 1 for line in lines))
         backend = Backend(str(journal), lock)
         return JournalStorage(backend)
@@ -104,7 +104,7 @@ class _Known:
         """Take a line.
 
         Raises:
-            ValueError: if it is none of Optuna's, or does not fit to those before.
+            ValueError: if it is not from Optuna, or does not fit to those before.
         """
         code = log.get("op_code") if isinstance(log, dict) else None
         keys = OPERATIONS.get(code) if type(code) is int else None
@@ -115,7 +115,7 @@ class _Known:
             and all(isinstance(part, dict) for part in parts)
             and isinstance(log.get("study_name", ""), str)
         ):
-            raise ValueError(f"line {number} is none of Optuna's")
+            raise ValueError(f"line {number} is not from Optuna")
         if "study_id" in keys and not _is_place(log["study_id"], self.studies):
             raise ValueError(f"line {number} is of a search that is not there")
         if "trial_id" in keys:

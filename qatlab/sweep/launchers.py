@@ -25,7 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from qatlab.errors import ConfigError, QatlabError
+from qatlab.errors import QatlabError, wrong
 
 PARENT = "QATLAB_PARENT"  # environment variable: id of the process that has started a command
 RANK = "LOCAL_RANK"  # of a process that another one has started to train together
@@ -43,10 +43,8 @@ class ParallelLauncher(Launcher):
 
     def __init__(self, n_jobs: int, **joblib: Any) -> None:
         if type(n_jobs) is not int or n_jobs < -1 or n_jobs == 0:
-            raise ConfigError(
-                f"hydra.launcher.n_jobs={n_jobs} is wrong. Accepted: a whole number above 0, or "
-                "-1 for as many as there are cores."
-            )
+            accepted = "a whole number above 0, or -1 for one on each core"
+            raise wrong("hydra.launcher.n_jobs", n_jobs, accepted)
         self.n_jobs, self.joblib = n_jobs, joblib
 
     def setup(

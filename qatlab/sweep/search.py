@@ -28,7 +28,7 @@ from rich.table import Table
 
 from qatlab import files
 from qatlab.config.targets import make
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, wrong
 from qatlab.results import record
 from qatlab.sweep.journal import END, OVERRIDES, check_trials, open_journal
 from qatlab.terminal import wide_console
@@ -61,16 +61,10 @@ class SearchSweeper(Sweeper):
         self.objectives = dict(objectives)
         _check_count("n_trials", n_trials)
         if type(seed) is not int or seed < 0:
-            raise ConfigError(
-                f"hydra.sweeper.seed={seed} is wrong. Accepted: a whole number from 0."
-            )
+            raise wrong("hydra.sweeper.seed", seed, "a whole number of at least 0")
         for key, direction in self.objectives.items():
             if direction not in DIRECTIONS:
-                hint = did_you_mean(direction, DIRECTIONS)
-                raise ConfigError(
-                    f"hydra.sweeper.objectives: {key}={direction} is wrong.{hint} "
-                    f"Accepted: {', '.join(DIRECTIONS)}."
-                )
+                raise wrong(f"hydra.sweeper.objectives: {key}", direction, DIRECTIONS)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -232,9 +226,7 @@ class SearchSweeper(Sweeper):
 
 def _check_count(name: str, value: Any) -> None:
     if type(value) is not int or value < 1:
-        raise ConfigError(
-            f"hydra.sweeper.{name}={value} is wrong. Accepted: a whole number above 0."
-        )
+        raise wrong(f"hydra.sweeper.{name}", value, "a whole number above 0")
 
 
 @contextmanager
@@ -306,7 +298,7 @@ def _inner(result: Any, key: str, folder: Path) -> float:
             )
         value = value[part]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"hydra.sweeper.objectives: {key} is no number, but {value!r:.60}.")
+        raise ConfigError(f"hydra.sweeper.objectives: {key} is {value!r:.60}, not a number.")
     if not math.isfinite(value):
         raise ConfigError(
             f"hydra.sweeper.objectives: {key} is {value} in {folder / record.RESULT}, which no "

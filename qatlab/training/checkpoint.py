@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from qatlab.errors import CheckpointError, ConfigError
+from qatlab.errors import CheckpointError, ConfigError, wrong
 from qatlab.files import TEMPORARY, put, write_bytes
 from qatlab.training.loaded_values import fault_of, learned_names
 from qatlab.training.torch_files import LAST, describe, read
@@ -65,12 +65,9 @@ class RunCheckpoint(Checkpoint):
     """
 
     def __init__(self, folder: str, every_n_steps: int = 0) -> None:
-        if type(every_n_steps) is not int:
-            raise ConfigError(
-                f"callbacks.checkpoint.every_n_steps={every_n_steps} is not a whole number"
-            )
-        if every_n_steps < 0:
-            raise ConfigError(f"callbacks.checkpoint.every_n_steps={every_n_steps} is below 0")
+        if type(every_n_steps) is not int or every_n_steps < 0:
+            key = "callbacks.checkpoint.every_n_steps"
+            raise wrong(key, every_n_steps, "a whole number of at least 0")
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
         self.best: dict[str, dict[str, float]] = {}
@@ -226,7 +223,7 @@ def newest(folder: Path) -> tuple[Path | None, str]:
     """
     last, previous = folder / LAST, folder / PREVIOUS
     if os.path.lexists(folder) and not folder.is_dir():
-        raise CheckpointError(f"nothing to resume from: {folder} is no folder; move it away")
+        raise CheckpointError(f"nothing to resume from: {folder} is not a folder; move it away")
     for pattern in (f"*{NEW}", f".*{TEMPORARY}.ckpt"):
         for unfinished in folder.glob(pattern):
             unfinished.unlink(missing_ok=True)  # several processes may do so

@@ -164,7 +164,7 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     A last line without an end is left out: the file was cut there, also where the cell looks whole.
 
     Raises:
-        ConfigError: if it is no regular file.
+        ConfigError: if it is not a regular file.
         TrainingError: naming the first row that is damaged.
     """
     check_regular(Path(path))
@@ -196,7 +196,7 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
                         )
                 rows[int(step)] = row
     except UnicodeDecodeError as error:
-        raise TrainingError(f"{path} is no text in UTF-8; delete it.") from error
+        raise TrainingError(f"{path} is not UTF-8 text; delete it.") from error
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror}.") from error
     except (ValueError, csv.Error) as error:

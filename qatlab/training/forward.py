@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant import MODES, Memory, kernels_available, quantizers
 
 KEEP = "keep"
@@ -28,14 +28,11 @@ class TrainingForward:
 
     def __init__(self, compiled: bool, memory: str) -> None:
         if memory not in MODES:
-            raise ConfigError(
-                f"memory={memory} is wrong.{did_you_mean(memory, MODES)} "
-                f"Accepted: {', '.join(MODES)}."
-            )
+            raise wrong("memory", memory, MODES)
         if compiled and memory != KEEP:
             raise ConfigError(
-                f"memory={memory} has no effect with compile=true, as the compiler decides what "
-                f"is kept; choose one of the two."
+                f"memory={memory} cannot be combined with compile=true, as the compiler decides "
+                "what is kept for the backward pass."
             )
         self.compiled = compiled
         self.memory = memory

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qatlab.arguments import text
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, text, wrong
 from qatlab.training.schedule import Schedule
 
 INSTEAD = "set schedule.float_epochs, schedule.clamp_epochs and schedule.quantize_epochs instead"
@@ -15,7 +14,7 @@ ABOVE_ZERO = (
     *("accumulate_grad_batches", "gradient_clip_val"),
     *("limit_train_batches", "limit_test_batches", "check_val_every_n_epoch"),
 )
-IN_VAIN = {  # arguments of Lightning that a run cannot heed
+UNSUPPORTED = {  # arguments of Lightning that have no effect on a run
     "log_every_n_steps": "metrics are logged once an epoch",
     "model_registry": "checkpoints are kept in the folder of the run",
     "overfit_batches": "set trainer.limit_train_batches, and data.validation=0",
@@ -41,20 +40,21 @@ def check_trainer(arguments: Mapping[str, Any], schedule: Schedule) -> None:
             f"{schedule.epochs} epochs; {INSTEAD}."
         )
     for name, value in arguments.items():
-        key = f"trainer.{name}={text(value)}"
+        key = f"trainer.{name}"
         if value not in ENDS_EARLY.get(name, (value,)):
-            raise ConfigError(f"{key} would end the run before its schedule; {INSTEAD}.")
-        if name in IN_VAIN and value is not None:
-            raise ConfigError(f"{key} has no effect: {IN_VAIN[name]}.")
+            raise ConfigError(
+                f"{key}={text(value)} would end the run before its schedule; {INSTEAD}."
+            )
+        if name in UNSUPPORTED and value is not None:
+            raise ConfigError(f"{key}={text(value)} has no effect: {UNSUPPORTED[name]}.")
         if name == "val_check_interval" and value not in (None, 1.0):
-            raise ConfigError(f"{key} is wrong: a run validates after an epoch; leave it out.")
+            raise wrong(key, value, "1.0, as a run validates at the end of an epoch")
         if name in ABOVE_ZERO and isinstance(value, (int, float)) and value <= 0:
-            raise ConfigError(f"{key} is wrong. Accepted: a number above 0.")
+            raise wrong(key, value, "a number above 0")
         if name == "accumulate_grad_batches" and type(value) is not int:
-            raise ConfigError(f"{key} is wrong. Accepted: a whole number above 0.")
+            raise wrong(key, value, "a whole number above 0")
         if name == "precision" and value not in PRECISIONS:
-            hint = did_you_mean(str(value), PRECISIONS)
-            raise ConfigError(f"{key} is wrong.{hint} Accepted: {', '.join(PRECISIONS)}.")
+            raise wrong(key, value, PRECISIONS)
 
 
 def check_processes(arguments: Mapping[str, Any], processes: int) -> None:
@@ -71,7 +71,7 @@ def check_processes(arguments: Mapping[str, Any], processes: int) -> None:
     if processes > 1 and strategy != UNUSED:
         # Clip values and steps have no part in the float and in the clamp phase.
         raise ConfigError(
-            f"trainer.strategy={text(strategy)} is wrong for {processes} processes, as not all "
-            f"parameters are used in each phase. Accepted: {UNUSED}, as in trainer=ddp; or set "
-            "trainer.devices=1 for a single process."
+            f"trainer.strategy={text(strategy)} cannot be combined with {processes} processes, as "
+            f"some phases do not use all parameters. Accepted: {UNUSED}, as in trainer=ddp, or "
+            "trainer.devices=1."
         )

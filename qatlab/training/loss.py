@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant import Phase, quantizers, set_phase
 from qatlab.quant.evaluating import evaluating
 from qatlab.training.lr_policy import check_number
@@ -105,10 +105,8 @@ class TargetLoss(Loss):
         self, target_value: float = 1.0, default_value: float = 0.0, binary_threshold: float = 0.5
     ) -> None:
         if not target_value > default_value:
-            raise ConfigError(
-                f"loss.target_value={target_value} must be above loss.default_value="
-                f"{default_value}, as the highest output is the answer."
-            )
+            above = f"a number above loss.default_value={default_value}"
+            raise wrong("loss.target_value", target_value, above)
         self.target_value = target_value
         self.default_value = default_value
         self.binary_threshold = binary_threshold
@@ -166,10 +164,7 @@ class LogisticCrossEntropy(TargetLoss):
     ) -> None:
         super().__init__(target_value, default_value)
         if not 0 < binary_threshold < 1:
-            raise ConfigError(
-                f"loss.binary_threshold={binary_threshold} is wrong. Accepted: a number between 0 "
-                "and 1, as it is compared with a probability."
-            )
+            raise wrong("loss.binary_threshold", binary_threshold, "a probability in (0, 1)")
         self.binary_threshold = math.log(binary_threshold / (1 - binary_threshold))  # of y
 
     def of_outputs(self, values: Tensor, targets: Tensor) -> Tensor:
@@ -216,10 +211,8 @@ class Several:
 
     def __init__(self, losses: Sequence[Loss]) -> None:
         if not losses or not all(isinstance(loss, Loss) for loss in losses):
-            raise ConfigError(
-                "loss.losses is wrong. Accepted: a list of losses, each a mapping with a _target_ "
-                "as in conf/loss, in the order of the network's outputs."
-            )
+            accepted = "a list of losses as in conf/loss, one for each output of the network"
+            raise wrong("loss.losses", losses, accepted)
         self.losses = tuple(losses)
 
 
@@ -229,15 +222,15 @@ def losses_of(loss: object) -> tuple[Loss, ...]:
         return loss.losses
     if isinstance(loss, Loss):
         return (loss,)
-    raise ConfigError(f"loss._target_ makes a {type(loss).__name__}, which is no Loss.")
+    raise ConfigError(f"loss._target_ makes a {type(loss).__name__}, not a Loss.")
 
 
 def check_classes(classes: int) -> None:
     """Raise a ConfigError unless there are classes that a network can tell apart."""
     if classes < 2:
         raise ConfigError(
-            f"data.source has {_count(classes, 'class')}, so there is nothing to tell apart. "
-            "Accepted: images of two classes or more, or loss=reconstruction, which needs none."
+            f"data.source has {_count(classes, 'class')}. Accepted: images of two classes or more, "
+            "or loss=reconstruction, which needs no classes."
         )
 
 

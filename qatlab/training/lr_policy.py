@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 
 LrPolicy = Callable[[float, float], float]
 """(position in epochs, length of the phase in epochs) -> factor on the base learning rate."""
@@ -49,10 +49,9 @@ def cosine(
     check_number("solver.lr_policy.warmup_start", warmup_start, highest=1.0)
     length = _length(epochs, over)
     if warmup_epochs >= length:
-        what = f"the epochs of each phase; one has {epochs}" if over is None else f"over={over}"
-        raise ConfigError(
-            f"solver.lr_policy.warmup_epochs={warmup_epochs} must be less than {what}."
-        )
+        phases = f"the epochs of each phase, of which one has {epochs}"
+        below = f"less than {phases if over is None else f'over={over}'}"
+        raise wrong("solver.lr_policy.warmup_epochs", warmup_epochs, below)
     if every is not None:
         epoch = every * _steps(epoch, every)
     if epoch < warmup_epochs:
@@ -134,10 +133,8 @@ def with_warmup(policy: LrPolicy, warmup_epochs: float, warmup_start: float) -> 
 
     def warmed_up(epoch: float, epochs: float) -> float:
         if warmup_epochs >= epochs:
-            raise ConfigError(
-                f"solver.warmup_epochs={warmup_epochs} must be less than the epochs of each phase; "
-                f"one has {epochs}."
-            )
+            below = f"less than the epochs of each phase, of which one has {epochs}"
+            raise wrong("solver.warmup_epochs", warmup_epochs, below)
         if epoch < warmup_epochs:
             return _rise(epoch, warmup_epochs, warmup_start)
         return policy(epoch - warmup_epochs, epochs - warmup_epochs)
@@ -151,10 +148,10 @@ def check_number(
     """Return ``value`` if it is a number from 0 (above 0 if ``positive``) to ``highest``."""
     is_number = isinstance(value, int | float) and math.isfinite(value)
     if not is_number or not 0 <= value <= highest or (positive and value == 0):
-        accepted = "above 0" if positive else "of 0 or more"
+        accepted = "above 0" if positive else "of at least 0"
         if highest < math.inf:
             accepted = f"from 0 to {highest:g}"
-        raise ConfigError(f"{key}={value!r} must be a number {accepted}.")
+        raise wrong(key, value, f"a number {accepted}")
     return value
 
 

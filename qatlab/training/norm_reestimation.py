@@ -12,8 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qatlab.arguments import text
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant.evaluating import evaluating
 from qatlab.training.weight_average import WeightAverage
 
@@ -33,10 +32,7 @@ class NormReestimation(Callback):
 
     def __init__(self, batches: int = 32) -> None:
         if type(batches) is not int or batches < 1:
-            raise ConfigError(
-                f"callbacks.reestimate_norms.batches={text(batches)} is wrong. Accepted: a whole "
-                "number of 1 or more."
-            )
+            raise wrong("callbacks.reestimate_norms.batches", batches, "a whole number above 0")
         self.batches = batches
         self._is_done = False  # in this epoch
 

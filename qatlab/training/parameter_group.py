@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from qatlab.arguments import check_arguments, text
-from qatlab.errors import ConfigError
+from qatlab.arguments import check_arguments
+from qatlab.errors import ConfigError, text, wrong
 from qatlab.training.lr_policy import LrPolicy, check_number, constant
 from qatlab.training.solver import policy_factor
 
@@ -54,13 +54,11 @@ class ParameterGroup:
         """
         if not isinstance(settings, Mapping):
             names = ", ".join(field.name for field in fields(cls))
-            raise ConfigError(f"{path}={text(settings)} is wrong. Accepted: a mapping of {names}.")
+            raise wrong(path, settings, f"a mapping of {names}")
         policy = settings.get("lr_policy", constant)
         if not callable(policy):
-            raise ConfigError(
-                f"{path}.lr_policy={text(policy)} is wrong. Accepted: a mapping as those of "
-                "conf/solver/lr_policy, with _target_, _partial_: true and options."
-            )
+            accepted = "a mapping with _target_ and _partial_: true, as in conf/solver/lr_policy"
+            raise wrong(f"{path}.lr_policy", policy, accepted)
         check_arguments(path, cls, settings)
         group = cls(**{"parameters": [], **settings})
         group._check(path)
@@ -86,29 +84,24 @@ class ParameterGroup:
     def _check(self, path: str) -> None:
         if not self.patterns or not all(isinstance(p, str) and p for p in self.patterns):
             raise ConfigError(
-                f"{path}.parameters is missing or no pattern. Accepted: a pattern of parameter "
+                f"{path}.parameters is missing or not a pattern. Accepted: a pattern of parameter "
                 "names such as *.bias, or a list of them."
             )
         (other,) = OWN.keys() - {self.method}
         for name in OWN[other]:
             if getattr(self, name):  # 0 and null say the same as nothing
                 raise ConfigError(
-                    f"{path}.{name}={text(getattr(self, name))} is a setting of method={other}, "
-                    f"and this group has method={self.method}."
+                    f"{path}.{name}={text(getattr(self, name))} cannot be combined with method="
+                    f"{self.method}, as it is an option of method={other}."
                 )
         for name in ("lr", "momentum", "weight_decay", "eps"):
             if getattr(self, name) is not None:
                 check_number(f"{path}.{name}", getattr(self, name))
         if self.betas is not None and not _are_shares(self.betas):
-            raise ConfigError(
-                f"{path}.betas={text(self.betas)} is wrong. Accepted: two numbers from 0 to below "
-                "1, or null."
-            )
+            raise wrong(f"{path}.betas", self.betas, "two numbers in [0, 1), or null")
         if self.clamp is not None and not _are_bounds(self.clamp):
-            raise ConfigError(
-                f"{path}.clamp={text(self.clamp)} is wrong. Accepted: [lowest, highest], either "
-                "may be null, or null."
-            )
+            accepted = "[lowest, highest], either of which may be null, or null"
+            raise wrong(f"{path}.clamp", self.clamp, accepted)
         policy_factor(f"{path}.lr_policy", self.lr_policy, 0.0, math.inf)
 
 

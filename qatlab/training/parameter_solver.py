@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from qatlab.arguments import text
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, did_you_mean, wrong
 from qatlab.training.mixed_optimizer import MixedOptimizer
 from qatlab.training.parameter_group import ParameterGroup
 from qatlab.training.solver import AnySolver, policy_factor
@@ -35,10 +34,8 @@ class ParameterSolver(AnySolver):
             groups: by name the settings of a `ParameterGroup`; later ones go before earlier ones.
         """
         if not isinstance(groups, Mapping) or not groups:
-            raise ConfigError(
-                f"solver.groups={text(groups)} is wrong. Accepted: a mapping with at least one "
-                "group, such as main: {parameters: '*'}."
-            )
+            accepted = "a mapping with at least one group, such as main: {parameters: '*'}"
+            raise wrong("solver.groups", groups, accepted)
         self.groups: dict[str, ParameterGroup] = {
             str(name): ParameterGroup.of(f"solver.groups.{name}", settings)
             for name, settings in groups.items()

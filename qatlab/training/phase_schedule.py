@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, distributed, nn
 
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 from qatlab.quant import Phase, quantizers, set_phase, start_quantizers
 from qatlab.quant.evaluating import evaluating
 from qatlab.training.schedule import Schedule
@@ -30,7 +30,8 @@ class PhaseSchedule(Callback):
 
     def __init__(self, schedule: Schedule, calibration_batches: int) -> None:
         if calibration_batches < 1:
-            raise ConfigError(f"schedule.calibration_batches={calibration_batches} is below 1")
+            key = "schedule.calibration_batches"
+            raise wrong(key, calibration_batches, "a whole number above 0")
         self.schedule = schedule
         self.calibration_batches = calibration_batches
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant import Phase, quantizers
 
 
@@ -32,7 +32,7 @@ class Schedule:
         """
         for phase, count in epochs.items():
             if count < 0:
-                raise ConfigError(f"schedule.{phase.value}_epochs={count} is below 0")
+                raise wrong(f"schedule.{phase.value}_epochs", count, "a whole number of at least 0")
         if sum(epochs.values()) == 0:
             names = " and ".join(f"{phase.value}_epochs" for phase in epochs)
             raise ConfigError(f"schedule has no epochs: {names} are all 0")
@@ -42,10 +42,11 @@ class Schedule:
         without = dict.fromkeys(q.method for q in found if not q.clamps)
         if epochs[Phase.CLAMP] and without:
             names = " and ".join(without)
+            have = "has" if len(without) == 1 else "have"
             raise ConfigError(
-                f"schedule.clamp_epochs={epochs[Phase.CLAMP]} is wrong: {names} "
-                f"{'has' if len(without) == 1 else 'have'} no clamp phase. Accepted: 0, as in "
-                "schedule=float_then_quantize and schedule=quantize_only."
+                f"schedule.clamp_epochs={epochs[Phase.CLAMP]} cannot be combined with {names}, "
+                f"which {have} no clamp phase; choose schedule=float_then_quantize or "
+                "schedule=quantize_only."
             )
         return cls(tuple((phase, count) for phase, count in epochs.items() if count))
 

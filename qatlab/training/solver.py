@@ -17,8 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from qatlab.arguments import text
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, did_you_mean, unknown, wrong
 from qatlab.training.lr_policy import LrPolicy, check_number, with_warmup
 from qatlab.training.parameter_roles import GROUPS, network_bits, parameter_groups
 
@@ -190,7 +189,7 @@ def _checked_groups(
 def _checked_images(key: str, value: int | None) -> int | None:
     """Return a number of images, or None."""
     if value is not None and (type(value) is not int or value < 1):
-        raise ConfigError(f"{key}={text(value)} must be a whole number of 1 or more, or null.")
+        raise wrong(key, value, "a whole number above 0, or null")
     return value
 
 
@@ -199,23 +198,18 @@ def _checked_factors(key: str, factors: Mapping[int, float] | None) -> dict[int 
     factors = {} if factors is None else factors
     whole = isinstance(factors, Mapping) and all(type(bits) is int for bits in factors)
     if not whole:
-        raise ConfigError(
-            f"{key}={text(factors)} must be a mapping from bits to factors such as "
-            "{3: 0.5, 2: 0.25}, or null."
-        )
+        accepted = "a mapping from bits to factors such as {3: 0.5, 2: 0.25}, or null"
+        raise wrong(key, factors, accepted)
     return {bits: check_number(f"{key}.{bits}", factor) for bits, factor in factors.items()}
 
 
 def _check_keys(path: str, mapping: Mapping[str, Any], accepted: tuple[str, ...]) -> None:
     """Raise unless ``mapping`` has exactly the accepted keys."""
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{path}={mapping!r} must be a mapping of: {', '.join(accepted)}.")
+        raise wrong(path, mapping, f"a mapping of {', '.join(accepted)}")
     for key in mapping:
         if key not in accepted:
-            raise ConfigError(
-                f"{path}.{key} is unknown.{did_you_mean(key, accepted)} "
-                f"Accepted: {', '.join(accepted)}."
-            )
+            raise ConfigError(unknown(f"{path}.{key}", accepted))
     for key in accepted:
         if key not in mapping:
             raise ConfigError(f"{path}.{key} is missing.")
@@ -249,8 +243,8 @@ def _argument_error(path: str, factory: Callable[..., Any], error: Exception) ->
         name for name in inspect.signature(target).parameters if name not in not_from_config
     ]
     reason = str(error).rstrip(".") + "."
-    if unknown := re.search(r"unexpected keyword argument '(\w+)'", reason):
+    if extra := re.search(r"unexpected keyword argument '(\w+)'", reason):
         name = getattr(target, "__name__", repr(target))
-        hint = did_you_mean(unknown[1], accepted)
-        reason = f"{name} has no argument '{unknown[1]}'.{hint}"
+        hint = did_you_mean(extra[1], accepted)
+        reason = f"{name} has no argument '{extra[1]}'.{hint}"
     return ConfigError(f"{path}: {reason} Accepted: {', '.join(accepted) or 'no options'}.")

@@ -11,8 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, distributed, nn
 
-from qatlab.arguments import text
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 
 TRAINED = "trained_state_dict"  # in checkpoints: the weights that the training goes on with
 
@@ -42,9 +41,7 @@ class WeightAverage(Callback):
 
     def __init__(self, decay: float = 0.999) -> None:
         if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay < 1:
-            raise ConfigError(
-                f"callbacks.ema.decay={text(decay)} is wrong. Accepted: a number from 0 to below 1."
-            )
+            raise wrong("callbacks.ema.decay", decay, "a number in [0, 1)")
         self.decay = decay
         self._steps = 0  # of the phase
         self._averages: dict[str, Tensor] = {}

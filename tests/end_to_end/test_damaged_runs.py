@@ -119,7 +119,7 @@ def test_a_damaged_result_is_told(result: str, fault: str, run: Path, command: T
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (lambda place: place.write_text(""), "is no folder; move it away"),
+        (lambda place: place.write_text(""), "is not a folder; move it away"),
         (lambda place: (place / "last.ckpt").mkdir(parents=True), "last.ckpt: it is a folder"),
     ],
 )

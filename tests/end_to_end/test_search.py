@@ -84,7 +84,7 @@ def test_jobs_that_fail_end_a_search_and_are_proposed_again(tmp_path: Path) -> N
     failed = search(tmp_path / "s", *words, "quant.weight.bits=choice(33)")
     assert failed.code == 1
     assert (
-        failed.output.count("bits=33 is not a whole number") == 2
+        failed.output.count("bits=33 is wrong. Accepted: a whole number") == 2
     )  # when it happens, in the table
     assert "\n1 failed\n" in failed.output
     again = search(tmp_path / "s", *words, "quant.weight.bits=choice(33)")
@@ -137,7 +137,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         SearchSweeper(DictConfig({}), 1, 1, 1, {"size_bytes": "minimise"})
     with pytest.raises(ConfigError, match=r"objectives: best\.x is not in .*which has quantize; "):
         _inner({"best": {"quantize": 1}}, "best.x", tmp_path)
-    with pytest.raises(ConfigError, match=r"objectives: name is no number, but 'lenet'\.$"):
+    with pytest.raises(ConfigError, match=r"objectives: name is not a number, but 'lenet'\.$"):
         _inner({"name": "lenet"}, "name", tmp_path)
     told = search(tmp_path / "n", "hydra/sweeper=random", "hydra.sweeper.n_trials=many")
     assert "Error: hydra.sweeper.n_trials=many is wrong. Accepted: a whole number" in told.output

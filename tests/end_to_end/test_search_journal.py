@@ -91,7 +91,7 @@ FINISHED: list[tuple[str, Callable[[Lines], None], str]] = [
         put(USER, 3, "overrides", user_attr={"overrides": [5]}),
         r"3: its overrides are \[5\]",
     ),
-    ("attribute", put(USER, 3, "overrides", user_attr=5), r"line \d+ is none of Optuna's"),
+    ("attribute", put(USER, 3, "overrides", user_attr=5), r"line \d+ is not from Optuna"),
     ("unknown", put(STATE, 1, "", trial_id=99), r"line \d+ is of trial 99, which is not there"),
     ("other", put(STATE, 3, "", trial_id=0), r"line \d+ changes trial 0, which had ended"),
     ("twice", again(STATE, 3), r"line \d+ changes trial 3, which had ended"),
@@ -107,7 +107,7 @@ FINISHED: list[tuple[str, Callable[[Lines], None], str]] = [
     ("name", put(PARAM, 1, "lr", param_name="rate"), r"trial 1: it has no lr"),
     ("space", put(PARAM, 0, "lr", distribution="{}"), r"line \d+ \(trial 0\): |the space of lr"),
     ("date", put(STATE, 1, "", datetime_complete="x"), r"line \d+ \(trial 1\): Invalid isoformat"),
-    ("op", put(STATE, 1, "", op_code=77), r"line \d+ is none of Optuna's"),
+    ("op", put(STATE, 1, "", op_code=77), r"line \d+ is not from Optuna"),
     (
         "study",
         lambda lines: lines[1].update(study_id=5),

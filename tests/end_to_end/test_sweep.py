@@ -133,7 +133,7 @@ def test_a_job_that_fails_does_not_stop_the_others(sweep: Sweep, tmp_path: Path)
     assert "Traceback" not in ended.output
     (error,) = tmp_path.glob("s/*/error.txt")
     assert "bits=33,quant" not in error.read_text()
-    assert "bits=33 is not a whole number from 1 to 16" in error.read_text()
+    assert "bits=33 is wrong. Accepted: a whole number from 1 to 16" in error.read_text()
     assert of_jobs(tmp_path / "s", "result.json").keys() == {"2"}
 
     fast = sweep("fast", "quant.weight.bits=33,2", "sweep.fail_fast=true")
@@ -182,7 +182,7 @@ def test_jobs_side_by_side_share_the_first_phase_too(sweep: Sweep, tmp_path: Pat
     ended = sweep("s", "hydra/launcher=parallel", "quant.weight.bits=2,3,33", forked=False)
     assert ended.code == 1
     assert "\n2 done, 1 failed\n" in ended.output
-    assert "bits=33 is not a whole number" in ended.output
+    assert "bits=33 is wrong. Accepted: a whole number" in ended.output
     assert "Error executing job" not in ended.output  # Hydra's, with its trace
     assert ended.output.count("[clamp]") == 1
     assert of_jobs(tmp_path / "s", "result.json").keys() == {"2", "3"}

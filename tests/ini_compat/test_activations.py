@@ -71,9 +71,9 @@ def test_parameters_without_function_have_no_effect(tmp_path: Path, cell: str) -
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("Rectifyer", "8: [x] ActivationFunction=Rectifyer is no activation function. Did you"),
-        ("Rectifier_Frame_CUDA", "is no activation function"),
-        ("", "ActivationFunction= is no activation function. Accepted: Linear, Rectifier, Satur"),
+        ("Rectifyer", "8: [x] ActivationFunction=Rectifyer is wrong. Did you mean 'Rectifier'? Ac"),
+        ("Rectifier_Frame_CUDA", "ActivationFunction=Rectifier_Frame_CUDA"),
+        ("", "ActivationFunction= is wrong. Accepted: Linear, Rectifier, Saturation, Logistic, Lo"),
         (
             "Rectifier\nF.Leak=1",
             "9: [x] ActivationFunction.Leak: Rectifier has no parameter Leak, and N2D2 does not "
@@ -82,10 +82,10 @@ def test_parameters_without_function_have_no_effect(tmp_path: Path, cell: str) -
         ("Logistic\nF.Alpha=1", "Logistic has no parameter Alpha, and N2D2 does not load the"),
         ("Logistic\nF.Alpha=1", "Accepted: none"),
         ("Rectifier\nF.QuantizationLevels=8", "has no parameter QuantizationLevels"),
-        ("Rectifier\nF.Clipping=-1", "9: [x] ActivationFunction.Clipping=-1 is below 0. Accepted"),
-        ("Linear\nF.Clipping=-1", "Clipping=-1 is below 0"),
+        ("Rectifier\nF.Clipping=-1", "9: [x] ActivationFunction.Clipping=-1 is wrong. Accepted: 0"),
+        ("Linear\nF.Clipping=-1", "ActivationFunction.Clipping=-1 is wrong."),
         ("Saturation\nF.Threshold=0", "9: [x] ActivationFunction.Threshold=0 is wrong. Accepted"),
-        ("Tanh\nF.Alpha=1e999", "9: Unreadable property"),
+        ("Tanh\nF.Alpha=1e999", "9: [x] ActivationFunction.Alpha=1e999 is"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, lines: str, expected: str) -> None:

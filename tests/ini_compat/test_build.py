@@ -114,13 +114,13 @@ def test_three_names_of_the_environment(tmp_path: Path, name: str) -> None:
         ("a, b", "[fc] Input has a space beside 'b', which N2D2 takes as part of the name: remove"),
         ("a ,b", "[fc] Input has a space beside 'a'"),
         ("a, sp", "[fc] Input has a space beside 'sp'"),
-        ("aa", "[fc] Input=aa is no cell of the file. Did you mean 'a'?"),
+        ("aa", "[fc] Input=aa is not a cell of the file. Did you mean 'a'?"),
         ("spp", "Did you mean 'sp'?"),
-        ("def", "[fc] Input=def is no cell of the file."),
-        ("", "[fc] Input= is no cell of the file."),
-        ("a,", "[fc] Input= is no cell of the file."),
-        ("[x]Y", "Input=[x]Y is no cell"),
-        ("${X}", "Input=${X} is no cell"),
+        ("def", "[fc] Input=def is not a cell of the file."),
+        ("", "[fc] Input= is not a cell of the file."),
+        ("a,", "[fc] Input= is not a cell of the file."),
+        ("[x]Y", "Input=[x]Y is not a cell"),
+        ("${X}", "Input=${X} is not a cell"),
         ("$(1/0)", "division"),
     ],
 )
@@ -289,13 +289,16 @@ def test_every_type_is_read_or_refused() -> None:
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("Type=Fcc", "[x] Type=Fcc is no cell. Did you mean 'Fc'? Accepted: Activation, "),
+        ("Type=Fcc", "[x] Type=Fcc is not a cell. Did you mean 'Fc'? Accepted: Activation, "),
         ("", "the section [x] needs the key Type"),
         ("Type=Fc\nModel=Spike", "[x] Model=Spike is not supported here: spiking cells"),
         ("Type=Fc\nModel=CSpike_BP_CUDA", "is not supported here: spiking cells"),
-        ("Type=Fc\nModel=Frames", "[x] Model=Frames is no model of cells. Did you mean 'Frame'?"),
-        ("Type=Fc\nDataType=Float8", "expected one of Float32, Float16, Float64."),
-        ("Type=Fc\nNbOutputs=1000000000", "NbOutputs is 1000000000. Accepted: 1 to 1048576"),
+        (
+            "Type=Fc\nModel=Frames",
+            "[x] Model=Frames is not a model of cells. Did you mean 'Frame'?",
+        ),
+        ("Type=Fc\nDataType=Float8", "Accepted: Float32, Float16, Float64"),
+        ("Type=Fc\nNbOutputs=1000000000", "NbOutputs=1000000000 is wrong. Accepted: 1 to 10485"),
         ("Type=Fc\nConfigSection=none", "there is no section [none]"),
     ],
 )
@@ -335,12 +338,12 @@ def test_many_keys_end_soon(tmp_path: Path) -> None:
     [
         ("DefaultModel=Spike\n", "model.ini:1: DefaultModel=Spike is not supported here: spiking"),
         ("DefaultModel=RRAM\nProgramMethod(RRAM)=Ideal\n", "DefaultModel=RRAM is not supported"),
-        ("DefaultModel=Frame_CUDa\n", "is no model of cells. Did you mean 'Frame_CUDA'?"),
+        ("DefaultModel=Frame_CUDa\n", "is not a model of cells. Did you mean 'Frame_CUDA'?"),
         ("DefaultModl=Frame\n", "DefaultModl stands before the first section and is unknown ther"),
         ("ProgramMethod=Ideal\n", "Accepted: DefaultModel, DefaultDataType"),
         ("InsertBatchNormAfterConv=1\n", "InsertBatchNormAfterConv=1 is not supported here: wri"),
-        ("InsertBatchNormAfterConv=x\n", "expected 0 or 1"),
-        ("DefaultDataType=Int8\n", "expected one of Float32"),
+        ("InsertBatchNormAfterConv=x\n", "Accepted: 0 or 1"),
+        ("DefaultDataType=Int8\n", "Accepted: Float32"),
     ],
 )
 def test_global_keys_that_are_wrong(tmp_path: Path, head: str, expected: str) -> None:

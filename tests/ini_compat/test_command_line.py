@@ -56,7 +56,7 @@ def test_exit_codes_of_check(run: Run, name: str, code: int) -> None:
     said = run("check", f"{name}.ini")
     assert said.code == code
     assert said.out.startswith("cell  type")
-    assert ("error: wrong.ini:10: [fc] Type=Fcc is no cell." in said.err) == (code == 2)
+    assert ("error: wrong.ini:10: [fc] Type=Fcc is not a cell." in said.err) == (code == 2)
     assert ("[fc] NoBias ignored" in said.out) == (code == 1)
     assert not list(Path().glob("*.yaml"))
 
@@ -139,9 +139,9 @@ def test_convert_elsewhere(run: Run) -> None:
         ((".", "-o", "x.yaml"), "."),
         (("binary.ini", "-o", "x.yaml"), "binary.ini"),
         (("", "-o", "x.yaml"), ""),
-        (("model.ini", "-o", "x.yaml", "--weights", "no"), "no is no folder of weight files"),
+        (("model.ini", "-o", "x.yaml", "--weights", "no"), "no is not a folder of weight files"),
         (("model.ini", "-o", "x.yaml", "--weights", "."), ". lacks 2 of the network's files"),
-        (("model.ini", "-o", "x.yaml", "--data", "no"), "--data no is no folder"),
+        (("model.ini", "-o", "x.yaml", "--data", "no"), "--data no is not a folder"),
         (("model.ini", "-D", "LR"), "-D LR is wrong. Accepted: -D VAR=value"),
         (("model.ini", "-D", "=1"), "-D =1 is wrong"),
         (("model.ini", "-D", "$=1"), "-D $=1 is wrong"),
@@ -347,7 +347,10 @@ def test_weights_there_and_back(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("weights", "no", "model.ini", "-o", "x.safetensors"), "no is no folder of weight files"),
+        (
+            ("weights", "no", "model.ini", "-o", "x.safetensors"),
+            "no is not a folder of weight files",
+        ),
         (("weights", ".", "model.ini", "-o", "x.safetensors"), ". lacks 2 of the network's files"),
         (("weights", ".", "none.ini", "-o", "x.safetensors"), "none.ini"),
         (("export-weights", "no", "model.ini", "-o", "out"), "no does not exist"),

@@ -117,16 +117,17 @@ def test_other_keys_in_a_config_section_are_unknown_parameters(
     text = f"{cell(kind)}ConfigSection=c\n[c]\n{key}=1\n"
     line = 1 + text.count("\n")
     message = refusal(tmp_path, text)
-    assert message.startswith(f"{line}: [c] {key} is no parameter of the cells that use this")
+    assert message.startswith(f"{line}: [c] {key} is not a parameter of the cells that use this")
     assert "Accepted: " in message
 
 
 def test_the_nearest_parameter_is_named(tmp_path: Path) -> None:
     message = refusal(tmp_path, f"{cell('Conv')}ConfigSection=c\n[c]\nNoBais=1\n")
     assert message == (
-        "9: [c] NoBais is no parameter of the cells that use this section, and N2D2 does not load "
-        "the file. Did you mean 'NoBias'? Accepted: NoBias, BackPropagate, WeightsExportFormat, "
-        "WeightsExportFlip, OutputsRemap, Solvers.*, WeightsSolver.*, BiasSolver.*"
+        "9: [c] NoBais is not a parameter of the cells that use this section, and N2D2 does not "
+        "load the file. Did you mean 'NoBias'? Accepted: NoBias, BackPropagate, "
+        "WeightsExportFormat, WeightsExportFlip, OutputsRemap, Solvers.*, WeightsSolver.*, "
+        "BiasSolver.*"
     )
     message = refusal(tmp_path, f"{cell('Pool')}ConfigSection=c\n[c]\nNoBias=1\n")
     assert message.endswith("Accepted: none")
@@ -207,8 +208,8 @@ def test_sections_for_another_model_are_told(tmp_path: Path) -> None:
     [
         ("c", "there is no section [c]."),
         ("a, b", "there is no section [ b]. Did you mean 'b'?"),
-        ("", "names a section without a name"),
-        ("a,", "names a section without a name"),
+        ("", "ConfigSection= is wrong. Accepted: names"),
+        ("a,", "ConfigSection=a, is wrong. Accepted: names"),
     ],
 )
 def test_missing_sections(tmp_path: Path, value: str, expected: str) -> None:
@@ -219,8 +220,10 @@ def test_missing_sections(tmp_path: Path, value: str, expected: str) -> None:
 
 def test_wrong_values_are_told_where_they_stand(tmp_path: Path) -> None:
     text = f"{cell('Dropout')}Dropout=0.1\nConfigSection=c\n[c]\nDropout=1.5\n"
-    assert refusal(tmp_path, text) == "9: [c] Dropout is 1.5. Accepted: from 0, below 1"
+    assert (
+        refusal(tmp_path, text) == "9: [c] Dropout=1.5 is wrong. Accepted: a probability in [0, 1)"
+    )
     text = f"{cell('BatchNorm')}ConfigSection=c\n[c]\nMovingAverageMomentum=1\n"
-    assert refusal(tmp_path, text).startswith("8: [c] MovingAverageMomentum is 1. Accepted")
+    assert refusal(tmp_path, text).startswith("8: [c] MovingAverageMomentum=1 is wrong")
     text = f"{cell('LRN')}ConfigSection=c\n[c]\nN=0\n"
-    assert refusal(tmp_path, text).startswith("8: [c] N is 0. Accepted")
+    assert refusal(tmp_path, text).startswith("8: [c] N=0 is wrong")

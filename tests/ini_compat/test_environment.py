@@ -98,7 +98,7 @@ def test_what_n2d2_takes_where_nothing_is_said(document: Read) -> None:
         ("SizeX=3\nSizeY=3\nBatchsize=3\n", "Did you mean 'BatchSize'?"),
         (
             "SizeX=3\nSizeY=3\nConfigSection=c\n[c]\nDataSigned=1\n",
-            "[c] DataSigned is no parameter",
+            "[c] DataSigned is not a parameter",
         ),
         ("SizeX=3\nSizeY=3\nConfigSection=d\n", "there is no section [d]"),
     ],

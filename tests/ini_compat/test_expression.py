@@ -67,7 +67,7 @@ def test_arithmetic(text: str, expected: float) -> None:
         ("max(*x)", "plain numbers only"),
         ("int(x=3)", "plain numbers only"),
         ("int", "'int' is a function"),
-        ("ALPHA", "'ALPHA' is no number"),
+        ("ALPHA", "'$(ALPHA)' cannot be evaluated: 'ALPHA'"),
         ("mx(1, 2)", "the functions are int, float, round, abs, min, max. Did you mean 'max'?"),
         ("pow(2, 3)", "the functions are"),
         ("float(3)(2)", "the functions are"),

@@ -87,18 +87,18 @@ def test_parameters_without_filler_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("HeFille", "7: [x] WeightsFiller=HeFille is no filler. Did you mean 'HeFiller'? Accepted"),
+        ("HeFille", "7: [x] WeightsFiller=HeFille is wrong. Did you mean 'HeFiller'? Accepted: Co"),
         ("HeFiller_Frame", "Did you mean 'HeFiller'?"),
-        ("", "7: [x] WeightsFiller= is no filler. Accepted: ConstantFiller"),
+        ("", "7: [x] WeightsFiller= is wrong. Accepted: ConstantFiller, Normal"),
         (
             "HeFiller\nWeightsFiller.Scale=1",
             "8: [x] WeightsFiller.Scale: HeFiller has no parameter Scale, and N2D2 does not load "
             "the file. Did you mean 'Scaling'? Accepted: VarianceNorm, MeanNorm, Scaling",
         ),
         ("HeFiller\nWeightsFiller.Distribution=Normal", "HeFiller has no parameter Distribution"),
-        ("HeFiller\nWeightsFiller.VarianceNorm=fan_in", "expected one of FanIn, Average, FanOut"),
-        ("NormalFiller\nWeightsFiller.StdDev=-1", "8: [x] WeightsFiller.StdDev=-1 is below 0"),
-        ("NormalFiller\nWeightsFiller.Mean=x", "8: Unreadable property"),
+        ("HeFiller\nWeightsFiller.VarianceNorm=fan_in", "Accepted: FanIn, Average, FanOut"),
+        ("NormalFiller\nWeightsFiller.StdDev=-1", "8: [x] WeightsFiller.StdDev=-1 is wrong. Acce"),
+        ("NormalFiller\nWeightsFiller.Mean=x", "8: [x] WeightsFiller.Mean=x is wrong. Ac"),
         ("UniformFiller\nWeightsFiller.Min=2", "7: [x] WeightsFiller has Min=2 above Max=1"),
     ],
 )

@@ -76,7 +76,7 @@ def test_what_is_not_said_is_left_out(tmp_path: Path, word: str) -> None:
         ("KernelSize=3\nDilationDims=1 0", "7: [x] DilationDims: 0 is below 1"),
         ("KernelSize=3\nPadding=-1", "7: [x] Padding: -1 is below 0"),
         ("KernelSize=3\nPaddingDims=1 1 1", "7: [x] PaddingDims has 3 dimensions"),
-        ("KernelSize=3.5", "expected an integer"),
+        ("KernelSize=3.5", "Accepted: an integer"),
         ("KernelSize=21", "outputs of 2x0x10 for inputs of 1x20x30"),
         ("KernelSize=3\nDilation=15", "outputs of 2x-10x0 for inputs of 1x20x30"),
         ("KernelSize=1000000000", "that does not fit"),

@@ -188,21 +188,21 @@ def test_a_pool_of_two_parents(tmp_path: Path) -> None:  # as in SqueezeNet
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("Mapping.NbGroups=3", "7: [x] Mapping.NbGroups=3 does not divide the 4 channels of sp"),
-        ("Mapping.NbGroups=0", "Mapping.NbGroups=0 does not divide"),
-        ("Mapping.ChannelsPerGroup=3", "Mapping.ChannelsPerGroup=3 does not divide"),
-        ("Mapping.ChannelsPerGroup=0", "Mapping.ChannelsPerGroup=0 does not divide"),
+        ("Mapping.NbGroups=3", "7: [x] Mapping.NbGroups=3 is wrong. Accepted: a divisor of the 4"),
+        ("Mapping.NbGroups=0", "Mapping.NbGroups=0 is wrong. Accepted: a"),
+        ("Mapping.ChannelsPerGroup=3", "Mapping.ChannelsPerGroup=3 is wrong. Accepted:"),
+        ("Mapping.ChannelsPerGroup=0", "Mapping.ChannelsPerGroup=0 is wrong. Accepted:"),
         ("Mapping.NbGroups=4", "4 groups for the 4 channels of sp, which do not divide its 2 outp"),
         (
             "Mapping.NbGroups=2\nMapping.ChannelsPerGroup=2",
-            "8: [x] has both Mapping.NbGroups and Mapping.ChannelsPerGroup. Accepted: one",
+            "8: [x] Mapping.ChannelsPerGroup cannot be combined with Mapping.NbGroups",
         ),
-        ("Mapping.NbGroup=2", "is no key of a mapping. Did you mean 'NbGroups'? Accepted: Size"),
-        ("Mapping(env).NbGroups=2", "[x] Mapping(env).NbGroups is no key of a mapping"),
+        ("Mapping.NbGroup=2", "is not a key of a mapping. Did you mean 'NbGroups'? Accepted: Size"),
+        ("Mapping(env).NbGroups=2", "[x] Mapping(env).NbGroups is not a key of a mapping"),
         ("Mapping(env)=1 0 1", "7: [x] Mapping(env) has 3 values. Accepted: 4 rows of 2 values"),
         ("Mapping(env)=1 0 1 0 1 0 1 2", "has 8 values, among them '2'. Accepted"),
-        ("Mapping.Size=-1", "expected an integer from 0"),
-        ("Mapping.Size=1 1", "expected an integer"),
+        ("Mapping.Size=-1", "Accepted: an integer of at least 0"),
+        ("Mapping.Size=1 1", "Accepted: an integer"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, lines: str, expected: str) -> None:

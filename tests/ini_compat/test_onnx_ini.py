@@ -463,7 +463,7 @@ def test_keys_of_the_section(tmp_path: Path) -> None:
 def test_as_many_inputs_as_parents(tmp_path: Path) -> None:
     text = problems(small(tmp_path, "Input=sp,env\n"))
     assert "has 2 inputs, the ONNX file 1: 'x'" in text
-    assert "no cell before it" in problems(small(tmp_path, "Input=conv9\n"))
+    assert "Input=conv9 is not a cell before it. Acc" in problems(small(tmp_path, "Input=conv9\n"))
 
 
 def test_names_that_meet(tmp_path: Path) -> None:

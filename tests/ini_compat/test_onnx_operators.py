@@ -528,7 +528,7 @@ REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {
     "broadcast": (
         [node("GlobalAveragePool", "x", "p"), node("Mul", "x p", "y")],
         {},
-        "unlike shapes",
+        "different shapes",
     ),
     "images_and_vectors": (
         [node("Flatten", "x", "f"), node("Add", "x f", "y")],

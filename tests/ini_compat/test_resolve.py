@@ -167,7 +167,7 @@ def test_what_a_template_computed_is_floored_like_any_other(document: Read) -> N
     files = {"x.tpl": "[{{SECTION_NAME}}_1]\nX={{HALF}}\nY={{REAL}}\n"}
     read = document("[a@x.tpl]\nHALF=$(7 / 2)\nREAL=3.5\n", files)
     assert read.section("a_1").integer("X") == 3
-    assert "Unreadable property" in message(lambda: read.section("a_1").integer("Y"))
+    assert "Y=3.5 is wrong. Accepted: an integ" in message(lambda: read.section("a_1").integer("Y"))
 
 
 def test_variables_of_a_template_are_inherited_too(document: Read) -> None:

@@ -110,18 +110,18 @@ LOGISTIC = "[x]\nInput=sp\nType=Activation\nNbOutputs=1\nActivationFunction=Logi
         (FC, "[fc.Target]\nTopN=0\n", "TopN=0 is wrong"),
         (
             *(FC, "[fc.Target]\nTargetValeu=1\n"),
-            "13: [fc.Target] TargetValeu is no key of a target, and N2D2 does not load the file. "
-            "Did you mean 'TargetValue'? Accepted: Type, TargetValue",
+            "13: [fc.Target] TargetValeu is not a key of a target, and N2D2 does not load the file."
+            " Did you mean 'TargetValue'? Accepted: Type, TargetValue",
         ),
-        (FC, "[fc.Target]\nTargetValue=0\n", "13: [fc.Target] TargetValue=0 is not above Default"),
-        (FC, "[fc.Target]\nDefaultValue=1\n", "13: [fc.Target] TargetValue=1 is not above Defaul"),
+        (FC, "[fc.Target]\nTargetValue=0\n", "13: [fc.Target] TargetValue=0 is wrong. Accepted: a"),
+        (FC, "[fc.Target]\nDefaultValue=1\n", "13: [fc.Target] TargetValue=1 is wrong. Accepted:"),
         (FC, "[fc.Target]\nType=TargetBBox\n", "13: [fc.Target] Type=TargetBBox is not supported"),
         (
             FC,
             "[fc.Target]\nType=TargetRP\n",
             "Type=TargetRP is not supported here. Accepted: Targe",
         ),
-        (FC, "[fc.Target]\nType=Score\n", "expected one of TargetScore, Target."),
+        (FC, "[fc.Target]\nType=Score\n", "Accepted: TargetScore, Target"),
         (
             FC,
             "[fc.Target]\nDataAsTarget=1\n",
@@ -135,7 +135,10 @@ LOGISTIC = "[x]\nInput=sp\nType=Activation\nNbOutputs=1\nActivationFunction=Logi
         ),
         (
             FC.replace("=10", "=1") + "ActivationFunction=LogisticWithLoss\n",
-            *("[fc.Target]\nBinaryThreshold=1\n", "BinaryThreshold=1 is no probability. Accepted"),
+            *(
+                "[fc.Target]\nBinaryThreshold=1\n",
+                "BinaryThreshold=1 is wrong. Accepted: a probability",
+            ),
         ),
     ],
 )
@@ -178,4 +181,4 @@ def test_names_of_cells_may_hold_the_word(tmp_path: Path) -> None:
 def test_what_is_wrong_with_the_cell_is_told_there(tmp_path: Path) -> None:
     network = read(tmp_path, project(FC.replace("=10", "=0"), sp=SP))
     assert len(network.problems) == 1
-    assert "NbOutputs is 0" in problems(network)
+    assert "NbOutputs=0 is wrong. Accepted: 1 to 104" in problems(network)

@@ -115,12 +115,15 @@ def test_only_lines_with_evaluated_values_are_evaluated() -> None:
         ("{% if A exists %}{% else %}", "x.tpl:1: this 'if' is not closed by '{% endif %}'."),
         ("{% for i in range(2) %}{% endif %}", "x.tpl:1: '{% endif %}' has nothing to end."),
         ("\n\n{% endif %}", "x.tpl:3: '{% endif %}' has nothing to end."),
-        ("{% fi X %}", "x.tpl:1: '{% fi %}' is no command of templates."),
-        ("{% sett X %}", "x.tpl:1: '{% sett %}' is no command of templates. Did you mean 'set'?"),
+        ("{% fi X %}", "x.tpl:1: '{% fi %}' is not a command of templates."),
+        (
+            "{% sett X %}",
+            "x.tpl:1: '{% sett %}' is not a command of templates. Did you mean 'set'?",
+        ),
         ("\n{{NAME\n}}", "x.tpl:2: '{{' is not closed on its line."),
         ("{% if", "x.tpl:1: '{%' is not closed on its line."),
         ("{{}}", "x.tpl:1: there is nothing after '{{'."),
-        ("{{A B}}", "x.tpl:1: 'A B' is no variable name."),
+        ("{{A B}}", "x.tpl:1: 'A B' is not a variable name."),
         ("{% if A exists %}" * 30 + "{% endif %}" * 30, "x.tpl:1: commands are nested more than"),
     ],
 )

@@ -322,15 +322,15 @@ def test_apply_to(node: Callable[..., dict[str, Any]], word: str, parts: tuple[s
     ("kind", "keys", "told"),
     [
         ("RescaleTransformation", "Height=3", "needs the key Width"),
-        ("RescaleTransformation", "Width=0 Height=3", "Width=0 is not supported here. Accepted: 1"),
-        ("RescaleTransformation", "Width=-3 Height=3", "expected an integer from 0"),
+        ("RescaleTransformation", "Width=0 Height=3", "Width=0 is wrong. Accepted: 1"),
+        ("RescaleTransformation", "Width=-3 Height=3", "Accepted: an integer of at least 0"),
         (
             "RescaleTransformation",
             "Width=3 Height=3 Widht=4",
             "has no key Widht, and N2D2 does not",
         ),
         ("RescaleTransformation", "Width=3 Height=3 Widht=4", "Did you mean 'Width'?"),
-        ("RescaleTransformation", "Width=3 Height=3 KeepAspectRatio=yes", "expected 0 or 1"),
+        ("RescaleTransformation", "Width=3 Height=3 KeepAspectRatio=yes", "Accepted: 0 or 1"),
         ("RescaleTransformation", "Width=3 Height=3 ApplyTo=LearnOnl", "Did you mean 'LearnOnly'?"),
         ("PadCropTransformation", "Width=0 Height=3", "AdditiveWH=1 with a number of pixels"),
         (
@@ -343,11 +343,11 @@ def test_apply_to(node: Callable[..., dict[str, Any]], word: str, parts: tuple[s
             "Width=3 Height=3 BorderType=MeanBorde",
             "Did you mean 'MeanBorder'",
         ),
-        ("PadCropTransformation", "Width=3 Height=3 BorderValue=", "BorderValue= is not supported"),
+        ("PadCropTransformation", "Width=3 Height=3 BorderValue=", "BorderValue= is wrong"),
         (
             "SliceExtractionTransformation",
             "Width=3 Height=3 RandomScalingRange=2",
-            "RandomScalingRange=2 is not supported here. Accepted: two numbers, the lowest and",
+            "RandomScalingRange=2 is wrong. Accepted: two numbers, the lowest and",
         ),
         ("SliceExtractionTransformation", "Width=3 Height=3 RandomRotationRange=2,1", "the lowest"),
         ("RandomResizeCropTransformation", "Width=3 Height=3 ScaleMin=2", "ScaleMin and ScaleMax"),
@@ -356,8 +356,8 @@ def test_apply_to(node: Callable[..., dict[str, Any]], word: str, parts: tuple[s
         ("RangeAffineTransformation", "FirstOperator=Divides", "needs the key FirstValue"),
         ("ColorSpaceTransformation", "ColorSpace=RGB_to_RGB", "Did you mean 'RGB_to_BGR'?"),
         ("ChannelExtractionTransformation", "CSChannel=Grey", "Did you mean 'Gray'?"),
-        ("RandomAffineTransformation", "GainVarProb=0.5,0.5", "expected a number"),
-        ("RandomAffineTransformation", "GainVarProb=2", "Accepted: from 0 to 1"),
+        ("RandomAffineTransformation", "GainVarProb=0.5,0.5", "Accepted: a number"),
+        ("RandomAffineTransformation", "GainVarProb=2", "Accepted: a number in [0, 1]"),
         ("RandomAffineTransformation", "GainRange[0]=1,2", "has no key GainRange[0]"),
         (
             "MorphologyTransformation",
@@ -375,7 +375,7 @@ def test_apply_to(node: Callable[..., dict[str, Any]], word: str, parts: tuple[s
             "ApplyToLabels=1 is not supported here. Accepted: 0",
         ),
         ("GradientFilterTransformation", "KernelSize=5", "KernelSize=5 is not supported here"),
-        ("FlipTransformations", "", "is no transformation. Did you mean 'FlipTransformation'?"),
+        ("FlipTransformations", "", "is not a transformation. Did you mean 'FlipTransformation'?"),
         *((kind, "", f"Type={kind} is not supported here. Accepted: Resc") for kind in ELSEWHERE),
     ],
 )

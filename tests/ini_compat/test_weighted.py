@@ -253,13 +253,13 @@ def test_cells_that_are_not_cut_tell_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (CONV.replace("=8", "=0"), "6: [x] NbOutputs is 0. Accepted: 1 to 1048576"),
-        (FC.replace("=8", "=1000000000"), "5: [x] NbOutputs is 1000000000. Accepted"),
+        (CONV.replace("=8", "=0"), "6: [x] NbOutputs=0 is wrong. Accepted: 1 to 10485"),
+        (FC.replace("=8", "=1000000000"), "5: [x] NbOutputs=1000000000 is wrong. Accept"),
         (CONV.replace("NbOutputs=8\n", ""), "2: the section [x] needs the key NbOutputs"),
         (CONV.replace("=8", "=1048576") + "KernelDims=8 8", "makes more than 4,294,967,296 weig"),
         (FC.replace("=8", "=1048576"), "5: [x] NbOutputs makes more than 4,294,967,296 weights"),
         (DECONV + "Stride=1000000000", "numbers of an image"),
-        (NORM, "5: [x] NbOutputs is 4, but the inputs make it 128"),
+        (NORM, "5: [x] NbOutputs=4 is wrong. Accepted: 128, as its in"),
         (f"{CONV}WeightsSharing=y[0]", "7: [x] WeightsSharing shares parameters between cells"),
         (f"{FC}BiasesSharing=y", "6: [x] BiasesSharing shares"),
         (f"{NORM.replace('4', '128')}MeansSharing=y", "6: [x] MeansSharing shares"),
@@ -267,11 +267,11 @@ def test_cells_that_are_not_cut_tell_it(tmp_path: Path) -> None:
         (f"{CONV}Kernel.Normalize=1", "7: [x] Kernel.Normalize gives"),
         (configured(CONV, "OutputsRemap=1:0"), "9: [c] OutputsRemap is not supported here"),
         (configured(FC, "Normalize=1"), "8: [c] Normalize is 1, which is not supported"),
-        (configured(FC, "DropConnect=0"), "8: [c] DropConnect is 0. Accepted: above 0, up to 1"),
-        (configured(FC, "DropConnect=1.5"), "DropConnect is 1.5"),
-        (configured(FC, "WeightsExportFormat=HWCO"), "expected one of OC, CO"),
-        (configured(CONV, "NoBias=2"), "9: Unreadable property: [c] NoBias"),
-        (configured(NORM.replace("4", "128"), "Epsilon=-1"), "8: [c] Epsilon is -1. Accepted: 0"),
+        (configured(FC, "DropConnect=0"), "8: [c] DropConnect=0 is wrong. Accepted: a number in"),
+        (configured(FC, "DropConnect=1.5"), "DropConnect=1.5 is wrong. Accepted: a nu"),
+        (configured(FC, "WeightsExportFormat=HWCO"), "Accepted: OC, CO"),
+        (configured(CONV, "NoBias=2"), "9: [c] NoBias=2 is wrong. Accepted: 0 or"),
+        (configured(NORM.replace("4", "128"), "Epsilon=-1"), "8: [c] Epsilon=-1 is wrong. Accepte"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, expected: str) -> None:

@@ -59,9 +59,9 @@ def test_files_that_are_no_plain_mappings_are_refused_at_once(tmp_path: Path) ->
         (bomb.encode(), r"\*a refers to another part of the file \(line 2\)"),
         (b"[" * 100_000, "nest"),
         (b"- 1\n- 2\n", "it holds no mapping"),
-        ("seed: 1".encode("utf-16"), r"no text in UTF-8 \(byte 0\)"),
-        (b"a: !!bool x\n", r"tag:yaml.org,2002:bool is no plain value \(line 1\)"),
-        (b"a: !!int ''\n", r"is no plain value"),
+        ("seed: 1".encode("utf-16"), r"not UTF-8 text \(byte 0\)"),
+        (b"a: !!bool x\n", r"tag:yaml.org,2002:bool is not a plain value \(line 1\)"),
+        (b"a: !!int ''\n", r"is not a plain value"),
         (b"a: 1" + b":59" * 200 + b".5\n", "too large"),
         (b"a: [1\n", r"did not find expected|expected ',' or '\]'"),
     ):
@@ -91,7 +91,7 @@ def test_files_that_are_no_plain_mappings_are_refused_at_once(tmp_path: Path) ->
         ("a: 0x" + "f" * 1000, r"a number of more than 1000 characters \(line 1\)$"),
         ("a: 1" + ":1" * 500, r"a number of more than 1000 characters"),  # to base 60
         ("a: &" + "b" * 1000 + " 1\nc: *" + "b" * 1000, r"\*b{40} refers to another part"),
-        ("a: !<" + "b" * 1000 + "> 1", r": b{40} is no plain value"),
+        ("a: !<" + "b" * 1000 + "> 1", r": b{40} is not a plain value"),
     ],
 )
 def test_yaml_is_of_bounded_size_when_it_is_read(tmp_path: Path, content: str, words: str) -> None:

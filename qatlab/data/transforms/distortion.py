@@ -13,7 +13,7 @@ from qatlab.data.limits import interval, number, whole_number
 from qatlab.data.transforms.borders import window
 from qatlab.data.transforms.sampling import sample, turned
 from qatlab.data.transforms.transform import Transform
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 
 
 class Distortion(Transform):
@@ -52,7 +52,7 @@ class Distortion(Transform):
         key = self.key_of("elastic_gaussian_size")
         self.gaussian_size = whole_number(key, elastic_gaussian_size, 1)
         if self.gaussian_size % 2 == 0:
-            raise ConfigError(f"{key} is {elastic_gaussian_size}; it must be odd.")
+            raise wrong(key, elastic_gaussian_size, "an odd number")
         self.sigma = number(self.key_of("elastic_sigma"), elastic_sigma, low=1e-6)
         self.elastic_scaling = number(self.key_of("elastic_scaling"), elastic_scaling, low=0)
         self.scaling = number(self.key_of("scaling"), scaling, low=0, high=99)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qatlab.data.limits import interval, number, numbers
 from qatlab.data.transforms.transform import Transform
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 
 _DRAWS = 100  # of a rectangle, until one lies in the image: at the defaults a third do
 
@@ -50,10 +50,7 @@ class RandomErasing(Transform):
         self.area = interval(self.key_of("area"), area, above=0.0, high=1.0)
         self.ratio = interval(self.key_of("ratio"), ratio, above=0.0)
         if isinstance(value, str) and value != "random":
-            raise ConfigError(
-                f"{self.key_of('value')}={value} is wrong. Accepted: random, a number, or one for "
-                "each channel."
-            )
+            raise wrong(self.key_of("value"), value, "random, a number, one for each channel")
         self.value = () if isinstance(value, str) else numbers(self.key_of("value"), value)
 
     def channels(self, given: int) -> int:

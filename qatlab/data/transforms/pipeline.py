@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qatlab.data.transforms.torchvision import Torchvision
 from qatlab.data.transforms.transform import PARTS, Part, Transform
 from qatlab.data.transforms.values import RangeAffine
-from qatlab.errors import ConfigError, DataError
+from qatlab.errors import ConfigError, DataError, wrong
 
 _ELEMENTS_PER_PIECE = 1 << 24  # prepared at once: what is computed in between stays small
 
@@ -31,10 +31,8 @@ def named(transforms: Mapping[str, Transform | nn.Module | None]) -> list[Transf
             continue
         key = f"data.transforms.{name}"
         if not isinstance(transform, Transform):
-            raise ConfigError(
-                f"{key} is no transform. Accepted: null, or a mapping whose _target_ is a class of "
-                "qatlab.data.transforms or torchvision.transforms.v2."
-            )
+            classes = "a class of qatlab.data.transforms or torchvision.transforms.v2"
+            raise wrong(key, transform, f"null, a mapping whose _target_ is {classes}")
         transform.key = key
         found.append(transform)
     return found

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.data.transforms.transform import Transform
-from qatlab.errors import ConfigError, QatlabError
+from qatlab.errors import ConfigError, QatlabError, wrong
 
 _SIZE = 256  # height and width of the black image that a transform is tried on
 
@@ -40,10 +40,8 @@ class Torchvision(Transform):
     def __init__(self, transform: nn.Module, apply_to: Sequence[str] | None = None) -> None:
         super().__init__(apply_to)
         if not isinstance(transform, nn.Module):
-            raise ConfigError(
-                f"{self.key_of('transform')} is {transform!r}; it must be a mapping whose _target_ "
-                "is a transform of torchvision.transforms.v2, or another module."
-            )
+            accepted = "a mapping whose _target_ is a class of torchvision.transforms.v2"
+            raise wrong(self.key_of("transform"), transform, accepted)
         self.transform = transform
         with _own_numbers(torch.device("cpu")):
             before = torch.get_rng_state()
@@ -81,7 +79,7 @@ class Torchvision(Transform):
             raise ConfigError(f"{self.key}: {name}: {error}") from error
         if not isinstance(result, Tensor):
             made = type(result).__name__
-            raise ConfigError(f"{self.key}: {name} makes of an image no tensor, but a {made}.")
+            raise ConfigError(f"{self.key}: {name} returns a {made} for an image, not a tensor.")
         return result
 
     def _tried(self, channels: int) -> Tensor | None:

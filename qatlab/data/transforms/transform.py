@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from qatlab.data.limits import choice
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 
 Part = Literal["training", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -44,7 +44,7 @@ class Transform(ABC):
         parts = PARTS if apply_to is None else apply_to
         key = self.key_of("apply_to")
         if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) == 0:
-            raise ConfigError(f"{key} is {parts!r}; it must be a list of {', '.join(PARTS)}.")
+            raise wrong(key, parts, f"a list of {', '.join(PARTS)}")
         self.apply_to = tuple(choice(key, part, PARTS) for part in parts)
 
     def key_of(self, argument: str) -> str:

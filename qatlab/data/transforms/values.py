@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qatlab.data.limits import choice, numbers
 from qatlab.data.transforms.transform import Transform
-from qatlab.errors import ConfigError
+from qatlab.errors import wrong
 
 Operator = Literal["plus", "minus", "multiplies", "divides"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
@@ -86,7 +86,5 @@ class RangeAffine(Transform):
         if operator != "divides":
             return operator, values
         if 0.0 in values:
-            raise ConfigError(
-                f"{self.key_of(f'{which}_value')} is 0, which nothing can be divided by."
-            )
+            raise wrong(self.key_of(f"{which}_value"), 0, "a number other than 0")
         return "multiplies", tuple(1 / v for v in values)

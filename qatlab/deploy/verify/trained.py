@@ -14,7 +14,7 @@ from qatlab.data import ImageModule
 from qatlab.deploy.integer import IntegerNetwork, with_rescale
 from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.forms import AsIntegers, Form, InOnnxruntime, read_onnx
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 
 AT_ONCE = 100  # images: their tensors then stay in the processor's caches
 
@@ -75,7 +75,7 @@ def check_classes(trained: Trained, images: int | None) -> None:
             "the classes of images are compared, which takes a network with an output for each."
         )
     if images is not None and images < 1:
-        raise ConfigError(f"--images {images} is wrong. Accepted: 1 or more.")
+        raise wrong("--images", images, "a whole number above 0")
 
 
 @torch.no_grad()

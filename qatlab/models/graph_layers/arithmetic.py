@@ -85,7 +85,7 @@ def threshold(
 def batch_norm(at: Place, *, eps: float = 1e-5, momentum: float = 0.1) -> Layer:
     """Batch norm; ``momentum`` 0 takes the running statistics in training too."""
     if not eps >= 0:
-        raise at.wrong("eps", eps, "a number from 0")
+        raise at.wrong("eps", eps, "a number of at least 0")
     if not 0 <= momentum <= 1:
         raise at.wrong("momentum", momentum, "a number from 0 to 1")
     shape = at.joined()

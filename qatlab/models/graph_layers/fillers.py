@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 from qatlab.models.graph_layers.kinds import chosen
 
 Norm = Literal["fan_in", "fan_out", "average"]
@@ -94,7 +94,7 @@ def filler(key: str, node: Mapping[str, Any] | None, bias: bool) -> Fill:
     node = DEFAULT if node is None else node
     function = chosen(key, node, BIAS_INITS if bias else INITS)
     if node["type"] == "normal" and node.get("std", 1.0) < 0:
-        raise ConfigError(f"{key}.std={node['std']} is wrong. Accepted: a number from 0.")
+        raise wrong(f"{key}.std", node["std"], "a number of at least 0")
     if node["type"] == "uniform" and node.get("low", 0.0) > node.get("high", 1.0):
         raise ConfigError(
             f"{key}: low={node.get('low', 0.0)} is above high={node.get('high', 1.0)}."

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from qatlab.arguments import check_arguments, text
-from qatlab.errors import ConfigError, did_you_mean, unknown
+from qatlab.arguments import check_arguments
+from qatlab.errors import ConfigError, unknown, wrong
 
 
 def chosen(
@@ -20,20 +20,18 @@ def chosen(
         key: where the node stands in the configuration.
         node: a mapping with ``type``.
         functions: by type; what comes before ``*`` in their signature is given later.
-        own: a further key of the node, which is no argument.
+        own: a further key of the node, which is not an argument.
 
     Raises:
         ConfigError: for a type or a key that does not exist, is missing or has the wrong type.
     """
     if not isinstance(node, Mapping):
-        raise ConfigError(f"{key}={text(node)} is wrong. Accepted: a mapping that has a type.")
-    kinds = ", ".join(functions)
+        raise wrong(key, node, "a mapping that has a type")
     if "type" not in node:
-        raise ConfigError(f"{key}.type is missing. Accepted: {kinds}.")
+        raise ConfigError(f"{key}.type is missing. Accepted: {', '.join(functions)}.")
     kind = node["type"]
     if not isinstance(kind, str) or kind not in functions:
-        hint = did_you_mean(str(kind), functions)
-        raise ConfigError(f"{key}.type={text(kind)} is unknown.{hint} Accepted: {kinds}.")
+        raise wrong(f"{key}.type", kind, functions)
     function = functions[kind]
     parameters = inspect.signature(function).parameters.values()
     accepted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qatlab.arguments import text
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, text, wrong
 from qatlab.models.graph_layers.fillers import Fill
 
 Shape = tuple[int, int, int]  # C, H, W of one image's tensor
@@ -128,12 +127,12 @@ class Place:
 
     def wrong(self, name: str, value: object, accepted: str) -> ConfigError:
         """Return the error for a key with that value."""
-        return ConfigError(f"{self.key}.{name}={text(value)} is wrong. Accepted: {accepted}.")
+        return wrong(f"{self.key}.{name}", value, accepted)
 
     def whole(self, name: str, value: object, lowest: int = 1) -> int:
         """Return a whole number, or raise a ConfigError."""
         if not _is_whole(value, lowest):
-            raise self.wrong(name, value, f"a whole number from {lowest}")
+            raise self.wrong(name, value, f"a whole number of at least {lowest}")
         assert isinstance(value, int)
         return value
 
@@ -141,7 +140,7 @@ class Place:
         """Return height and width, given as one number or as two."""
         numbers = _listed(value)
         if len(numbers) not in (1, 2) or not all(_is_whole(n, lowest) for n in numbers):
-            accepted = f"a whole number from {lowest}, or [height, width]"
+            accepted = f"a whole number of at least {lowest}, or [height, width]"
             raise self.wrong(name, value, accepted)
         return numbers[0], numbers[-1]
 
@@ -149,7 +148,7 @@ class Place:
         """Return the four sides of a padding, given as one number, two or four."""
         numbers = _listed(value)
         if len(numbers) not in (1, 2, 4) or not all(_is_whole(n, 0) for n in numbers):
-            accepted = "a whole number from 0, [height, width] or [top, bottom, left, right]"
+            accepted = "a whole number of at least 0, [height, width] or [top, bottom, left, right]"
             raise self.wrong(name, value, accepted)
         if len(numbers) == 4:
             return numbers[0], numbers[1], numbers[2], numbers[3]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qatlab.arguments import text
-from qatlab.errors import ConfigError, did_you_mean
+from qatlab.errors import ConfigError, text, wrong
 from qatlab.models.graph_layers.place import Layer, Pair, Place, Sides, Size, Step, sizes
 from qatlab.models.graph_layers.random_pool import FractionalMaxPool
 from qatlab.models.graph_layers.weights import zero_pad
@@ -55,11 +54,10 @@ def max_unpool(
     """Put each value where a ``max_pool`` found its maximum; values that meet are added."""
     fit = {name: found for name, found in at.above.items() if _can_be_undone(found[1])}
     if pool not in fit:
-        names = ", ".join(fit) or "none here"
-        raise ConfigError(
-            f"{at.key}.pool={pool} is wrong.{did_you_mean(pool, fit)} Accepted: a max_pool above "
-            f"without mapping, padded alike on both sides by at most half of its kernel: {names}."
+        which = (
+            "a max_pool above, without mapping, whose sides have the same padding of at most half"
         )
+        raise wrong(f"{at.key}.pool", pool, fit or f"{which} of its kernel")
     pool_at, layer = fit[pool]
     module = layer.module
     assert isinstance(module, nn.MaxPool2d)

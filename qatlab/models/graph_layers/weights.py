@@ -155,7 +155,9 @@ def _groups(
         accepted = f"a divisor of {channels_in} channels of the input and {channels} outputs"
         raise at.wrong("groups", groups, accepted)
     if groups > 1 and mapping is not None:
-        raise ConfigError(f"{at.key}.mapping says what groups={groups} says too; leave one out.")
+        raise ConfigError(
+            f"{at.key}.mapping cannot be combined with groups={groups}; leave one out."
+        )
     return groups
 
 
@@ -171,7 +173,7 @@ def _fill(
     fill(module.weight, fans)
     if module.bias is None:
         if bias_init is not None:
-            raise ConfigError(f"{at.key}.bias_init has no effect beside bias: false; leave it out.")
+            raise ConfigError(f"{at.key}.bias_init cannot be combined with bias: false.")
         return
     fill = at.bias_fill
     if bias_init is not None:

@@ -80,7 +80,7 @@ def test_tags_of_python_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"config\.yaml: tag:yaml.*is no plain value"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: tag:yaml.*is not a plain value"):
         config.stored_config(tmp_path)
     assert not (tmp_path / "pwned").exists()
 

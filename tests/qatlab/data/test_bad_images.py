@@ -63,7 +63,7 @@ def test_images_that_cannot_be_decoded_are_left_out_of_their_batches_and_counted
     assert told.startswith(
         "3 of 20 training images could not be decoded and were left out; the first: "
     )
-    assert f"/{bad:02}.png is no image" in told
+    assert f"/{bad:02}.png is not an image" in told
     assert told.count("\n") == 1
     seen(loader)
     assert capsys.readouterr().out == ""  # nothing new in the next epoch
@@ -97,7 +97,7 @@ def test_a_resumed_epoch_has_the_batches_of_a_whole_one(folder: Path) -> None:
 
 
 def test_they_are_an_error_unless_it_is_said(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"\d\d\.png is no image"):
+    with pytest.raises(DataError, match=r"\d\d\.png is not an image"):
         seen(data(folder, bad_images="error").train_dataloader())
     with pytest.raises(ConfigError, match=r"data\.bad_images=ignore is wrong\..* error, skip"):
         data(folder, bad_images="ignore")

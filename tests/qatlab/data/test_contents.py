@@ -45,7 +45,7 @@ def test_what_is_no_regular_file_is_told_and_not_waited_for(
     tmp_path: Path, kind: str, name: str
 ) -> None:
     KINDS[kind](tmp_path / name)
-    with pytest.raises(DataError, match=rf"{name}: it is no regular file"):
+    with pytest.raises(DataError, match=rf"{name}: it is not a regular file"):
         READERS[name](tmp_path / name)
 
 
@@ -73,7 +73,7 @@ def test_an_archive_is_unpacked_no_further_than_its_header_promises(
     file = tmp_path / "numbers.gz"
     file.write_bytes(gzip.compress(header) + zeros)
     tracemalloc.start()
-    with pytest.raises(DataError, match=r"no complete IDX|holds 2,147 MB, and at most 1,074 MB"):
+    with pytest.raises(DataError, match=r"not a complete IDX|holds 2,147 MB, and at most 1,074 MB"):
         read_idx(file)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

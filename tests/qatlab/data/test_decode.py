@@ -80,13 +80,13 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("this is no image")
+    (tmp_path / "text.jpg").write_text("this is not an image")
     whole = saved(tmp_path, "whole.png", PIXELS)
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:50])
     deep = saved(tmp_path, "deep.png", np.zeros((4, 4), dtype=np.uint16))
     for file, expected in (
         (tmp_path / "none.jpg", r"cannot read .*none\.jpg: No such file"),
-        (tmp_path / "text.jpg", r"text\.jpg is no image"),
+        (tmp_path / "text.jpg", r"text\.jpg is not an image"),
         (tmp_path / "cut.png", r"cut\.png cannot be read as an image"),
         (deep, r"deep\.png is an image of mode I;16; 8 bits per channel"),
     ):
@@ -172,7 +172,7 @@ def test_of_an_animation_the_first_image_is_taken(tmp_path: Path, suffix: str) -
 def test_what_only_a_program_can_draw_is_no_image(tmp_path: Path) -> None:
     file = tmp_path / "drawing.png"
     Image.new("RGB", (4, 4)).save(file, format="EPS")
-    with pytest.raises(DataError, match=r"drawing\.png is no image, .*Accepted: JPEG, .*PNG"):
+    with pytest.raises(DataError, match=r"drawing\.png is not an image, .*Accepted: JPEG, .*PNG"):
         read_image(file, 3)
 
 

@@ -80,7 +80,7 @@ def test_an_image_that_cannot_be_decoded_is_an_error_or_left_out(
 ) -> None:
     for name in ("even/010.png", "odd/499.png"):
         (folder / "train" / name).write_text("nothing")
-    with pytest.raises(DataError, match=r"even/010\.png is no image"):
+    with pytest.raises(DataError, match=r"even/010\.png is not an image"):
         DecodedFolder(str(folder)).training_set()
     assert capsys.readouterr().out == ""
     images, labels = DecodedFolder(str(folder), bad_images="skip").training_set()
@@ -90,7 +90,7 @@ def test_an_image_that_cannot_be_decoded_is_an_error_or_left_out(
     told = capsys.readouterr().out
     assert told.startswith("2 of 500 training images could not be decoded and were left out; the")
     assert "the first: " in told
-    assert "even/010.png is no image" in told
+    assert "even/010.png is not an image" in told
     with pytest.raises(ConfigError, match=r"data\.source\.bad_images=skipp is wrong\. Did you"):
         Decoded(ImageFolder(str(folder), 1), bad_images="skipp")  # type: ignore[arg-type]
 

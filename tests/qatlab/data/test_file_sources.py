@@ -70,7 +70,10 @@ def test_depth_is_how_far_to_look_and_how_much_of_the_path_is_a_class(tmp_path: 
     assert found(depth=None) == (("a", "b"), 4)
     (tmp_path / "a/1.jpg").unlink()
     assert found(depth=None, label_depth=2) == (("a/x", "b/z"), 3)
-    with pytest.raises(ConfigError, match=r"data\.source\.depth is 1; it must be at least 2"):
+    with pytest.raises(
+        ConfigError,
+        match=r"data\.source\.depth=1 is wrong\. Accepted: at least data\.source\.label_depth=2",
+    ):
         found(label_depth=2)
 
 
@@ -92,7 +95,7 @@ def test_an_image_outside_the_folders_of_the_classes_is_told(tmp_path: Path) -> 
 )
 def test_a_missing_folder_is_told_with_its_key(tmp_path: Path, make: Any) -> None:
     source = make(str(tmp_path / "nowhere"))  # making the source reads nothing
-    with pytest.raises(DataError, match=r"data\.source\.folder: '.*nowhere.* is no folder; "):
+    with pytest.raises(DataError, match=r"data\.source\.folder: '.*nowhere.* is not a folder; "):
         part(source, "training")
 
 
@@ -101,7 +104,7 @@ def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"/a is the folder of a class, .* Accepted: \.jpg"):
         _ = source.class_names
     source = ImageFolder(touched(tmp_path / "empty", "readme.txt"), 1)
-    with pytest.raises(DataError, match=r"no folder of a class holds images; accepted: \.jpg"):
+    with pytest.raises(DataError, match=r"no folder of a class holds images. Accepted: \.jpg"):
         _ = source.class_names
 
 
@@ -134,17 +137,17 @@ def test_columns_have_numbers_or_titles(tmp_path: Path) -> None:
     )
     assert part(source, "training") == [("a.jpg", 0), ("b.jpg", 1)]
     wrong = CsvImages(folder, "list.csv", path_column="fill", has_titles=True, delimiter=";")
-    with pytest.raises(ConfigError, match=r"path_column=fill is no title .*Did you mean 'file'\?"):
+    with pytest.raises(ConfigError, match=r"path_column=fill is wrong. Did you mean 'file'\?"):
         part(wrong, "training")
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"path_column": -1}, r"data\.source\.path_column is -1"),
+        ({"path_column": -1}, r"data\.source\.path_column=-1 is wrong"),
         ({"label_column": "class"}, r"label_column=class is a title, but the table has none"),
-        ({"delimiter": ""}, r"delimiter is ''; it must be one character"),
-        ({"channels": 4}, r"data\.source\.channels is 4; it must be 3 for RGB or 1 for grey"),
+        ({"delimiter": ""}, r"delimiter='' is wrong\. Accepted: one character"),
+        ({"channels": 4}, r"data\.source\.channels=4 is wrong\. Accepted: 3 for RGB, 1 for grey"),
     ],
 )
 def test_impossible_columns_are_told(options: dict[str, Any], expected: str) -> None:
@@ -188,7 +191,7 @@ def test_the_table_of_gtsrb_must_hold_the_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must have columns 'Filename' and 'ClassId'"):
         part(Gtsrb(str(tmp_path)), "test")
     touched(tmp_path, "Final_Training/Images/00000/0.ppm")
-    with pytest.raises(DataError, match=r"Images/00001 is no folder; it should hold the images"):
+    with pytest.raises(DataError, match=r"Images/00001 is not a folder; it should hold the images"):
         part(Gtsrb(str(tmp_path)), "training")
 
 

@@ -210,13 +210,15 @@ def test_asking_for_batches_before_setup_says_so() -> None:
     ],
 )
 def test_an_impossible_value_is_refused_with_its_key(key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.{key} is .*must be"):
+    with pytest.raises(ConfigError, match=rf"data\.{key}=.* is wrong\. Accepted: "):
         image_data(**{key: value})
 
 
 @pytest.mark.parametrize("validation", [100, 101])
 def test_a_validation_set_that_leaves_nothing_to_train_on_is_refused(validation: int) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.validation is {validation}; .* below 100"):
+    with pytest.raises(
+        ConfigError, match=rf"data\.validation={validation} is wrong\. .* below 100"
+    ):
         ready(validation=validation)
 
 

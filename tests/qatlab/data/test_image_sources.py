@@ -105,7 +105,7 @@ def test_idx_dimensions_are_big_endian_and_elements_in_c_order(tmp_path: Path) -
 def test_what_is_no_complete_idx_file_of_bytes_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "numbers"
     file.write_bytes(content)
-    with pytest.raises(DataError, match="no complete IDX file"):
+    with pytest.raises(DataError, match="not a complete IDX file"):
         read_idx(file)
 
 

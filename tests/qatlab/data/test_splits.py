@@ -113,9 +113,12 @@ def test_a_random_division_depends_on_its_seed_only() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"training": -1}, r"data\.source\.training is -1; it must be a number of at least 0"),
-        ({"training": "all"}, r"data\.source\.training is 'all'"),
-        ({"training": 0.5, "test": -0.5}, r"data\.source\.test is -0\.5"),
+        (
+            {"training": -1},
+            r"data\.source\.training=-1 is wrong\. Accepted: a number of at least 0",
+        ),
+        ({"training": "all"}, r"data\.source\.training=all is wrong"),
+        ({"training": 0.5, "test": -0.5}, r"data\.source\.test=-0\.5 is wrong"),
         (
             {"training": 0.8, "validation": 0.3},
             r"shares training=0\.8, validation=0\.3 together exceed",

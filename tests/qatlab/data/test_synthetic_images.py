@@ -71,7 +71,7 @@ def test_test_images_have_noise_of_their_own() -> None:
     ],
 )
 def test_an_impossible_value_is_refused_with_its_key(key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.source\.{key} is .*must be"):
+    with pytest.raises(ConfigError, match=rf"data\.source\.{key}=.* is wrong\. Accepted: "):
         synthetic(**{key: value})
 
 

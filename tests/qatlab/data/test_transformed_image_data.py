@@ -270,7 +270,9 @@ def test_in_order_the_last_images_are_held_out() -> None:
 
 @pytest.mark.parametrize("validation", [1.0, -0.5, 1.5, True, "tests", None])
 def test_an_impossible_validation_is_told(validation: Any) -> None:
-    with pytest.raises(ConfigError, match=r"data\.validation is .*a share below 1, or 'test'"):
+    with pytest.raises(
+        ConfigError, match=r"data\.validation=.* is wrong\. .*a share below 1, test"
+    ):
         image_data(validation=validation)
 
 
@@ -283,12 +285,15 @@ def test_an_unknown_split_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("validation", "expected"),
-    [(0.9, r"is 0\.9; it must be below 3"), (0.1, r"is 0\.1, which is none of 3 training images")],
+    [
+        (0.9, r"=0\.9 is wrong\. Accepted: below 3"),
+        (0.1, r"=0\.1 is wrong\. Accepted: 0, or a share .* of 3 training"),
+    ],
 )
 def test_a_share_that_leaves_nothing_for_one_part_is_told(validation: float, expected: str) -> None:
     data = image_data(validation=validation)
     data.source = Synthetic(3, 1, 3, 1, (12, 10), noise=0.0, seed=0)
-    with pytest.raises(ConfigError, match=rf"data\.validation {expected}"):
+    with pytest.raises(ConfigError, match=rf"data\.validation{expected}"):
         data.setup("fit")
 
 

@@ -81,7 +81,10 @@ def test_the_first_halvings_can_be_left_out(halvings: int, size: int) -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (partial(GoogLeNet, 10, 3, dropout=1.5), r"model\.dropout=1\.5 is not a probability"),
+        (
+            partial(GoogLeNet, 10, 3, dropout=1.5),
+            r"model\.dropout=1\.5 is wrong\. Accepted: a probability",
+        ),
         (partial(GoogLeNet, 10, 3, halvings=-1), r"model\.halvings=-1 .* from 0 to 5"),
     ],
 )

@@ -15,9 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from qatlab import config
-from qatlab.arguments import text
 from qatlab.config.targets import make
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, text
 from qatlab.models.graph_layers import TYPES
 from qatlab.models.graph_layers.fillers import INITS
 

@@ -29,37 +29,37 @@ def told(layers: Any, **graph: Any) -> str:
     [
         (5, "=5 is wrong. Accepted: a mapping that has a type."),
         ({}, ".type is missing. Accepted: conv, deconv, linear, "),
-        ({"type": "conf"}, ".type=conf is unknown. Did you mean 'conv'? Accepted: conv, deconv"),
-        ({"type": None}, ".type=null is unknown. Accepted: conv, "),
+        ({"type": "conf"}, ".type=conf is wrong. Did you mean 'conv'? Accepted: conv, deconv"),
+        ({"type": None}, ".type=null is wrong. Accepted: conv, "),
         ({**CONV, "chanels": 3}, ".chanels is unknown. Did you mean 'channels'? Accepted in "),
         ({**CONV, "at": 3}, ".at is unknown. Accepted in model.layers.layer: channels, kernel, "),
         ({**CONV, "inptu": "image"}, ".inptu is unknown. Did you mean 'input'? Accepted in model"),
         ({"type": "conv", "channels": 3}, ".kernel is missing, which type=conv needs."),
-        ({**CONV, "channels": 0}, ".channels=0 is wrong. Accepted: a whole number from 1."),
-        ({**CONV, "channels": 2.0}, ".channels=2.0 is wrong. Accepted: a whole number from 1."),
+        ({**CONV, "channels": 0}, ".channels=0 is wrong. Accepted: a whole number of at least 1."),
+        ({**CONV, "channels": 2.0}, ".channels=2.0 is wrong. Accepted: a whole number of at least"),
         ({**CONV, "bias": 1}, ".bias=1 is wrong. Accepted: true or false."),
         ({**CONV, "kernel": [3, 3, 3]}, ".kernel=[3, 3, 3] is wrong. Accepted: a whole number"),
-        ({**CONV, "stride": 0}, ".stride=0 is wrong. Accepted: a whole number from 1, or [height"),
-        ({**CONV, "dilation": True}, ".dilation=true is wrong. Accepted: a whole number from 1"),
-        ({**CONV, "subsample": "2"}, ".subsample=2 is wrong. Accepted: a whole number from 1"),
+        ({**CONV, "stride": 0}, ".stride=0 is wrong. Accepted: a whole number of at least 1, or"),
+        ({**CONV, "dilation": True}, ".dilation=true is wrong. Accepted: a whole number of at lea"),
+        ({**CONV, "subsample": "2"}, ".subsample='2' is wrong. Accepted: a whole number of at lea"),
         ({**CONV, "padding": [1, 1, 1]}, ".padding=[1, 1, 1] is wrong. Accepted: a whole number "),
-        ({**CONV, "padding": -1}, ".padding=-1 is wrong. Accepted: a whole number from 0, [height"),
+        ({**CONV, "padding": -1}, ".padding=-1 is wrong. Accepted: a whole number of at least 0,"),
         ({**CONV, "kernel": 9}, ".kernel=9 does not fit: it covers 9 x 9, and its input is 2"),
         ({**CONV, "kernel": [7, 3]}, ".kernel=[7, 3] does not fit: it covers 7 x 3"),
         ({**CONV, "dilation": 3}, ".kernel=3 does not fit: it covers 7 x 7"),
         ({**CONV, "groups": 4}, ".groups=4 is wrong. Accepted: a divisor of 2 channels of the"),
-        ({**CONV, "groups": 2, "mapping": ["1010", "1111"]}, ".mapping says what groups=2 says"),
+        ({**CONV, "groups": 2, "mapping": ["1010", "1111"]}, ".mapping cannot be combined with gr"),
         ({**CONV, "mapping": ["101", "110"]}, ".mapping=['101', '110'] is wrong. Accepted: 2"),
         ({**CONV, "mapping": [1010, 1111]}, ".mapping=[1010, 1111] is wrong. Accepted: 2 text"),
         ({**CONV, "mapping": ["1210", "1111"]}, ".mapping=['1210', '1111'] is wrong."),
         ({**CONV, "mapping": ["1010"]}, ".mapping=['1010'] is wrong. Accepted: 2 texts in quotes"),
-        ({**CONV, "weight_init": {"type": "hee"}}, ".weight_init.type=hee is unknown. Did you"),
+        ({**CONV, "weight_init": {"type": "hee"}}, ".weight_init.type=hee is wrong. Did you"),
         ({**CONV, "weight_init": {"type": "constant"}}, ".weight_init.value is missing, which"),
         ({**CONV, "weight_init": {"type": "he", "norm": "in"}}, ".weight_init.norm=in is wrong."),
         ({**CONV, "bias_init": {"type": "normal", "std": -1}}, ".bias_init.std=-1 is wrong."),
         ({**CONV, "bias_init": {"type": "uniform", "low": 2}}, ".bias_init: low=2 is above high=1"),
-        ({**CONV, "bias_init": {"type": "he"}}, ".bias_init.type=he is unknown. Accepted: con"),
-        ({**CONV, "bias": False, "bias_init": {"type": "normal"}}, ".bias_init has no effect besi"),
+        ({**CONV, "bias_init": {"type": "he"}}, ".bias_init.type=he is wrong. Accepted: con"),
+        ({**CONV, "bias": False, "bias_init": {"type": "normal"}}, ".bias_init cannot be combined"),
         ({**CONV, "type": "deconv", "padding": 5}, ".padding=5 is wrong. Accepted: less, as t"),
         ({**FC, "drop_connect": 0.0}, ".drop_connect=0.0 is wrong. Accepted: the probability that"),
         ({"type": "max_pool", "kernel": 7}, ".kernel=7 does not fit: it covers 7 x 7"),
@@ -70,9 +70,9 @@ def told(layers: Any, **graph: Any) -> str:
         ({"type": "fractional_max_pool", "ratio": 0.5}, ".ratio=0.5 is wrong. Accepted: a number"),
         ({"type": "fractional_max_pool", "ratio": 7}, ".ratio=7 is wrong. Accepted: less, as its"),
         ({"type": "batch_norm", "momentum": 1.5}, ".momentum=1.5 is wrong. Accepted: a number fro"),
-        ({"type": "batch_norm", "eps": -1e-5}, ".eps=-1e-05 is wrong. Accepted: a number from 0"),
+        ({"type": "batch_norm", "eps": -1e-5}, ".eps=-1e-05 is wrong. Accepted: a number of at"),
         ({"type": "batch_norm", "eps": "small"}, ".eps=small is wrong. Accepted: a number"),
-        ({"type": "lrn", "size": 0}, ".size=0 is wrong. Accepted: a whole number from 1"),
+        ({"type": "lrn", "size": 0}, ".size=0 is wrong. Accepted: a whole number of at least 1"),
         ({"type": "relu", "clip": 0}, ".clip=0 is wrong. Accepted: a number above 0, or null"),
         ({"type": "saturation", "threshold": 0}, ".threshold=0 is wrong. Accepted: a number above"),
         ({"type": "softmax", "group_size": 3}, ".group_size=3 is wrong. Accepted: 0 or a divisor"),
@@ -101,9 +101,9 @@ def told(layers: Any, **graph: Any) -> str:
         ({"type": "transpose", "perm": ["0", "1", "2"]}, ".perm=['0', '1', '2'] is wrong."),
         ({**FC, "input": 3}, ".input=3 is wrong. Accepted: the name of a layer above, image, or a"),
         ({**FC, "input": []}, ".input=[] is wrong. Accepted: the name of a layer above, image, or"),
-        ({**FC, "input": "imag"}, ".input: there is no layer imag. Did you mean 'image'?"),
-        ({**FC, "input": ["image", "layer"]}, ".input: layer stands below; a layer comes behi"),
-        ({**FC, "input": "last"}, ".input: last stands below; a layer comes behind those that"),
+        ({**FC, "input": "imag"}, ".input=imag is wrong. Did you mean 'image'?"),
+        ({**FC, "input": ["image", "layer"]}, ".input=layer is defined below; a layer comes"),
+        ({**FC, "input": "last"}, ".input=last is defined below; a layer comes after those that"),
     ],
 )  # fmt: skip
 def test_a_layer(node: Any, expected: str) -> None:
@@ -136,7 +136,9 @@ def test_a_pool_that_cannot_be_undone(pool: Any, keys: Any, expected: str) -> No
 
 @pytest.mark.parametrize("name", ["", "1", 1, "conv1.1", "two words", "_conv", None])
 def test_what_is_no_name(name: Any) -> None:
-    assert told({name: FC}).startswith(f"model.layers.{name} is no name for a layer. Accepted: ")
+    assert told({name: FC}).startswith(
+        f"model.layers.{name} is not a valid name of a layer. Accepted: "
+    )
 
 
 def test_names_that_are_taken() -> None:
@@ -144,12 +146,14 @@ def test_names_that_are_taken() -> None:
     taken = [name for name in names if not name.startswith("_")]
     assert {"train", "half", "forward", "shapes", "outputs", "graph", "code", "meta"} <= names
     for name in {*taken, "image", "self", "lambda", "True"} - {"fc", "relu"}:
-        expected = f"model.layers.{name} is a name that Python, torch or qatlab uses itself; try "
+        expected = f"model.layers.{name} is a name that Python, torch or qatlab uses; try "
         assert told({name: FC}) == f"{expected}{name}_."
 
 
 def test_a_layer_that_nobody_reads() -> None:
-    expected = "model.layers.idle is read by no layer and is no output; delete it, or add it to "
+    expected = (
+        "model.layers.idle is read by no layer and is not an output; delete it, or add it to "
+    )
     assert told({"idle": CONV, "fc": {**FC, "input": "image"}}).startswith(expected)
     LayerGraph([2, 6, 6], {"idle": CONV, "fc": {**FC, "input": "image"}}, outputs=["fc", "idle"])
 
@@ -160,15 +164,15 @@ def test_a_layer_that_nobody_reads() -> None:
         ({"layers": {}}, "model.layers is empty: a network needs layers, such as {fc: {type: "),
         ({"outputs": []}, "model.outputs=[] is wrong. Accepted: names of layers, each once, or "),
         ({"outputs": ["fc", "fc"]}, "model.outputs=['fc', 'fc'] is wrong. Accepted: names of"),
-        ({"outputs": ["fcc"]}, "model.outputs: there is no layer fcc. Did you mean 'fc'?"),
-        ({"outputs": ["image"]}, "model.outputs: there is no layer image."),
+        ({"outputs": ["fcc"]}, "model.outputs=fcc is wrong. Did you mean 'fc'?"),
+        ({"outputs": ["image"]}, "model.outputs=image is wrong. Accepted: fc."),
         ({"input_shape": [2, 6]}, "model.input_shape=[2, 6] is wrong. Accepted: [channels, heigh"),
         ({"input_shape": [2, 6, 0]}, "model.input_shape=[2, 6, 0] is wrong. Accepted: [channels,"),
         ({"input_shape": [2, 6, "6"]}, "model.input_shape=[2, 6, '6'] is wrong. Accepted: [chan"),
-        ({"in_channels": 3}, "model.input_shape=[2, 6, 6] is wrong: images of the data have 3 c"),
+        ({"in_channels": 3}, "model.input_shape=[2, 6, 6] is wrong. Accepted: [3, 6, 6], as the"),
         ({"num_classes": 12}, "model.layers.fc makes 10 x 1 x 1 of an image, but the data have 1"),
-        ({"weight_init": {"type": "n"}}, "model.weight_init.type=n is unknown. Accepted: constant"),
-        ({"bias_init": {"type": "he"}}, "model.bias_init.type=he is unknown. Accepted: constant, "),
+        ({"weight_init": {"type": "n"}}, "model.weight_init.type=n is wrong. Accepted: constant"),
+        ({"bias_init": {"type": "he"}}, "model.bias_init.type=he is wrong. Accepted: constant, "),
     ],
 )
 def test_the_graph(graph: Any, expected: str) -> None:

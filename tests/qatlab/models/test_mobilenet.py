@@ -79,7 +79,10 @@ def test_names_are_made_for_globs() -> None:
             r"model\.width=0 is wrong. Accepted: a number above",
         ),
         (partial(MobileNetV2, 10, 3, width="1.0"), r"model\.width='1\.0' is wrong"),
-        (partial(MobileNetV2, 10, 3, dropout=1.0), r"model\.dropout=1\.0 is not a probability"),
+        (
+            partial(MobileNetV2, 10, 3, dropout=1.0),
+            r"model\.dropout=1\.0 is wrong\. Accepted: a probability",
+        ),
         (partial(MobileNetV1, 10, 3, halvings=-1), r"model\.halvings=-1 .* from 0 to 5"),
     ],
 )

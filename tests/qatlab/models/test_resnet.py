@@ -89,13 +89,16 @@ def test_names_are_made_for_globs() -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (partial(ResNet, 10, 3, 20), r"model\.depth=20 .* 18, 34, 50; 20, 32 and 56 are those of"),
+        (
+            partial(ResNet, 10, 3, 20),
+            r"model\.depth=20 .* 18, 34, 50. model=resnet20 has depths 20, 32",
+        ),
         (partial(SmallResNet, 10, 3, 18), r"model\.depth=18 is wrong. Accepted: 6 n \+ 2"),
         (partial(SmallResNet, 10, 3, 2), r"model\.depth=2 is wrong"),
         (partial(ResNet, 10, 3, 18, width=0), r"model\.width=0 is wrong"),
         (partial(SmallResNet, 10, 3, 20, width=1.5), r"model\.width=1\.5 is wrong"),
         (partial(ResNet, 10, 3, 18, halvings=6), r"model\.halvings=6 .* from 0 to 5"),
-        (partial(ResNet, 10, 3, 18, halvings=True), r"model\.halvings=True is wrong"),
+        (partial(ResNet, 10, 3, 18, halvings=True), r"model\.halvings=true is wrong"),
     ],
 )
 def test_wrong_arguments_are_told(make: partial[nn.Module], told: str) -> None:

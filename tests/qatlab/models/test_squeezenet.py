@@ -75,7 +75,10 @@ def test_the_first_halvings_can_be_left_out(version: float, halvings: int, size:
     ("make", "told"),
     [
         (partial(SqueezeNet, 10, 3, 1.2), r"model\.version=1\.2 is wrong. Accepted: 1\.0, 1\.1"),
-        (partial(SqueezeNet, 10, 3, dropout=1), r"model\.dropout=1 is not a probability"),
+        (
+            partial(SqueezeNet, 10, 3, dropout=1),
+            r"model\.dropout=1 is wrong\. Accepted: a probability",
+        ),
         (partial(SqueezeNet, 10, 3, halvings=5), r"model\.halvings=5 .* from 0 to 4"),
     ],
 )

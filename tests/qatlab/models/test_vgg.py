@@ -85,9 +85,15 @@ def test_an_image_of_32x32_needs_no_larger_map_than_one_pixel() -> None:
         (partial(VGG, 10, 3, 18), r"model\.depth=18 is wrong. Accepted: 11, 13, 16, 19"),
         (partial(VGG, 10, 3, hidden=0), r"model\.hidden=0 is wrong. Accepted: a whole number"),
         (partial(VGG, 10, 3, pooled=1.5), r"model\.pooled=1\.5 is wrong"),
-        (partial(VGG, 10, 3, hidden=True), r"model\.hidden=True is wrong"),
-        (partial(VGG, 10, 3, dropout=1.0), r"model\.dropout=1\.0 is not a probability"),
-        (partial(VGG, 10, 3, dropout=-0.1), r"model\.dropout=-0\.1 is not a probability"),
+        (partial(VGG, 10, 3, hidden=True), r"model\.hidden=true is wrong"),
+        (
+            partial(VGG, 10, 3, dropout=1.0),
+            r"model\.dropout=1\.0 is wrong\. Accepted: a probability",
+        ),
+        (
+            partial(VGG, 10, 3, dropout=-0.1),
+            r"model\.dropout=-0\.1 is wrong\. Accepted: a probability",
+        ),
         (partial(VGG, 10, 3, halvings=6), r"model\.halvings=6 .* from 0 to 5"),
     ],
 )

@@ -75,8 +75,8 @@ def test_a_checkpoint_of_one_fits_the_other() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"bits": 4, "clamp_only": "yes"}, "clamp_only='yes' is neither true nor false"),
-        ({"clamp_only": True}, "give either bits or n_steps"),
+        ({"bits": 4, "clamp_only": "yes"}, "clamp_only=yes is wrong. Accepted: true or false"),
+        ({"clamp_only": True}, "set exactly one of bits and n_steps"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], told: str) -> None:

@@ -187,7 +187,10 @@ def test_a_rule_with_null_leaves_one_layer_and_one_site_in_float() -> None:
     ("rules", "told"),
     [
         ({"r": {"index": 0, "weight": {"bit": 8}}}, r"^quant\.rules\.r\.weight.*\bbits\b"),
-        ({"r": {"weight": {"bits": 40}}}, r"^quant\.rules\.r\.weight .*\(conv1\): bits=40 is not"),
+        (
+            {"r": {"weight": {"bits": 40}}},
+            r"^quant\.rules\.r\.weight .*\(conv1\): bits=40 is wrong",
+        ),
         ({"r": {"activation": {"grid": "x"}}}, r"^quant\.rules\.r\.activation.*\bpercentile\b"),
         ({"r": {"name": "relu1", "weight": {}}}, r"matches no layer: name='relu1'.*conv1 \(Conv2d"),
         ({"r": {"name": "conv1", "activation": {}}}, r"matches no site.*relu1 \(ReLU\)"),

@@ -137,28 +137,28 @@ BOTH = pytest.mark.parametrize("make", [LsqWeight, lambda **options: relu_site(*
     [
         (
             {"start": "means"},
-            "start='means' is none of mean, mean_std, min_max, percentile, mse.*'mean'?",
+            "start=means is wrong. Did you mean 'mean'\\? Accepted: mean, mean_std, min_max",
         ),
-        ({"start": None}, "start=None is none of mean, mean_std"),
+        ({"start": None}, "start=null is wrong. Accepted: mean, mean_std"),
         (
             {"gradient_scale": "Paper"},
-            "gradient_scale='Paper' is none of paper, n2d2, none.*'paper'",
+            "gradient_scale=Paper is wrong. Did you mean 'paper'\\? Accepted: paper, n2d2, none",
         ),
-        ({"gradient_scale": 1}, "gradient_scale=1 is none of"),
+        ({"gradient_scale": 1}, "gradient_scale=1 is wrong"),
         *[
-            ({"step_size": value}, "step_size=.* is neither a number above 0 nor 'auto'")
+            ({"step_size": value}, "step_size=.* is wrong. Accepted: auto, a number above 0")
             for value in (0, -0.1, math.inf, math.nan, "0.1", "Auto", True, None)
         ],
         *[
-            ({"ewgs": value}, "ewgs=.* is not a number from 0 on")
+            ({"ewgs": value}, "ewgs=.* is wrong. Accepted: a number of at least 0")
             for value in (-0.1, math.inf, math.nan, "0.1", True, None)
         ],
         *[
-            ({"percentile": value}, "percentile=.* is not above 0 and at most 100")
+            ({"percentile": value}, "percentile=.* is wrong. Accepted: a number in")
             for value in (0, -1, 100.5, math.nan, "99", None, True)
         ],
-        ({"bits": 17}, "bits=17 is not a whole number from 1 to 16"),
-        ({"n_steps": 4}, "give either bits or n_steps"),
+        ({"bits": 17}, "bits=17 is wrong. Accepted: a whole number from 1 to 16"),
+        ({"n_steps": 4}, "set exactly one of bits and n_steps"),
     ],
 )
 def test_bad_arguments_are_refused(make: Any, options: dict[str, Any], told: str) -> None:
@@ -167,7 +167,7 @@ def test_bad_arguments_are_refused(make: Any, options: dict[str, Any], told: str
 
 
 def test_bad_arguments_of_one_of_the_two_are_refused() -> None:
-    with pytest.raises(QuantRuleError, match="per_channel=1 is neither true nor false"):
+    with pytest.raises(QuantRuleError, match=r"per_channel=1 is wrong. Accepted: true or false"):
         LsqWeight(bits=4, per_channel=1)  # type: ignore[arg-type]
     with pytest.raises(QuantRuleError, match="2 bits or more, or n_steps=2"):
         relu_site(bits=1, signed=True)

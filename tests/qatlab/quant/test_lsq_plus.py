@@ -192,13 +192,13 @@ def test_a_checkpoint_holds_step_and_offset() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"start": "mean"}, "start='mean' is none of mean_std, min_max, percentile, mse"),
-        ({"start": "mean"}, "start='mean' is none of mean_std, min_max, percentile.*'mean_std'"),
-        ({"gradient_scale": "papers"}, "none of paper, n2d2, none.*'paper'"),
-        ({"step_size": -1.0}, "step_size=-1.0 is neither a number above 0 nor 'auto'"),
-        ({"ewgs": -0.5}, "ewgs=-0.5 is not a number from 0 on"),
-        ({"percentile": 0}, "percentile=0 is not above 0 and at most 100"),
-        ({"bits": 0}, "bits=0 is not a whole number from 1 to 16"),
+        ({"start": "mean"}, "start=mean is wrong. .*Accepted: mean_std, min_max, percentile, mse"),
+        ({"start": "mean"}, "start=mean is wrong. Did you mean 'mean_std'"),
+        ({"gradient_scale": "papers"}, "Did you mean 'paper'.*Accepted: paper, n2d2, none"),
+        ({"step_size": -1.0}, "step_size=-1.0 is wrong. Accepted: auto, a number above 0"),
+        ({"ewgs": -0.5}, "ewgs=-0.5 is wrong. Accepted: a number of at least 0"),
+        ({"percentile": 0}, "percentile=0 is wrong. Accepted: a number in"),
+        ({"bits": 0}, "bits=0 is wrong. Accepted: a whole number from 1 to 16"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], told: str) -> None:

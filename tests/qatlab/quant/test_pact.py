@@ -267,15 +267,19 @@ def test_degenerate_weights_are_refused_by_the_name_of_their_layer(
 @pytest.mark.parametrize(
     ("make", "options", "told"),
     [
-        (relu_site, {"alpha": 0.0}, "alpha=0.0 is neither a number above 0 nor 'auto'"),
-        (relu_site, {"start": "max"}, "start='max' is none of mean, mean_std, min_max, perc"),
-        (relu_site, {"ewgs": -1}, "ewgs=-1 is not a number from 0 on"),
-        (relu_site, {"percentile": 101}, "percentile=101 is not above 0 and at most 100"),
+        (relu_site, {"alpha": 0.0}, "alpha=0.0 is wrong. Accepted: auto, a number above 0"),
+        (
+            relu_site,
+            {"start": "max"},
+            "start=max is wrong.*Accepted: mean, mean_std, min_max, perc",
+        ),
+        (relu_site, {"ewgs": -1}, "ewgs=-1 is wrong. Accepted: a number of at least 0"),
+        (relu_site, {"percentile": 101}, "percentile=101 is wrong. Accepted: a number in"),
         (relu_site, {"bits": 1, "signed": True}, "2 bits or more, or n_steps=2"),
-        (partial(DorefaActivation, nn.ReLU()), {"bits": 4, "ewgs": True}, "ewgs=True is not a"),
+        (partial(DorefaActivation, nn.ReLU()), {"bits": 4, "ewgs": True}, "ewgs=true is wrong"),
         (partial(DorefaActivation, nn.ReLU()), {"bits": 1, "signed": True}, "2 bits or more"),
-        (DorefaWeight, {"bits": 0}, "bits=0 is not a whole number from 1 to 16"),
-        (DorefaWeight, {}, "give either bits or n_steps"),
+        (DorefaWeight, {"bits": 0}, "bits=0 is wrong. Accepted: a whole number from 1 to 16"),
+        (DorefaWeight, {}, "set exactly one of bits and n_steps"),
     ],
 )
 def test_bad_arguments_are_refused(make: Any, options: dict[str, Any], told: str) -> None:

@@ -211,13 +211,13 @@ def test_constant_weights_are_fine_without_scaling() -> None:
     [
         ({}, "give either bits or n_steps"),
         ({"bits": 4, "n_steps": 15}, "give either bits or n_steps"),
-        ({"bits": 0}, "bits=0 is not a whole number from 1 to 16"),
-        ({"bits": 17}, "bits=17 is not a whole number from 1 to 16"),
-        ({"bits": 4.0}, "bits=4.0 is not a whole number"),
-        ({"bits": "4"}, "bits='4' is not a whole number"),
-        ({"bits": True}, "bits=True is not a whole number"),
-        ({"n_steps": 0}, "n_steps=0 is not a whole number from 1 to 65535"),
-        ({"n_steps": 65536}, "n_steps=65536 is not a whole number"),
+        ({"bits": 0}, "bits=0 is wrong. Accepted: a whole number from 1 to 16"),
+        ({"bits": 17}, "bits=17 is wrong. Accepted: a whole number from 1 to 16"),
+        ({"bits": 4.0}, "bits=4.0 is wrong. Accepted: a whole number"),
+        ({"bits": "4"}, "bits='4' is wrong. Accepted: a whole number"),
+        ({"bits": True}, "bits=true is wrong. Accepted: a whole number"),
+        ({"n_steps": 0}, "n_steps=0 is wrong. Accepted: a whole number from 1 to 65535"),
+        ({"n_steps": 65536}, "n_steps=65536 is wrong. Accepted: a whole number"),
     ],
 )
 @pytest.mark.parametrize("make", [SatWeight, lambda **o: SatActivation(nn.ReLU(), **o)])
@@ -231,12 +231,15 @@ def test_bits_and_steps_out_of_range_are_refused(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"grid": "symetric"}, "default, symmetric, asymmetric, full_range, centered.*'symmetric'"),
+        (
+            {"grid": "symetric"},
+            "'symmetric'.*Accepted: default, symmetric, asymmetric, full_range, centered",
+        ),
         ({"grid": 3}, "default, symmetric, asymmetric, full_range, centered"),
         ({"bits": 1, "grid": "symmetric"}, "grid=symmetric has no levels at 1 bit.*n_steps=2"),
         ({"bits": 1, "grid": "asymmetric"}, "grid=asymmetric has no levels at 1 bit"),
-        ({"scaling": "no"}, "scaling='no' is none of true, false, fan_in"),
-        ({"statistics_gradient": 1}, "statistics_gradient=1 is neither true nor false"),
+        ({"scaling": "no"}, "scaling=no is wrong. Accepted: true, false, fan_in"),
+        ({"statistics_gradient": 1}, "statistics_gradient=1 is wrong. Accepted: true or false"),
     ],
 )
 def test_bad_arguments_of_weights_are_refused(options: dict[str, Any], told: str) -> None:
@@ -248,11 +251,11 @@ def test_bad_arguments_of_weights_are_refused(options: dict[str, Any], told: str
     ("options", "told"),
     [
         *[
-            ({"alpha": alpha}, "neither a number above 0 nor 'auto'")
+            ({"alpha": alpha}, "is wrong. Accepted: auto, a number above 0")
             for alpha in (0, -1.0, math.inf, math.nan, "6", "Auto", True, None, [6.0])
         ],
         *[
-            ({"percentile": percentile}, "not above 0 and at most 100")
+            ({"percentile": percentile}, "is wrong. Accepted: a number in")
             for percentile in (0, -3, 100.1, math.nan, "99", None, True)
         ],
         ({"bits": 1, "signed": True}, "2 bits or more"),

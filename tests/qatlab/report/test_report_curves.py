@@ -93,7 +93,7 @@ def test_no_peak_of_a_long_run_is_lost_and_its_phases_neither(tmp_path: Path) ->
     assert (name, learned, quantizers["epochs"]) == ("relu1", "alpha", [rows // 2 + 1, rows])
     assert dict(zip(of_alphas, alphas, strict=True))[rows - 998] == max(alphas) == 56
     assert dict(zip(of_shares, shares, strict=True))[rows - 554] == max(shares) == 0.4421
-    assert None not in alphas  # what comes before the first value is no gap
+    assert None not in alphas  # what comes before the first value is not a gap
 
 
 def test_the_bytes_of_a_run_do_not_grow_with_its_rows(tmp_path: Path) -> None:
@@ -142,16 +142,16 @@ def test_a_table_may_be_written_in_other_ways(tmp_path: Path, text: str) -> None
     [
         (b"", ":1: this is not the header of a metrics file"),
         (b"a,b\n1,2\n", ":1: this is not the header"),
-        ("epoch,val/acc\n0,0.5\n".encode("utf-16"), "it is no text in UTF-8"),
+        ("epoch,val/acc\n0,0.5\n".encode("utf-16"), "it is not UTF-8 text"),
         ("epoch,val/acc\n0,0.5\n".encode("utf-16-le"), ":1: this is not the header"),
         (b"epoch,val/acc\n0,0.5\n1\n", ":3: this row is not whole"),
-        (b"epoch,val/acc\n0,0.5\n1,much\n", ":3: val/acc is 'much', which is no number"),
+        (b"epoch,val/acc\n0,0.5\n1,much\n", ":3: val/acc is 'much', not a number"),
         (b"epoch,val/acc\n0,0.5\n1," + b"9x" * 150_000, ":3: val/acc is '9x9x"),
         (b'epoch,val/acc\n0,"' + b"9" * 300_000 + b'"\n', "field larger than field limit"),
         (b"epoch,val/acc\n0," + b"9" * 3_000_000, "a line of more than 1,048,576 characters"),
-        (b"epoch,val/acc\ninf,0.5\n", "an epoch that is no whole number"),
-        (b"epoch,val/acc\n-1,0.5\n", "an epoch that is no whole number"),
-        (b"epoch,val/acc\n1e300,0.5\n", "an epoch that is no whole number"),
+        (b"epoch,val/acc\ninf,0.5\n", "an epoch that is not a whole number"),
+        (b"epoch,val/acc\n-1,0.5\n", "an epoch that is not a whole number"),
+        (b"epoch,val/acc\n1e300,0.5\n", "an epoch that is not a whole number"),
         (b"epoch,phase\n0," + b"x" * 300_000 + b"\n", "a name of more than 100 characters"),
         (b"epoch,phase\n" + b"0,a\n0,b\n" * 51, "more than 100 phases"),
         (b'epoch,val/acc\n0,"0.5\n', "unexpected end of data"),

@@ -196,7 +196,7 @@ LEFT_OUT: dict[str, tuple[Make, str]] = {
         unfinished("config.yaml", f"a: &{'b' * 90_000} 1\nc: *{'b' * 90_000}\n"),
         "refers to another part of the file",
     ),
-    "tag": (unfinished("config.yaml", f"a: !<{'b' * 900_000}> 1\n"), "is no plain value"),
+    "tag": (unfinished("config.yaml", f"a: !<{'b' * 900_000}> 1\n"), "is not a plain value"),
     "config": (text("config.yaml", "y" * 51_000_000), "config.yaml: it has 51 MB"),
     "error": (unfinished("error.txt", "y" * 50_000_000), "error.txt: it has 50 MB"),
 }

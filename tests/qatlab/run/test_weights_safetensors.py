@@ -70,7 +70,7 @@ def trained(method: str = "SAT", bits: int = 4) -> nn.Module:
 
 
 def saved(model: nn.Module, path: Path, without: tuple[str, ...] = (), **texts: str) -> str:
-    """Write a file; what is no tensor goes to its metadata."""
+    """Write a file; what is not a tensor goes to its metadata."""
     state = {k: v for k, v in model.state_dict().items() if not k.endswith(without or "\n")}
     tensors = {k: v.contiguous() for k, v in state.items() if isinstance(v, Tensor)}
     others = {k: v for k, v in state.items() if k not in tensors}
@@ -232,7 +232,7 @@ def test_the_sum_of_a_runs_weights_is_that_of_the_file_with_zeros_in_its_place(
 
 def test_what_is_no_file_is_told(path: Path) -> None:
     os.mkfifo(path)  # reading would not end
-    with pytest.raises(CheckpointError, match="it is no regular file, but a pipe or a device"):
+    with pytest.raises(CheckpointError, match="it is not a regular file, but a pipe or a device"):
         init_weights(network(), str(path))
 
 

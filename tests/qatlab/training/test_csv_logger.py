@@ -123,7 +123,7 @@ def test_damaged_file_is_refused_with_its_line(tmp_path: Path, text: str, line: 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (THREE_EPOCHS.encode("utf-16"), r"metrics\.csv is no text in UTF-8"),
+        (THREE_EPOCHS.encode("utf-16"), r"metrics\.csv is not UTF-8 text"),
         (b"epoch,step\n0," + b"1" * 300_000 + b"\n", r"field larger than .* \(line 2\)"),
         (b"epoch,step\n0," + b"1" * 10_000 + b"\n", r"cannot read .*digits.* \(line 2\)"),
     ],

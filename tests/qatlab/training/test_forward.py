@@ -28,7 +28,7 @@ from qatlab.training.forward import TrainingForward
 def test_words_that_are_no_mode_are_told() -> None:
     with pytest.raises(ConfigError, match=r"memory=compct is wrong. Did you mean 'compact'\?"):
         TrainingForward(False, "compct")
-    with pytest.raises(ConfigError, match="memory=compact has no effect with compile=true"):
+    with pytest.raises(ConfigError, match="memory=compact cannot be combined with compile=true"):
         TrainingForward(True, "compact")
 
 

@@ -153,18 +153,25 @@ def test_outputs_that_do_not_fit_are_told() -> None:
 
 @pytest.mark.parametrize("losses", [[], [3], [CrossEntropy(), "x"]])
 def test_several_needs_losses(losses: list[Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^loss\.losses is wrong\. Accepted: a list of losses"):
+    with pytest.raises(
+        ConfigError, match=r"^loss\.losses=.* is wrong\. Accepted: a list of losses"
+    ):
         Several(losses)
-    with pytest.raises(ConfigError, match=r"^loss\._target_ makes a str, which is no Loss"):
+    with pytest.raises(ConfigError, match=r"^loss\._target_ makes a str, not a Loss"):
         losses_of("x")
 
 
 def test_bad_settings_are_told() -> None:
-    with pytest.raises(ConfigError, match=r"^loss\.label_smoothing=1\.5 must be a number from 0"):
+    with pytest.raises(
+        ConfigError, match=r"^loss\.label_smoothing=1\.5 is wrong\. Accepted: a number from 0"
+    ):
         CrossEntropy(1.5)
-    with pytest.raises(ConfigError, match=r"^loss\.binary_threshold=1 is wrong\. Accepted: a nu"):
+    with pytest.raises(ConfigError, match=r"^loss\.binary_threshold=1 is wrong\. Accepted: a pr"):
         LogisticCrossEntropy(binary_threshold=1)
-    with pytest.raises(ConfigError, match=r"^loss\.target_value=0.0 must be above loss\.default"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^loss\.target_value=0.0 is wrong\. Accepted: a number above loss\.default",
+    ):
         SquaredError(target_value=0.0)
 
 

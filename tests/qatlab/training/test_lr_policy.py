@@ -153,7 +153,7 @@ def test_no_warmup_starts_with_the_policy() -> None:
     ],
 )
 def test_warmup_as_long_as_the_cosine_is_refused(options: dict[str, float], than: str) -> None:
-    told = rf"^solver\.lr_policy\.warmup_epochs=\d must be less than {than}"
+    told = rf"^solver\.lr_policy\.warmup_epochs=\d is wrong\. Accepted: less than {than}"
     with pytest.raises(ConfigError, match=told):
         cosine(0.0, 5, **options)
 

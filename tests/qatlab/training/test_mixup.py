@@ -60,7 +60,9 @@ def test_draws_come_from_the_generator_that_checkpoints_hold() -> None:
 
 @pytest.mark.parametrize("alpha", [-0.1, float("nan"), "much"])
 def test_an_alpha_that_is_none_is_told(alpha: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^mixup=.* must be a number of 0 or more\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^mixup=.* is wrong\. Accepted: a number of at least 0\.$"
+    ):
         Mixup(alpha)
 
 
@@ -162,5 +164,5 @@ def test_a_mixture_is_reconstructed_as_it_is(mix: Callable[[float], None]) -> No
 
 
 def test_a_mistake_is_told_when_the_module_is_made() -> None:
-    with pytest.raises(ConfigError, match=r"^mixup=-1 must be"):
+    with pytest.raises(ConfigError, match=r"^mixup=-1 is wrong"):
         train(-1, CrossEntropy())

@@ -73,7 +73,7 @@ def test_a_clamp_phase_is_refused_where_a_method_has_none(
     quantizers: list[nn.Module], method: str
 ) -> None:
     model = nn.Sequential(*quantizers)
-    told = f"^schedule.clamp_epochs=2 is wrong: {method} ha.* no clamp phase.*float_then_quantize"
+    told = f"^schedule.clamp_epochs=2 cannot be combined with {method}, .* no clamp phase"
     with pytest.raises(ConfigError, match=told):
         Schedule.of(epochs(clamp=2, quantize=3), model)
     assert Schedule.of(epochs(2, 0, 3), model).epochs == 5
@@ -81,7 +81,7 @@ def test_a_clamp_phase_is_refused_where_a_method_has_none(
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_epochs_below_0_are_refused_by_their_name(phase: Phase) -> None:
-    with pytest.raises(ConfigError, match=rf"^schedule\.{phase.value}_epochs=-1 is below 0"):
+    with pytest.raises(ConfigError, match=rf"^schedule\.{phase.value}_epochs=-1 is wrong"):
         Schedule.of({**epochs(1, 1, 1), phase: -1}, SAT)
 
 
@@ -92,7 +92,7 @@ def test_a_schedule_without_epochs_is_refused() -> None:
 
 
 def test_calibration_needs_a_batch() -> None:
-    with pytest.raises(ConfigError, match=r"^schedule\.calibration_batches=0 is below 1"):
+    with pytest.raises(ConfigError, match=r"^schedule\.calibration_batches=0 is wrong"):
         PhaseSchedule(Schedule.of(epochs(quantize=1), SAT), 0)
 
 

@@ -69,7 +69,7 @@ def test_nothing_is_touched_if_no_checkpoint_can_be_read(
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("")
-    with pytest.raises(CheckpointError, match=r"checkpoints is no folder; move it away"):
+    with pytest.raises(CheckpointError, match=r"checkpoints is not a folder; move it away"):
         newest(tmp_path / "checkpoints")
 
 
@@ -127,7 +127,7 @@ def test_what_the_disk_refuses_names_the_checkpoint(
 
 
 def test_a_negative_number_of_steps_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"every_n_steps=-1 is below 0"):
+    with pytest.raises(ConfigError, match=r"every_n_steps=-1 is wrong"):
         RunCheckpoint("checkpoints", every_n_steps=-1)
 
 

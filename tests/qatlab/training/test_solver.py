@@ -191,7 +191,9 @@ def test_only_batches_above_the_given_one_warm_up() -> None:
     assert factors(256) == factors(None) == [1.0, 1.0, 1.0]
     solver.check_phase(1)  # no warm-up is too long for it
     solver.images_per_update = 512
-    with pytest.raises(ConfigError, match=r"^solver\.warmup_epochs=2 must be less than"):
+    with pytest.raises(
+        ConfigError, match=r"^solver\.warmup_epochs=2 is wrong\. Accepted: less than"
+    ):
         solver.check_phase(1)
 
 
@@ -230,12 +232,24 @@ def test_weight_decay_goes_by_the_bits_of_the_network(bits: int, factor: float) 
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"lr_at_batch": 0}, r"solver\.lr_at_batch=0 must be a whole number of 1 or more, or null"),
-        ({"warmup_above": 1.5}, r"solver\.warmup_above=1\.5 must be a whole number"),
-        ({"warmup_above": True}, r"solver\.warmup_above=true must be a whole number"),
-        ({"decay_by_bits": 0.5}, r"solver\.decay_by_bits=0\.5 must be a mapping from bits"),
-        ({"decay_by_bits": {"two": 1}}, r"solver\.decay_by_bits=.*two.* must be a mapping"),
-        ({"decay_by_bits": {2: -1}}, r"solver\.decay_by_bits\.2=-1 must be a number of 0 or more"),
+        (
+            {"lr_at_batch": 0},
+            r"solver\.lr_at_batch=0 is wrong\. Accepted: a whole number above 0, or null",
+        ),
+        ({"warmup_above": 1.5}, r"solver\.warmup_above=1\.5 is wrong\. Accepted: a whole number"),
+        ({"warmup_above": True}, r"solver\.warmup_above=true is wrong\. Accepted: a whole number"),
+        (
+            {"decay_by_bits": 0.5},
+            r"solver\.decay_by_bits=0\.5 is wrong\. Accepted: a mapping from bits",
+        ),
+        (
+            {"decay_by_bits": {"two": 1}},
+            r"solver\.decay_by_bits=.*two.* is wrong\. Accepted: a mapping",
+        ),
+        (
+            {"decay_by_bits": {2: -1}},
+            r"solver\.decay_by_bits\.2=-1 is wrong\. Accepted: a number of at least 0",
+        ),
     ],
 )
 def test_bad_recipe_is_an_error_that_names_its_key(recipe: dict[str, Any], message: str) -> None:
@@ -331,7 +345,7 @@ def test_model_without_trainable_parameters_is_an_error() -> None:
         ({"wieghts": UNSET}, r"solver\.groups\.wieghts is unknown\. Did you mean 'weights'\?"),
         ({"weights": {"lr": None}}, r"solver\.groups\.weights\.weight_decay is missing"),
         ({"weights": {**UNSET, "mom": 1.0}}, r"solver\.groups\.weights\.mom is unknown"),
-        ({"weights": None}, r"solver\.groups\.weights=None must be a mapping"),
+        ({"weights": None}, r"solver\.groups\.weights=null is wrong\. Accepted: a mapping"),
         ({"weights": {"lr": -1.0, "weight_decay": None}}, r"solver\.groups\.weights\.lr=-1\.0"),
     ],
 )

@@ -110,7 +110,7 @@ def test_an_archive_that_fills_the_memory_is_refused(file: Path) -> None:
     ("make", "fault"),
     [
         (Path.mkdir, "it is a folder"),
-        (os.mkfifo, "it is no regular file, but a pipe or a device"),  # reading would not end
+        (os.mkfifo, "it is not a regular file, but a pipe or a device"),  # reading would not end
         (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_phase_begins_with_the_average_of_the_one_before_and_averages_anew() -
     assert not same(start, seen.weights[STEPS - 1])
     assert_close(seen.checkpoints[1]["state_dict"], average(seen.weights[STEPS : 2 * STEPS], 0.9))
     assert_close(seen.checkpoints[2]["state_dict"], average(seen.weights[STEPS:], 0.9))
-    assert same(seen.before[2 * STEPS], seen.weights[2 * STEPS - 1])  # an epoch is no phase
+    assert same(seen.before[2 * STEPS], seen.weights[2 * STEPS - 1])  # an epoch is not a phase
 
 
 def test_only_steps_of_the_optimizer_count() -> None:
@@ -124,6 +124,6 @@ def test_weights_that_layers_share_are_averaged_once() -> None:
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, math.nan, "half", True, None])
 def test_a_decay_that_is_none_is_told(decay: Any) -> None:
-    told = r"^callbacks\.ema\.decay=\S+ is wrong\. Accepted: a number from 0 to below 1\.$"
+    told = r"^callbacks\.ema\.decay=\S+ is wrong\. Accepted: a number in \[0, 1\)\.$"
     with pytest.raises(ConfigError, match=told):
         WeightAverage(decay)

@@ -124,14 +124,17 @@ def test_a_mask_leaves_channels_as_they_are() -> None:
     [
         (
             lambda: Distortion(elastic_gaussian_size=4),
-            r"elastic_gaussian_size is 4; it must be odd",
+            r"elastic_gaussian_size=4 is wrong\. Accepted: an odd number",
         ),
-        (lambda: Distortion(elastic_sigma=0), r"elastic_sigma is 0"),
-        (lambda: Distortion(rotation=200), r"rotation is 200; .* at least 0 and at most 180"),
-        (lambda: Distortion(scaling=100), r"scaling is 100; .* at most 99"),
-        (lambda: RandomAffine(gain=[1]), r"gain is \[1\.0\]; it must be two numbers"),
-        (lambda: RandomAffine(gamma=[0, 1]), r"gamma is \[0\.0, 1\.0\]; .* above 0"),
-        (lambda: RandomAffine(gain_probability=2), r"gain_probability is 2; .* at most 1"),
+        (lambda: Distortion(elastic_sigma=0), r"elastic_sigma=0 is wrong"),
+        (lambda: Distortion(rotation=200), r"rotation=200 is wrong.* at least 0 and at most 180"),
+        (lambda: Distortion(scaling=100), r"scaling=100 is wrong.* at most 99"),
+        (
+            lambda: RandomAffine(gain=[1]),
+            r"gain=\[1\.0\] is wrong\. Accepted: \[lowest, highest\], two numbers",
+        ),
+        (lambda: RandomAffine(gamma=[0, 1]), r"gamma=\[0\.0, 1\.0\] is wrong.* above 0"),
+        (lambda: RandomAffine(gain_probability=2), r"gain_probability=2 is wrong.* at most 1"),
     ],
 )
 def test_wrong_arguments_are_told(make: Any, expected: str) -> None:

@@ -180,7 +180,7 @@ def test_of_images_in_memory_only_those_to_train_on_lose_rectangles() -> None:
 
 def test_images_in_memory_refuse_what_is_no_probability_and_what_transforms_would_do() -> None:
     with pytest.raises(
-        ConfigError, match=r"^data\.random_erasing is 1\.5; it must be a number of at"
+        ConfigError, match=r"^data\.random_erasing=1\.5 is wrong\. Accepted: a number of at"
     ):
         in_memory(1.5)
     told = r"^data\.random_erasing has no place among data\.transforms; .* or RandomErasing there"
@@ -191,14 +191,20 @@ def test_images_in_memory_refuse_what_is_no_probability_and_what_transforms_woul
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"probability": 1.5}, r"probability is 1\.5; it must be a number of at least 0 and at mo"),
+        (
+            {"probability": 1.5},
+            r"probability=1\.5 is wrong\. Accepted: a number of at least 0 and at mo",
+        ),
         (
             {"area": [0, 0.4]},
-            r"area is \[0\.0, 0\.4\]; it must be two numbers above 0 and at most 1",
+            r"area=\[0\.0, 0\.4\] is wrong\. Accepted: .* two numbers above 0 and at most 1",
         ),
-        ({"ratio": [2, 1]}, r"ratio is \[2\.0, 1\.0\]; it must be two numbers above 0, \[lowest"),
-        ({"value": "rand"}, r"value=rand is wrong\. Accepted: random, a number, or one for each"),
-        ({"value": [1, "x"]}, r"value is 'x'; it must be a number"),
+        (
+            {"ratio": [2, 1]},
+            r"ratio=\[2\.0, 1\.0\] is wrong\. Accepted: \[lowest, highest\], two numbers above 0",
+        ),
+        ({"value": "rand"}, r"value=rand is wrong\. Accepted: random, a number, one for each"),
+        ({"value": [1, "x"]}, r"value=x is wrong\. Accepted: a number"),
     ],
 )
 def test_a_mistake_is_told_by_its_key(options: dict[str, Any], message: str) -> None:

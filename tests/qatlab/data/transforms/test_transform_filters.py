@@ -91,5 +91,5 @@ def test_wrong_arguments_are_told() -> None:
         GradientFilter().channels(3)
     with pytest.raises(ConfigError, match=r"operation=eroded is wrong\. Did you mean 'erode'\?"):
         Morphology("eroded", 3)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"WallisFilter\.size is 0"):
+    with pytest.raises(ConfigError, match=r"WallisFilter\.size=0 is wrong"):
         WallisFilter(0)

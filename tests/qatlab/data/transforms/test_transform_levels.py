@@ -136,11 +136,14 @@ def test_equalize_takes_grey_bytes_only() -> None:
     ("make", "expected"),
     [
         (lambda: Normalize("l3"), r"Normalize\.norm=l3 is wrong"),
-        (lambda: Normalize(norm_value=True), r"Normalize\.norm_value is True; it must be a number"),
+        (
+            lambda: Normalize(norm_value=True),
+            r"Normalize\.norm_value=true is wrong\. Accepted: a number",
+        ),
         (lambda: Threshold(1, operation="binry"), r"Did you mean 'binary'\?"),
         (lambda: Equalize("clae"), r"Equalize\.method=clae is wrong\. Did you mean 'clahe'\?"),
-        (lambda: Equalize(clip_limit=-1), r"clip_limit is -1; .* of at least 0"),
-        (lambda: Equalize(grid_size=0), r"grid_size is 0"),
+        (lambda: Equalize(clip_limit=-1), r"clip_limit=-1 is wrong.* of at least 0"),
+        (lambda: Equalize(grid_size=0), r"grid_size=0 is wrong"),
     ],
 )
 def test_wrong_arguments_are_told(make: Any, expected: str) -> None:

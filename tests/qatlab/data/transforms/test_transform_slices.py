@@ -155,7 +155,9 @@ def test_bytes_are_rounded_halves_up() -> None:
     ],
 )
 def test_an_impossible_value_is_refused_with_its_name(key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.transforms: SliceExtraction\.{key} .*must be"):
+    with pytest.raises(
+        ConfigError, match=rf"data\.transforms: SliceExtraction\.{key}=.* is wrong\. Accepted: "
+    ):
         SliceExtraction(**{key: value})
 
 

@@ -81,10 +81,10 @@ def test_it_is_neither_random_nor_costly() -> None:
     [
         (("devides", 2), r"first_operator=devides is wrong\. Did you mean 'divides'\?"),
         (("plus", 1, "time", 2), r"second_operator=time is wrong"),
-        (("divides", [1, 0]), r"first_value is 0, which nothing can be divided by"),
-        (("plus", []), r"first_value is \[\]; it must be a number"),
-        (("plus", [1, float("nan")]), r"first_value is nan; it must be a number"),
-        (("plus", 1, "plus", "2"), r"second_value is '2'; it must be a number"),
+        (("divides", [1, 0]), r"first_value=0 is wrong"),
+        (("plus", []), r"first_value=\[\] is wrong\. Accepted: a number"),
+        (("plus", [1, float("nan")]), r"first_value=nan is wrong\. Accepted: a number"),
+        (("plus", 1, "plus", "2"), r"second_value='2' is wrong\. Accepted: a number"),
     ],
 )
 def test_wrong_arguments_are_told(arguments: Any, expected: str) -> None:
