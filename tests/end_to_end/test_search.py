@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -197,7 +196,6 @@ def trials(
 
     with monkeypatch.context() as patched:
         patched.setattr(JournalFileBackend, "append_logs", counted)
-        patched.setattr(os, "fsync", lambda descriptor: None)  # takes most of the time
         sweeper.sweep(["bits=range(2,9)", "lr=interval(0.01,0.1)"])
     return found_in(folder)
 
