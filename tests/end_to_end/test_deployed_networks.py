@@ -10,9 +10,9 @@ from deployed import METHODS, NETWORKS, shown, trained
 from qatlab.deploy.integer import lower, with_rescale
 from qatlab.deploy.onnx.file import onnx_file
 from qatlab.deploy.pixels import bytes_of, pixel_codes
+from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.comparison import compare
 from qatlab.deploy.verify.forms import AsIntegers, FakeQuantized, InOnnxruntime
-from qatlab.run.loading import Loaded
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -22,7 +22,7 @@ def test_all_forms_of_a_trained_network_answer_the_same(network: str, method: st
     model, codes = own.model, pixel_codes(own.data)
     exact = lower(model, codes, own.data.example_input())
     fixed = with_rescale(exact, "fixed32")
-    loaded = Loaded(own, "", f"{network}, {method}")
+    loaded = Trained(model, own.table, own.data, True, "", f"{network}, {method}")
     files = {kind: onnx_file(loaded, kind) for kind in ("qdq", "integer")}
     made = {"qdq": exact, "integer": fixed}
     forms = [
