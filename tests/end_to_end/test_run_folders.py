@@ -161,7 +161,13 @@ def test_equal_runs_leave_weights_of_equal_bytes(
     assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"checkpoint": "../x.ckpt"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", '{"checkpoint": "../x.ckpt"}'),
+        *(pytest.param(content, marks=pytest.mark.slow) for content in ("", "[1]", "{}")),
+    ],
+)
 def test_a_damaged_result_is_written_anew_by_a_resume(
     content: str, finished: Path, tmp_path: Path, command: Command
 ) -> None:

@@ -319,14 +319,12 @@ def test_other_objectives_for_the_same_search_are_refused(
         sweeper.sweep(["bits=range(2,9)", "lr=interval(0.01,0.1)"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kills",
     [
         ({KILL_AT: "SIGKILL 2 1"}, {KILL_AT_WRITE: "4"}, {KILL_AT_WRITE: "9"}),
-        pytest.param(
-            [{KILL_AT_WRITE: str(number)} for number in (1, 3, 4, 7, 2, 5, 11, 6, 8, 3)],
-            marks=pytest.mark.slow,
-        ),
+        [{KILL_AT_WRITE: str(number)} for number in (1, 3, 4, 7, 2, 5, 11, 6, 8, 3)],
     ],
 )
 def test_a_real_search_with_sigkills_equals_one_without(
