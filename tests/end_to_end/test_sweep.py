@@ -240,17 +240,17 @@ def test_the_options_of_a_launcher_can_be_looked_at(sweep: Sweep, tmp_path: Path
 
 
 def test_what_killed_sweeps_have_noted_is_removed_by_the_next(sweep: Sweep, tmp_path: Path) -> None:
-    notes = tmp_path / "s" / ".jobs"
-    assert sweep("s", **{KILL_AT: "SIGKILL 1 1"}).code == -9
+    notes, job = tmp_path / "s" / ".jobs", "quant.weight.bits=2"
+    assert sweep("s", job, **{KILL_AT: "SIGKILL 1 1"}).code == -9
     (killed,) = notes.glob("*/0.json")
     lives = FileLock(notes / f"{uuid4().hex}.lock")
     with lives:  # another sweep
         own = Path(lives.lock_file).with_suffix("")
         own.mkdir()
-        assert sweep("s").code == 0
+        assert sweep("s", job).code == 0
         assert not killed.exists()
         assert own.is_dir()
-    assert sweep("s").code == 0
+    assert sweep("s", job).code == 0
     assert not notes.exists()
 
 
