@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+import os
 import runpy
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from mistakes import TINY, Told
+from killable_runs import start_forked
+from mistakes import FINISHED, TINY, Told
 from omegaconf import DictConfig, open_dict
 
 from qatlab import config
@@ -84,3 +88,24 @@ def told(
         return capsys.readouterr().err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `FINISHED`, trained once for all processes that test."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    folder = place / "finished"
+    with FileLock(place / "finished.lock"):
+        if not (folder / "result.json").exists():
+            ended = start_forked(
+                place / "finished.log", "train.py", *FINISHED, f"hydra.run.dir={folder}"
+            )
+            assert ended.code == 0, ended.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished run, for the tests of one file, which leave it as it is."""
+    return Path(shutil.copytree(trained, tmp_path_factory.mktemp("finished") / "run"))

@@ -60,9 +60,10 @@ def start(script: str, *arguments: str, **environment: str) -> Ended:
 
 
 def start_forked(log: Path, script: str, *arguments: str, **environment: str) -> Ended:
-    """Run a script in a process that is born with all imports done, and draws no figures unasked.
+    """Run a script or a module in a process that is born with all imports done.
 
-    Both take longer than the training of a test. ``log`` is where its output goes.
+    It draws no figures unasked. Both take longer than the training of a test. ``log`` is where its
+    output goes.
     """
     return _end(log, _fork(log, script, *arguments, **environment))
 
@@ -137,7 +138,10 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
         _kill_at_write(int(environment[KILL_AT_WRITE]))
     Hydra.get_mode = lambda *args, **more: None  # composes everything to find hydra.mode
     sys.argv = [script, *_with_leave(arguments)]
-    runpy.run_path(str(ROOT / script), run_name="__main__")
+    if script.endswith(".py"):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    else:
+        runpy.run_module(script, run_name="__main__")
 
 
 def _have_no_home() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import onnx
 import pytest
 import torch
@@ -14,9 +16,22 @@ from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.comparison import compare
 from qatlab.deploy.verify.forms import AsIntegers, FakeQuantized, InOnnxruntime
 
+# LeNet with each method; of the others two methods each, and each method with two networks.
+TESTED = {
+    *(("lenet", method) for method in METHODS),
+    *(("resnet20", method) for method in ("SAT 4/4", "LSQ 2/2")),
+    *(("mobilenet_v2", method) for method in ("SAT 8/8", "LSQ 4/4")),
+    *(("resnet18", method) for method in ("SAT 1/4", "LSQ+ 4/4")),
+}
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("method", METHODS)
+
+@pytest.mark.parametrize(
+    ("network", "method"),
+    [
+        pytest.param(*pair, marks=() if pair in TESTED else pytest.mark.slow)
+        for pair in product(NETWORKS, METHODS)
+    ],
+)
 def test_all_forms_of_a_trained_network_answer_the_same(network: str, method: str) -> None:
     own = trained(network, method)
     model, codes = own.model, pixel_codes(own.data)

@@ -64,6 +64,7 @@ def images(tmp_path: Path) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the processes in /proc")
 def test_workers_and_their_loaders_end_with_a_sweep_that_is_killed(
     tmp_path: Path, images: tuple[str, ...]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from killable_runs import Ended, start_forked
 from mistakes import TINY
 
 from qatlab.cli.main import COMMANDS, main
@@ -24,10 +25,8 @@ class Net(nn.Sequential):
 """
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "qatlab", *words]
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+def run(folder: Path, *words: str) -> Ended:
+    return start_forked(folder / "log", "qatlab", *words, PWD=str(folder))
 
 
 def test_an_own_project_needs_nothing_but_the_package(tmp_path: Path) -> None:
@@ -36,15 +35,17 @@ def test_an_own_project_needs_nothing_but_the_package(tmp_path: Path) -> None:
     (tmp_path / "conf/model/mine.yaml").write_text("_target_: mine.Net\nwidth: 3\n")
     words = (*TINY, "data.validation=100", "schedule.clamp_epochs=0", "hydra.run.dir=run")
     trained = run(tmp_path, "train", "model=mine", *words)
-    assert trained.returncode == 0, trained.stderr
+    assert trained.code == 0, trained.output
     exported = run(tmp_path, "export", "run", "allow=mine", "--format", "c", "-o", "net.c")
-    assert exported.returncode == 0, exported.stderr
+    assert exported.code == 0, exported.output
     assert (tmp_path / "net.c").stat().st_size > 0
-    reported = run(tmp_path, "report", ".", "-o", "report.html")
-    assert "| mine_sat_4bit |" in reported.stdout
     tested = run(tmp_path, "test", "run=run")
-    assert tested.returncode == 1
-    assert "add allow=mine." in tested.stderr
+    assert tested.code == 1
+    assert "add allow=mine." in tested.output
+    command = [sys.executable, "-m", "qatlab", "report", ".", "-o", "report.html"]
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    reported = subprocess.run(command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE)
+    assert b"| mine_sat_4bit |" in reported.stdout
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,9 @@ def test_a_killed_run_with_all_options_equals_an_uninterrupted_one(tmp_path: Pat
 @pytest.mark.parametrize(
     ("place", "settings"),
     [
-        # The next phase begins with the average of the one before.
-        ("1 end", ("callbacks=[reestimate_norms,ema]", *SHORT)),
+        pytest.param(  # the next phase begins with the average of the one before
+            *("1 end", ("callbacks=[reestimate_norms,ema]", *SHORT)), marks=pytest.mark.slow
+        ),
         ("2 1", (*AVERAGED, *UNVALIDATED, *SHORT)),
     ],
 )

@@ -11,24 +11,14 @@ from typing import Any
 
 import pytest
 from killable_runs import FILE_SIZE, KILL_WRITING, Ended, start_forked, start_two_forked
-from mistakes import TINY
+from mistakes import FINISHED
 
-SETTINGS = (*TINY, "data.validation=100")
 Run = Callable[..., Ended]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return lambda script, *words, **env: start_forked(tmp_path / "log", script, *words, **env)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing has disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    ended = start_forked(folder / "log", "train.py", *SETTINGS, f"hydra.run.dir={folder}")
-    assert ended.code == 0, ended.output
-    return folder
 
 
 @pytest.fixture
@@ -68,22 +58,22 @@ def assert_told(ended: Ended, folder: Path, reason: str) -> None:
     assert ".new" not in line
 
 
-def assert_undisturbed(ended: Ended, folder: Path, whole: Path) -> None:
+def assert_undisturbed(ended: Ended, folder: Path, finished: Path) -> None:
     assert ended.code == 0, ended.output
-    assert result_of(folder) == result_of(whole)
-    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    assert result_of(folder) == result_of(finished)
+    assert (folder / "metrics.csv").read_text() == (finished / "metrics.csv").read_text()
     left = [p.name for p in folder.rglob("*") if ".tmp" in p.name or p.suffix == ".new"]
     assert left == []
 
 
 def test_a_file_that_may_not_be_so_large_is_told_and_the_run_goes_on_later(
-    tmp_path: Path, run: Run, whole: Path
+    tmp_path: Path, run: Run, finished: Path
 ) -> None:
     folder = tmp_path / "run"
-    words = (*SETTINGS, f"hydra.run.dir={folder}")
+    words = (*FINISHED, f"hydra.run.dir={folder}")
     refused = run("train.py", *words, **{FILE_SIZE: str(200 << 10)})
     assert_told(refused, folder, "File too large")
-    assert_undisturbed(run("train.py", f"resume={folder}"), folder, whole)
+    assert_undisturbed(run("train.py", f"resume={folder}"), folder, finished)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +87,13 @@ def test_a_file_that_may_not_be_so_large_is_told_and_the_run_goes_on_later(
     ],
 )
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
-    size: str, disk: Callable[[str], Path], run: Run, whole: Path
+    size: str, disk: Callable[[str], Path], run: Run, finished: Path
 ) -> None:
     folder = disk(size) / "run"
-    refused = run("train.py", *SETTINGS, f"hydra.run.dir={folder}")
+    refused = run("train.py", *FINISHED, f"hydra.run.dir={folder}")
     assert_told(refused, folder, "No space left on device")
     disk("64m")
-    assert_undisturbed(run("train.py", f"resume={folder}"), folder, whole)
+    assert_undisturbed(run("train.py", f"resume={folder}"), folder, finished)
 
 
 @pytest.mark.parametrize(
@@ -116,29 +106,29 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     ],
 )
 def test_a_kill_while_a_checkpoint_is_written_leaves_one_file_until_the_resume(
-    place: str, tmp_path: Path, run: Run, whole: Path
+    place: str, tmp_path: Path, run: Run, finished: Path
 ) -> None:
     folder, temporary = tmp_path / "run", tmp_path / "temporary"
     temporary.mkdir()
-    words = (*SETTINGS, f"hydra.run.dir={folder}")
+    words = (*FINISHED, f"hydra.run.dir={folder}")
     killed = run("train.py", *words, **{KILL_WRITING: place}, TMPDIR=str(temporary))
     assert killed.code == -9, killed.output
     assert [path for path in temporary.rglob("*") if path.is_file()] == []
     unfinished = [p for p in (folder / "checkpoints").iterdir() if p.suffix != ".ckpt"]
     assert len(unfinished) == 1, unfinished
-    assert_undisturbed(run("train.py", f"resume={folder}"), folder, whole)
+    assert_undisturbed(run("train.py", f"resume={folder}"), folder, finished)
 
 
 @pytest.mark.parametrize("writer", ["AsyncCheckpointIO", "TorchCheckpointIO"])
 def test_a_writer_of_the_users_own_leaves_the_same_checkpoints(
-    writer: str, tmp_path: Path, run: Run, whole: Path
+    writer: str, tmp_path: Path, run: Run, finished: Path
 ) -> None:
     plugin = f"+trainer.plugins=[{{_target_: pytorch_lightning.plugins.{writer}}}]"
-    ended = run("train.py", *SETTINGS, plugin, f"hydra.run.dir={tmp_path / 'run'}")
-    assert_undisturbed(ended, tmp_path / "run", whole)
+    ended = run("train.py", *FINISHED, plugin, f"hydra.run.dir={tmp_path / 'run'}")
+    assert_undisturbed(ended, tmp_path / "run", finished)
     names, expected = (
         sorted(path.name for path in (folder / "checkpoints").iterdir())
-        for folder in (tmp_path / "run", whole)
+        for folder in (tmp_path / "run", finished)
     )
     assert names == expected
 
@@ -147,7 +137,7 @@ def test_a_writer_of_the_users_own_leaves_the_same_checkpoints(
 def test_of_two_processes_the_one_that_may_write_tells_what_was_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     several = ("trainer=ddp", "trainer.devices=2", "trainer.sync_batchnorm=true")
-    words = (*SETTINGS, *several, "trainer.accelerator=cpu", f"hydra.run.dir={folder}")
+    words = (*FINISHED, *several, f"hydra.run.dir={folder}")
     size = {FILE_SIZE: str(200 << 10)}
     first, second = start_two_forked(tmp_path, "train.py", *words, **size)
     assert_told(first, folder, "File too large")

@@ -11,7 +11,7 @@ import yaml
 from filelock import FileLock
 from hydra.conf import HydraConf, RunDir
 from killable_runs import NOBODY, Ended, start_forked, start_forked_at_once
-from mistakes import TINY
+from mistakes import FINISHED
 from omegaconf import OmegaConf
 
 from qatlab.cli.main import run as run_command
@@ -20,7 +20,6 @@ from qatlab.errors import ConfigError
 from qatlab.files import read_json
 from qatlab.run.loading import load_run
 
-SHORT = (*TINY, "data.validation=100", "trainer.accelerator=cpu")
 Command = Callable[..., Ended]
 
 
@@ -28,14 +27,6 @@ Command = Callable[..., Ended]
 def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
     log = tmp_path_factory.mktemp("log") / "log"
     return lambda script, *words: start_forked(log, script, *words)
-
-
-@pytest.fixture(scope="module")
-def finished(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    ended = command("train.py", *SHORT, f"hydra.run.dir={folder}")
-    assert ended.code == 0, ended.output
-    return folder
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -48,7 +39,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_runs_that_start_together_have_a_folder_and_a_record_each(tmp_path: Path) -> None:
-    commands = [(*SHORT, "schedule.clamp_epochs=0", f"seed={seed}") for seed in (1, 2, 3)]
+    commands = [(*FINISHED, "schedule.clamp_epochs=0", f"seed={seed}") for seed in (1, 2, 3)]
     ended = start_forked_at_once(tmp_path, "train.py", *commands)
     assert [one.code for one in ended] == [0, 0, 0], [one.output for one in ended]
     runs = sorted((tmp_path / "outputs/runs/lenet_sat_4bit").iterdir())
@@ -99,7 +90,7 @@ def test_no_command_changes_a_finished_run(
 def test_a_run_in_training_is_not_written_to(finished: Path, command: Command) -> None:
     before = content_of(finished)
     with FileLock(finished / ".lock"):
-        ended = command("train.py", *SHORT, "seed=77", f"hydra.run.dir={finished}")
+        ended = command("train.py", *FINISHED, "seed=77", f"hydra.run.dir={finished}")
     assert ended.code == 1
     assert "is being trained by another process" in ended.output
     assert content_of(finished) == before
@@ -110,7 +101,7 @@ def test_checkpoints_outside_of_their_run_are_refused_before_training(
     folder: str, tmp_path: Path, command: Command
 ) -> None:
     word = f"callbacks.checkpoint.folder={folder}"
-    ended = command("train.py", *SHORT, word, f"hydra.run.dir={tmp_path / 'run'}")
+    ended = command("train.py", *FINISHED, word, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 1
     assert "Error: callbacks.checkpoint.folder=" in ended.output
     assert "${folder}/checkpoints; hydra.run.dir= says where the run goes." in ended.output
@@ -145,7 +136,7 @@ def test_own_code_is_called_by_each_reader_that_allows_it(
     run = tmp_path / "run"
     own = ("model._target_=killable_runs.OwnLeNet", "+callbacks.kill._target_=killable_runs.KillAt")
     words = (*own, "schedule.clamp_epochs=0")
-    assert command("train.py", *SHORT, *words, f"hydra.run.dir={run}").code == 0
+    assert command("train.py", *FINISHED, *words, f"hydra.run.dir={run}").code == 0
     refused = "_target_=killable_runs.OwnLeNet is refused"
     assert run_command(["verify", str(run)]) == 1
     assert refused in capsys.readouterr().err
@@ -166,12 +157,18 @@ def test_own_code_is_called_by_each_reader_that_allows_it(
 def test_equal_runs_leave_weights_of_equal_bytes(
     finished: Path, tmp_path: Path, command: Command
 ) -> None:
-    assert command("train.py", *SHORT, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    assert command("train.py", *FINISHED, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     name = "weights.safetensors"
     assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"checkpoint": "../x.ckpt"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", '{"checkpoint": "../x.ckpt"}'),
+        *(pytest.param(content, marks=pytest.mark.slow) for content in ("", "[1]", "{}")),
+    ],
+)
 def test_a_damaged_result_is_written_anew_by_a_resume(
     content: str, finished: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -196,7 +193,7 @@ def test_a_folder_that_is_deleted_in_training_is_whole_at_the_end(
     run = tmp_path / "run"
     target = "+callbacks.gone._target_=killable_runs.DeleteFolder"
     words = (target, f"+callbacks.gone.folder={run}", f"hydra.run.dir={run}")
-    ended = command("train.py", *SHORT, *words)
+    ended = command("train.py", *FINISHED, *words)
     assert ended.code == 0, ended.output
     assert f"{run} was deleted while the run trained" in ended.output
     for name in ("config.yaml", "layers.json", "result.json", "metrics.csv", "weights.safetensors"):
@@ -205,7 +202,7 @@ def test_a_folder_that_is_deleted_in_training_is_whole_at_the_end(
 
 
 def test_a_user_without_home_and_name_trains(tmp_path: Path) -> None:
-    words = (*SHORT, "schedule.clamp_epochs=0", f"hydra.run.dir={tmp_path / 'run'}")
+    words = (*FINISHED, "schedule.clamp_epochs=0", f"hydra.run.dir={tmp_path / 'run'}")
     ended = start_forked(tmp_path / "log", "train.py", *words, **{NOBODY: "1"})
     assert ended.code == 0, ended.output
     result = read_json(tmp_path / "run/result.json")
@@ -237,7 +234,7 @@ def test_links_in_a_run_are_not_followed(finished: Path, tmp_path: Path, command
 
 def test_the_inside_of_a_run_is_no_place_for_another(finished: Path, command: Command) -> None:
     before = content_of(finished)
-    ended = command("train.py", *SHORT, f"hydra.run.dir={finished}/.hydra")
+    ended = command("train.py", *FINISHED, f"hydra.run.dir={finished}/.hydra")
     assert "lies in the folder of another run" in ended.output
     ended = command("test.py", f"run={finished}", f"save_outputs={finished}/result.json")
     assert "Accepted: a file that ends in .npz" in ended.output

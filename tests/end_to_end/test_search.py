@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -197,7 +196,6 @@ def trials(
 
     with monkeypatch.context() as patched:
         patched.setattr(JournalFileBackend, "append_logs", counted)
-        patched.setattr(os, "fsync", lambda descriptor: None)  # takes most of the time
         sweeper.sweep(["bits=range(2,9)", "lr=interval(0.01,0.1)"])
     return found_in(folder)
 
@@ -321,14 +319,12 @@ def test_other_objectives_for_the_same_search_are_refused(
         sweeper.sweep(["bits=range(2,9)", "lr=interval(0.01,0.1)"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kills",
     [
         ({KILL_AT: "SIGKILL 2 1"}, {KILL_AT_WRITE: "4"}, {KILL_AT_WRITE: "9"}),
-        pytest.param(
-            [{KILL_AT_WRITE: str(number)} for number in (1, 3, 4, 7, 2, 5, 11, 6, 8, 3)],
-            marks=pytest.mark.slow,
-        ),
+        [{KILL_AT_WRITE: str(number)} for number in (1, 3, 4, 7, 2, 5, 11, 6, 8, 3)],
     ],
 )
 def test_a_real_search_with_sigkills_equals_one_without(

@@ -90,6 +90,7 @@ def test_a_run_without_classes_is_judged_by_its_loss(tmp_path: Path) -> None:
         assert saved["outputs"].shape == (200, 1, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_killed_run_without_classes_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     quantized = ("quant=sat_4bit", "~quant.rules.scaling", "~quant.rules.last")
     settings = (*AUTOENCODER, *quantized)

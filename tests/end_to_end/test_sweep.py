@@ -33,18 +33,28 @@ SWEEP = (
 Sweep = Callable[..., Ended]
 
 
+def places(folder: Path) -> tuple[str, str]:
+    return f'hydra.sweep.dir="{folder}"', f'sweep.cache="{folder}.cache"'
+
+
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
     """Start a sweep in a folder of the given name."""
 
-    def started(name: str, *more: str, forked: bool = True, **environment: str) -> Ended:
-        places = (f'hydra.sweep.dir="{tmp_path / name}"', f'sweep.cache="{tmp_path / name}.cache"')
-        words = (*SWEEP, *places, *more)
-        if not forked:
-            return start("train.py", *words, **environment)
+    def started(name: str, *more: str, **environment: str) -> Ended:
+        words = (*SWEEP, *places(tmp_path / name), *more)
         return start_forked(tmp_path / "log", "train.py", *words, **environment)
 
     return started
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "s"
+    ended = start_forked(folder.with_suffix(".log"), "train.py", *SWEEP, *places(folder))
+    assert ended.code == 0, ended.output
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -79,18 +89,16 @@ def of_jobs(folder: Path, file: str) -> dict[str, Any]:
 
 
 def test_a_sweep_that_was_killed_three_times_equals_one_that_was_not(
-    sweep: Sweep, tmp_path: Path
+    sweep: Sweep, whole: Path, tmp_path: Path
 ) -> None:
     for place in ("1 2", "1 end", "2 1"):  # epoch and step, of the first job that gets there
         assert sweep("killed", **{KILL_AT: f"SIGKILL {place}"}).code == -9
     ended = sweep("killed")
     assert ended.code == 0, ended.output
     assert "\n1 done, 1 resumed\n" in ended.output
-    assert sweep("whole").code == 0
     for file in ("metrics.csv", "result.json", "layers.json"):
-        killed, whole = (of_jobs(tmp_path / name, file) for name in ("killed", "whole"))
-        assert killed == whole
-        assert whole.keys() == {"2", "4"}
+        assert of_jobs(tmp_path / "killed", file) == of_jobs(whole, file)
+        assert of_jobs(whole, file).keys() == {"2", "4"}
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/*.ckpt")}
     again = sweep("killed")
@@ -176,10 +184,11 @@ def test_the_phases_before_quantization_are_trained_once(
         assert all(torch.equal(one[key], other[key]) for key in one.keys() | other.keys())
 
 
-def test_jobs_side_by_side_share_the_first_phase_too(sweep: Sweep, tmp_path: Path) -> None:
+def test_jobs_side_by_side_share_the_first_phase_too(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra `parallel` is missing")
-    # Not forked: joblib does not start processes out of such a one.
-    ended = sweep("s", "hydra/launcher=parallel", "quant.weight.bits=2,3,33", forked=False)
+    # Not forked: such a process waits at its end for joblib's workers, which stay for minutes.
+    words = ("hydra/launcher=parallel", "quant.weight.bits=2,3,33")
+    ended = start("train.py", *SWEEP, *places(tmp_path / "s"), *words)
     assert ended.code == 1
     assert "\n2 done, 1 failed\n" in ended.output
     assert "bits=33 is wrong. Accepted: a whole number" in ended.output
@@ -240,17 +249,17 @@ def test_the_options_of_a_launcher_can_be_looked_at(sweep: Sweep, tmp_path: Path
 
 
 def test_what_killed_sweeps_have_noted_is_removed_by_the_next(sweep: Sweep, tmp_path: Path) -> None:
-    notes = tmp_path / "s" / ".jobs"
-    assert sweep("s", **{KILL_AT: "SIGKILL 1 1"}).code == -9
+    notes, job = tmp_path / "s" / ".jobs", "quant.weight.bits=2"
+    assert sweep("s", job, **{KILL_AT: "SIGKILL 1 1"}).code == -9
     (killed,) = notes.glob("*/0.json")
     lives = FileLock(notes / f"{uuid4().hex}.lock")
     with lives:  # another sweep
         own = Path(lives.lock_file).with_suffix("")
         own.mkdir()
-        assert sweep("s").code == 0
+        assert sweep("s", job).code == 0
         assert not killed.exists()
         assert own.is_dir()
-    assert sweep("s").code == 0
+    assert sweep("s", job).code == 0
     assert not notes.exists()
 
 
@@ -281,10 +290,11 @@ def test_a_note_that_was_half_written_does_not_count(
     assert not folder.parent.exists()
 
 
-def test_two_sweeps_of_one_folder_at_once_leave_each_job_once(sweep: Sweep, tmp_path: Path) -> None:
+def test_two_sweeps_of_one_folder_at_once_leave_each_job_once(
+    sweep: Sweep, whole: Path, tmp_path: Path
+) -> None:
     def start_one(name: str) -> Ended:
-        places = (f"hydra.sweep.dir={tmp_path / 's'}", f"sweep.cache={tmp_path / 's.cache'}")
-        return start_forked(tmp_path / name, "train.py", *SWEEP, *places)
+        return start_forked(tmp_path / name, "train.py", *SWEEP, *places(tmp_path / "s"))
 
     with ThreadPoolExecutor() as both:
         ended = list(both.map(start_one, ("one", "other")))
@@ -293,7 +303,6 @@ def test_two_sweeps_of_one_folder_at_once_leave_each_job_once(sweep: Sweep, tmp_
         assert one.code == 0 or "is being trained by another process" in one.output, one.output
     again = sweep("s")
     assert again.code == 0, again.output
-    assert sweep("whole").code == 0
     for file in ("metrics.csv", "result.json", "layers.json"):
-        assert of_jobs(tmp_path / "s", file) == of_jobs(tmp_path / "whole", file)
+        assert of_jobs(tmp_path / "s", file) == of_jobs(whole, file)
     assert not (tmp_path / "s" / ".jobs").exists()

@@ -201,6 +201,7 @@ def test_wandb_holds_one_run_in_the_folder_of_the_run(resumed: Path) -> None:
     assert not (ROOT / "wandb").exists()
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_are_runs_of_their_own_with_all_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

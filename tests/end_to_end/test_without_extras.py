@@ -26,10 +26,12 @@ def _needed(name: str, found: dict[str, metadata.Distribution]) -> dict[str, met
 
 
 CODE = """
-import sys
+import runpy, sys
 from qatlab.cli.main import run as run_command
 
-run, folder = sys.argv[1:]
+run, folder, *words = sys.argv[1:]
+sys.argv = ["train.py", *words, f"hydra.run.dir={run}"]
+runpy.run_path("train.py", run_name="__main__")
 assert run_command(["export", run, "-o", f"{folder}/model.onnx"]) == 1
 assert run_command(["export", run, "-o", f"{folder}/model.c", "--format", "c"]) == 0
 assert run_command(["verify", run]) == 0
@@ -47,20 +49,16 @@ def test_a_network_trains_where_no_extra_is_installed(tmp_path: Path, root: Path
     assert (site / "hydra").exists()
     assert not (site / "hydra_plugins").exists()  # a folder that only plugins make
 
-    def python(*words: str | Path) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-S", *words],  # -S: without the site-packages of this environment
-            cwd=root,
-            env=os.environ | {"PYTHONPATH": f"{site}:{root}"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done
-
-    python("train.py", "quant=sat_4bit", *TINY, f"hydra.run.dir={folder}")
+    words = (folder, tmp_path, "quant=sat_4bit", *TINY)
+    told = subprocess.run(
+        [sys.executable, "-S", "-c", CODE, *words],  # -S: without this environment's site-packages
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": f"{site}:{root}"},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr
     assert json.loads((folder / "result.json").read_text())["test"]["images"] == 50
-    told = python("-c", CODE, folder, tmp_path)
     assert told.stderr == (
         "Error: --format qdq needs the package onnx: pip install 'qatlab[onnx]'.\n"
         "Error: ONNX files are read by the package onnx: pip install 'qatlab[onnx]'.\n"

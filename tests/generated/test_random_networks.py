@@ -23,7 +23,7 @@ from shrinking import shrunk
 
 from qatlab.errors import ConfigError
 
-FEW, MANY = 100, 3000
+FEW, MANY = 60, 3000
 C_SHARE = 0.3  # of the few networks, as compiling takes most of the time
 
 
@@ -40,7 +40,7 @@ def _one_thread() -> Iterator[None]:
 def _programs(count: int) -> list[Program]:
     """Return networks, the same each time.
 
-    Hypothesis chooses seeds, not the statements themselves: of 100 networks made of its own choices
+    Hypothesis chooses seeds, not the statements themselves: of networks made of its own choices
     a quarter is written twice. What fails is shrunk by taking statements away.
     """
     found: list[Program] = []

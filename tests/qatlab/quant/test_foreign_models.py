@@ -43,7 +43,13 @@ def convert(model: nn.Module) -> tuple[nn.Module, ModelTable]:
     return quantize(model, partial(SatWeight, bits=4), activation, rules, IMAGES[:1])
 
 
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mobilenet_v3_small", "shufflenet_v2_x0_5"),
+        pytest.param("convnext_tiny", marks=pytest.mark.slow),
+    ],
+)
 def test_networks_of_torchvision_train_and_their_checkpoints_come_back(
     name: str, assert_inputs_are_quantized: Any
 ) -> None:

@@ -96,6 +96,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "link_to_its_run": replaced(lambda path: path.symlink_to(path.parent)),
 }
 FILES = ("result.json", "layers.json", "config.yaml", "metrics.csv", ".hydra/overrides.yaml")
+WITH_EACH_KIND = ("result.json", "config.yaml", "error.txt")
 UNFINISHED = ("error.txt", ".hydra/config.yaml", ".hydra/hydra.yaml")
 TEXTS = {kind for kind in DAMAGES if not re.match("binary|utf16$|pipe|folder|device|link", kind)}
 FINE = {  # what is not damaged by this: texts that are shown as they are, other mappings, a list
@@ -128,8 +129,15 @@ def check(ended: Ended, folder: Path) -> None:
     assert ("Error: " in ended.err) == (ended.code == 1)
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
-@pytest.mark.parametrize("file", [*FILES, *UNFINISHED])
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        # The page of all of them is made below.
+        pytest.param(file, kind, marks=() if file in WITH_EACH_KIND else pytest.mark.slow)
+        for file in (*FILES, *UNFINISHED)
+        for kind in DAMAGES
+    ],
+)
 def test_a_damaged_file_ends_no_command_in_a_trace(
     tmp_path: Path, command: Command, file: str, kind: str
 ) -> None:

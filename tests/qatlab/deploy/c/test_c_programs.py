@@ -23,12 +23,18 @@ def network_of(name: str, method: str, bits: int, rescale: str, **rules: object)
     return with_rescale(lower(model, [PIXEL] * 3, EXAMPLE), rescale)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+SETTINGS = (
+    *(("sat", 4, "fixed32"), ("lsq", 2, "fixed16")),
+    *(("lsq_plus", 3, "float"), ("dorefa", 8, "double_shift")),
+)
+
+
 @pytest.mark.parametrize(
-    ("method", "bits", "rescale"),
-    [
-        *(("sat", 4, "fixed32"), ("lsq", 2, "fixed16")),
-        *(("lsq_plus", 3, "float"), ("dorefa", 8, "double_shift")),
+    ("name", "method", "bits", "rescale"),
+    [  # by default each network with two of them, and each with half of the networks
+        pytest.param(name, *own, marks=pytest.mark.slow if (i + j) % 2 else ())
+        for i, name in enumerate(NETWORKS)
+        for j, own in enumerate(SETTINGS)
     ],
 )
 def test_outputs_are_those_of_the_integer_network(
