@@ -44,16 +44,16 @@ _job = _Job()
 
 def start(main: Callable[[], None]) -> None:
     """Run a Hydra main function; a user's mistake ends in a sentence and exit code 1."""
-    config.register()
-    places.register()
-    search.register()
-    launchers.register()
-    launchers.follow_parent()
-    os.environ[USERS] = "1" if WANTS_TRACE else "0"
-    os.environ[FULL_ERROR] = "1"  # Hydra would print a stack trace, or its own words, and exit
     _job.begun = False
     error: Exception | None = None
     try:
+        config.register()
+        places.register()
+        search.register()
+        launchers.register()
+        launchers.follow_parent()
+        os.environ[USERS] = "1" if WANTS_TRACE else "0"
+        os.environ[FULL_ERROR] = "1"  # Hydra would print a stack trace, or its own words, and exit
         _check_options()
         main()
     except KeyboardInterrupt:

@@ -44,7 +44,10 @@ def main() -> None:
         raise SystemExit(run(words))
     os.environ[GIVEN] = command
     sys.argv[1:] = [*others, "mode=plan"] if command == "plan" else others
-    app = import_module("qatlab.cli.hydra_app")
+    try:
+        app = import_module("qatlab.cli.hydra_app")  # which takes a second
+    except KeyboardInterrupt:
+        raise SystemExit(_interrupted()) from None
     app.start(app.test if command == "test" else app.train)
 
 
@@ -62,8 +65,7 @@ def run(words: Sequence[str]) -> int:
         code: int | None = import_module(ROOMS[command]).main(others)
         return code or 0
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130  # as a shell reports SIGINT
+        return _interrupted()
     except QatlabError as error:
         problem = str(error)
     except Exception as error:
@@ -73,6 +75,11 @@ def run(words: Sequence[str]) -> int:
         problem = str(sentence)
     print(f"Error: {plain(problem)}", file=sys.stderr)
     return 1
+
+
+def _interrupted() -> int:
+    print("Interrupted.", file=sys.stderr)
+    return 130  # as a shell reports SIGINT
 
 
 def _help() -> str:

@@ -20,8 +20,9 @@ from qatlab.deploy.obstacles import told
 from qatlab.errors import CheckpointError, ConfigError, wrong
 from qatlab.results import record
 from qatlab.results.compare import configuration, differences, flat
-from qatlab.results.conditions import MOVABLE
+from qatlab.results.conditions import MOVABLE, settings_of
 from qatlab.run import evaluation, shared_phases, summary
+from qatlab.run.belonging import check_own, own_checkpoint
 from qatlab.run.build import MADE, Built, build
 from qatlab.run.environment import begin, environment
 from qatlab.run.layers import print_table
@@ -98,8 +99,12 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
     if remark:
         say(remark)
     if start_from is not None:
+        check_own(start_from, Path(cfg.folder))
         forget_weights(cfg)
     built, found = _build(cfg)
+    best = checkpoint.best_path(built.schedule.phases[-1][0].value)
+    if best.exists():  # it may still be the best at the end
+        check_own(best, Path(cfg.folder))
     return _fit_and_report(cfg, built, found, chosen, checkpoint, start_from)
 
 
@@ -113,7 +118,7 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
         also = ("checkpoint", "save_outputs", "allow")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
         forget_weights(cfg)
-        cfg.init_weights = str(record.checkpoint_of(Path(run), name))
+        cfg.init_weights = str(own_checkpoint(Path(run), name))
     elif cfg.init_weights is None:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
     if save_outputs is not None and not Path(save_outputs).parent.is_dir():
@@ -148,6 +153,7 @@ def _fit_and_report(
     if start_from is None and trainer.is_global_zero:
         _write_facts(cfg, built, found)
     config = yaml.safe_load(portable_yaml(cfg))
+    checkpoint.settings = settings_of(config)
     changes = begin(folder, config, start_from is not None) if trainer.is_global_zero else []
     if changes:
         say(

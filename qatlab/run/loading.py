@@ -13,7 +13,7 @@ from qatlab import config
 from qatlab.config import places
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
-from qatlab.results import record
+from qatlab.run.belonging import own_checkpoint
 from qatlab.run.build import MADE, Built, build
 
 
@@ -81,7 +81,7 @@ def _config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:
     config.register()
     cfg = config.stored_config(run, allow, trained=True, called=MADE)
     config.forget_weights(cfg)
-    cfg.init_weights = str(record.checkpoint_of(run, checkpoint))
+    cfg.init_weights = str(own_checkpoint(run, checkpoint))
     return cfg
 
 

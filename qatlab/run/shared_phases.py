@@ -31,6 +31,7 @@ from qatlab import files
 from qatlab.config.targets import TARGET
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import Phase, Quantizer
+from qatlab.run.belonging import ORIGIN, SUMS, sum_of, sums_in
 from qatlab.run.build import Built
 from qatlab.run.environment import environment
 from qatlab.terminal import say
@@ -38,7 +39,6 @@ from qatlab.training.checkpoint import load
 from qatlab.training.csv_logger import FILE_NAME
 from qatlab.training.torch_files import LAST
 
-ORIGIN = "shared_phases.json"  # who trained them, in the folder of each job that took them over
 FACTS = "facts.json"  # all that they depend on, beside them: tells why two jobs share nothing
 # What they do not depend on. Of quantizers only some facts count, of initial weights the values.
 WITHOUT_EFFECT = ("folder", "init_weights", "logger", "mode", "name", "quant", "resume", "sweep")
@@ -82,7 +82,7 @@ def shared_phases(
         say(f"waiting for another job of the sweep, which trains the same {names} phase")
         lock.acquire()
     try:
-        if _is_sound(cache / key):
+        if _is_sound(cache / key, facts):
             lock.release()
             _take(cache / key, folder)
             say(f"{names} phase of {origin(folder)} taken over: it would be the same here")
@@ -137,22 +137,31 @@ class _Leave(Callback):
             shutil.rmtree(new, ignore_errors=True)
             _copy(self.folder, new)
             files.write_text(new / FACTS, self.facts)
-            files.write_json(new / ORIGIN, {"job": self.folder.name})
+            sums = {str(file.relative_to(new)): sum_of(file) for file in _shared(new)}
+            files.write_json(new / ORIGIN, {"job": self.folder.name, SUMS: sums})
             os.replace(new, self.entry)
         self.lock.release(force=True)
 
 
-def _is_sound(entry: Path) -> bool:
-    """Tell whether there are phases to be taken over; damaged ones are removed."""
-    if not (entry / ORIGIN).exists():
+def _is_sound(entry: Path, facts: str) -> bool:
+    """Tell whether there are phases to be taken over; damaged or other ones are removed."""
+    if not os.path.lexists(entry):
         return False
     try:
+        if files.read_text(entry / FACTS) != facts:
+            raise ConfigError(f"{entry / FACTS} holds the facts of other phases")
         for file in _checkpoints(entry):
             load(file)
         _job_of(entry)
+        sums = {str(file.relative_to(entry)): sum_of(file) for file in _shared(entry)}
+        if sums != sums_in(entry):
+            raise ConfigError(f"{entry} holds other files than {ORIGIN} tells")
     except (CheckpointError, ConfigError) as error:
         say(f"{error}; its phases are trained again")
-        shutil.rmtree(entry)
+        if entry.is_symlink() or not entry.is_dir():
+            entry.unlink()
+        else:
+            shutil.rmtree(entry)
         return False
     return True
 
@@ -169,11 +178,15 @@ def _take(entry: Path, folder: Path) -> None:
     files.write_bytes(folder / ORIGIN, (entry / ORIGIN).read_bytes())
 
 
+def _shared(folder: Path) -> list[Path]:
+    """Return metrics and checkpoints; ``logger=null`` writes no metrics."""
+    return [file for file in (folder / FILE_NAME, *_checkpoints(folder)) if file.exists()]
+
+
 def _copy(source: Path, target: Path) -> None:
     """Copy metrics and checkpoints."""
-    for file in (source / FILE_NAME, *_checkpoints(source)):
-        if file.exists():  # logger=null writes no metrics
-            files.write_bytes(target / file.relative_to(source), file.read_bytes())
+    for file in _shared(source):
+        files.write_bytes(target / file.relative_to(source), file.read_bytes())
 
 
 def _facts(config: str, built: Built) -> dict[str, Any]:

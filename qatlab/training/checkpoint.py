@@ -21,7 +21,7 @@ from torch import Tensor
 from qatlab.errors import CheckpointError, ConfigError, wrong
 from qatlab.files import TEMPORARY, put, write_bytes
 from qatlab.training.loaded_values import fault_of, learned_names
-from qatlab.training.torch_files import LAST, describe, read
+from qatlab.training.torch_files import LAST, SETTINGS, describe, read
 
 PREVIOUS = "previous.ckpt"
 NEW = ".new"  # the suffix of one that is being written; a kill may leave it
@@ -62,6 +62,7 @@ class RunCheckpoint(Checkpoint):
     Attributes:
         best: for each phase the number of its best epoch, and ``val/acc`` or ``val/loss`` there.
         restored: whether all that a checkpoint holds has been taken from it.
+        settings: what the run is trained under, which each checkpoint then tells.
     """
 
     def __init__(self, folder: str, every_n_steps: int = 0) -> None:
@@ -72,6 +73,7 @@ class RunCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.best: dict[str, dict[str, float]] = {}
         self.restored = False
+        self.settings: dict[str, str] = {}
         self._score: dict[str, float] = {}  # of the validation at the end of this epoch
         self._seconds = 0.0  # of training, before the interruption
         self._began: float | None = None
@@ -92,8 +94,8 @@ class RunCheckpoint(Checkpoint):
             trainer.strategy.checkpoint_io = BesideIO()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best epochs so far, and how long it took."""
-        return {"best": self.best, "seconds": self.seconds}
+        """Return the best epochs so far, how long it took, and under what settings."""
+        return {"best": self.best, "seconds": self.seconds, SETTINGS: self.settings}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing with the best epochs of the interrupted run."""

@@ -23,6 +23,7 @@ from qatlab.errors import CheckpointError, ConfigError
 from qatlab.files import check_regular
 
 LAST = "last.ckpt"
+SETTINGS = "settings"  # what a run is trained under, in the state of what saves its checkpoints
 
 FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed global")  # torch's words, as are these
 NO_DICTIONARY = re.compile(r"Can only SETITEMS? for .* but got <class '([^']*)'>")

@@ -12,6 +12,7 @@ from killable_runs import Ended, start_forked
 from mistakes import TINY
 
 from qatlab.cli.main import COMMANDS, main
+from qatlab.sweep import search
 
 NET = """
 from torch import nn
@@ -71,6 +72,21 @@ def test_wrong_words_are_told(
         main()
     assert caught.value.code not in (0, None)
     assert told in capsys.readouterr().err
+
+
+def test_ctrl_c_before_the_run_begins_is_one_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["qatlab", "train"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(search, "register", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130  # as a shell reports SIGINT
+    assert capsys.readouterr().out == "\nInterrupted.\n"
 
 
 def test_help_names_each_command(
