@@ -16,7 +16,7 @@ from qatlab.deploy.integer import RESCALES, IntegerNetwork
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.verify.comparison import Comparison, compare
 from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized
-from qatlab.deploy.verify.trained import batches_of, can_make_onnx, check_classes, forms_of
+from qatlab.deploy.verify.trained import batches_of, can_make_onnx, check_outputs, forms_of
 from qatlab.errors import ConfigError
 from qatlab.run.loading import load_words
 from qatlab.terminal import wide_console
@@ -36,14 +36,17 @@ def _shown(
 
 
 def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
-    table = Table("form", "top-1", "other class", "of these ties", "outputs differ: most", "mean")
+    classifies = found[0].classifies
+    other = "other class" if classifies else "other outputs"
+    titles = ("form", *["top-1"] * classifies, other, "of these ties", "outputs differ: most")
+    table = Table(*titles, "mean")
     table.add_column("parts at")
     for own in found:
         at = own.sites.get(own.parts_at or "")
         where = f"{own.parts_at}: {at.first:,} codes, {at.from_tie:.1e} from a tie" if at else ""
         table.add_row(
             own.name,
-            f"{own.right / own.images:.2%}",
+            *[f"{own.right / own.images:.2%}"] * classifies,
             *(f"{own.different:,}", f"{own.ties:,}"),
             *(f"{own.largest:.1e}", f"{own.total / own.outputs:.1e}"),
             where,
@@ -78,13 +81,13 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(words)
     trained = load_words(given.run, given.checkpoint)
     data, codes = trained.data, pixel_codes(trained.data)
-    check_classes(trained, given.images)
+    check_outputs(trained, given.images)
     network = trained.lowered()
     others = forms_of(trained, network, given.rescale, given.onnx, given.tolerance)
     first, exact = FakeQuantized(trained.model), AsIntegers(network, "float", 0.0)
     batches = batches_of(data, given.data, given.images)
     with wide_console().status("comparing") as status:  # on a terminal only
-        found = compare(first, exact, others, _shown(batches, status), codes)
+        found = compare(first, exact, others, _shown(batches, status), codes, trained.classifies)
     if found[0].images == 0:
         raise ConfigError(f"--data {given.data} has no images.")
     _print(found, network)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from qatlab.deploy.c import CProgram, c_program
 from qatlab.deploy.integer import with_rescale
 from qatlab.deploy.trained import Trained
@@ -10,6 +12,8 @@ from qatlab.results import record
 
 def c_file(trained: Trained, rescale: str) -> CProgram:
     """Return a network as a C99 program that says where it comes from.
+
+    Outputs that are no classes, as of an autoencoder, have their numbers for names.
 
     Args:
         trained: the network.
@@ -20,4 +24,7 @@ def c_file(trained: Trained, rescale: str) -> CProgram:
     """
     about = [f"{trained.source}, rescale={rescale}", f"commit {record.commit()}"]
     network = with_rescale(trained.lowered(), rescale)
-    return c_program(network, trained.data.class_names, about)
+    names = trained.data.class_names
+    if not trained.classifies:
+        names = tuple(map(str, range(math.prod(network.shapes[network.output.name]))))
+    return c_program(network, names, about)

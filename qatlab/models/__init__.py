@@ -3,6 +3,7 @@
 from qatlab.models.googlenet import GoogLeNet
 from qatlab.models.layer_graph import LayerGraph
 from qatlab.models.lenet import LeNet
+from qatlab.models.mlperf_tiny import Autoencoder, DsCnn, ResNet8
 from qatlab.models.mobilenet import MobileNetV1, MobileNetV2
 from qatlab.models.resnet import ResNet, SmallResNet
 from qatlab.models.squeezenet import SqueezeNet
@@ -12,12 +13,15 @@ from qatlab.models.vgg import VGG
 
 __all__ = [
     "VGG",
+    "Autoencoder",
+    "DsCnn",
     "GoogLeNet",
     "LayerGraph",
     "LeNet",
     "MobileNetV1",
     "MobileNetV2",
     "ResNet",
+    "ResNet8",
     "SmallResNet",
     "SqueezeNet",
     "timm_model",

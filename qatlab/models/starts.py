@@ -1,4 +1,4 @@
-"""What the networks of this room share: starting values, and strides for small images."""
+"""What the networks of this room share: starting values, padding, strides for small images."""
 
 from __future__ import annotations
 
@@ -38,3 +38,23 @@ def first_ones(strides: Sequence[int], halvings: int) -> list[int]:
         result.append(stride if stride == 1 or left > 0 else 1)
         left -= stride == 2
     return result[::-1]
+
+
+def same_padding(kernel: int, stride: int) -> tuple[nn.Module, int]:
+    """Return what TensorFlow's ``same`` pads: in front of a convolution, and by itself.
+
+    It pads as little as gives ``ceil(size / stride)`` rows, and the odd one below: of even sizes
+    and stride 2, the rows and columns that PyTorch puts above and to the left are missing.
+
+    Args:
+        kernel: height and width, odd.
+        stride: 1, or 2 for images of even height and width.
+
+    Returns:
+        A module to call in front of the convolution, and the ``padding`` of the convolution.
+    """
+    if stride == 1:
+        return nn.Identity(), kernel // 2
+    before = (kernel - 2) // 2
+    after = kernel - 2 - before
+    return nn.ZeroPad2d((before, after, before, after)), 0

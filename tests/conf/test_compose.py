@@ -151,7 +151,8 @@ def test_what_an_experiment_says_holds(name: str) -> None:
     + [("lsq_2bit", model) for model in ("mobilenet_v1", "mobilenet_v2", "resnet18")],
 )
 def test_every_preset_builds_on_every_model(preset: str, model: str) -> None:
-    groups = ("data=synthetic", f"model={model}")
+    loss = "reconstruction" if model == "autoencoder" else "cross_entropy"
+    groups = ("data=synthetic", f"model={model}", f"loss={loss}")
     built = build(with_groups(composed(f"quant={preset}"), *groups))
     weights = [layer for layer in built.table.layers if layer.part == "weight"]
     if preset == "none":

@@ -17,6 +17,7 @@ from qatlab.quant import first_not_finite
 
 TIE = 1e-3  # steps from the middle between two levels, within which float32 may round either way
 EVEN = 1e-5  # of the largest output: two outputs that are that close are equal to float32
+NEAR = 1e-4  # of the largest output: as far as outputs that are no classes may be from each other
 
 
 @dataclass
@@ -60,8 +61,10 @@ class Comparison:
     Attributes:
         name: of the form.
         tolerance: share of images that may get another class beside ties.
+        classifies: whether outputs stand for classes; if not, an image counts as different if one
+            of its outputs is not near that of the fake-quantized network (``NEAR``).
         images: how many.
-        right: how many get the class of their label.
+        right: how many get the class of their label; none without classes.
         different: how many get another class than from the fake-quantized network.
         ties: how many of these begin with codes within ``TIE`` of a tie, or with equal outputs.
         largest: difference of two outputs.
@@ -72,6 +75,7 @@ class Comparison:
 
     name: str
     tolerance: float
+    classifies: bool = True
     images: int = 0
     right: int = 0
     different: int = 0
@@ -95,7 +99,7 @@ class Comparison:
         """Return the numbers."""
         return {
             "tolerance": self.tolerance,
-            "top1": self.right / self.images,
+            "top1": self.right / self.images if self.classifies else None,
             "different": self.different,
             "ties": self.ties,
             "largest": self.largest,
@@ -125,8 +129,12 @@ class Comparison:
         images, pixels, labels = batch
         classes, theirs = found.outputs.argmax(1), expected.outputs.argmax(1)
         self.images += len(labels)
-        self.right += int((classes == labels).sum())
         apart = (found.outputs - expected.outputs).abs()
+        if self.classifies:
+            self.right += int((classes == labels).sum())
+            differ = classes != theirs
+        else:
+            differ = apart.amax(1) > NEAR * expected.outputs.abs().amax(1)
         self.largest = max(self.largest, apart.max().item())
         self.total += apart.sum().item()
         self.outputs += apart.numel()
@@ -138,11 +146,11 @@ class Comparison:
             site.add(other, exact.positions[name], agree, known)
             agree &= ~other.flatten(1).any(1)
             known &= ~(exact.codes[name] != theirs_here).flatten(1).any(1)
-        for i in (classes != theirs).nonzero().ravel().tolist():
+        for i in differ.nonzero().ravel().tolist():
             one = slice(i, i + 1)
             inside = form.look_inside(images[one], pixels[one])
             self.different += 1
-            self.ties += _is_tie(inside, expected.of(one), exact.of(one))
+            self.ties += _is_tie(inside, expected.of(one), exact.of(one), self.classifies)
 
 
 @torch.no_grad()
@@ -152,6 +160,7 @@ def compare(
     others: Sequence[Form],
     batches: Iterator[tuple[Tensor, Tensor]],
     codes: Sequence[Codes],
+    classifies: bool = True,
 ) -> list[Comparison]:
     """Compare forms with the first one.
 
@@ -161,6 +170,7 @@ def compare(
         others: further forms.
         batches: images and labels.
         codes: of the images, see :func:`~qatlab.deploy.pixels.pixel_codes`.
+        classifies: whether outputs stand for classes.
 
     Returns:
         One comparison for each form, the first one's with itself in front.
@@ -169,7 +179,7 @@ def compare(
         TrainingError: for answers that are not finite.
     """
     forms: list[Form] = [first, exact, *others]
-    found = [Comparison(form.name, form.tolerance) for form in forms]
+    found = [Comparison(form.name, form.tolerance, classifies) for form in forms]
     with first:
         for images, labels in batches:
             pixels = bytes_of(images, codes)
@@ -195,7 +205,7 @@ def _from_tie(position: Tensor) -> float:
     return (position - position.floor() - 0.5).abs().max().item()
 
 
-def _is_tie(found: Answer, expected: Answer, exact: Answer) -> bool:
+def _is_tie(found: Answer, expected: Answer, exact: Answer, classifies: bool) -> bool:
     """Tell whether the answers to one image part at a tie."""
     known = True
     for name, codes in found.codes.items():
@@ -206,6 +216,8 @@ def _is_tie(found: Answer, expected: Answer, exact: Answer) -> bool:
                 return _from_tie(exact.positions[name][other]) < TIE
             return bool((codes - theirs).abs().max() == 1)  # what lies between is not known here
         known &= torch.equal(exact.codes[name].double(), theirs)
+    if not classifies:
+        return False
     one, two = found.outputs.argmax(), expected.outputs.argmax()
     outputs = expected.outputs.ravel()
     return bool((outputs[one] - outputs[two]).abs() < EVEN * outputs.abs().max())

@@ -68,9 +68,9 @@ def forms_of(
     return forms
 
 
-def check_classes(trained: Trained, images: int | None) -> None:
-    """Raise a ConfigError unless a network has an output for each class, for images to compare."""
-    if not trained.classifies or trained.data.num_classes != _count(trained):
+def check_outputs(trained: Trained, images: int | None) -> None:
+    """Raise a ConfigError unless a network has outputs that can be compared, for some images."""
+    if trained.classifies and trained.data.num_classes != _count(trained):
         raise ConfigError(
             "the classes of images are compared, which takes a network with an output for each."
         )

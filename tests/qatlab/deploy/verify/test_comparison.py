@@ -80,6 +80,25 @@ def test_equal_outputs_are_ties(apart: float, ties: int) -> None:
     assert (own.different, own.ties) == (1, ties)
 
 
+@pytest.mark.parametrize(
+    # The largest output is 2, and one of 1e-4 of it off is not near; the code may be at a tie.
+    ("apart", "code", "counts"),
+    [(1e-4, 1.0, (0, 0)), (3e-4, 1.0, (1, 0)), (0.5, 2.0, (1, 1))],
+)
+def test_outputs_that_are_no_classes_have_to_be_near(
+    apart: float, code: float, counts: tuple[int, int]
+) -> None:
+    outputs, codes = site_of([1.0, 2.0]), {"a": site_of([1.0])}
+    expected, exact = Answer(outputs, codes), Answer(outputs, codes, {"a": site_of([1.5])})
+    found = Answer(outputs + apart, {"a": site_of([code])})
+    own = Comparison("given", 0.0, classifies=False)
+    batch = (IMAGES[:1], IMAGES[:1], torch.tensor([0]))
+    own.add(Given(found), batch, expected, exact, found)
+    assert (own.different, own.ties) == counts
+    assert own.right == 0
+    assert own.to_json()["top1"] is None
+
+
 def test_a_share_of_images_is_tolerated() -> None:
     own = Comparison("given", 5e-4, images=10_000, different=6, ties=1)
     assert own.passes
