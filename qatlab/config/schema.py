@@ -31,10 +31,14 @@ HERE = "\x00"  # stands for the run's folder while paths are made relative to it
 
 @dataclass
 class QuantConfig:
-    """``quant``: the two quantizers, null for float, and the rules by name, null for none."""
+    """``quant``: the two quantizers, null for float, and the rules by name, null for none.
+
+    And whether there are sites in front of functions; runs of older versions do not say.
+    """
 
     weight: Any = MISSING
     activation: Any = MISSING
+    inputs_of_functions: Any = None  # true, false or null
     rules: dict[str, Any] | None = field(default_factory=dict)
 
 

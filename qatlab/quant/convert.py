@@ -24,6 +24,7 @@ from qatlab.quant.trace import OWN_WEIGHTS, compute_out_of_place, measure, trace
 
 Factory = Callable[..., Quantizer]
 IMAGE_SHAPE = "image_shape"  # key of a network's meta
+BITS_IN_FRONT = 8  # of a site in front of a function, which a table of 256 codes then computes
 
 
 def quantize(
@@ -32,6 +33,7 @@ def quantize(
     activation: Factory | None,
     rules: Sequence[Rule],
     example_input: Tensor,
+    inputs_of_functions: bool = False,
 ) -> tuple[nn.Module, ModelTable]:
     """Give every weight layer a weight quantizer and every site an activation quantizer.
 
@@ -45,6 +47,8 @@ def quantize(
             activation function at the site) and ``signed``; None: all float.
         rules: in order; see :func:`qatlab.quant.rules.resolve`.
         example_input: ``(1, C, H, W)``, for the shapes in the table.
+        inputs_of_functions: what an activation function reads that whole numbers have as a table
+            only, such as SiLU, is a site, too: of 8 bits, unless a rule says otherwise.
 
     Returns:
         The network to train, and the table of its layers and sites.
@@ -58,7 +62,7 @@ def quantize(
     measures = measure(traced, example_input)
     compute_out_of_place(traced, activation is not None, measures.others)
     names = weight_layer_names(traced)
-    sites = find_sites(traced, measures)
+    sites = find_sites(traced, measures, inputs_of_functions)
     layers = [_target(name, traced) for name in names]
     for part, factory in (("weight", weight), ("activation", activation)):
         _check_arguments(part, factory, rules)
@@ -74,7 +78,8 @@ def quantize(
     records: dict[str, LayerRecord] = {}
     for site, decision in zip(sites, site_decisions, strict=True):
         extra = {"activation": site.activation, "signed": site.signed}
-        quantizer = _make("activation", activation, decision, site.name, extra)
+        usual = {"bits": BITS_IN_FRONT, "n_steps": None} if site.in_front else {}
+        quantizer = _make("activation", activation, decision, site.name, extra, usual)
         if isinstance(quantizer, ActivationQuantizer):
             _insert(traced, site, quantizer)
         elif site.node.op == "call_module" and site.replaces and site.name != site.node.target:
@@ -87,7 +92,7 @@ def quantize(
         )
     for target, decision in zip(layers, weight_decisions, strict=True):
         layer = traced.get_submodule(target.name)
-        quantizer = _make("weight", weight, decision, target.name, {})
+        quantizer = _make("weight", weight, decision, target.name, {}, {})
         if quantizer is not None:
             quantizer.fit(_checked_weight(layer, target))
             _replace(traced, target.name, _quant_layer(layer, quantizer))
@@ -141,11 +146,12 @@ def _make(
     decision: Decision,
     name: str,
     extra: Mapping[str, Any],
+    usual: Mapping[str, Any],
 ) -> Quantizer | None:
     if factory is None or decision.arguments is None:
         return None
     try:
-        quantizer = factory(**{**decision.arguments, **extra})
+        quantizer = factory(**{**usual, **decision.arguments, **extra})
     except QuantRuleError as error:
         by_rules = [f"quant.rules.{key}.{part}" for key in decision.rules]
         argument = str(error).partition("=")[0]

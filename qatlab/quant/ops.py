@@ -199,6 +199,22 @@ def clip_range(activation: nn.Module) -> tuple[float, float] | None:
     return None
 
 
+def is_table(activation: nn.Module) -> bool:
+    """Tell whether whole numbers have an activation function as a table of codes only.
+
+    What clips its input, or bends it at 0, is one multiplication; so is Hardsigmoid, which is
+    ``clip(x / 6 + 1 / 2, 0, 1)``.
+    """
+    bends = isinstance(activation, (nn.LeakyReLU, nn.PReLU, nn.Hardsigmoid))
+    return not bends and clip_range(activation) is None
+
+
+def settings_of(activation: nn.Module) -> dict[str, Any]:
+    """Return the arguments that an activation function was made with, but for ``inplace``."""
+    own = vars(activation).items()
+    return {k: v for k, v in own if k[0] != "_" and k not in ("training", "inplace")}
+
+
 class Affine(NamedTuple):
     """What computes ``factor * x + shift`` of one tensor.
 

@@ -6,7 +6,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
@@ -18,6 +18,7 @@ from qatlab.quant.ops import (
     Affine,
     activation_module,
     affine,
+    is_table,
     kind_of,
     written,
 )
@@ -42,6 +43,8 @@ class Site:
         activation: the float activation function it replaces or follows (identity if none).
         signed: whether values can be negative.
         replaces: whether ``node`` itself is replaced (an activation function) or followed.
+        in_front: whether a function that whole numbers have as a table reads the tensor, which no
+            activation function makes.
     """
 
     node: fx.Node
@@ -50,9 +53,12 @@ class Site:
     activation: nn.Module
     signed: bool
     replaces: bool
+    in_front: bool = False
 
 
-def find_sites(traced: fx.GraphModule, measures: Measures) -> list[Site]:
+def find_sites(
+    traced: fx.GraphModule, measures: Measures, inputs_of_functions: bool = False
+) -> list[Site]:
     """Return all sites in the order of computation.
 
     Every activation function is a site, and so is every tensor that would otherwise reach a
@@ -61,6 +67,8 @@ def find_sites(traced: fx.GraphModule, measures: Measures) -> list[Site]:
     Args:
         traced: float network.
         measures: of its nodes.
+        inputs_of_functions: what an activation function reads that does more than clip or bend its
+            input, such as SiLU, is a site, too.
     """
     modules = dict(traced.named_modules())
     tensors = measures.shapes
@@ -69,12 +77,18 @@ def find_sites(traced: fx.GraphModule, measures: Measures) -> list[Site]:
     sources: dict[fx.Node, tuple[fx.Node, ...]] = {}  # the nodes whose values a node hands on
     bounds: dict[fx.Node, Bounds] = {}
     paths = paths_of(traced.graph)
+    in_front: set[fx.Node] = set()
     for node in traced.graph.nodes:
         kind = kind_of(node, modules)
         moved = affine(kind, *measures.arguments(node)) if node in tensors else None
         inputs = node.all_input_nodes[: 1 if node.target is operator.getitem else None]
         adds = kind in ("add", "sub", "rsub") and node in tensors and not _adds_a_number(moved)
-        if is_weight_layer(node, modules) or adds:
+        acts = kind in ACTIVATIONS and node in tensors and node not in measures.constants
+        function = activation_module(node, modules) if acts else None
+        looks_up = inputs_of_functions and function is not None and is_table(function)
+        if looks_up:
+            in_front.update(s for n in inputs for s in sources[n])
+        if is_weight_layer(node, modules) or adds or looks_up:
             for source in dict.fromkeys(s for n in inputs for s in sources[n] if s not in sites):
                 name = _unique(f"{paths[source]}_site", taken | modules.keys())
                 signed = bounds[source].low < 0
@@ -94,8 +108,7 @@ def find_sites(traced: fx.GraphModule, measures: Measures) -> list[Site]:
             bounds[node] = bounds_of_constant(measures.constants[node], _is_stored(traced, node))
         elif node not in measures.others:
             bounds[node] = bounds_of(node, kind, modules, bounds, measures.others)
-        if kind in ACTIVATIONS and node in tensors and node not in measures.constants:
-            function = activation_module(node, modules)
+        if acts:
             signed = bounds[node].low < 0
             replaces = function is not None
             path = paths[node] if replaces else f"{paths[node]}_site"
@@ -104,7 +117,11 @@ def find_sites(traced: fx.GraphModule, measures: Measures) -> list[Site]:
             type_name = written(node, modules) if function is None else type(function).__name__
             sites[node] = Site(node, name, type_name, function or nn.Identity(), signed, replaces)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    return sorted(sites.values(), key=lambda site: order[site.node])
+    found = sorted(sites.values(), key=lambda site: order[site.node])
+    return [
+        replace(site, in_front=True) if site.node in in_front and not site.replaces else site
+        for site in found
+    ]
 
 
 def weight_layer_names(traced: fx.GraphModule) -> list[str]:

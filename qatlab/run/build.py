@@ -13,8 +13,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from qatlab.arguments import text
 from qatlab.config.targets import make
 from qatlab.data import ImageModule
+from qatlab.deploy.obstacles import forms_of
 from qatlab.errors import ConfigError, wrong
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.quant.trace import trace
@@ -28,6 +30,7 @@ from qatlab.training.schedule import Schedule
 from qatlab.training.solver import AnySolver
 from qatlab.training.sync_norm import synchronise_norms
 
+IN_INTEGERS = {"integer", "c"}  # forms in which functions are tables of codes
 MADE = ("data", "model", "quant", "solver", "loss")  # groups whose nodes become objects here
 
 
@@ -76,7 +79,8 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
             None if node is None else make(f"quant.{part}", node, _partial_=True)
             for part, node in (("weight", cfg.quant.weight), ("activation", cfg.quant.activation))
         )
-        model, table = quantize(model, weight, activation, rules, example)
+        in_front = _inputs_of_functions(cfg)
+        model, table = quantize(model, weight, activation, rules, example, in_front)
     else:
         # An experiment's rules may be optional, so that quant=none gives its float network.
         if vain := [rule.key for rule in rules if not rule.optional]:
@@ -103,6 +107,18 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
     if cfg.trainer.precision == "64-true":
         model.double()  # Lightning would do so only after a checkpoint was read into float32
     return Built(data, model, table, schedule, solver, losses, step, Mixup(cfg.mixup).alpha)
+
+
+def _inputs_of_functions(cfg: DictConfig) -> bool:
+    """Tell whether the network has to leave in whole numbers, unless the configuration says it."""
+    asked = cfg.quant.inputs_of_functions
+    if asked is None:
+        return not IN_INTEGERS.isdisjoint(forms_of(cfg.target))
+    if not isinstance(asked, bool):
+        raise ConfigError(
+            f"quant.inputs_of_functions={text(asked)} is wrong. Accepted: true, false or null."
+        )
+    return asked
 
 
 def _seed(seed: int) -> None:

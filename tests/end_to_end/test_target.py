@@ -128,3 +128,37 @@ def test_a_network_that_can_leave_is_trained_for_its_target(ran: Ran) -> None:
     forms = json.loads(Path("run/layers.json").read_text())["forms"]
     assert forms == {"integer": [], "qdq": [], "qonnx": [], "c": []}
     assert Path("run/result.json").exists()
+
+
+class Swish(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, stride=4), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(F.silu(self.norm(self.conv(x))).mean((2, 3)))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("words", "in_front"),
+    [
+        ("", False),
+        ("target=[qdq,integer]", True),
+        ("target=c", True),
+        ("quant.inputs_of_functions=true", True),
+        ("quant.inputs_of_functions=false", False),
+    ],
+)
+def test_a_target_of_whole_numbers_puts_a_site_in_front_of_functions(
+    ran: Ran, words: str, in_front: bool
+) -> None:
+    table = ran("mode=plan", *words.split(), network="Swish")
+    assert ("norm_site" in table) is in_front
+    last = "Can be exported as integer, qdq, qonnx, c." if in_front else "Cannot be exported: silu"
+    assert last in table
+
+
+def test_whether_there_are_sites_in_front_of_functions_is_true_or_false(told: Told) -> None:
+    check(told("quant.inputs_of_functions=3"), ("quant.inputs_of_functions=3 is wrong. Accepted",))

@@ -61,6 +61,11 @@ def _fixed(op: ops.FixedRescale, inputs: list[Values], place: Place) -> Any:
     return max(op.codes.low, min(op.codes.high, total >> _of(op.shift, place[:1])))
 
 
+def _looked_up(op: ops.Table, inputs: list[Values], place: Place) -> int:
+    (x,) = inputs
+    return int(op.entries[x[place] - op.lowest])
+
+
 def _real(op: ops.FixedOutput, inputs: list[Values], place: Place) -> Any:
     return _total(op, inputs, place) / (1 << _of(op.shift, place[:1]))
 
@@ -211,6 +216,7 @@ def _sides(x: Values) -> list[range]:
 NUMBERS: dict[type[ops.Operation], Callable[[Any, list[Values], Place], Any]] = {
     ops.Rescale: _rescaled,
     ops.FixedRescale: _fixed,
+    ops.Table: _looked_up,
     ops.Output: _total,
     ops.FixedOutput: _real,
 }

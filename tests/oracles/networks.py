@@ -26,7 +26,13 @@ METHODS: dict[str, tuple[Callable[..., quant.Quantizer], Callable[..., quant.Qua
 }
 
 
-def convert(network: nn.Module, method: str = "sat", bits: int = 4, **more: Any) -> nn.Module:
+def convert(
+    network: nn.Module,
+    method: str = "sat",
+    bits: int = 4,
+    inputs_of_functions: bool = False,
+    **more: Any,
+) -> nn.Module:
     """Return the network with quantizers that have started, in float64, ready to be evaluated."""
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):  # some of its channels turn their input around
@@ -37,7 +43,9 @@ def convert(network: nn.Module, method: str = "sat", bits: int = 4, **more: Any)
     weight, activation = (partial(part, bits=bits) for part in METHODS[method])
     rules = [quant.Rule.parse(key, node) for key, node in more.items()]
     images = PIXELS / 255
-    model, _ = quant.quantize(network.eval(), weight, activation, rules, images[:1])
+    model, _ = quant.quantize(
+        network.eval(), weight, activation, rules, images[:1], inputs_of_functions
+    )
     quant.start_quantizers(model, [images])
     for number, quantizer in enumerate(sites(model).values()):
         quantizer.parameter.data.mul_(0.97 - 0.0137 * number)  # no ratio that makes ties

@@ -92,6 +92,7 @@ class Recipe:
         rescale: of the integer network.
         opset: of ONNX files.
         seed: of the weights and the images.
+        inputs_of_functions: see ``qatlab.quantize``.
     """
 
     weight: tuple[str, Mapping[str, Any]] = ("SatWeight", {"bits": 4})
@@ -103,6 +104,7 @@ class Recipe:
     rescale: str = "fixed32"
     opset: int = 21
     seed: int = 0
+    inputs_of_functions: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ class Program:
             *(f"# rule {key}: {dict(rule)}" for key, rule in recipe.rules.items()),
             f"# images: {recipe.channels} x {recipe.size[0]} x {recipe.size[1]}"
             f"{', normalised' if recipe.normalised else ''}",
+            *(["# with inputs_of_functions"] if recipe.inputs_of_functions else []),
             f"# rescale={recipe.rescale}, opset {recipe.opset}, seed {recipe.seed}",
         ]
         return "\n".join([self.source(), "\n", *facts])

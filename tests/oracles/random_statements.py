@@ -7,6 +7,7 @@ larger than its map, is not written; so the makers of statements below need not 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -877,7 +878,7 @@ RESCALES = (
 def random_recipe(random: Random) -> Recipe:
     """Return a method with its bits, rules and images."""
     weight, activation = random.choice([_sat, _sat, _lsq, _lsq, _lsq_plus, _pact, _dorefa])(random)
-    return Recipe(
+    recipe = Recipe(
         weight,
         activation,
         _rules(random, weight[0]),
@@ -888,6 +889,7 @@ def random_recipe(random: Random) -> Recipe:
         random.choice([21, 21, 21, 21, 13, 25]),
         random.randint(0, 10_000),
     )
+    return replace(recipe, inputs_of_functions=recipe.seed % 4 > 0)
 
 
 Part = tuple[str, dict[str, Any]]

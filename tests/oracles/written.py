@@ -503,6 +503,44 @@ class FlatBeforeTheActivation(nn.Module):
         return self.fc(F.relu(self.conv(x).flatten(1)))
 
 
+class Functions(nn.Module):
+    """Activation functions of all kinds, as modules, functions and methods, behind layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Hardswish(True)
+        self.layers = nn.ModuleList(nn.Conv2d(6, 6, 1, bias=False) for _ in range(7))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(6) for _ in range(7))
+        self.fc = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.conv(x)))
+        functions = (
+            *(F.silu, F.gelu, lambda x: F.gelu(x, approximate="tanh"), F.mish),
+            *(lambda x: F.elu(x, 0.7), F.hardsigmoid, lambda x: F.softplus(x, beta=2)),
+        )
+        for function, layer, norm in zip(functions, self.layers, self.norms, strict=True):
+            x = function(norm(layer(x)))
+        return self.fc(x.sigmoid().mean((2, 3))).tanh()
+
+
+class FunctionsOfCodes(nn.Module):
+    """Functions of the image, of a concatenation, of largest values, and of what a number moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 2, 3)
+        self.conv2, self.fc = nn.Conv2d(6, 4, 3), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x)
+        x = F.silu(torch.cat([self.conv(x) * 0.5, F.relu(self.other(x))], 1))
+        x = F.hardswish(F.max_pool2d(self.conv2(x), 2))
+        return self.fc((1 - torch.sigmoid(x)).mean((2, 3)))
+
+
+# Those that have sites in front of their functions.
+IN_FRONT = (Functions, FunctionsOfCodes)
 WRITTEN: tuple[type[nn.Module], ...] = (
     *(PoolTwice, Pruned, LogSoftmaxAtTheEnd, DropoutFunctions, NormBehindPool, Clamps),
     *(NumbersAndFactors, SizesOfTensors, ChannelsPaddedOnBothSides, NormsEverywhere),
@@ -510,7 +548,7 @@ WRITTEN: tuple[type[nn.Module], ...] = (
     *(DenselyConnected, Averages, Paddings, Decoder, Leaky, DroppedBranches),
     *(TransformedImage, NormalisesItself, CalledAgain, Keywords, SpaceToDepth),
     *(TheSameChannelsTwice, FlatBeforeTheActivation, ShuffledBeforeTheActivation),
-    DepthwiseOfShuffledParts,
+    *(DepthwiseOfShuffledParts, *IN_FRONT),
 )
 SIZES: Mapping[type[nn.Module], tuple[int, int]] = {
     PoolTwice: (14, 14),
@@ -627,6 +665,13 @@ class Gate(Ending):
         return self.fc((x * torch.sigmoid(x)).mean((2, 3)))
 
 
+class Swish(Ending):
+    """An activation function of sums, with no site in front of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.silu(self.conv(x)).mean((2, 3)))
+
+
 class OverlappingWindows(Ending):
     """An adaptive pooling whose windows overlap."""
 
@@ -658,7 +703,8 @@ REFUSED: Mapping[type[nn.Module], tuple[str, str]] = {
     PoolFlatActivation: ("flatten", r"^flatten \(flatten: 1\) has an integer form only behind a"),
     SomePlacesOfAMap: ("output", r"^getitem \(getitem: .* reads sums that are not yet quantized"),
     OutputOfParts: ("output", r"^cat is a concatenation, which no output can be; put a layer"),
-    Gate: ("sigmoid", r"^sigmoid \(Sigmoid\) has no integer form; nn\.ReLU, nn\.ReLU6"),
+    Gate: ("mul", r"^mul \(mul\) has no integer form\.$"),
+    Swish: ("silu", r"^silu \(SiLU\) reads conv, .*: set quant\.inputs_of_functions=true for a"),
     OverlappingWindows: ("adaptive_avg_pool2d", r"only where its outputs divide its inputs, not"),
     NewValues: ("interpolate", r"^interpolate \(.* mode=bilinear, .*\) has no integer form\.$"),
     MeanOfChannels: ("mean", r"over rows and columns only: dim=\(2, 3\)\.$"),

@@ -143,6 +143,15 @@ def _padded(op: ops.Pad, read: list[Tensor], result: Tensor, tables: Tables) -> 
     return loop("c", channels, loop("y", height, loop("x", width, body)))
 
 
+def looked_up(op: ops.Table, name: str, source: Tensor, result: Tensor, tables: Tables) -> str:
+    """Return the function ``run_*`` of a table of codes."""
+    table = tables.array("table", op.name, op.entries)
+    code = f"{table}[{moved(source.load('in', 'i'), -op.lowest)}]"
+    body = loop("i", math.prod(result.shape), [result.store("out", "i", code)])
+    head = f"static void run_{name}(const {source.pointed} *in, {result.pointed} *out)"
+    return function(head, body, [f"Codes of {op.name}: a table of {op.function}."])
+
+
 Writer = Callable[[Any, list[Tensor], Tensor, Tables], list[str]]
 COPIES: dict[type[ops.Operation], Writer] = {
     ops.Concatenate: _in_order,

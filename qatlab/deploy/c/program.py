@@ -198,6 +198,10 @@ class _Writer:
         if (made := copies.copied(op, name, self.memory, self.tables)) is not None:
             self._run(op, *made)
 
+    def _table(self, op: ops.Table, name: str) -> None:
+        source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
+        self._run(op, copies.looked_up(op, name, source, result, self.tables), [source])
+
     def _site(self, op: ops.Weighted | ops.FixedPoint, name: str) -> None:
         terms = []
         for name in op.inputs:
@@ -230,6 +234,7 @@ WRITERS: dict[type[ops.Operation], Callable[[Any, Any, str], None]] = {
     ops.Multiply: _Writer._product,
     ops.SumPool: _Writer._sums,
     ops.MaxPool: _Writer._largest,
+    ops.Table: _Writer._table,
     ops.Reshape: _Writer._view,
     ops.Reinterpret: _Writer._view,
     **dict.fromkeys((ops.Rescale, ops.Output, ops.FixedRescale, ops.FixedOutput), _Writer._site),

@@ -77,6 +77,7 @@ WORDS: dict[type[ops.Operation], Callable[[Any], str]] = {
     ops.MaxPool: lambda op: f"largest of {op.kernel[0]}x{op.kernel[1]} codes",
     ops.Rescale: _site,
     ops.FixedRescale: _site,
+    ops.Table: lambda op: f"table of {len(op.entries)} codes",
     ops.Output: lambda op: "outputs",
     ops.FixedOutput: lambda op: "outputs",
 }

@@ -6,14 +6,15 @@ import logging
 import math
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qatlab.deploy.integer.operations import Codes, Reals
+from qatlab.deploy.integer.operations import Codes, Integers, Reals
 from qatlab.errors import ConfigError
 from qatlab.quant.grid import SMALLEST
 from qatlab.quant.learned import ActivationQuantizer
-from qatlab.quant.ops import clip_range
+from qatlab.quant.ops import clip_range, is_table
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +61,40 @@ def site_codes(name: str, quantizer: ActivationQuantizer) -> Codes:
     offset = 0.0 if moved is None else float(moved.detach())
     if not math.isfinite(offset):
         raise ConfigError(f"{name}: its learned offset is {offset}: no codes stand for its values.")
-    if quantizer.clips or isinstance(activation, nn.LeakyReLU):
+    bends = isinstance(activation, nn.LeakyReLU)
+    if quantizer.clips or bends or is_table(activation):
         return Codes(grid.q_min, grid.q_max, step, offset)
-    ends = clip_range(activation)
-    if ends is None:
-        raise ConfigError(
-            f"{name} ({type(activation).__name__}) has no integer form; nn.ReLU, nn.ReLU6, "
-            "nn.Hardtanh, torch.clamp, nn.LeakyReLU and nn.PReLU have one."
-        )
+    ends = (0.0, 1.0) if isinstance(activation, nn.Hardsigmoid) else clip_range(activation)
+    assert ends is not None, name
     low, high = (
         end if math.isinf(end) else min(max(round((end - offset) / step), grid.q_min), grid.q_max)
         for end in ends
     )
     return Codes(int(max(low, grid.q_min)), int(min(high, grid.q_max)), step, offset)
+
+
+def table_of(quantizer: ActivationQuantizer, codes: Codes) -> tuple[Integers, Reals]:
+    """Return the code that a site makes of each code, and what it has rounded, in steps.
+
+    Computed as in training, by the site itself and in its type, so that nothing is rounded
+    otherwise.
+
+    Args:
+        quantizer: the site.
+        codes: of what it reads.
+    """
+    parameter, kept = quantizer.parameter, quantizer.learned_offset
+    step, offset = (torch.tensor(number).to(parameter) for number in (codes.step, codes.offset))
+    values = torch.arange(codes.low, codes.high + 1).to(parameter)[None] * step
+    values = values + offset if codes.offset else values
+    own_step = quantizer.grid.step(parameter.double())
+    own_offset = 0.0 if kept is None else kept.double()
+
+    def in_steps(made: Tensor) -> Tensor:
+        return (made[0].double() - own_offset) / own_step
+
+    found = in_steps(quantizer(values)).round().long()
+    return found.numpy(), reals(in_steps(quantizer.activation(values)))
 
 
 def checked_size(name: str, learned: str, parameter: Tensor) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qatlab.deploy.integer import operations as ops
-from qatlab.deploy.integer.folding import folded, reals, site_codes
+from qatlab.deploy.integer.folding import folded, reals, site_codes, table_of
 from qatlab.deploy.integer.operations import NO_SIDES, Codes, Reals, Sides, product, summed
 from qatlab.deploy.integer.pools import padded, pooled_codes
 from qatlab.deploy.integer.state import State, both_sides, names_of, pair
@@ -33,7 +33,9 @@ from qatlab.deploy.integer.weights import integer_weight, largest_accumulator
 from qatlab.errors import ConfigError
 from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.learned import ActivationQuantizer
-from qatlab.quant.ops import Affine
+from qatlab.quant.ops import KIND_OF, Affine, is_table, settings_of
+
+LARGEST_TABLE = 1 << 16  # entries
 
 
 def layer(state: State, name: str, layer: QuantConv2d | QuantLinear, node: fx.Node) -> Parts:
@@ -276,6 +278,8 @@ def _of_channels(
 def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> Parts:
     """Lower a site, and the batch norm that it has absorbed."""
     codes = site_codes(name, quantizer)
+    if is_table(quantizer.activation):
+        return looked_up(state, name, quantizer, node, codes)
     parts = state.raw(node)
     if parts.bordered:
         state.parts(node)  # which tells why not
@@ -289,6 +293,8 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
         slopes = [np.array(float(quantizer.activation.negative_slope))] * len(parts.values)
     if quantizer.norm is not None:
         parts = scaled(state, name, _before_scaling(state, node), *folded(name, quantizer.norm))
+    if isinstance(quantizer.activation, nn.Hardsigmoid):  # what is left is to clip to 0 and 1
+        parts = scaled(state, name, _before_scaling(state, node), np.array(1 / 6), np.array(0.5))
     several = len(parts.values) > 1 or parts.order is not None or parts.index is not None
     base = f"{name}_each" if parts.pools and not several else name
     names = [base] if not several else [f"{base}[{i}]" for i in range(len(parts.values))]
@@ -331,6 +337,47 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
         if result.index is not None or result.pools:
             raise ConfigError(f"{name} is in an order that has no integer form.")
     return _whole(state, name, result, codes)
+
+
+def looked_up(
+    state: State, name: str, quantizer: ActivationQuantizer, node: fx.Node, codes: Codes
+) -> Parts:
+    """Lower a site whose activation function is a table of codes.
+
+    Raises:
+        ConfigError: if it reads what is no codes, or whose codes stand for other values in each
+            place.
+    """
+    function, parts = quantizer.activation, state.parts(node)
+    told = f"{name} ({type(function).__name__})"
+    several = len(parts.values) > 1 or parts.order is not None
+    values: list[Value] = []
+    for i, part in enumerate(parts.values):
+        if not isinstance(part, Coded):
+            raise ConfigError(
+                f"{told} reads {state.paths[node]}, which is no codes, so whole numbers have no "
+                "table of it: set quant.inputs_of_functions=true for a site in front of it, and "
+                "let no rule take its bits away."
+            )
+        offset = settled(part.offset)
+        read = replace(part.codes, offset=float(offset)) if offset.ndim == 0 else None
+        if read is None or read.high - read.low >= LARGEST_TABLE:
+            reason = "more values than a table has" if read else "other values in each place"
+            raise ConfigError(
+                f"{told} reads {state.paths[node]}, whose codes stand for {reason}, which has no "
+                "integer form."
+            )
+        own = state.free(f"{name}[{i}]") if several else name
+        entries, positions = table_of(quantizer, read)
+        kind = KIND_OF[type(function)]
+        state.add(
+            ops.Table(
+                *(own, (part.name,), read.low, entries, positions, codes, kind),
+                settings_of(function),
+            )
+        )
+        values.append(Coded(own, codes, part.shape))
+    return _whole(state, name, replace(parts, values=tuple(values)), codes)
 
 
 def _whole(state: State, name: str, parts: Parts, codes: Codes) -> Parts:

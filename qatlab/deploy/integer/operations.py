@@ -53,7 +53,7 @@ class Group(Enum):
     IMAGE = "bytes"
     SUMS = "sums of 32 bits: accumulators, and sums over windows"
     MOVED = "what is read, in another place or with another meaning"
-    SITE = "codes that are the nearest to sums"
+    SITE = "codes that are the nearest to real numbers"
     ANSWER = "real numbers"
 
 
@@ -409,6 +409,28 @@ class Rescale(Weighted):
         bias = np.asarray(product(self.bias - self.zero, self.slope) + self.zero)
         from_offsets = product(self.from_offsets, self.slope)
         return Rescale(self.name, self.inputs, multipliers, bias, from_offsets, self.codes)
+
+
+@dataclass(frozen=True)
+class Table(Operation):
+    """Codes of a site that is an activation function of codes: one for each of these.
+
+    Attributes:
+        lowest: the code that the first entry is for.
+        entries: codes of the result.
+        positions: what was rounded to them, in their steps.
+        codes: of the result.
+        function: name of the activation function, see :mod:`qatlab.quant.ops`.
+        settings: its arguments.
+    """
+
+    group = Group.SITE
+    lowest: int
+    entries: Integers
+    positions: Reals
+    codes: Codes
+    function: str
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,11 @@ def _fixed_rescale(op: ops.FixedRescale, *inputs: Tensor) -> tuple[Tensor, Tenso
     return codes, _shifted(total, shift)
 
 
+def _looked_up(op: ops.Table, x: Tensor) -> tuple[Tensor, Tensor]:
+    at = (x - op.lowest).long()
+    return torch.from_numpy(op.entries).float()[at], torch.from_numpy(op.positions)[at]
+
+
 def _output(op: ops.Output, *inputs: Tensor) -> Tensor:
     return _answered(op, _total(op, inputs, torch.double))
 
@@ -224,4 +229,5 @@ COMPUTED: dict[type[ops.Operation], Callable[..., Tensor]] = {
 ROUNDED: dict[type[ops.Operation], Callable[..., tuple[Tensor, Tensor]]] = {
     ops.Rescale: _rescale,
     ops.FixedRescale: _fixed_rescale,
+    ops.Table: _looked_up,
 }

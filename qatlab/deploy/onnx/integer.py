@@ -239,6 +239,14 @@ class IntegerWriter:
         clipped = graph.node("Clip", [rounded, *ends])
         return graph.node("Cast", [clipped], op.name, to=self.kinds[op.name])
 
+    def _table(self, op: ops.Table, inputs: list[str]) -> str:
+        graph = self.graph
+        at = graph.node("Cast", inputs, to=TensorProto.INT32)
+        if op.lowest:
+            at = graph.node("Sub", [at, graph.constant(np.int32(op.lowest))])
+        entries = graph.constant(op.entries, f"{op.name}_table", self.kinds[op.name])
+        return graph.node("Gather", [entries, at], op.name, axis=0)
+
     def _fixed_output(self, op: ops.FixedOutput, inputs: list[str]) -> str:
         total = self._total(op, inputs, TensorProto.INT64, np.int64)
         real = self.graph.node("Cast", [total], to=TensorProto.DOUBLE)
@@ -296,6 +304,7 @@ WRITERS: dict[type[ops.Operation], Callable[[IntegerWriter, Any, list[str]], str
     ops.Output: IntegerWriter._output,
     ops.FixedRescale: IntegerWriter._fixed_rescale,
     ops.FixedOutput: IntegerWriter._fixed_output,
+    ops.Table: IntegerWriter._table,
     ops.Reinterpret: lambda writer, op, inputs: inputs[0],
     **dict.fromkeys(MOVES, IntegerWriter._move),
     ops.MaxPool: IntegerWriter._largest,

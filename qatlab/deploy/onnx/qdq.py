@@ -21,6 +21,7 @@ from onnx import TensorProto
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Integers, Reals, of_kind
+from qatlab.deploy.onnx.functions import FUNCTIONS
 from qatlab.deploy.onnx.graph import NARROW, Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, inside_kernel
 from qatlab.deploy.onnx.stored import stored
@@ -113,6 +114,13 @@ class QdqWriter:
             slope = self._of_channels(op.slope.astype(np.float32), op.inputs[0])
             x = graph.node("PRelu", [x, slope])
             x = graph.node("Sub", [x, offset]) if offset else x
+        self.site(op, x)
+
+    def _table(self, op: ops.Table) -> None:
+        """Write the activation function itself, between quantizers."""
+        x = FUNCTIONS[op.function](self.graph, self.real(op.inputs[0]), **op.settings)
+        if op.codes.offset:  # what is quantized is above the offset
+            x = self.graph.node("Sub", [x, self.graph.constant(np.float32(op.codes.offset))])
         self.site(op, x)
 
     def _move(self, op: ops.Move) -> None:
@@ -236,7 +244,7 @@ class QdqWriter:
         shaped = scale.reshape(-1, *(1,) * (codes.ndim - 1)) if scale.ndim else scale
         return graph.node("Mul", [odd, graph.constant(shaped)])
 
-    def site(self, op: ops.Rescale, x: str) -> None:
+    def site(self, op: ops.Rescale | ops.Table, x: str) -> None:
         """Write the codes of a site; ``x`` are the real numbers above its offset."""
         graph, codes, name = self.graph, op.codes, op.name
         kind = container(min(codes.low, 0), codes.high, graph.opset, of_bytes=True)
@@ -263,8 +271,10 @@ class QdqWriter:
         self.stored[name] = Stored(made, scale, zero, kind, codes.offset)
 
 
-def _is_bare(op: ops.Rescale) -> bool:
+def _is_bare(op: ops.Rescale | ops.Table) -> bool:
     """Tell whether a site reads a single layer, to which nothing is added."""
+    if isinstance(op, ops.Table):
+        return False
     return len(op.inputs) == 1 and not op.bias.any() and op.slope is None
 
 
@@ -272,6 +282,7 @@ WRITERS: dict[type[ops.Operation], Callable[[Any, Any], None]] = {
     ops.Input: QdqWriter._image,
     ops.Rescale: QdqWriter._site,
     ops.Output: QdqWriter._answer,
+    ops.Table: QdqWriter._table,
     ops.SumPool: QdqWriter._average,
     ops.Reinterpret: QdqWriter._reinterpret,
     **dict.fromkeys(MOVES, QdqWriter._move),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qatlab.deploy.integer.operations import Integers, Rescale
+from qatlab.deploy.integer.operations import Integers, Rescale, Table
 from qatlab.deploy.onnx.qdq import Floats, QdqWriter
 
 DOMAIN = "qonnx.custom_op.general"
@@ -29,7 +29,7 @@ class QonnxWriter(QdqWriter):
         bits = max((-low - 1).bit_length(), high.bit_length()) + 1
         return self._quant(real, shaped, bits, True, f"{name}_real")
 
-    def site(self, op: Rescale, x: str) -> None:
+    def site(self, op: Rescale | Table, x: str) -> None:
         """Write a site; ``x`` are the real numbers above its offset."""
         codes, name = op.codes, op.name
         signed = codes.low < 0

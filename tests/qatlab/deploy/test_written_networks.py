@@ -19,6 +19,7 @@ from torch import nn
 from written import (
     CHANNELS,
     CLASSES,
+    IN_FRONT,
     LAST,
     REFUSED,
     SIZE,
@@ -61,6 +62,7 @@ class Written(Program):
 
 def written(kind: type[nn.Module], method: str) -> Written:
     recipe = replace(METHODS[method], size=SIZES.get(kind, SIZE))
+    recipe = replace(recipe, inputs_of_functions=kind in IN_FRONT)
     return Written((), (), recipe, LAST.get(kind, ""), kind=kind)
 
 

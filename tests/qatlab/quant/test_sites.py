@@ -27,7 +27,7 @@ IMAGE = torch.zeros(1, 3, 16, 16)
 
 
 def convert(
-    model: nn.Module, rules: Mapping[str, Any] | None = None
+    model: nn.Module, rules: Mapping[str, Any] | None = None, inputs_of_functions: bool = False
 ) -> tuple[nn.Module, ModelTable]:
     return quantize(
         model,
@@ -35,6 +35,7 @@ def convert(
         partial(SatActivation, bits=4, percentile=100),
         [Rule.parse(key, node) for key, node in (rules or {}).items()],
         IMAGE,
+        inputs_of_functions,
     )
 
 
@@ -592,3 +593,58 @@ def test_the_table_is_in_the_order_of_computation(make: Any) -> None:
     names = [row.name for row in quantized.layers if row.bits is not None]
     assert names[0] == "conv1"
     assert names[-1] == "fc"
+
+
+class Swishes(Net):
+    """Functions that clip, bend at 0, or do more, of sums, of codes and of a shortcut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.bn1(self.conv1(x)))
+        shortcut = self.bn2(self.conv2(x))
+        x = torch.sigmoid(F.relu(shortcut)) + shortcut
+        x = F.leaky_relu(self.conv3(F.hardsigmoid(x)))
+        return self.fc(F.gelu(x).mean((2, 3)))
+
+
+def rows_of(table: ModelTable) -> dict[str, tuple[int | None, bool]]:
+    sites = (row for row in table.layers if row.part == "activation")
+    return {row.name: (row.bits, row.quantizer.get("signed", False)) for row in sites}
+
+
+def test_only_functions_that_are_tables_have_a_site_in_front_and_only_where_it_is_asked_for() -> (
+    None
+):
+    plain = rows_of(convert(Swishes())[1])
+    assert set(plain) == {
+        *("silu", "relu", "sigmoid", "bn2_site", "hardsigmoid", "leaky_relu", "gelu"),
+        *("mean_site",),
+    }
+    in_front = rows_of(convert(Swishes(), inputs_of_functions=True)[1])
+    assert in_front == {**plain, "bn1_site": (8, True)}
+
+
+def test_a_site_in_front_of_a_function_has_8_bits_unless_a_rule_says_otherwise() -> None:
+    def bits(rule: dict[str, Any]) -> int | None:
+        table = convert(Swishes(), {"rule": rule}, inputs_of_functions=True)[1]
+        return rows_of(table)["bn1_site"][0]
+
+    assert bits({"name": "bn1_site", "activation": {"bits": 6}}) == 6
+    assert bits({"type": "BatchNorm2d", "activation": {"bits": 3}}) == 3
+    steps = {"bits": None, "n_steps": 10}
+    assert bits({"name": "bn1_site", "activation": steps}) == 4
+    assert bits({"name": "bn1_site", "activation": None}) is None
+    assert bits({"name": "silu", "activation": {"bits": 2}}) == 8
+
+
+def test_a_function_reads_codes_in_training() -> None:
+    model, _ = convert(Swishes(), inputs_of_functions=True)
+    images = randn(4, 3, 16, 16)
+    start_quantizers(model, [images])
+    seen: list[Tensor] = []
+    model.get_submodule("silu").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model(images).sum().backward()
+    site: Any = model.get_submodule("bn1_site")
+    codes = seen[0] / (site.alpha / 127)
+    assert (codes - codes.round()).abs().max() < 1e-4
+    assert codes.round().abs().max() <= 127
+    assert 0 < site.alpha.grad.abs() < torch.inf

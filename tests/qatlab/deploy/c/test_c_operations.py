@@ -33,6 +33,7 @@ from qatlab.deploy.integer.operations import (
     Sides,
     Slice,
     SumPool,
+    Table,
 )
 from qatlab.deploy.integer.state import both_sides
 from qatlab.deploy.integer.weights import largest_accumulator
@@ -138,6 +139,21 @@ def test_codes_are_moved(source: str, tmp_path: Path) -> None:
     results = ("cut", "picked", "gathered", "shuffled", "turned", "split", "mixed", "constant")
     results += ("reflect", "replicate", "circular")
     assert_computes_the_same(given_out(operations, *results), IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 15), (-128, 127), (-(1 << 15), 1 << 15)])
+@pytest.mark.parametrize("count", [2, 256, 1000])
+def test_codes_are_looked_up(low: int, high: int, count: int, tmp_path: Path) -> None:
+    codes = Codes(-count // 3, count - count // 3, 1.0)
+    number = codes.high - codes.low + 1
+    entries = np.random.default_rng(count).integers(low, high + 1, number)
+    made = Codes(low, high, 1.0)
+    operations: list[Operation] = [
+        rescaled("narrow", "x", codes, 3),
+        Table("t", ("narrow",), codes.low, entries, entries * 1.0, made, "silu", {}),
+        Table("pixels", ("x",), 0, np.arange(256) // 2, np.arange(256) / 2, made, "silu", {}),
+    ]
+    assert_computes_the_same(given_out(operations, "t", "pixels"), IMAGES, tmp_path)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
