@@ -13,7 +13,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from qatlab.arguments import text
 from qatlab.config.targets import make
 from qatlab.data import ImageModule
 from qatlab.deploy.obstacles import forms_of
@@ -115,9 +114,7 @@ def _inputs_of_functions(cfg: DictConfig) -> bool:
     if asked is None:
         return not IN_INTEGERS.isdisjoint(forms_of(cfg.target))
     if not isinstance(asked, bool):
-        raise ConfigError(
-            f"quant.inputs_of_functions={text(asked)} is wrong. Accepted: true, false or null."
-        )
+        raise wrong("quant.inputs_of_functions", asked, "true, false or null")
     return asked
 
 
