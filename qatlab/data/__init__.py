@@ -10,10 +10,10 @@ from qatlab.data.folders import ImageFolder
 from qatlab.data.image_files import ImageFiles
 from qatlab.data.images import ImageData
 from qatlab.data.module import ImageModule
-from qatlab.data.opencv_resize import resize_bilinear
 from qatlab.data.sources import FashionMnist, ImageSource, LabelledImages, Mnist
 from qatlab.data.synthetic import Synthetic
 from qatlab.data.tables import CsvImages
+from qatlab.data.transforms.opencv_resize import resize_bilinear
 
 __all__ = [
     "BatchLoader",

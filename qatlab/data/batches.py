@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qatlab.data import augment
+from qatlab.data.transforms import augment
 from qatlab.data.transforms.pipeline import apply, to_unit
 from qatlab.data.transforms.transform import Transform
 from qatlab.errors import ConfigError

@@ -13,8 +13,8 @@ from torch import Tensor
 from qatlab.data.decode import read_image
 from qatlab.data.file_sources import BAD_IMAGES, BadImages, FileSource, left_out
 from qatlab.data.folders import ImageFolder
-from qatlab.data.limits import choice
 from qatlab.data.sources import LabelledImages
+from qatlab.data.transforms.limits import choice
 from qatlab.data.transforms.transform import Part
 from qatlab.errors import DataError
 

@@ -15,9 +15,9 @@ from qatlab.data.folders import (
     subfolders,
     without_images,
 )
-from qatlab.data.limits import MOST_CLASSES, number, whole_number
 from qatlab.data.splits import Shares
 from qatlab.data.tables import read_table
+from qatlab.data.transforms.limits import MOST_CLASSES, number, whole_number
 from qatlab.data.transforms.transform import Part
 from qatlab.errors import DataError, did_you_mean
 

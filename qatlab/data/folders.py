@@ -9,8 +9,8 @@ from pathlib import Path
 
 from qatlab.data.decode import SUFFIXES
 from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing, is_image, readable
-from qatlab.data.limits import whole_number
 from qatlab.data.splits import Shares
+from qatlab.data.transforms.limits import whole_number
 from qatlab.data.transforms.transform import Part
 from qatlab.errors import DataError, did_you_mean, wrong
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from qatlab.data.file_batches import FileBatches, FileLoader
 from qatlab.data.file_sources import BAD_IMAGES, BadImages, FileSource, LabelledFiles
-from qatlab.data.limits import choice, whole_number
 from qatlab.data.module import ImageModule
 from qatlab.data.splits import Split
 from qatlab.data.transforms.geometry import Rescale
+from qatlab.data.transforms.limits import choice, whole_number
 from qatlab.data.transforms.pipeline import split_by_size
 from qatlab.data.transforms.transform import Part, Transform
 from qatlab.errors import DataError

@@ -11,12 +11,12 @@ from torch import nn
 
 from qatlab.data.batches import BatchLoader
 from qatlab.data.download import Fetches
-from qatlab.data.limits import choice, number, whole_number
 from qatlab.data.module import ImageModule
-from qatlab.data.opencv_resize import resize_bilinear
 from qatlab.data.sources import ImageSource, LabelledImages
 from qatlab.data.splits import Split, counts
 from qatlab.data.transforms.erasing import RandomErasing
+from qatlab.data.transforms.limits import choice, number, whole_number
+from qatlab.data.transforms.opencv_resize import resize_bilinear
 from qatlab.data.transforms.pipeline import apply, apply_once, check_shape, split
 from qatlab.data.transforms.transform import Part, Transform
 from qatlab.errors import ConfigError, DataError, wrong

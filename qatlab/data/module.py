@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.data.batches import ALONE, Share
-from qatlab.data.limits import height_and_width, whole_number
+from qatlab.data.transforms.limits import height_and_width, whole_number
 from qatlab.data.transforms.pipeline import channels_after, named, of_part
 from qatlab.data.transforms.transform import PARTS, Transform
 

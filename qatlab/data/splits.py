@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.data.limits import number
+from qatlab.data.transforms.limits import number
 from qatlab.errors import ConfigError
 
 Split = Literal["random", "in_order"]

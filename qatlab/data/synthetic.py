@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from qatlab.data.limits import MOST_CLASSES, height_and_width, whole_number
 from qatlab.data.sources import LabelledImages
+from qatlab.data.transforms.limits import MOST_CLASSES, height_and_width, whole_number
 from qatlab.errors import wrong
 
 _PATTERN_CELLS = 4  # a pattern is smooth: this many random values along each side

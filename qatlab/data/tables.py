@@ -9,8 +9,8 @@ from pathlib import Path
 
 from qatlab.data.contents import check_file
 from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing, readable
-from qatlab.data.limits import whole_number
 from qatlab.data.splits import Shares
+from qatlab.data.transforms.limits import whole_number
 from qatlab.data.transforms.transform import Part
 from qatlab.errors import ConfigError, DataError, wrong
 

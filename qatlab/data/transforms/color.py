@@ -8,8 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from qatlab.data.limits import choice
 from qatlab.data.transforms.color_spaces import convert, luma
+from qatlab.data.transforms.limits import choice
 from qatlab.data.transforms.transform import Transform
 from qatlab.errors import ConfigError
 

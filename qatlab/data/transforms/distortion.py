@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qatlab.data.limits import interval, number, whole_number
 from qatlab.data.transforms.borders import window
+from qatlab.data.transforms.limits import interval, number, whole_number
 from qatlab.data.transforms.sampling import sample, turned
 from qatlab.data.transforms.transform import Transform
 from qatlab.errors import ConfigError, wrong

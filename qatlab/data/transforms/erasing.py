@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qatlab.data.limits import interval, number, numbers
+from qatlab.data.transforms.limits import interval, number, numbers
 from qatlab.data.transforms.transform import Transform
 from qatlab.errors import wrong
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qatlab.data.limits import choice, number, whole_number
 from qatlab.data.transforms.borders import window
+from qatlab.data.transforms.limits import choice, number, whole_number
 from qatlab.data.transforms.transform import Transform
 
 Operation = Literal["erode", "dilate", "opening", "closing", "gradient", "top_hat", "black_hat"]

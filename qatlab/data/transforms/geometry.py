@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qatlab.data import augment
-from qatlab.data.limits import LONGEST_SIDE, choice, interval, numbers, whole_number
-from qatlab.data.opencv_resize import resize_bilinear
+from qatlab.data.transforms import augment
 from qatlab.data.transforms.borders import BORDERS, Border, window
+from qatlab.data.transforms.limits import LONGEST_SIDE, choice, interval, numbers, whole_number
+from qatlab.data.transforms.opencv_resize import resize_bilinear
 from qatlab.data.transforms.transform import Transform
 from qatlab.errors import ConfigError
 

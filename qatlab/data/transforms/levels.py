@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qatlab.data.limits import choice, number, whole_number
 from qatlab.data.transforms.histograms import clahe, equalized, otsu_threshold
+from qatlab.data.transforms.limits import choice, number, whole_number
 from qatlab.data.transforms.transform import Transform
 from qatlab.errors import DataError
 

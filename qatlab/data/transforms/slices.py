@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qatlab.data import augment
-from qatlab.data.limits import choice, interval, numbers, whole_number
+from qatlab.data.transforms import augment
 from qatlab.data.transforms.borders import BORDERS, Border, window
+from qatlab.data.transforms.limits import choice, interval, numbers, whole_number
 from qatlab.data.transforms.sampling import sample, turned
 from qatlab.data.transforms.transform import Transform
 from qatlab.errors import DataError

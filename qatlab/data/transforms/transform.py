@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from qatlab.data.limits import choice
+from qatlab.data.transforms.limits import choice
 from qatlab.errors import ConfigError, wrong
 
 Part = Literal["training", "validation", "test"]

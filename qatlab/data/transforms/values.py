@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qatlab.data.limits import choice, numbers
+from qatlab.data.transforms.limits import choice, numbers
 from qatlab.data.transforms.transform import Transform
 from qatlab.errors import wrong
 

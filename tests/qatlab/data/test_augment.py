@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from qatlab.data import augment
+from qatlab.data.transforms import augment
 
 IMAGE = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3)  # 1 2 3 / 4 5 6 / 7 8 9
 

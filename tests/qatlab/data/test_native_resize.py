@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qatlab.data import native, opencv_resize
-from qatlab.data.opencv_resize import resize_bilinear
+from qatlab.data.transforms import native, opencv_resize
+from qatlab.data.transforms.opencv_resize import resize_bilinear
 
 needs_compiler = pytest.mark.skipif(native.resize_bilinear() is None, reason="needs a C++ compiler")
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from qatlab.data import native
+from qatlab.data.transforms import native
 
 _WEIGHT_BITS = 11  # a pair of neighbours shares 2**11 parts of weight
 # Torch runs an operation on fewer elements than this on one thread. Such a piece also stays in the
