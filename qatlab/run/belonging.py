@@ -60,7 +60,12 @@ def check_own(file: Path, run: Path) -> None:
 
 
 def sum_of(file: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a file.
+
+    Raises:
+        ConfigError: if it is missing or no regular file.
+    """
+    files.check_regular(file)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
