@@ -102,6 +102,12 @@ def test_a_reader_that_has_ended_is_told_in_one_sentence(tmp_path: Path) -> None
     assert ended.stderr == told
 
 
+def test_a_folder_of_configurations_that_is_a_link_to_itself_is_none(tmp_path: Path) -> None:
+    (tmp_path / "conf").symlink_to("conf")
+    ended = run(tmp_path, "train", "--cfg", "job")
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_a_configuration_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/config.yaml").write_bytes(b"seed: \xff\n")
