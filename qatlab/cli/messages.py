@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from qatlab.files import final
 # What a disk or its owner can refuse at any time; no mistake of the program looks like these.
 REFUSALS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EPIPE),
 }
 NO_MEMORY = re.compile(
     r"^(?:torch\.)?(?:MemoryError|OutOfMemoryError)"
@@ -108,10 +109,22 @@ def _words(error: BaseException) -> str:
         if isinstance(cause, YAMLError):
             mark = getattr(cause, "problem_mark", None)
             return f"{mark.name}:{mark.line + 1}: {cause.problem}." if mark else str(cause)
+        if isinstance(cause, UnicodeDecodeError):
+            return f"{_file_of(cause)}it is no text in UTF-8 (byte {cause.start})."
+        if isinstance(cause, BrokenPipeError):  # as with | head
+            return "cannot write to a pipe: the program that reads it has ended."
         if isinstance(cause, OSError) and cause.strerror:
             name = "a file" if cause.filename is None else final(Path(str(cause.filename)))
             return f"{CANNOT_USE} {name}: {cause.strerror}."
     return _hydras(str(error))
+
+
+def _file_of(error: UnicodeDecodeError) -> str:
+    """Return the configuration file that Hydra was reading, which the error does not name."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "load_config" and "full_path" in frame.f_locals:
+            return f"cannot read {frame.f_locals['full_path']}: "
+    return ""
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -17,7 +18,7 @@ class OwnConf(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Put the folder in front, where there is one."""
-        own = Path(OWN).resolve()
+        own = Path(os.path.realpath(OWN))  # which bears links that lead to themselves
         if own.is_dir() and own != CONF.resolve():
             search_path.prepend(provider="project", path=f"file://{own}")
 

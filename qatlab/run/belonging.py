@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from qatlab import files
-from qatlab.errors import CheckpointError
+from qatlab.errors import CheckpointError, ConfigError
 from qatlab.results import record
-from qatlab.results.conditions import ABSENT, FILE, MOVABLE, trained_under
+from qatlab.results.conditions import ABSENT, MOVABLE, trained_under
 from qatlab.training.torch_files import SETTINGS, read
 
 ORIGIN = "shared_phases.json"  # who trained them, in the folder of each job that took them over
@@ -37,18 +37,20 @@ def check_own(file: Path, run: Path) -> None:
     """Raise if a checkpoint in the folder of a run was saved by a run of other settings.
 
     Those that were made before settings were kept in them are taken as they are, and so is what
-    lies in a folder that does not tell what its run was trained under.
+    lies in a folder that does not tell what its run was trained under, or not any more.
 
     Raises:
-        QatlabError: naming the first setting that differs; also for damaged files.
+        CheckpointError: naming the first setting that differs; also for a damaged checkpoint.
     """
-    if not os.path.lexists(run / FILE):
-        return
     settings = _settings_in(read(file))
-    if settings is None or sum_of(file) in sums_in(run).values():
+    try:
+        trained, taken_over = trained_under(run), sums_in(run).values()
+    except ConfigError:  # a resume tells of it, and writes it anew
+        return
+    if settings is None or sum_of(file) in taken_over:
         return
     differences: list[str] = []
-    for known in trained_under(run):
+    for known in trained:
         differences = [
             f"{key} is {settings.get(key, ABSENT)} there and {known.get(key, ABSENT)} here"
             for key in dict.fromkeys([*settings, *(key for key in known if "." in key)])
@@ -60,7 +62,12 @@ def check_own(file: Path, run: Path) -> None:
 
 
 def sum_of(file: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a file.
+
+    Raises:
+        ConfigError: if it is missing or no regular file.
+    """
+    files.check_regular(file)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

@@ -64,6 +64,9 @@ def shared_phases(
 
     Yields:
         The checkpoint to start from; None if this job has to train from the start.
+
+    Raises:
+        ConfigError: if nothing can be kept in the cache.
     """
     first = [
         (phase, epochs) for phase, epochs in built.schedule.phases if phase is not Phase.QUANTIZE
@@ -74,13 +77,18 @@ def shared_phases(
     names = " and ".join(phase.value for phase, _ in first)
     facts = json.dumps(_facts(config, built), sort_keys=True, indent=1)
     key = hashlib.sha256(facts.encode()).hexdigest()[:24]
-    cache.mkdir(parents=True, exist_ok=True)
     lock = FileLock(cache / f"{key}.lock")
     try:
+        cache.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         say(f"waiting for another job of the sweep, which trains the same {names} phase")
         lock.acquire()
+    except OSError as error:
+        raise ConfigError(
+            f"sweep.cache={cache} is wrong: {error.strerror} ({error.filename}). Accepted: a "
+            "folder, or null, with which each job trains its own phases."
+        ) from error
     try:
         if _is_sound(cache / key, facts):
             lock.release()

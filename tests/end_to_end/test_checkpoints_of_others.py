@@ -70,6 +70,13 @@ def test_a_resume_refuses_the_checkpoint_of_another_run(
     assert not (run / "result.json").exists()
 
 
+def test_a_resume_goes_on_where_what_it_was_trained_under_is_damaged(run: Path) -> None:
+    (run / "environment.json").write_text("")
+    ended = resume(run)
+    assert ended.code == 0, ended.output
+    assert f"cannot read {run}/environment.json" in ended.output
+
+
 def test_a_resume_under_other_settings_goes_on_and_is_tested(run: Path) -> None:
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("batch_size: 64", "batch_size: 32", 1))

@@ -89,6 +89,35 @@ def test_ctrl_c_before_the_run_begins_is_one_word(
     assert capsys.readouterr().out == "\nInterrupted.\n"
 
 
+def test_a_reader_that_has_ended_is_told_in_one_sentence(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-u", "-m", "qatlab", "train", "--cfg", "job"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=variables, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert ended.returncode == 1
+    told = "Error: cannot write to a pipe: the program that reads it has ended.\n"
+    assert ended.stderr == told
+
+
+def test_a_folder_of_configurations_that_is_a_link_to_itself_is_none(tmp_path: Path) -> None:
+    (tmp_path / "conf").symlink_to("conf")
+    ended = run(tmp_path, "train", "--cfg", "job")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_configuration_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/config.yaml").write_bytes(b"seed: \xff\n")
+    ended = run(tmp_path, "train")
+    assert ended.returncode == 1
+    told = f"Error: cannot read {tmp_path}/conf/config.yaml: it is no text in UTF-8 (byte 6).\n"
+    assert ended.stderr == told
+
+
 def test_help_names_each_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -290,6 +290,14 @@ def test_a_note_that_was_half_written_does_not_count(
     assert not folder.parent.exists()
 
 
+def test_a_cache_that_is_no_folder_is_told(sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = sweep("s", f"sweep.cache={tmp_path / 'file'}", "quant.weight.bits=2")
+    assert ended.code == 1
+    assert "Traceback" not in ended.output, ended.output
+    assert f"sweep.cache={tmp_path / 'file'} is wrong: File exists" in ended.output
+
+
 def test_two_sweeps_of_one_folder_at_once_leave_each_job_once(
     sweep: Sweep, whole: Path, tmp_path: Path
 ) -> None:

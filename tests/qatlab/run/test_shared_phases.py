@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -93,6 +94,12 @@ def test_phases_under_the_name_of_others_are_told_and_removed(
     assert not _is_sound(entry, "other facts")
     assert not entry.exists()
     assert f"{entry / 'facts.json'} holds the facts of other phases" in capsys.readouterr().out
+
+
+def test_a_pipe_in_the_place_of_metrics_is_not_read(entry: Path) -> None:
+    (entry / "metrics.csv").unlink()
+    os.mkfifo(entry / "metrics.csv")
+    assert not _is_sound(entry, "facts")  # reading it would never end
 
 
 def test_a_link_in_the_place_of_phases_is_removed_and_what_it_names_kept(
