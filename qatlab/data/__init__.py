@@ -4,7 +4,7 @@ from qatlab.data.batches import BatchLoader
 from qatlab.data.cifar import Cifar10, Cifar100
 from qatlab.data.decoded import Decoded, DecodedFolder
 from qatlab.data.file_batches import FileLoader
-from qatlab.data.file_data_sets import Caltech101, Caltech256, Gtsrb, ImageNet
+from qatlab.data.file_data_sets import Caltech101, Caltech256, Gtsrb, ImageNet, VisualWakeWords
 from qatlab.data.file_sources import FileSource, LabelledFiles
 from qatlab.data.folders import ImageFolder
 from qatlab.data.image_files import ImageFiles
@@ -38,5 +38,6 @@ __all__ = [
     "LabelledImages",
     "Mnist",
     "Synthetic",
+    "VisualWakeWords",
     "resize_bilinear",
 ]

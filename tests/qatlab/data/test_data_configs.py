@@ -16,7 +16,7 @@ IN_MEMORY = {"mnist": (10, 1), "fashion_mnist": (10, 1), "synthetic": (10, 1)}
 IN_MEMORY |= {"cifar10": (10, 3), "cifar100": (100, 3)}
 
 DECODED = ("cifar10_jpeg",)  # its classes are known from its folder alone
-FILES = ("image_folder", "image_table", "gtsrb", "caltech101", "imagenet")
+FILES = ("image_folder", "image_table", "gtsrb", "caltech101", "imagenet", "visual_wake_words")
 
 
 def composed(repository: Path, name: str, *overrides: str) -> DictConfig:
