@@ -12,6 +12,7 @@ from qatlab.data.images import ImageData
 from qatlab.data.module import ImageModule
 from qatlab.data.opencv_resize import resize_bilinear
 from qatlab.data.sources import FashionMnist, ImageSource, LabelledImages, Mnist
+from qatlab.data.speech_commands import SpeechCommands
 from qatlab.data.synthetic import Synthetic
 from qatlab.data.tables import CsvImages
 
@@ -37,6 +38,7 @@ __all__ = [
     "LabelledFiles",
     "LabelledImages",
     "Mnist",
+    "SpeechCommands",
     "Synthetic",
     "VisualWakeWords",
     "resize_bilinear",

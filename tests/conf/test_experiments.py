@@ -30,6 +30,7 @@ FOR_IMAGENET = [
 MLPERF_TINY = {
     "mlperf_tiny_ic": (3, "[32,32]", 10),
     "mlperf_tiny_vww": (3, "[96,96]", 2),
+    "mlperf_tiny_kws": (1, "[49,10]", 12),
 }
 # Of 1x1 convolutions, of 3x3 convolutions, of activations: the rows of the manual's two tables, and
 # of LSQ's (Esser et al. 2019, table 1).

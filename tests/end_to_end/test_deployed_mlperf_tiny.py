@@ -22,10 +22,14 @@ from qatlab.deploy.pixels import bytes_of, pixel_codes
 from qatlab.run.loading import load_words
 
 FORMS = {"integer": "onnx", "qdq": "onnx", "qonnx": "onnx", "c": "c"}
+AS_SPEECH = (  # bytes of which 211 stands for the zeros that DS-CNN pads with
+    "data.transforms={range: {_target_: qatlab.data.transforms.RangeAffine, "
+    "first_operator: minus, first_value: [211], second_operator: divides, second_value: [128]}}"
+)
 NETWORKS = {  # words, channels, height and width, classes
     "resnet8": (["experiment=mlperf_tiny_ic"], 3, (32, 32), 10),
     "mobilenet_v1": (["experiment=mlperf_tiny_vww"], 3, (96, 96), 2),
-    "ds_cnn": (["model=ds_cnn"], 1, (49, 10), 12),
+    "ds_cnn": (["experiment=mlperf_tiny_kws", AS_SPEECH], 1, (49, 10), 12),
     "autoencoder": (["model=autoencoder", "loss=reconstruction"], 1, (5, 128), 2),
 }
 SMOKE = (
