@@ -4,13 +4,14 @@ from qatlab.data.batches import BatchLoader
 from qatlab.data.cifar import Cifar10, Cifar100
 from qatlab.data.decoded import Decoded, DecodedFolder
 from qatlab.data.file_batches import FileLoader
-from qatlab.data.file_data_sets import Caltech101, Caltech256, Gtsrb, ImageNet
+from qatlab.data.file_data_sets import Caltech101, Caltech256, Gtsrb, ImageNet, VisualWakeWords
 from qatlab.data.file_sources import FileSource, LabelledFiles
 from qatlab.data.folders import ImageFolder
 from qatlab.data.image_files import ImageFiles
 from qatlab.data.images import ImageData
 from qatlab.data.module import ImageModule
 from qatlab.data.sources import FashionMnist, ImageSource, LabelledImages, Mnist
+from qatlab.data.speech_commands import SpeechCommands
 from qatlab.data.synthetic import Synthetic
 from qatlab.data.tables import CsvImages
 from qatlab.data.transforms.opencv_resize import resize_bilinear
@@ -37,6 +38,8 @@ __all__ = [
     "LabelledFiles",
     "LabelledImages",
     "Mnist",
+    "SpeechCommands",
     "Synthetic",
+    "VisualWakeWords",
     "resize_bilinear",
 ]

@@ -130,6 +130,44 @@ class Caltech256(Caltech101):
     _clutter = "257.clutter"
 
 
+class VisualWakeWords(ImageFolder):
+    """Visual Wake Words of MLPerf Tiny: 109,619 photographs, 96x96, with and without a person.
+
+    Source: Chowdhery et al. 2019, arXiv:1906.05721, of COCO; the archive ``vw_coco2014_96`` that
+    the benchmark's scripts fetch.
+
+    Args:
+        folder: holds ``vw_coco2014_96/`` as the archive unpacks, or its folders ``person/`` and
+            ``non_person/`` themselves.
+        training: share of the images of each class, or a number of images above 1.
+        validation: likewise; what is left is the test set.
+        channels: 3 reads images as RGB, 1 as grey.
+    """
+
+    _subfolder: ClassVar[str] = "vw_coco2014_96"
+    class_names: tuple[str, ...] = ("non_person", "person")
+
+    def __init__(
+        self, folder: str, training: float, validation: float = 0.0, channels: int = 3
+    ) -> None:
+        inside = Path(folder) / self._subfolder
+        chosen = str(inside) if inside.is_dir() else folder
+        super().__init__(chosen, training, validation, equal=False, channels=channels)
+
+    def files(self, part: Part, split: str, seed: int) -> LabelledFiles:
+        """Return the files of a part."""
+        folder = existing(self.folder, _VISUAL_WAKE_WORDS)
+        if wrong := {*self.class_names} ^ {*subfolders(folder)}:
+            first = min(wrong)
+            what = "is missing" if first in self.class_names else "is there, too"
+            raise DataError(
+                f"data.source.folder: '{folder}' ({folder.resolve()}) should hold the folders "
+                f"'non_person' and 'person' and no other, but '{first}' {what}; "
+                f"{_VISUAL_WAKE_WORDS}."
+            )
+        return super().files(part, split, seed)
+
+
 class ImageNet:
     """ImageNet of the challenge of 2012: 1000 classes, 1,281,167 and 50,000 images.
 
@@ -240,6 +278,10 @@ _IMAGENET = (
     "ImageNet, which image-net.org gives to those with an account, is expected there: the training "
     "images in 'train/<class>/', those for validation in 'val/<class>/' or, with "
     "data.source.validation_labels, in 'val/'"
+)
+_VISUAL_WAKE_WORDS = (
+    "MLPerf Tiny's archive 'vw_coco2014_96.tar.gz' is expected there, unpacked: "
+    "'vw_coco2014_96/person/' and 'vw_coco2014_96/non_person/'"
 )
 _GTSRB = "GTSRB has 'Final_Training/Images/' and 'Final_Test/Images/GT-final_test.csv'"
 

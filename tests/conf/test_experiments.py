@@ -26,6 +26,12 @@ FOR_IMAGENET = [
     for name in EXPERIMENTS
     if name.startswith(("mobilenet", "resnet18")) and name not in FOR_CIFAR10
 ]
+# What MLPerf Tiny's networks are shown: channels, height and width, classes.
+MLPERF_TINY = {
+    "mlperf_tiny_ic": (3, "[32,32]", 10),
+    "mlperf_tiny_vww": (3, "[96,96]", 2),
+    "mlperf_tiny_kws": (1, "[49,10]", 12),
+}
 # Of 1x1 convolutions, of 3x3 convolutions, of activations: the rows of the manual's two tables, and
 # of LSQ's (Esser et al. 2019, table 1).
 MOBILENET_V1 = ("8_8_8", "4_4_4", "4_4_3", "2_2_8", "4_4_2", "3_3_3", "1_4_3", "1_4_2", "1_1_8")
@@ -64,7 +70,7 @@ def test_mobilenet_v1_has_the_published_size(row: str, megabytes: float, tmp_pat
     assert round(table.weight_bytes / 1e6, 1) == megabytes
 
 
-@pytest.mark.parametrize("name", FOR_CIFAR10)
+@pytest.mark.parametrize("name", [*FOR_CIFAR10, "mlperf_tiny_ic", "mlperf_tiny_vww"])
 def test_the_rules_of_an_experiment_do_not_hinder_its_float_network(
     name: str, tmp_path: Path
 ) -> None:
@@ -105,7 +111,8 @@ def test_an_experiment_trains_two_steps(
     name: str, float_weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(summary, "write_figures", lambda *args: None)
-    batch = 2 if name.startswith("lenet") else 1  # its last batch norm sees maps of one pixel
+    # The last batch norm of a LeNet sees maps of one pixel, those of the autoencoder see no maps.
+    batch = 2 if name.startswith("lenet") or name == "mlperf_tiny_ad" else 1
     overrides = [
         f"experiment={name}",
         "data=synthetic",
@@ -119,6 +126,10 @@ def test_an_experiment_trains_two_steps(
         overrides += ["data.image_size=[64,64]", "schedule.calibration_batches=1"]
     if name in FOR_CIFAR10:
         overrides += ["data.source.channels=3"]
+    if name in MLPERF_TINY:
+        channels, size, classes = MLPERF_TINY[name]
+        overrides += [f"data.source.channels={channels}", f"data.source.num_classes={classes}"]
+        overrides += [f"data.image_size={size}"]
     start = [file for model, file in float_weights.items() if name.startswith(model)]
     overrides += [f"init_weights={file}" for file in start if name != "lenet_sat_clamp"]
     cfg = composed(tmp_path, *overrides)
@@ -177,3 +188,6 @@ def test_the_page_of_experiments_has_their_bits_and_no_other() -> None:
         numbers = [word for word in name.removesuffix("bit").split("_") if word.isdecimal()]
         assert cells[1].split(" / ") == numbers
         assert cells[2] == target
+    for name in MLPERF_TINY:
+        target = (CONF / f"experiment/{name}.yaml").read_text().partition("Target: ")[2]
+        assert listed[name].rstrip(" |").endswith(f"| {target.partition(' ')[0]}")

@@ -22,12 +22,15 @@ from qatlab.deploy.pixels import bytes_of, pixel_codes
 from qatlab.run.loading import load_words
 
 FORMS = {"integer": "onnx", "qdq": "onnx", "qonnx": "onnx", "c": "c"}
-VWW = ["model.width=0.25", "model.bias=true", "model.same=true"]
+AS_SPEECH = (  # bytes of which 211 stands for the zeros that DS-CNN pads with
+    "data.transforms={range: {_target_: qatlab.data.transforms.RangeAffine, "
+    "first_operator: minus, first_value: [211], second_operator: divides, second_value: [128]}}"
+)
 NETWORKS = {  # words, channels, height and width, classes
-    "resnet8": ([], 3, (32, 32), 10),
-    "mobilenet_v1": (VWW, 3, (96, 96), 2),
-    "ds_cnn": ([], 1, (49, 10), 12),
-    "autoencoder": (["loss=reconstruction"], 1, (5, 128), 2),
+    "resnet8": (["experiment=mlperf_tiny_ic"], 3, (32, 32), 10),
+    "mobilenet_v1": (["experiment=mlperf_tiny_vww"], 3, (96, 96), 2),
+    "ds_cnn": (["experiment=mlperf_tiny_kws", AS_SPEECH], 1, (49, 10), 12),
+    "autoencoder": (["model=autoencoder", "loss=reconstruction"], 1, (5, 128), 2),
 }
 SMOKE = (
     *("quant=lsq_8bit", "solver=adam", "data=synthetic", "data.batch_size=8", "data.validation=8"),
@@ -40,9 +43,7 @@ def train(network: str, folder: Path) -> None:
     words, channels, (height, width), classes = NETWORKS[network]
     made = [f"data.source.channels={channels}", f"data.source.num_classes={classes}"]
     made += [f"data.image_size=[{height},{width}]", f"hydra.run.dir={folder}"]
-    ended = start_forked(
-        folder.with_suffix(".log"), "train.py", f"model={network}", *SMOKE, *words, *made
-    )
+    ended = start_forked(folder.with_suffix(".log"), "train.py", *SMOKE, *words, *made)
     assert ended.code == 0, ended.output
 
 

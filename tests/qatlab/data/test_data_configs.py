@@ -15,8 +15,9 @@ from qatlab.data.transforms.transform import PARTS
 IN_MEMORY = {"mnist": (10, 1), "fashion_mnist": (10, 1), "synthetic": (10, 1)}
 IN_MEMORY |= {"cifar10": (10, 3), "cifar100": (100, 3)}
 
+SOUND = {"speech_commands": (12, 1, (49, 10))}
 DECODED = ("cifar10_jpeg",)  # its classes are known from its folder alone
-FILES = ("image_folder", "image_table", "gtsrb", "caltech101", "imagenet")
+FILES = ("image_folder", "image_table", "gtsrb", "caltech101", "imagenet", "visual_wake_words")
 
 
 def composed(repository: Path, name: str, *overrides: str) -> DictConfig:
@@ -26,7 +27,7 @@ def composed(repository: Path, name: str, *overrides: str) -> DictConfig:
 
 def test_all_configs_are_tested_here(repository: Path) -> None:
     options = {path.stem for path in (repository / "conf" / "data").glob("[!_]*.yaml")}
-    assert options == {*IN_MEMORY, *DECODED, *FILES}
+    assert options == {*IN_MEMORY, *SOUND, *DECODED, *FILES}
 
 
 @pytest.mark.parametrize("name", IN_MEMORY)
@@ -36,6 +37,14 @@ def test_every_data_set_config_builds_without_its_files(repository: Path, name: 
     assert (data.num_classes, data.in_channels) == IN_MEMORY[name]
     assert data.image_size == (32, 32)
     assert data.shuffle_seed == 5  # the seed of the run
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_every_config_of_sound_builds_without_its_files(repository: Path, name: str) -> None:
+    data = instantiate(composed(repository, name))
+    assert isinstance(data, ImageData)
+    assert (data.num_classes, data.in_channels, data.image_size) == SOUND[name]
+    assert data.shuffle_seed == 5
 
 
 @pytest.mark.parametrize("name", DECODED)
@@ -53,7 +62,7 @@ def test_every_config_of_image_files_builds_without_its_files(repository: Path, 
     assert data.shuffle_seed == 5
 
 
-@pytest.mark.parametrize("names", [(*IN_MEMORY, *DECODED), FILES])
+@pytest.mark.parametrize("names", [(*IN_MEMORY, *SOUND, *DECODED), FILES])
 def test_all_data_sets_of_a_kind_have_the_same_keys(
     repository: Path, names: tuple[str, ...]
 ) -> None:
@@ -61,7 +70,7 @@ def test_all_data_sets_of_a_kind_have_the_same_keys(
     assert all(other == keys[0] for other in keys)
 
 
-@pytest.mark.parametrize("name", [*IN_MEMORY, *DECODED, *FILES])
+@pytest.mark.parametrize("name", [*IN_MEMORY, *SOUND, *DECODED, *FILES])
 def test_a_config_shows_all_arguments_of_its_source(repository: Path, name: str) -> None:
     node = composed(repository, name).source
     source = type(instantiate(node))

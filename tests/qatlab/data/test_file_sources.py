@@ -17,6 +17,7 @@ from qatlab.data import (
     ImageFolder,
     ImageNet,
     LabelledFiles,
+    VisualWakeWords,
 )
 from qatlab.data.transforms.transform import PARTS, Part
 from qatlab.errors import ConfigError, DataError
@@ -259,3 +260,32 @@ def test_imagenet_reads_the_classes_of_its_validation_images_from_a_table(
     wrong = ImageNet(str(imagenet), num_classes=2, validation_labels="val.txt")
     with pytest.raises(DataError, match=r"c\.JPEG has the class n03, .* Did you mean 'n0"):
         part(wrong, "validation")
+
+
+def test_visual_wake_words_are_two_folders_of_the_archive(tmp_path: Path) -> None:
+    names = (*numbered("vw_coco2014_96/person", 4), *numbered("vw_coco2014_96/non_person", 8))
+    folder = touched(tmp_path, *names)
+    for place in (folder, f"{folder}/vw_coco2014_96"):
+        source = VisualWakeWords(place, training=0.5, validation=0.25)
+        assert source.class_names == ("non_person", "person")
+        assert [len(part(source, p)) for p in PARTS] == [6, 3, 3]  # of each class its share
+        assert part(source, "test")[-1] == ("person/3.jpg", 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (
+            (),
+            r"data\.source\.folder: '.*' \(.*\) should hold .* 'non_person' is missing; .* there",
+        ),
+        (("person/1.jpg",), r"'non_person' is missing; MLPerf Tiny's archive 'vw_coco2014_96"),
+        (("person/1.jpg", "non_person/1.jpg", "cat/1.jpg"), "'cat' is there, too; "),
+    ],
+)
+def test_other_folders_than_those_of_visual_wake_words_are_told(
+    names: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    source = VisualWakeWords(touched(tmp_path, *names), training=1)  # making it reads nothing
+    with pytest.raises(DataError, match=told):
+        source.files("training", "random", 0)
