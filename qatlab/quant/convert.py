@@ -48,7 +48,8 @@ def quantize(
         rules: in order; see :func:`qatlab.quant.rules.resolve`.
         example_input: ``(1, C, H, W)``, for the shapes in the table.
         inputs_of_functions: what an activation function reads that whole numbers have as a table
-            only, such as SiLU, is a site, too: of 8 bits, unless a rule says otherwise.
+            only, such as SiLU, is a site, too: of 8 bits, unless a rule says otherwise; and so is
+            what is multiplied by another tensor, with bits as any other.
 
     Returns:
         The network to train, and the table of its layers and sites.

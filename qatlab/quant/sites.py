@@ -68,7 +68,7 @@ def find_sites(
         traced: float network.
         measures: of its nodes.
         inputs_of_functions: what an activation function reads that does more than clip or bend its
-            input, such as SiLU, is a site, too.
+            input, such as SiLU, is a site, too, and so is what is multiplied by another tensor.
     """
     modules = dict(traced.named_modules())
     tensors = measures.shapes
@@ -88,7 +88,8 @@ def find_sites(
         looks_up = inputs_of_functions and function is not None and is_table(function)
         if looks_up:
             in_front.update(s for n in inputs for s in sources[n])
-        if is_weight_layer(node, modules) or adds or looks_up:
+        multiplies = inputs_of_functions and kind == "mul" and node in tensors and moved is None
+        if is_weight_layer(node, modules) or adds or looks_up or multiplies:
             for source in dict.fromkeys(s for n in inputs for s in sources[n] if s not in sites):
                 name = _unique(f"{paths[source]}_site", taken | modules.keys())
                 signed = bounds[source].low < 0

@@ -115,6 +115,20 @@ def _multiplied(op: ops.Multiply, x: Values) -> Values:
     }
 
 
+def _products(op: ops.Product, x: Values, y: Values) -> Values:
+    factors = [(given, [1 + max(sizes) for sizes in zip(*given, strict=True)]) for given in (x, y)]
+    shape = [max(sizes) for sizes in zip(*(sizes for _, sizes in factors), strict=True)]
+
+    def number(given: Values, sizes: list[int], place: Place) -> int:
+        own = (at if size > 1 else 0 for at, size in zip(place, sizes, strict=True))
+        return int(given[tuple(own)])
+
+    return {
+        place: math.prod(number(given, sizes, place) for given, sizes in factors)
+        for place in product(*map(range, shape))
+    }
+
+
 def _convolved(op: ops.Convolve, x: Values) -> Values:
     per_group, out_per_group = op.weight.shape[1], len(op.weight) // op.groups
 
@@ -224,6 +238,7 @@ COMPUTED: dict[type[ops.Operation], Callable[..., Values]] = {
     ops.Convolve: _convolved,
     ops.Multiply: _multiplied,
     ops.SumPool: _summed,
+    ops.Product: _products,
     ops.MaxPool: _largest,
     ops.Slice: _sliced,
     ops.Pick: lambda op, x: _picked(x, op.channels),

@@ -539,8 +539,41 @@ class FunctionsOfCodes(nn.Module):
         return self.fc((1 - torch.sigmoid(x)).mean((2, 3)))
 
 
+class Gate(nn.Module):
+    """A tensor that is multiplied by functions of it, and averaged without a site in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, stride=3), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        return self.fc((x * torch.sigmoid(x)).mean((2, 3)))
+
+
+class Excitation(nn.Module):
+    """Squeeze-and-excitation, spatial attention, and products of maps, of parts and of vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.fc1, self.fc2 = nn.Conv2d(6, 3, 1), nn.Conv2d(3, 6, 1)
+        self.space, self.other = nn.Conv2d(6, 1, 3, padding=1), nn.Conv2d(6, 6, 1)
+        self.dense, self.fc = nn.Linear(6, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.norm(self.conv(x)))
+        gate = F.hardsigmoid(self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(x, 1)))))
+        x = gate * x
+        x = torch.mul(x, self.space(x).sigmoid())
+        parts = torch.cat([x[:, :2], self.other(x)[:, 2:]], 1)
+        x = F.relu(F.max_pool2d(parts * x + x * 0.5, 2))
+        x = x.mean((2, 3))
+        return self.fc(x * torch.tanh(self.dense(x)))
+
+
 # Those that have sites in front of their functions.
-IN_FRONT = (Functions, FunctionsOfCodes)
+IN_FRONT = (Functions, FunctionsOfCodes, Excitation)
 WRITTEN: tuple[type[nn.Module], ...] = (
     *(PoolTwice, Pruned, LogSoftmaxAtTheEnd, DropoutFunctions, NormBehindPool, Clamps),
     *(NumbersAndFactors, SizesOfTensors, ChannelsPaddedOnBothSides, NormsEverywhere),
@@ -548,7 +581,7 @@ WRITTEN: tuple[type[nn.Module], ...] = (
     *(DenselyConnected, Averages, Paddings, Decoder, Leaky, DroppedBranches),
     *(TransformedImage, NormalisesItself, CalledAgain, Keywords, SpaceToDepth),
     *(TheSameChannelsTwice, FlatBeforeTheActivation, ShuffledBeforeTheActivation),
-    *(DepthwiseOfShuffledParts, *IN_FRONT),
+    *(DepthwiseOfShuffledParts, Gate, *IN_FRONT),
 )
 SIZES: Mapping[type[nn.Module], tuple[int, int]] = {
     PoolTwice: (14, 14),
@@ -657,12 +690,20 @@ class OutputOfParts(nn.Module):
         return torch.cat([self.one(x), self.other(x)], 1)
 
 
-class Gate(Ending):
-    """A tensor that is multiplied by another one that is made of it."""
+class GatedSums(Ending):
+    """Sums, with no site behind them, that are multiplied by a gate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.fc((x * F.relu(x)).mean((2, 3)))
+
+
+class ProductOfLines(Ending):
+    """Maps as lines that are multiplied."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.conv(x))
-        return self.fc((x * torch.sigmoid(x)).mean((2, 3)))
+        return self.fc((x.flatten(2) * torch.sigmoid(x.flatten(2))).mean(2))
 
 
 class Swish(Ending):
@@ -703,7 +744,14 @@ REFUSED: Mapping[type[nn.Module], tuple[str, str]] = {
     PoolFlatActivation: ("flatten", r"^flatten \(flatten: 1\) has an integer form only behind a"),
     SomePlacesOfAMap: ("output", r"^getitem \(getitem: .* reads sums that are not yet quantized"),
     OutputOfParts: ("output", r"^cat is a concatenation, which no output can be; put a layer"),
-    Gate: ("mul", r"^mul \(mul\) has no integer form\.$"),
+    GatedSums: (
+        "mul",
+        r"^mul \(mul\) multiplies conv, .*: set quant\.inputs_of_functions=true for a",
+    ),
+    ProductOfLines: (
+        "mul",
+        r"^mul \(mul\) multiplies tensors of shapes .* which has an integer fo",
+    ),
     Swish: ("silu", r"^silu \(SiLU\) reads conv, .*: set quant\.inputs_of_functions=true for a"),
     OverlappingWindows: ("adaptive_avg_pool2d", r"only where its outputs divide its inputs, not"),
     NewValues: ("interpolate", r"^interpolate \(.* mode=bilinear, .*\) has no integer form\.$"),

@@ -108,12 +108,16 @@ def index_of(shape: Shape) -> str:
 def read_by(network: IntegerNetwork, op: ops.Operation) -> Iterator[str]:
     """Yield the tensors of codes that a step reads: accumulators are computed by their reader."""
     kinds, codes = {other.name: other for other in network.operations}, network.codes
+
+    def codes_of(name: str) -> Iterator[str]:
+        if name in codes or not kinds[name].inputs:
+            yield name
+        else:
+            for term in kinds[name].inputs:
+                yield from codes_of(term)
+
     for name in op.inputs:
-        term = kinds[name]
-        while name not in codes and term.inputs:
-            name = term.inputs[0]
-            term = kinds[name]
-        yield name
+        yield from codes_of(name)
 
 
 # Operations whose result lies within what they read, and the first of its channels there; None for

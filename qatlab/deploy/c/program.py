@@ -12,7 +12,7 @@ from qatlab.deploy.c.memory import IMAGE, Memory, Tensor, three_sides
 from qatlab.deploy.c.packing import packed
 from qatlab.deploy.c.report import LayerSize, layer_sizes
 from qatlab.deploy.c.runtime import fixed_text, used
-from qatlab.deploy.c.sites import Layer, Rows, Term, site
+from qatlab.deploy.c.sites import Layer, Products, Rows, Term, site
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import Identifiers, comment, function, loop, string
 from qatlab.deploy.integer import operations as ops
@@ -94,7 +94,7 @@ class _Writer:
         self.tensors = self.memory.tensors
         self.identifiers = Identifiers()
         self.tables, self.rows = Tables(self.identifiers), Rows()
-        self.layers: dict[str, Layer] = {}
+        self.layers: dict[str, Layer | Products] = {}
         self.functions: list[str] = []
         self.calls: list[str] = []
 
@@ -176,6 +176,11 @@ class _Writer:
         self.layers[op.name] = layer
         return layer
 
+    def _of_two(self, op: ops.Product, name: str) -> None:
+        one, other = (self.tensors[of] for of in op.inputs)
+        shape = three_sides(self.shapes[op.name])
+        self.layers[op.name] = Products(op, (one, other), shape, op.largest)
+
     def _sums(self, op: ops.SumPool, name: str) -> None:
         """Add sums over windows; those of accumulators are computed where they are read."""
         if op.codes is not None:
@@ -183,11 +188,18 @@ class _Writer:
             return self._run(op, windows.sums(op, name, source, result), [source])
         of = self.layers[op.inputs[0]]
         self.layers[op.name] = replace(of, name=name, largest=op.largest)
-        head, arguments = f"const {of.source.pointed} *in, const {of.row} *row", "in, row"
-        if of.op.groups > 1:
-            head, arguments = f"{head}, int32_t c", f"{arguments}, c"
+        place = "top + a", "left + b"
+        if isinstance(of, Products):
+            pairs = zip(of.sources, ("in", "by"), strict=True)
+            head = ", ".join(f"const {source.pointed} *{pointer}" for source, pointer in pairs)
+            head, tap = f"{head}, int32_t c", of.number(("in", "by"), *place)
+        else:
+            head, arguments = f"const {of.source.pointed} *in, const {of.row} *row", "in, row"
+            if of.op.groups > 1:
+                head, arguments = f"{head}, int32_t c", f"{arguments}, c"
+            tap = f"sum_{of.name}({arguments}, {', '.join(place)})"
         inner, outer = (three_sides(self.shapes[n]) for n in (op.inputs[0], op.name))
-        text = windows.pooled_sums(op, name, of.name, inner, outer, head, arguments)
+        text = windows.pooled_sums(op, name, tap, inner, outer, head)
         return self.functions.append(text)
 
     def _largest(self, op: ops.MaxPool, name: str) -> None:
@@ -205,13 +217,16 @@ class _Writer:
     def _site(self, op: ops.Weighted | ops.FixedPoint, name: str) -> None:
         terms = []
         for name in op.inputs:
-            if (layer := self.layers.get(name)) is not None:
-                terms.append(Term(layer.source, layer.largest, layer))
+            layer = self.layers.get(name)
+            if isinstance(layer, Products):
+                terms.append(Term(layer.sources, layer.largest, layer))
+            elif layer is not None:
+                terms.append(Term((layer.source,), layer.largest, layer))
             else:
-                terms.append(Term(self.tensors[name], self.network.codes[name].largest))
+                terms.append(Term((self.tensors[name],), self.network.codes[name].largest))
         shape, result = three_sides(self.shapes[op.name]), self.tensors.get(op.name)
         text = site(op, terms, shape, result, self.tables, self.rows)
-        self._run(op, text, [term.source for term in terms])
+        self._run(op, text, [source for term in terms for source in term.sources])
 
     def _run(self, op: ops.Operation, text: str, sources: Sequence[Tensor]) -> None:
         """Add a function, and the call that says where in memory its tensors lie."""
@@ -232,6 +247,7 @@ WRITERS: dict[type[ops.Operation], Callable[[Any, Any, str], None]] = {
     ops.Input: lambda writer, op, name: None,
     ops.Convolve: _Writer._convolution,
     ops.Multiply: _Writer._product,
+    ops.Product: _Writer._of_two,
     ops.SumPool: _Writer._sums,
     ops.MaxPool: _Writer._largest,
     ops.Table: _Writer._table,

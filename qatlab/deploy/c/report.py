@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from qatlab.deploy.c.sites import Layer
+from qatlab.deploy.c.sites import Layer, Products
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
 
@@ -30,7 +30,7 @@ class LayerSize(NamedTuple):
 def layer_sizes(
     network: IntegerNetwork,
     shapes: Mapping[str, Sequence[int]],
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, Layer | Products],
     flash: Mapping[str, int],
 ) -> tuple[LayerSize, ...]:
     """Return a row for each operation.
@@ -38,7 +38,7 @@ def layer_sizes(
     Args:
         network: its operations.
         shapes: of their results.
-        layers: convolutions and fully-connected layers.
+        layers: convolutions, fully-connected layers and products.
         flash: bytes of constants, by the name of the operation.
     """
     rows = []
@@ -47,7 +47,9 @@ def layer_sizes(
             continue
         what, products = WORDS.get(type(op), lambda op: "moves codes")(op), 0
         layer = layers.get(op.name)
-        if layer is not None and layer.op is op:
+        if isinstance(layer, Products) and layer.op is op:
+            products = layer.shape[0] * _computed(op.name, network, shapes)
+        elif isinstance(layer, Layer) and layer.op is op:
             what += f", weights of {layer.weights.bits} bits"
             products = layer.op.weight.size * _computed(op.name, network, shapes)
         rows.append(LayerSize(op.name, what, flash.get(op.name, 0), products))
@@ -73,6 +75,7 @@ def _site(op: Any) -> str:
 WORDS: dict[type[ops.Operation], Callable[[Any], str]] = {
     ops.Convolve: lambda op: f"convolution {op.kernel[0]}x{op.kernel[1]}",
     ops.Multiply: lambda op: "fully connected",
+    ops.Product: lambda op: "products of codes",
     ops.SumPool: lambda op: f"sums of {op.kernel[0]}x{op.kernel[1]} codes",
     ops.MaxPool: lambda op: f"largest of {op.kernel[0]}x{op.kernel[1]} codes",
     ops.Rescale: _site,

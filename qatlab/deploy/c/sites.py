@@ -11,7 +11,7 @@ import numpy as np
 from qatlab.deploy.c.memory import Shape, Tensor, index_of
 from qatlab.deploy.c.packing import Packed
 from qatlab.deploy.c.tables import Tables
-from qatlab.deploy.c.words import function, indented, integer_type, loop, size_of
+from qatlab.deploy.c.words import function, indented, integer_type, loop, scaled, size_of
 from qatlab.deploy.integer import operations as ops
 from qatlab.errors import ConfigError
 
@@ -54,18 +54,59 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Term:
-    """What a site reads: accumulators of a layer, or codes.
+class Products:
+    """Products of two tensors, or their sums over windows, which their readers compute.
 
     Attributes:
-        source: the codes, or those that the layer reads.
+        op: the operation.
+        sources: what it reads.
+        shape: ``(C, H, W)`` of the products.
+        largest: no number of it is larger in size.
+        name: identifier of the sums over windows; "" for the products themselves.
+    """
+
+    op: ops.Product
+    sources: tuple[Tensor, Tensor]
+    shape: Shape
+    largest: int
+    name: str = ""
+
+    def number(self, pointers: Sequence[str], y: str, x: str) -> str:
+        """Return C of the number of channel ``c`` in a place, by pointers to the two tensors."""
+        if self.name:
+            return f"sum_{self.name}({', '.join(pointers)}, c, {y}, {x})"
+        one, other = (
+            source.load(pointer, self._index(source.shape, y, x))
+            for source, pointer in zip(self.sources, pointers, strict=True)
+        )
+        return f"(int32_t){one} * {other}"
+
+    def _index(self, shape: Shape, y: str, x: str) -> str:
+        index = "c" if shape[0] == self.shape[0] else "0"
+        if shape[1] == self.shape[1] and y != "0":
+            index = f"({scaled(index, shape[1])} + {y})"
+        if shape[2] == self.shape[2] and x != "0":
+            index = f"{scaled(index, shape[2])} + {x}"
+        return index
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a site reads: accumulators of a layer, products, or codes.
+
+    Attributes:
+        sources: the codes, or those that the layer or the products read.
         largest: no number of it is larger in size.
         layer: None for codes.
     """
 
-    source: Tensor
+    sources: tuple[Tensor, ...]
     largest: int
-    layer: Layer | None = None
+    layer: Layer | Products | None = None
+
+    def pointers(self, number: int) -> list[str]:
+        """Return the names of pointers to the sources of the term of that number."""
+        return [f"{'by' if i else 'in'}{number}" for i in range(len(self.sources))]
 
 
 class Rows:
@@ -132,7 +173,9 @@ def site(
     for i, term in enumerate(terms):
         layer = term.layer
         if layer is None:
-            numbers.append(term.source.load(f"in{i}", index))
+            numbers.append(term.sources[0].load(f"in{i}", index))
+        elif isinstance(layer, Products):
+            numbers.append(layer.number(term.pointers(i), y, x))
         elif not layer.by_rows:
             numbers.append(f"sum_{layer.name}(in{i}, c)")
         else:
@@ -159,7 +202,11 @@ def site(
             body += [f"if (total < {zero}) {{", *indented(instead)]
             body += ["} else {", f"    {code}", "}"]
     inner = body if flat else loop("y", height, loop("x", width, body))
-    inputs = [f"const {term.source.pointed} *in{i}" for i, term in enumerate(terms)]
+    inputs = [
+        f"const {source.pointed} *{pointer}"
+        for i, term in enumerate(terms)
+        for source, pointer in zip(term.sources, term.pointers(i), strict=True)
+    ]
     output = f"{result.pointed} *out" if result else "qatlab_number *out"
     head = f"static void run_{tables.identifiers[op.name]}({', '.join([*inputs, output])})"
     told = f"Codes of {op.name}." if result else f"Outputs: {op.name}."

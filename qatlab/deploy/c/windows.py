@@ -201,21 +201,20 @@ def _pooled(
 
 
 def pooled_sums(
-    op: ops.SumPool, name: str, of: str, inner: Shape, result: Shape, head: str, arguments: str
+    op: ops.SumPool, name: str, number: str, inner: Shape, result: Shape, head: str
 ) -> str:
     """Return the function ``sum_*`` of accumulators, added up over windows.
 
     Args:
         op: the operation.
         name: its identifier.
-        of: identifier of what it adds up.
+        number: C of what it adds up, at the tap ``a, b``.
         inner: ``(C, H, W)`` of that.
         result: the same of the sums.
-        head: parameters of both functions, without the place.
-        arguments: what is handed on of them.
+        head: parameters of the function, without the place.
     """
     window = Window(op, Tensor("int32_t", inner, "", 0), result)
-    tap = f"total += sum_{of}({arguments}, top + a, left + b);"
+    tap = f"total += {number};"
     body = [*window.corner(), "int32_t total = 0;", *window.over_taps([tap]), "return total;"]
     head = f"static inline int32_t sum_{name}({head}, int32_t y, int32_t x)"
     return function(head, body, [f"Sums of accumulators over windows: {op.name}."])

@@ -42,6 +42,7 @@ from qatlab.deploy.integer.pools import (
     over_the_map,
     pad,
 )
+from qatlab.deploy.integer.products import product_of_two
 from qatlab.deploy.integer.state import Made, State
 from qatlab.deploy.integer.values import Coded, Function, Parts, linear
 from qatlab.deploy.integer.views import apart, rearranged
@@ -345,6 +346,7 @@ CALLS: dict[str, Callable[..., Parts]] = {
     "add": _sum_of_two,
     "sub": _difference_of_two,
     "rsub": _reversed_difference,
+    "mul": product_of_two,
     "pad": pad,
     "prelu": lambda state, name, node, input, weight: prelu(state, name, input, weight),
     "same": _same,

@@ -187,6 +187,16 @@ class Multiply(Sums):
 
 
 @dataclass(frozen=True)
+class Product(Sums):
+    """Products of the codes of two tensors, one of which may be one number for many places.
+
+    A side of 1 is broadcast: gates of shape ``(C, 1, 1)`` multiply each place of their channel.
+    """
+
+    largest: int
+
+
+@dataclass(frozen=True)
 class SumPool(Sums):
     """Sums over windows, of which zeros beyond the border are a part.
 

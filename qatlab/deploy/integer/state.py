@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from qatlab.deploy.integer.operations import Codes, Group, Operation, Sides
+from qatlab.deploy.integer.operations import Codes, Group, Operation, Shape, Sides
 from qatlab.deploy.integer.values import Coded, Parts
 from qatlab.errors import ConfigError
 from qatlab.quant.learned import ActivationQuantizer
@@ -51,6 +51,15 @@ class State:
         if (codes := operation.codes_of(self.codes)) is not None:
             self.codes[operation.name] = codes
         return operation.name
+
+    def channels_of(self, name: str) -> int:
+        """Return the number of channels, or of features, of an operation's result."""
+        return self.shape_of(name)[0]
+
+    def shape_of(self, name: str) -> Shape:
+        """Return the shape of an operation's result for one image."""
+        op = self.operations[name]
+        return op.shape_of(*map(self.shape_of, op.inputs))
 
     def is_image(self, node: fx.Node) -> bool:
         """Tell whether a tensor is the image, moved by numbers at most, and read by no site."""

@@ -212,6 +212,7 @@ COMPUTED: dict[type[ops.Operation], Callable[..., Tensor]] = {
     ops.Input: lambda op, x: x.float(),
     ops.Convolve: _convolve,
     ops.Multiply: _multiply,
+    ops.Product: lambda op, x, y: _exact(op, x) * _exact(op, y),
     ops.SumPool: _sum_pool,
     ops.MaxPool: _max_pool,
     ops.Slice: lambda op, x: x[(slice(None), *(slice(*ends) for ends in op.slices))],

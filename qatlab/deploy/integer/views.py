@@ -436,12 +436,23 @@ def _of_convolution(state: State, name: str, op: ops.Convolve, rows: list[int]) 
     return _of_dense(state, name, taken, rows)
 
 
+def _of_product(state: State, name: str, op: ops.Product, rows: list[int]) -> str:
+    """Take channels of what is multiplied, but of what is one number for all of them."""
+    channels = [state.channels_of(term) for term in op.inputs]
+    inputs = tuple(
+        _of_term(state, f"{name}_input", term, rows) if count == max(channels) else term
+        for term, count in zip(op.inputs, channels, strict=True)
+    )
+    return state.add(replace(op, name=state.free(name), inputs=inputs))
+
+
 # What makes some channels of accumulators.
 SOME_CHANNELS: dict[type[ops.Operation], Callable[[State, str, Any, list[int]], str]] = {
     ops.Reshape: _of_reshape,
     ops.SumPool: _of_sums,
     ops.Multiply: _of_dense,
     ops.Convolve: _of_convolution,
+    ops.Product: _of_product,
 }
 
 

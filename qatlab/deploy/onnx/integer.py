@@ -174,6 +174,10 @@ class IntegerWriter:
             weight = self.graph.node("Add", [weight, one])
         return self.graph.node("MatMul", [x, weight], op.name)
 
+    def _of_two(self, op: ops.Product, inputs: list[str]) -> str:
+        wide = [self.graph.node("Cast", [x], to=TensorProto.INT32) for x in inputs]
+        return self.graph.node("Mul", wide, op.name)
+
     def _sums(self, op: ops.SumPool, inputs: list[str]) -> str:
         (x,), graph, name, shape = inputs, self.graph, op.name, self.shapes[op.inputs[0]]
         is_wide = self.kinds[op.inputs[0]] == TensorProto.INT32
@@ -299,6 +303,7 @@ WRITERS: dict[type[ops.Operation], Callable[[IntegerWriter, Any, list[str]], str
     ops.Input: lambda writer, op, inputs: "image",
     ops.Convolve: IntegerWriter._convolution,
     ops.Multiply: IntegerWriter._product,
+    ops.Product: IntegerWriter._of_two,
     ops.SumPool: IntegerWriter._sums,
     ops.Rescale: IntegerWriter._rescale,
     ops.Output: IntegerWriter._output,

@@ -217,6 +217,17 @@ class QdqWriter:
     def _product(self, op: ops.Multiply, factor: Reals) -> str:
         return self.graph.node("Gemm", self._layer(op, factor), transB=1)
 
+    def _of_two(self, op: ops.Product, factor: Reals) -> str:
+        """Return ``factor`` times products of codes: real numbers above their offsets."""
+        steps, factors = 1.0, []
+        for name in op.inputs:
+            x, codes = self.real(name), self.codes[name]
+            steps *= codes.step
+            if codes.offset:
+                x = self.graph.node("Sub", [x, self.graph.constant(np.float32(codes.offset))])
+            factors.append(x)
+        return self._times(self.graph.node("Mul", factors), factor / steps, op.name)
+
     def _layer(self, op: ops.Convolve | ops.Multiply, factor: Reals) -> list[str]:
         """Return what a layer reads: real numbers, and ``factor`` times its weights."""
         x, weight = self.real(op.inputs[0]), op.weight
@@ -291,6 +302,7 @@ WRITERS: dict[type[ops.Operation], Callable[[Any, Any], None]] = {
 TERMS: dict[type[ops.Operation], Callable[[Any, Any, Reals], str]] = {
     ops.Convolve: QdqWriter._convolution,
     ops.Multiply: QdqWriter._product,
+    ops.Product: QdqWriter._of_two,
     ops.Reshape: QdqWriter._reshaped,
     ops.SumPool: QdqWriter._sums,
 }

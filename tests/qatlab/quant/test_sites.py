@@ -648,3 +648,17 @@ def test_a_function_reads_codes_in_training() -> None:
     assert (codes - codes.round()).abs().max() < 1e-4
     assert codes.round().abs().max() <= 127
     assert 0 < site.alpha.grad.abs() < torch.inf
+
+
+class Gated(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        x = x * self.bn1(self.conv2(x)) * 0.5
+        return self.head(x * self.conv3(x).mean((2, 3), keepdim=True))
+
+
+def test_what_is_multiplied_by_another_tensor_is_a_site_where_that_is_asked_for() -> None:
+    plain = {"relu": (4, False), "mul_site": (4, True), "mul_2_site": (4, True)}
+    assert rows_of(convert(Gated())[1]) == plain
+    in_front = rows_of(convert(Gated(), inputs_of_functions=True)[1])
+    assert in_front == {**plain, "bn1_site": (4, True), "mean_site": (4, True)}

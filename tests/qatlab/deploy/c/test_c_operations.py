@@ -27,6 +27,7 @@ from qatlab.deploy.integer.operations import (
     Pad,
     Permute,
     Pick,
+    Product,
     Reinterpret,
     Rescale,
     Reshape,
@@ -154,6 +155,39 @@ def test_codes_are_looked_up(low: int, high: int, count: int, tmp_path: Path) ->
         Table("pixels", ("x",), 0, np.arange(256) // 2, np.arange(256) / 2, made, "silu", {}),
     ]
     assert_computes_the_same(given_out(operations, "t", "pixels"), IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize("codes", [Codes(-8, 7, 1.0), Codes(-(1 << 15), (1 << 15) - 1, 1.0)])
+def test_codes_are_multiplied(codes: Codes, tmp_path: Path) -> None:
+    factors: list[Operation] = [
+        rescaled("whole", "x", codes, -7, 3),
+        MaxPool("channels", ("whole",), (7, 9), (1, 1), NO_SIDES, (1, 1)),
+        Slice("map", ("whole",), ((1, 2, 1),)),
+        Slice("rows", ("whole",), ((0, 4, 1), (0, 7, 1), (3, 4, 1))),
+        Slice("columns", ("map",), ((0, 1, 1), (5, 6, 1))),
+        Reshape("vector", ("channels",), (4,)),
+    ]
+    largest = 255 * codes.largest
+    wide, shift = Codes(-(1 << 23), (1 << 23) - 1, 1.0), 0 if codes.bits == 4 else 9
+    operations, names = list[Operation](), list[str]()
+    for op in factors:
+        other = "vector" if op.name == "vector" else "x"
+        first, second = (op.name, other) if op.name < "n" else (other, op.name)
+        large = codes.largest**2 if other == "vector" else largest
+        operations.append(Product(f"{op.name} product", (first, second), large))
+        names.append(f"{op.name} product")
+    operations += [
+        Product("all", ("rows", "columns"), codes.largest**2),
+        SumPool("sums", ("whole product",), (3, 2), (2, 1), both_sides(1), None, 6 * largest),
+        SumPool("wider", ("sums",), (2, 2), (1, 1), NO_SIDES, None, 24 * largest),
+        SumPool("mean", ("columns product",), (7, 9), (1, 1), NO_SIDES, None, 63 * largest),
+        Reshape("flat mean", ("mean",), (4,)),
+    ]
+    names += ["all", "sums", "wider", "mean", "flat mean"]
+    sites = [rescaled(f"{name} site", name, wide, 1, shift) for name in names]
+    added = FixedRescale("sum", ("x", "all", "map product"), (ONE, ONE, ONE), ZERO, ONE * 8, wide)
+    network = given_out([*factors, *operations, *sites, added], *(s.name for s in sites), "sum")
+    assert_computes_the_same(network, IMAGES, tmp_path)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
