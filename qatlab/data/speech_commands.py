@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from qatlab.data.file_sources import existing
 from qatlab.data.folders import listing, subfolders
-from qatlab.data.limits import whole_number
 from qatlab.data.sound import RATE, Reals, as_bytes, mfcc, read_wav
 from qatlab.data.sources import LabelledImages
+from qatlab.data.transforms.limits import whole_number
 from qatlab.errors import DataError
 
 STRIDE = 320  # samples, 20 ms
