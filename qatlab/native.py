@@ -22,7 +22,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-OTHERS = stat.S_IWGRP | stat.S_IWOTH
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 log = logging.getLogger(__name__)
 
 
@@ -91,7 +91,7 @@ def _fault(folder: Path) -> str:
         return f"{folder} is not a folder, or a link"
     if found.st_uid != os.geteuid():
         return f"{folder} belongs to another user"
-    if found.st_mode & OTHERS:
+    if found.st_mode & WRITABLE_BY_OTHERS:
         return f"others may write to {folder} (chmod go-w mends it, once its files are deleted)"
     if not os.access(folder, os.W_OK):
         return f"{folder} cannot be written to"

@@ -17,7 +17,7 @@ from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError, wrong
 from qatlab.results import record
-from qatlab.run.loading import load_words
+from qatlab.run.loading import load_arguments
 from qatlab.terminal import wide_console
 
 FORMATS = {
@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
     given = parser.parse_args(words)
     _check(given)
-    trained = load_words(given.run, given.checkpoint)
+    trained = load_arguments(given.run, given.checkpoint)
     if given.format == "c":
         print(_write_c(trained, given.output, given.rescale or RESCALE))
     else:

@@ -29,7 +29,7 @@ from qatlab.deploy.verify.forms import (
     read_onnx,
 )
 from qatlab.errors import ConfigError, wrong
-from qatlab.run.loading import load_words
+from qatlab.run.loading import load_arguments
 from qatlab.terminal import wide_console
 
 AT_ONCE = 100  # images: their tensors then stay in the processor's caches
@@ -91,29 +91,29 @@ def forms_of(
 
         given = [("onnx qdq", onnx_file(trained, "qdq"), "qdq")]
     for name, file, kind in given:
-        own = tolerance if kind == "integer" else 0.0
-        forms += [InOnnxruntime(name, file, kind, network, way, own) for way in (False, True)]
+        allowed = tolerance if kind == "integer" else 0.0
+        forms += [InOnnxruntime(name, file, kind, network, way, allowed) for way in (False, True)]
     return forms
 
 
 def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
     table = Table("form", "top-1", "other class", "of these ties", "outputs differ: most", "mean")
     table.add_column("parts at")
-    for own in found:
-        at = own.sites.get(own.parts_at or "")
-        where = f"{own.parts_at}: {at.first:,} codes, {at.from_tie:.1e} from a tie" if at else ""
+    for form in found:
+        at = form.sites.get(form.parts_at or "")
+        where = f"{form.parts_at}: {at.first:,} codes, {at.from_tie:.1e} from a tie" if at else ""
         table.add_row(
-            own.name,
-            f"{own.right / own.images:.2%}",
-            *(f"{own.different:,}", f"{own.ties:,}"),
-            *(f"{own.largest:.1e}", f"{own.total / own.outputs:.1e}"),
+            form.name,
+            f"{form.right / form.images:.2%}",
+            *(f"{form.different:,}", f"{form.ties:,}"),
+            *(f"{form.largest:.1e}", f"{form.total / form.outputs:.1e}"),
             where,
         )
     wide_console().print(table)
-    shown = [own for own in found[1:] if own.sites]
-    inside = Table("site", "codes", *(f"others: {own.name}" for own in shown))
+    shown = [form for form in found[1:] if form.sites]
+    inside = Table("site", "codes", *(f"others: {form.name}" for form in shown))
     for site in shown[0].sites if shown else ():
-        counts = (f"{own.sites[site].different:,}" if site in own.sites else "" for own in shown)
+        counts = (f"{form.sites[site].different:,}" if site in form.sites else "" for form in shown)
         inside.add_row(site, f"{shown[0].sites[site].codes:,}", *counts)
     if shown:
         wide_console().print(inside)
@@ -152,7 +152,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="share of images")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     given = parser.parse_args(words)
-    trained = load_words(given.run, given.checkpoint)
+    trained = load_arguments(given.run, given.checkpoint)
     model, data, codes = trained.model, trained.data, pixel_codes(trained.data)
     _check(trained, given.images)
     network = lower(model, codes, data.example_input())
@@ -165,10 +165,10 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError(f"--data {given.data} has no images.")
     _print(found, network)
     if given.json is not None:
-        forms = {own.name: own.to_json() for own in found}
+        forms = {form.name: form.to_json() for form in found}
         numbers = {"images": found[0].images, "forms": forms}
         files.write_json(given.json, {**numbers, "accumulator_bits": network.accumulator_bits})
-    failed = [own.name for own in found if not own.passes]
+    failed = [form.name for form in found if not form.passes]
     if not given.onnx and not can_make_onnx():
         print(f"ONNX was not compared, as onnxruntime is not there: {HINT}.")
     if failed:

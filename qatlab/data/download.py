@@ -1,4 +1,4 @@
-"""Fetches published data sets; nothing else in this package uses the network."""
+"""Downloads published data sets; nothing else in this package uses the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECONDS = 30  # without an answer
 
 
 @runtime_checkable
-class Fetches(Protocol):
+class Downloadable(Protocol):
     """A source that may download what it reads."""
 
     def fetch(self) -> None:
@@ -45,7 +45,10 @@ def _fetch(url: str, download: Callable[[str], None], folder: Path, name: str) -
     """Download into a temporary folder; what is complete moves to its place in one step."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as inside, _impatient():
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as inside,
+            _timeout(),
+        ):
             download(inside)
             if not (folder / name).exists():  # another process may have been faster
                 (Path(inside) / name).rename(folder / name)
@@ -59,7 +62,7 @@ def _fetch(url: str, download: Callable[[str], None], folder: Path, name: str) -
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def _timeout() -> Iterator[None]:
     """Let a network that says nothing be an error."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_SECONDS)

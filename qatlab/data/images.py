@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qatlab.data.batches import BatchLoader
-from qatlab.data.download import Fetches
+from qatlab.data.download import Downloadable
 from qatlab.data.limits import choice, number, whole_number
 from qatlab.data.module import ImageModule
 from qatlab.data.opencv_resize import resize_bilinear
@@ -103,7 +103,7 @@ class ImageData(ImageModule):
 
     def prepare_data(self) -> None:
         """Let the source download what it lacks; the first process does so while others wait."""
-        if isinstance(self.source, Fetches):
+        if isinstance(self.source, Downloadable):
             self.source.fetch()
 
     def setup(self, stage: str) -> None:

@@ -19,7 +19,7 @@ NOT_QUANTIZABLE = ("swin_", "vit_")
 # torchvision has are for images of another mean, which the networks can turn them into.
 INCEPTIONS = ("googlenet", "inception_v3")
 _PLACE = "torchvision.models"  # which takes a second to import: only where it is used
-SET_HERE = ("weights", "progress", "num_classes", "aux_logits", "init_weights")
+RESERVED = ("weights", "progress", "num_classes", "aux_logits", "init_weights")
 
 
 def torchvision_model(
@@ -50,7 +50,7 @@ def torchvision_model(
     """
     _check_name(name)
     for key in options or {}:
-        if key in SET_HERE:
+        if key in RESERVED:
             raise ConfigError(f"model.options.{key} is set by qatlab itself; leave it out.")
     arguments = dict(options or {})
     if name in INCEPTIONS:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 
 from qatlab import files, sweep
-from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, stored_config
+from qatlab.config import apply_given, clear_initial_weights, in_sweep, portable_yaml, stored_config
 from qatlab.config.trust import foreign
 from qatlab.deploy.integer.lowering import Obstacle
 from qatlab.deploy.obstacles import told
@@ -98,7 +98,7 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
     if remark:
         say(remark)
     if start_from is not None:
-        forget_weights(cfg)
+        clear_initial_weights(cfg)
     built, found = _build(cfg)
     return _fit_and_report(cfg, built, found, chosen, checkpoint, start_from)
 
@@ -112,7 +112,7 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
         given, cfg = cfg, stored_config(Path(run), cfg.allow, trained=True)
         also = ("checkpoint", "save_outputs", "allow")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
-        forget_weights(cfg)
+        clear_initial_weights(cfg)
         cfg.init_weights = str(record.checkpoint_of(Path(run), name))
     elif cfg.init_weights is None:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
@@ -155,7 +155,7 @@ def _fit_and_report(
             f"from those of one that is not interrupted: {'; '.join(changes)}"
         )
     if in_sweep() and _starts_processes(trainer):
-        sweep.train_apart(folder, foreign(OmegaConf.to_container(cfg)))
+        sweep.train_in_subprocess(folder, foreign(OmegaConf.to_container(cfg)))
         return record.read_result(folder)
     print_table(built.table)
     say(told(found))

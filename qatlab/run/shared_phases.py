@@ -82,7 +82,7 @@ def shared_phases(
         say(f"waiting for another job of the sweep, which trains the same {names} phase")
         lock.acquire()
     try:
-        if _is_sound(cache / key):
+        if _is_valid(cache / key):
             lock.release()
             _take(cache / key, folder)
             say(f"{names} phase of {origin(folder)} taken over: it would be the same here")
@@ -142,7 +142,7 @@ class _Leave(Callback):
         self.lock.release(force=True)
 
 
-def _is_sound(entry: Path) -> bool:
+def _is_valid(entry: Path) -> bool:
     """Tell whether there are phases to be taken over; damaged ones are removed."""
     if not (entry / ORIGIN).exists():
         return False

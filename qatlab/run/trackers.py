@@ -129,7 +129,7 @@ class Trackers(Callback):
                     # Or jobs that start together would each make the experiment of their sweep.
                     _ = logger.experiment  # type: ignore[attr-defined]
                 self.open.append(logger)
-                self._guard_the_end(logger)
+                self._guard_finalize(logger)
                 run = logger.version
             except Exception as error:  # of a server, an account, a disk: anyone's
                 of_run = f", or go on with {begun[name]}" if name in begun else ""
@@ -198,7 +198,7 @@ class Trackers(Callback):
         name = next(key for key, own in self.loggers.items() if own is logger)
         return may_fail(f"logger.{name} has not got all of the report")
 
-    def _guard_the_end(self, logger: Logger) -> None:
+    def _guard_finalize(self, logger: Logger) -> None:
         """Let a training end that its tracker cannot end; Lightning calls this behind both."""
         finalize = logger.finalize
 

@@ -166,7 +166,7 @@ class RunCheckpoint(Checkpoint):
     def _save_last(self, trainer: Trainer) -> None:
         self._save(trainer, self.folder / LAST, self.folder / PREVIOUS)
 
-    def _save(self, trainer: Trainer, path: Path, elder: Path | None = None) -> None:
+    def _save(self, trainer: Trainer, path: Path, previous: Path | None = None) -> None:
         """Save under a temporary name, keep what there was as ``elder``, and rename.
 
         Raises:
@@ -178,8 +178,8 @@ class RunCheckpoint(Checkpoint):
             trainer.save_checkpoint(new, weights_only=False)
             trainer.strategy.checkpoint_io.teardown()  # waits for one that writes in a thread
             if trainer.is_global_zero:
-                if elder is not None and path.exists():
-                    os.replace(path, elder)
+                if previous is not None and path.exists():
+                    os.replace(path, previous)
                 put(new, path)
         except (OSError, ConfigError) as error:
             refusal = error if isinstance(error, OSError) else error.__cause__

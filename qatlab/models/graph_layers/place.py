@@ -115,8 +115,8 @@ class Place:
         """Join to ``(N, C)`` where all inputs are that, or else to ``(N, C, H, W)``."""
         return _concatenated if self.flat else self.spatial()
 
-    def apart(self) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
-        """Leave the inputs apart, all of them ``(N, C)`` or all of them ``(N, C, H, W)``."""
+    def separate(self) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+        """Leave the inputs separate, all of them ``(N, C)`` or all of them ``(N, C, H, W)``."""
         flat = tuple(source.flat and not self.flat for source in self.sources)
         return partial(_unflattened, flat=flat)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from qatlab.run import shared_phases
-from qatlab.run.shared_phases import _is_sound, _sources, _take
+from qatlab.run.shared_phases import _is_valid, _sources, _take
 
 
 def test_sources_are_those_of_qatlab_and_of_the_users_own_code(
@@ -44,7 +44,7 @@ def entry(tmp_path: Path) -> Path:
 
 
 def test_sound_phases_are_taken_over_byte_by_byte(entry: Path, tmp_path: Path) -> None:
-    assert _is_sound(entry)
+    assert _is_valid(entry)
     _take(entry, tmp_path / "run")
     files = {path.relative_to(entry) for path in entry.rglob("*.*")}
     assert {path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*.*")} == files
@@ -61,11 +61,11 @@ def test_damaged_phases_are_told_and_removed(
     content = bytearray((entry / name).read_bytes())
     content[len(content) // 2 : len(content) // 2 + 8] = b"\xff" * 8
     (entry / name).write_bytes(content)
-    assert not _is_sound(entry)
+    assert not _is_valid(entry)
     assert not entry.exists()  # so that this job trains them, and leaves them for others
     assert f"{name}" in capsys.readouterr().out
 
 
 def test_no_phases_are_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert not _is_sound(tmp_path / "entry")
+    assert not _is_valid(tmp_path / "entry")
     assert capsys.readouterr().out == ""
