@@ -65,7 +65,7 @@ def cache_folder() -> Path:
             folder.mkdir(mode=0o700)
         fault = _fault(folder)
     except (OSError, RuntimeError) as error:  # without HOME, and without a name of the user
-        fault = f"there is no cache folder to be used ({error})"
+        fault = f"there is no usable cache folder ({error})"
     if not fault:
         return folder
     return _private_folder(fault)
@@ -92,7 +92,7 @@ def _fault(folder: Path) -> str:
     if found.st_uid != os.geteuid():
         return f"{folder} belongs to another user"
     if found.st_mode & WRITABLE_BY_OTHERS:
-        return f"others may write to {folder} (chmod go-w mends it, once its files are deleted)"
+        return f"others may write to {folder} (delete its files, then run chmod go-w)"
     if not os.access(folder, os.W_OK):
         return f"{folder} cannot be written to"
     for parent in {*folder.absolute().parents, *folder.resolve().parents}:

@@ -60,7 +60,7 @@ def sentence(error: BaseException, composing: bool = False) -> str | None:
     if isinstance(error, OSError) and error.errno in REFUSALS:
         users = True
     if CONNECTION_LOST.search(repr(error)):
-        return "another process of this run has ended; it tells why."
+        return "another process of this run has ended; its own message says why."
     if composing and (
         isinstance(error, (OSError, ValueError))
         or any(words in str(error) for words in (NO_SLURM, NO_PLUGIN))

@@ -97,8 +97,8 @@ def forms_of(
 
 
 def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
-    table = Table("form", "top-1", "other class", "of these ties", "outputs differ: most", "mean")
-    table.add_column("parts at")
+    table = Table("form", "top-1", "class changed", "of which ties", "max abs. difference", "mean")
+    table.add_column("diverges at")
     for form in found:
         at = form.sites.get(form.parts_at or "")
         where = f"{form.parts_at}: {at.first:,} codes, {at.from_tie:.1e} from a tie" if at else ""
@@ -111,20 +111,20 @@ def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
         )
     wide_console().print(table)
     shown = [form for form in found[1:] if form.sites]
-    inside = Table("site", "codes", *(f"others: {form.name}" for form in shown))
+    inside = Table("site", "codes", *(f"codes changed: {form.name}" for form in shown))
     for site in shown[0].sites if shown else ():
         counts = (f"{form.sites[site].different:,}" if site in form.sites else "" for form in shown)
         inside.add_row(site, f"{shown[0].sites[site].codes:,}", *counts)
     if shown:
         wide_console().print(inside)
     bits = ", ".join(f"{name} {width}" for name, width in network.accumulator_bits.items())
-    print(f"{found[0].images:,} images; bits that accumulators need: {bits}.")
+    print(f"{found[0].images:,} images; accumulator bits: {bits}.")
 
 
 def _check(trained: Trained, images: int | None) -> None:
     if not trained.classifies or trained.data.num_classes != _count(trained):
         raise ConfigError(
-            "the classes of images are compared, which takes a network with an output for each."
+            "verify compares predicted classes, so the network needs one output for each class."
         )
     if images is not None and images < 1:
         raise wrong("--images", images, "a whole number above 0")
@@ -140,16 +140,22 @@ def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code, 2 for forms that differ beyond the tolerance."""
     parser = Parser(prog="qatlab verify", description=__doc__)
     parser.add_argument(
-        "run", nargs="+", help="folder of a run, or words of qatlab test: experiment=LeNet_4b"
+        "run", nargs="+", help="folder of a run, or arguments of qatlab test: experiment=LeNet_4b"
     )
     parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
     parser.add_argument("--data", default="test", choices=("test", "validation"))
-    parser.add_argument("--images", type=int, help="compare the first so many only")
+    parser.add_argument("--images", type=int, help="number of images to compare; by default all")
     parser.add_argument("--rescale", nargs="+", default=["fixed32"], help=", ".join(RESCALES))
     parser.add_argument(
-        "--onnx", nargs="+", type=Path, default=[], help="files of this run; else one is made"
+        "--onnx",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="ONNX files of this run; by default one is exported",
     )
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="share of images")
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help="share of images whose class may change"
+    )
     parser.add_argument("--json", type=Path, help="file for the numbers")
     given = parser.parse_args(words)
     trained = load_arguments(given.run, given.checkpoint)
@@ -170,7 +176,7 @@ def main(words: Sequence[str]) -> int:
         files.write_json(given.json, {**numbers, "accumulator_bits": network.accumulator_bits})
     failed = [form.name for form in found if not form.passes]
     if not given.onnx and not can_make_onnx():
-        print(f"ONNX was not compared, as onnxruntime is not there: {HINT}.")
+        print(f"ONNX was not compared, as onnxruntime is not installed: {HINT}.")
     if failed:
         print(f"Beyond the tolerance: {', '.join(failed)}.", file=sys.stderr)
     return 2 if failed else 0

@@ -89,7 +89,9 @@ def lock_run(folder: Path) -> FileLock:
         return lock  # the first of several processes does so for all
     for own in (".lock", "checkpoints", "figures", HYDRA_FOLDER):
         if (folder / own).is_symlink():
-            raise ConfigError(f"{folder / own} is a link; what a run writes lies in its folder.")
+            raise ConfigError(
+                f"{folder / own} is a link, which the folder of a run must not contain."
+            )
     for own in FILES:
         if (folder / own).is_dir():
             raise ConfigError(f"{folder / own} is a folder, where a run has a file; move it away.")
@@ -99,7 +101,7 @@ def lock_run(folder: Path) -> FileLock:
         lock.acquire(blocking=False)
     except Timeout:
         raise ConfigError(
-            f"{folder} is being trained by another process; wait for it or end it, and give the "
+            f"{folder} is being trained by another process; wait for it or stop it, then run the "
             "command again."
         ) from None
     except OSError as error:
@@ -133,7 +135,7 @@ def check_unused(folder: Path, trains: bool) -> None:
     for outer in [*folder.absolute().parents][:2]:
         if (outer / CONFIG).is_file() and (outer / "layers.json").is_file():
             raise ConfigError(
-                f"hydra.run.dir={folder} lies in the folder of another run; give one beside it."
+                f"hydra.run.dir={folder} lies in the folder of another run; choose another one."
             )
 
 

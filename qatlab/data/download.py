@@ -54,9 +54,9 @@ def _fetch(url: str, download: Callable[[str], None], folder: Path, name: str) -
                 (Path(inside) / name).rename(folder / name)
     except (OSError, RuntimeError) as error:
         damaged = isinstance(error, RuntimeError)
-        why = "what arrives is damaged" if damaged else getattr(error, "reason", error)
+        why = "the downloaded file is damaged" if damaged else getattr(error, "reason", error)
         raise DataError(
-            f"{url} cannot be fetched: {why}. Where there is no network, fetch it elsewhere and "
+            f"{url} cannot be downloaded: {why}. Without a network, download it elsewhere and "
             f"unpack it in data.source.folder, '{folder}' ({folder.resolve()})."
         ) from error
 

@@ -95,9 +95,9 @@ class ImageData(ImageModule):
         given = [f"random_{name}" for name, value in asked.items() if value]
         if not self.resizes and given:
             raise ConfigError(
-                f"data.{given[0]} has no place among data.transforms; set data.random_shift=0, "
-                "data.random_flip=false and data.random_erasing=0, and use SliceExtraction, Flip "
-                "or RandomErasing there."
+                f"data.{given[0]} cannot be combined with data.transforms; set "
+                "data.random_shift=0, data.random_flip=false and data.random_erasing=0, and use "
+                "SliceExtraction, Flip or RandomErasing there."
             )
         self._parts: dict[Part, Prepared] = {}
 

@@ -79,7 +79,7 @@ def timm_model(
         tag = timm.get_pretrained_cfg(full).tag
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"model.weights={weights}: the weights timm/{name}.{tag} cannot be fetched "
+            f"model.weights={weights}: the weights timm/{name}.{tag} cannot be downloaded "
             f"({reason}); take a file of them with init_weights= and "
             "model.weights=null."
         ) from error
@@ -112,12 +112,12 @@ def _start_norms_at_1(model: nn.Module) -> None:
 def _summary_line(model: nn.Module, name: str, num_classes: int, in_channels: int) -> str:
     """Return a line that says which weights were taken and what is not as it was."""
     pretrained: Any = model.pretrained_cfg
-    told = [f"weights {pretrained['tag']} of {name}"]
+    parts = [f"weights {pretrained['tag']} of {name}"]
     if pretrained["num_classes"] != num_classes:
-        told.append(f"new: {pretrained['classifier']} (num_classes={num_classes})")
+        parts.append(f"new: {pretrained['classifier']} (num_classes={num_classes})")
     if pretrained["input_size"][0] != in_channels:
-        told.append(f"adapted: {pretrained['first_conv']} (in_channels={in_channels})")
-    return "; ".join(told)
+        parts.append(f"adapted: {pretrained['first_conv']} (in_channels={in_channels})")
+    return "; ".join(parts)
 
 
 class _Tracer(InPlaceTracer):
@@ -200,12 +200,12 @@ def _decomposed(model: nn.Module, name: str) -> nn.Module:
         raise
     except Exception as error:  # whatever the network's own code raises when it meets a proxy
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"model.name={name} cannot be taken apart: {reason}") from error
+        raise ConfigError(f"model.name={name} cannot be traced: {reason}") from error
     codes = [str(graph).splitlines() for graph in graphs]
     for one, other in zip_longest(*codes, fillvalue=""):
         if one != other:
             raise ConfigError(
-                f"model.name={name} cannot be taken apart: it computes differently in training and "
+                f"model.name={name} cannot be traced: it computes differently in training and "
                 f"in evaluation ({(one or other).strip()})"
             )
     for node in graphs[1].nodes:

@@ -80,8 +80,8 @@ def _check_name(name: str) -> None:
         )
     if name.startswith(NOT_QUANTIZABLE):
         raise ConfigError(
-            f"model.name={name} cannot be quantized: its attention takes the weights past the "
-            "layers that hold them; maxvit_t and convnext_tiny do not."
+            f"model.name={name} cannot be quantized: its attention reads the weights without "
+            "calling their layers; maxvit_t and convnext_tiny do not."
         )
 
 
@@ -106,7 +106,7 @@ def _pretrained(
         model = _build(name, weights=chosen, **arguments)
     except OSError as error:
         raise ConfigError(
-            f"model.weights={weights}: {chosen.url} cannot be fetched "
+            f"model.weights={weights}: {chosen.url} cannot be downloaded "
             f"({getattr(error, 'reason', error)}); put {file} into {folder}, or take a file of "
             "your own with init_weights= and model.weights=null."
         ) from error

@@ -116,7 +116,7 @@ class _Seen:
             learned = self.quantizer.learned
             size = self.quantizer.parameter.detach().abs()
             if (smallest := size.min().item()) <= SMALLEST:
-                return f"{self.name} quantizes with nothing: its {learned} is {smallest:.3g}"
+                return f"{self.name} cannot quantize: its {learned} is {smallest:.3g}"
             if len(values) == 2 and self.quantizer.n_steps > 2:
                 grid = self.quantizer.grid
                 steps = (values[1] - values[0]) / grid.step(size.max()).item()
@@ -126,7 +126,7 @@ class _Seen:
         made = " and ".join(f"{value:.3g}" for value in values)
         what = f"{'its two outermost levels' if clips_all else 'one value'} only, {made}"
         if self.low == self.high:
-            return f"{self.name} {self.verb} {what}: it is given {self.low:.3g} only"
+            return f"{self.name} {self.verb} {what}: its input is {self.low:.3g} only"
         because = f"; its {learned} is {size.max().item():.3g}" if learned else ""
         of_what = f"of values from {self.low:.3g} to {self.high:.3g}"
         return f"{self.name} {self.verb} {what}, {of_what}{because}"

@@ -233,7 +233,7 @@ class _Reader:
             raise ConfigError(words) from error
         for i, row in enumerate(rows):
             if len(row) != len(self.columns):
-                raise ConfigError(f"{self.file}:{self.line + i}: this row is not whole.")
+                raise ConfigError(f"{self.file}:{self.line + i}: this row is incomplete.")
         return [",".join(cell.replace(",", " ") for cell in row) for row in rows]
 
     def _numbers(self, lines: Sequence[str], names: Sequence[str]) -> Array:

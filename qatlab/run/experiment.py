@@ -89,9 +89,9 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
         try:
             result = record.read_result(Path(cfg.folder))
         except ConfigError as error:
-            say(f"{error}; the network is tested once more")
+            say(f"{error}; the network is tested again")
         else:
-            print(f"{cfg.folder} is finished and its report written: nothing is left to be done.")
+            print(f"{cfg.folder} is finished; there is nothing to resume.")
             return result
     chosen, checkpoint = callbacks_of(cfg)
     start_from, remark = newest(checkpoint.folder)
@@ -107,7 +107,7 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
     """Measure a run, or initial weights, on the test set; see ``conf/test.yaml``."""
     save_outputs, run, name = cfg.save_outputs, cfg.run, cfg.checkpoint
     if cfg.resume is not None:
-        raise ConfigError("test.py resumes nothing: give run=<folder of a run>")
+        raise ConfigError("resume= has no effect on a test; give run=<folder of a run>")
     if run is not None:
         given, cfg = cfg, stored_config(Path(run), cfg.allow, trained=True)
         also = ("checkpoint", "save_outputs", "allow")
@@ -151,8 +151,8 @@ def _fit_and_report(
     changes = begin(folder, config, start_from is not None) if trainer.is_global_zero else []
     if changes:
         say(
-            "the run is not trained under one set of conditions, so that its numbers may differ "
-            f"from those of one that is not interrupted: {'; '.join(changes)}"
+            "the run is resumed under other conditions, so its results may differ from those of "
+            f"an uninterrupted run: {'; '.join(changes)}"
         )
     if in_sweep() and _starts_processes(trainer):
         sweep.train_in_subprocess(folder, foreign(OmegaConf.to_container(cfg)))
@@ -163,7 +163,7 @@ def _fit_and_report(
     with tracked(trainer, names, folder, config, built.table) as trackers:
         result = _fit_and_test(cfg, built, trainer, checkpoint, start_from, changes)
         if trainer.is_global_zero and not (folder / record.CONFIG).exists():
-            say(f"{folder} was deleted while the run trained: its configuration is written anew")
+            say(f"{folder} was deleted during training: its configuration is written again")
             _write_facts(cfg, built, found)
         trackers.report(result, trainer.global_step - 1)
     return result

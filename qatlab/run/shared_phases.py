@@ -85,7 +85,7 @@ def shared_phases(
         if _is_valid(cache / key):
             lock.release()
             _take(cache / key, folder)
-            say(f"{names} phase of {origin(folder)} taken over: it would be the same here")
+            say(f"the {names} phase of {origin(folder)} is reused, as it is the same here")
             yield folder / CHECKPOINTS / LAST
         else:
             end = sum(epochs for _, epochs in first)
@@ -104,7 +104,7 @@ def origin(folder: Path) -> str | None:
     try:
         return _job_of(folder)
     except ConfigError as error:
-        say(f"{error}; whose first phases the run has taken over is not known")
+        say(f"{error}; the job whose first phases are reused is unknown")
         return None
 
 

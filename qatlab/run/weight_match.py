@@ -60,12 +60,12 @@ class Match:
         """
         weights, messages = self.weights, []
         if weights.place and not of_a_run:
-            messages.append(f"they are its {weights.place!r}")
+            messages.append(f"taken from its {weights.place!r}")
         if weights.prefix and not of_a_run:
-            messages.append(f"{weights.prefix!r} taken off the names")
+            messages.append(f"{weights.prefix!r} removed from the names")
         if weights.added:
-            messages.append(f"{weights.added!r} put in front of the names")
-        messages += [f"{wrapper!r} taken out of the names" for wrapper in weights.wrappers]
+            messages.append(f"{weights.added!r} added to the names")
+        messages += [f"{wrapper!r} removed from the names" for wrapper in weights.wrappers]
         messages += counted(weights.outside, "of other names left out")
         messages += counted(
             weights.pruned, "pruned: weight_orig * weight_mask, whose zeros train again"

@@ -110,14 +110,14 @@ def init_weights(
         nearest = max(matches, key=lambda m: m.weights.n_known)
         part = f" (its {nearest.weights.source})" if nearest.weights.source else ""
         raise CheckpointError(
-            f"init_weights={source}{part} is of another model: {'; '.join(nearest.differences)}"
+            f"init_weights={source}{part} does not fit the model: {'; '.join(nearest.differences)}"
         )
     chosen = min(fitting, key=lambda m: bool(m.heads))  # the first of equals
     others = [m.weights.source for m in fitting if m.weights.place != chosen.weights.place]
     of_a_run = (path.parent.parent / CONFIG).is_file() and path.parent.name == "checkpoints"
     messages = chosen.messages(of_a_run) + _copy(model, chosen, source)
     if others:
-        messages.append(f"its {', '.join(others)} would fit, too")
+        messages.append(f"its {', '.join(others)} would fit as well")
     if drawn:
         messages.append(f"{len(drawn)} values keep their initial ones, first {min(drawn)}")
     if chosen.left_out:
@@ -151,7 +151,7 @@ def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:
             raise CheckpointError(f"{where[name]} {fault}")
     messages += [f"{count} value{'s' * (count > 1)} of {words}" for words, count in types.items()]
     negative = sorted(name for name in learned & {*state} if (state[name] < 0).any())
-    messages += counted(negative, "of quantizers below 0, whose size counts")
+    messages += counted(negative, "of quantizers negative, whose absolute value is used")
     model.load_state_dict({**ours, **state})
     phases = {phase_of(state[name]) for name in extra_states(state)}
     if len(phases) == 1:

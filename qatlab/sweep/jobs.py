@@ -90,7 +90,7 @@ def _check_spaces(words: list[str]) -> None:
             is_empty = next(override.sweep_iterator(), None) is None
         if is_empty:
             raise ConfigError(
-                f"{override.input_line} has no value to try, so that the sweep would have no job."
+                f"{override.input_line} has no values, so the sweep would have no jobs."
             )
 
 
@@ -223,7 +223,9 @@ def train_in_subprocess(folder: Path, allow: Sequence[str]) -> None:
     finally:
         code = process.wait()  # also after Ctrl-C, which reaches both
     if code != 0:
-        raise QatlabError(reason or f"its processes ended with exit code {code}")
+        raise QatlabError(
+            reason or f"the process exited with code {code} without reporting an error"
+        )
 
 
 _gpu_locks: list[FileLock] = []  # held as long as this process lives
@@ -276,7 +278,7 @@ def take_notes() -> list[Note]:
 def print_notes(notes: list[Note]) -> None:
     """Print what became of the jobs of a sweep."""
     shared = set.intersection(*(set(note.overrides) for note in notes)) if len(notes) > 1 else set()
-    table = Table("job", "overrides", "", "reason", title="Sweep", title_justify="left")
+    table = Table("job", "overrides", "state", "reason", title="Sweep", title_justify="left")
     for note in notes:
         settings = " ".join(word for word in note.overrides if word not in shared)
         reason = note.reason.strip().splitlines()[-1] if note.reason else ""

@@ -241,7 +241,7 @@ def _locked(folder: Path, study: str) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise ConfigError(
-            f"{folder} is being searched by another process; wait for it or end it, and give the "
+            f"{folder} is being searched by another process; wait for it or stop it, then run the "
             "command again."
         ) from None
     except OSError as error:

@@ -115,7 +115,7 @@ class RunCheckpoint(Checkpoint):
             if fault := fault_of(name, value, learned):
                 raise CheckpointError(f"{trainer.ckpt_path}: {name} {fault}")
             if name in learned and (value < 0).any() and trainer.is_global_zero:
-                print(f"{trainer.ckpt_path}: {name} is below 0; its size counts")
+                print(f"{trainer.ckpt_path}: {name} is negative; its absolute value is used")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

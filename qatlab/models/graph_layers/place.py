@@ -90,7 +90,9 @@ class Place:
         _, height, width = self.sources[0].shape
         for source in self.sources:
             if source.shape[1:] != (height, width):
-                raise ConfigError(f"{self.key}.input: {self._sizes()}, which cannot be joined.")
+                raise ConfigError(
+                    f"{self.key}.input: {self._sizes()}, which cannot be concatenated."
+                )
         return sum(source.shape[0] for source in self.sources), height, width
 
     def alike(self) -> Shape:
