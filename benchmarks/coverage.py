@@ -80,7 +80,7 @@ def images_of(size: int) -> tuple[Tensor, Tensor]:
     return pixels.to(torch.uint8), pixels * step + offset
 
 
-def looked_at(library: str, name: str, largest: float) -> dict[str, Any]:
+def examined(library: str, name: str, largest: float) -> dict[str, Any]:
     """Return how far a network gets, stage by stage, and why no further."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -171,7 +171,7 @@ def _compare(model: nn.Module, pixels: Tensor, images: Tensor, row: dict[str, An
 
 def _into(queue: Any, *arguments: Any) -> None:
     warnings.filterwarnings("ignore")
-    queue.put(looked_at(*arguments))
+    queue.put(examined(*arguments))
 
 
 def line(row: dict[str, Any]) -> str:

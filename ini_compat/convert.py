@@ -90,7 +90,7 @@ def _length(network: Network) -> int:
     if network.epochs:
         return network.epochs
     network.notices.append(
-        f"the file does not tell how long to train: {EPOCHS} epochs; --epochs N tells it"
+        f"the file does not say how long to train: {EPOCHS} epochs are taken; --epochs N sets it"
     )
     return EPOCHS
 

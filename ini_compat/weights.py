@@ -192,7 +192,7 @@ def read_state(path: Path) -> dict[str, Array]:
         with safe_open(str(path), framework="numpy") as file:
             keys, texts = file.keys(), file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in keys}
-        if SHA256 in texts and not _has_sum(path.read_bytes(), texts[SHA256]):
+        if SHA256 in texts and not _has_checksum(path.read_bytes(), texts[SHA256]):
             raise IniError(f"{path} is damaged: its checksum is wrong")
         return tensors
     except FileNotFoundError:
@@ -201,7 +201,7 @@ def read_state(path: Path) -> dict[str, Array]:
         raise IniError(f"{path} is damaged or no safetensors file: {error}") from error
 
 
-def _has_sum(content: bytes, expected: str) -> bool:
+def _has_checksum(content: bytes, expected: str) -> bool:
     zeros = b"0" * len(expected)
     return hashlib.sha256(content.replace(expected.encode(), zeros, 1)).hexdigest() == expected
 

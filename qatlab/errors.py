@@ -58,7 +58,7 @@ def wrong(
     if not isinstance(accepted, str):
         names = list(accepted)
         hint, accepted = did_you_mean(str(value), names), ", ".join(names) or "nothing"
-    quoted = isinstance(value, str) and not value[:1].isalpha()  # such as '' and '1.0'
+    quoted = isinstance(value, str) and not value[:1].isidentifier()  # such as '' and '1.0'
     shown = repr(value) if quoted else text(value)
     shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
     return kind(f"{key}={shown} is wrong.{hint} Accepted: {accepted}.{advice and ' '}{advice}")

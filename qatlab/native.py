@@ -22,7 +22,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-OTHERS = stat.S_IWGRP | stat.S_IWOTH
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +65,7 @@ def cache_folder() -> Path:
             folder.mkdir(mode=0o700)
         fault = _fault(folder)
     except (OSError, RuntimeError) as error:  # without HOME, and without a name of the user
-        fault = f"there is no cache folder to be used ({error})"
+        fault = f"there is no usable cache folder ({error})"
     if not fault:
         return folder
     return _private_folder(fault)
@@ -91,8 +91,8 @@ def _fault(folder: Path) -> str:
         return f"{folder} is not a folder, or a link"
     if found.st_uid != os.geteuid():
         return f"{folder} belongs to another user"
-    if found.st_mode & OTHERS:
-        return f"others may write to {folder} (chmod go-w mends it, once its files are deleted)"
+    if found.st_mode & WRITABLE_BY_OTHERS:
+        return f"others may write to {folder} (delete its files, then run chmod go-w)"
     if not os.access(folder, os.W_OK):
         return f"{folder} cannot be written to"
     for parent in {*folder.absolute().parents, *folder.resolve().parents}:

@@ -16,7 +16,7 @@ from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError, wrong
-from qatlab.run.loading import load_words
+from qatlab.run.loading import load_arguments
 from qatlab.terminal import wide_console
 
 FORMATS = {
@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
     given = parser.parse_args(words)
     _check(given)
-    trained = load_words(given.run, given.checkpoint)
+    trained = load_arguments(given.run, given.checkpoint)
     if given.format == "c":
         print(_write_c(trained, given.output, given.rescale or RESCALE))
     else:
@@ -53,7 +53,7 @@ def _check(given: argparse.Namespace) -> None:
     """Raise for an option that has no effect, or a package that is not there."""
     name, suffix = given.format, SUFFIXES.get(given.format, ".onnx")
     if given.output.suffix != suffix:
-        raise wrong("--output", given.output, f"a file of --format {name}, which ends in {suffix}")
+        raise wrong("--output", given.output, f"a file that ends in {suffix}, as --format {name}")
     if given.opset is not None and name == "c":
         raise ConfigError("--opset cannot be combined with --format c.")
     if given.rescale is not None and name in ("qdq", "qonnx"):
@@ -77,23 +77,23 @@ def _write_onnx(trained: Trained, given: argparse.Namespace) -> str:
     entries = {entry.key: entry.value for entry in file.metadata_props}
     facts = sum(len(key) + len(value) for key, value in entries.items())
     return (
-        f"{given.output}: {len(content):,} bytes, of these {facts:,} of metadata; the size report "
-        f"says {table.size_bytes:,} for weights and biases. Opset {opset}, checked."
+        f"{given.output}: {len(content):,} bytes, of which {facts:,} are metadata; weights and "
+        f"biases at their bits take {table.size_bytes:,}. Opset {opset}, checked."
         + _left_out(entries.get("left out"))
     )
 
 
 def _left_out(function: str | None) -> str:
-    """Return what is to be said of a last function that whole numbers leave out."""
+    """Return a sentence about a last function that the integer network leaves out."""
     if not function:
         return ""
-    return f" The {function} at its end is left out: outputs are what it would get."
+    return f" The final {function} is left out: the outputs are its inputs."
 
 
 def _write_c(trained: Trained, path: Path, rescale: str) -> str:
     program = c_file(trained, rescale)
     files.write_text(path, program.source)
-    table = Table("layer", "", "bytes of constants", "products for an image")
+    table = Table("layer", "operation", "bytes of constants", "MACs per image")
     for row in program.layers:
         table.add_row(row.name, row.what, f"{row.flash:,}", f"{row.multiply_accumulates:,}")
     wide_console().print(table)

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from qatlab import config, sweep
 from qatlab.cli.messages import is_refusal, sentence
 from qatlab.config import places
-from qatlab.config.folders import check_unused, lock_run, save_asked
+from qatlab.config.folders import check_unused, lock_run, save_hydra_files
 from qatlab.config.places import CONF
 from qatlab.config.trust import foreign
 from qatlab.errors import ConfigError, plain, wrong
@@ -31,7 +31,7 @@ from qatlab.sweep import launchers, search
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USERS = "QATLAB_FULL_ERROR"  # what the user has set it to, for processes that this one starts
-WANTS_TRACE = os.environ.get(USERS, os.environ.get(FULL_ERROR, "0")) != "0"
+FULL_TRACEBACK = os.environ.get(USERS, os.environ.get(FULL_ERROR, "0")) != "0"
 
 
 @dataclass
@@ -52,7 +52,7 @@ def start(main: Callable[[], None]) -> None:
         search.register()
         launchers.register()
         launchers.follow_parent()
-        os.environ[USERS] = "1" if WANTS_TRACE else "0"
+        os.environ[USERS] = "1" if FULL_TRACEBACK else "0"
         os.environ[FULL_ERROR] = "1"  # Hydra would print a stack trace, or its own words, and exit
         _check_options()
         main()
@@ -65,10 +65,10 @@ def start(main: Callable[[], None]) -> None:
         if notes:
             sweep.print_notes(notes)
     failed = sum(note.state == sweep.FAILED for note in notes)
-    if error is not None and (WANTS_TRACE or not failed):
-        _stop(_told(error))
+    if error is not None and (FULL_TRACEBACK or not failed):
+        _stop(_message_of(error))
     if failed:
-        why = launchers.told(error) if error is not None else None
+        why = launchers.message_of(error) if error is not None else None
         _stop(f"{failed} of the sweep's jobs failed; {why or 'what was wrong stands above.'}")
 
 
@@ -117,17 +117,15 @@ def checked(command: str, cfg: DictConfig) -> None:
         _interrupted(_how_to_continue(folder, cfg))
     except Exception as error:
         if job is None:
-            words, hint = _told(error), _how_to_continue(folder, cfg)
+            words, hint = _message_of(error), _how_to_continue(folder, cfg)
             _stop(f"{words.removesuffix('.')}.{hint}" if hint and is_refusal(error) else words)
-        told = sentence(error) or traceback.format_exc()
-        job.failed(told)
-        hydra_job = HydraConfig.get().job
-        print(
-            f"Error in job {hydra_job.num} ({hydra_job.override_dirname}): {told}", file=sys.stderr
-        )
+        message = sentence(error) or traceback.format_exc()
+        job.failed(message)
+        where = HydraConfig.get().job
+        print(f"Error in job {where.num} ({where.override_dirname}): {message}", file=sys.stderr)
         if cfg.sweep.fail_fast:
             raise SystemExit(1) from error  # Hydra goes on after any other exception
-        if WANTS_TRACE or not sweep.notes_are_taken():
+        if FULL_TRACEBACK or not sweep.records_jobs():
             raise  # or nobody would know
     finally:
         if lock is not None:
@@ -151,13 +149,13 @@ def _begin(command: str, cfg: DictConfig, is_job: bool) -> None:
     if not is_job and cfg.resume is None:
         check_unused(folder, trains)
     if not is_job or not (folder / CONFIG).exists():
-        save_asked(cfg)
+        save_hydra_files(cfg)
 
 
 def resume_command(run: Path, cfg: DictConfig) -> str:
     """Return what to type to resume a run of a configuration."""
     allow = config.allowed_names(cfg.allow) if cfg.resume else foreign(OmegaConf.to_container(cfg))
-    words = [sweep.resume_word(run), *([f"allow=[{','.join(allow)}]"] if allow else [])]
+    words = [sweep.resume_override(run), *([f"allow=[{','.join(allow)}]"] if allow else [])]
     is_script = Path(sys.argv[0]).name == "train.py"
     return shlex.join([*(["python", "train.py"] if is_script else ["qatlab", "train"]), *words])
 
@@ -172,11 +170,11 @@ def _interrupted(hint: str) -> None:
     raise SystemExit(130) from None  # as a shell reports SIGINT
 
 
-def _told(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     """Return what to tell the user; raise the error again if it needs its stack trace."""
     words = None
-    if not WANTS_TRACE:
-        words = launchers.told(error) or sentence(error, composing=not _job.begun)
+    if not FULL_TRACEBACK:
+        words = launchers.message_of(error) or sentence(error, composing=not _job.begun)
     if words is None:
         raise error
     return words
@@ -198,4 +196,4 @@ def _check_options() -> None:
     parser.error = refuse  # type: ignore[method-assign]
     given = parser.parse_args()
     if given.cfg is None and given.info is None:
-        sweep.check_words(given.overrides, given.multirun)
+        sweep.check_overrides(given.overrides, given.multirun)

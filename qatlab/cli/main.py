@@ -26,7 +26,7 @@ ROOMS = {  # commands that are given all their words
     "verify": "qatlab.cli.verify",
     "import": "ini_compat.__main__",
 }
-GIVEN = "QATLAB_COMMAND"  # environment variable: of processes that Lightning starts for a run
+COMMAND = "QATLAB_COMMAND"  # environment variable: of processes that Lightning starts for a run
 
 
 def main() -> None:
@@ -35,15 +35,15 @@ def main() -> None:
     if words[:1] in ([], ["-h"], ["--help"]):
         print(_help())
         raise SystemExit(0 if words else 1)
-    if words[0] not in COMMANDS and GIVEN in os.environ:
-        words.insert(0, os.environ[GIVEN])  # which gives them the words behind the command
-    command, *others = words
+    if words[0] not in COMMANDS and COMMAND in os.environ:
+        words.insert(0, os.environ[COMMAND])  # which gives them the words behind the command
+    command, *arguments = words
     if "" not in sys.path:
         sys.path.insert(0, "")  # networks and callbacks of the user's project
     if command in ROOMS or command not in COMMANDS:
         raise SystemExit(run(words))
-    os.environ[GIVEN] = command
-    sys.argv[1:] = [*others, "mode=plan"] if command == "plan" else others
+    os.environ[COMMAND] = command
+    sys.argv[1:] = [*arguments, "mode=plan"] if command == "plan" else arguments
     try:
         app = import_module("qatlab.cli.hydra_app")  # which takes a second
     except KeyboardInterrupt:
@@ -56,13 +56,13 @@ def run(words: Sequence[str]) -> int:
 
     A mistake of the user is told in one sentence, with exit code 1.
     """
-    command, *others = words
+    command, *arguments = words
     try:
         if command not in ROOMS:
             hint = did_you_mean(command, COMMANDS)
             names = ", ".join(COMMANDS)
             raise ConfigError(f"{command} is not a command.{hint} Accepted: {names}.")
-        code: int | None = import_module(ROOMS[command]).main(others)
+        code: int | None = import_module(ROOMS[command]).main(arguments)
         return code or 0
     except KeyboardInterrupt:
         return _interrupted()

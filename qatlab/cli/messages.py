@@ -36,7 +36,9 @@ NO_JOBS = "n_jobs == 0 in Parallel has no meaning"  # joblib's words
 CANNOT_USE = "cannot use"
 NO_SLURM = "are you indeed on a slurm cluster"  # what the launcher of Slurm jobs asks
 NO_PLUGIN = "Unknown plugin class : "
-LEFT = re.compile(r"gloo.*Connection (closed|reset)|DistBackendError", re.DOTALL)  # torch's words
+CONNECTION_LOST = re.compile(  # torch's words
+    r"gloo.*Connection (closed|reset)|DistBackendError", re.DOTALL
+)
 # Options of other packages, and our presets that are made of them: named as the extra.
 LAUNCHERS = {"hydra/launcher/submitit_slurm": "slurm", "hydra/launcher/joblib": "parallel"}
 TYPES = {
@@ -58,8 +60,8 @@ def sentence(error: BaseException, composing: bool = False) -> str | None:
         users = False  # code has asked for a key that no configuration has
     if isinstance(error, OSError) and error.errno in REFUSALS:
         users = True
-    if LEFT.search(repr(error)):
-        return "another process of this run has ended; it tells why."
+    if CONNECTION_LOST.search(repr(error)):
+        return "another process of this run has ended; its own message says why."
     if composing and (
         isinstance(error, (OSError, ValueError))
         or any(words in str(error) for words in (NO_SLURM, NO_PLUGIN))

@@ -18,7 +18,7 @@ from qatlab.deploy.verify.comparison import Comparison, compare
 from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized
 from qatlab.deploy.verify.trained import batches_of, can_make_onnx, check_outputs, forms_of
 from qatlab.errors import ConfigError
-from qatlab.run.loading import load_words
+from qatlab.run.loading import load_arguments
 from qatlab.terminal import wide_console
 
 TOLERANCE = 5e-4  # share of images that may get another class in fixed point
@@ -37,49 +37,55 @@ def _shown(
 
 def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
     classifies = found[0].classifies
-    other = "other class" if classifies else "other outputs"
-    titles = ("form", *["top-1"] * classifies, other, "of these ties", "outputs differ: most")
+    other = "class changed" if classifies else "other outputs"
+    titles = ("form", *["top-1"] * classifies, other, "of which ties", "max abs. difference")
     table = Table(*titles, "mean")
-    table.add_column("parts at")
-    for own in found:
-        at = own.sites.get(own.parts_at or "")
-        where = f"{own.parts_at}: {at.first:,} codes, {at.from_tie:.1e} from a tie" if at else ""
+    table.add_column("diverges at")
+    for form in found:
+        at = form.sites.get(form.parts_at or "")
+        where = f"{form.parts_at}: {at.first:,} codes, {at.from_tie:.1e} from a tie" if at else ""
         table.add_row(
-            own.name,
-            *[f"{own.right / own.images:.2%}"] * classifies,
-            *(f"{own.different:,}", f"{own.ties:,}"),
-            *(f"{own.largest:.1e}", f"{own.total / own.outputs:.1e}"),
+            form.name,
+            *[f"{form.right / form.images:.2%}"] * classifies,
+            *(f"{form.different:,}", f"{form.ties:,}"),
+            *(f"{form.largest:.1e}", f"{form.total / form.outputs:.1e}"),
             where,
         )
     wide_console().print(table)
-    shown = [own for own in found[1:] if own.sites]
-    inside = Table("site", "codes", *(f"others: {own.name}" for own in shown))
+    shown = [form for form in found[1:] if form.sites]
+    inside = Table("site", "codes", *(f"codes changed: {form.name}" for form in shown))
     for site in shown[0].sites if shown else ():
-        counts = (f"{own.sites[site].different:,}" if site in own.sites else "" for own in shown)
+        counts = (f"{form.sites[site].different:,}" if site in form.sites else "" for form in shown)
         inside.add_row(site, f"{shown[0].sites[site].codes:,}", *counts)
     if shown:
         wide_console().print(inside)
     bits = ", ".join(f"{name} {width}" for name, width in network.accumulator_bits.items())
-    print(f"{found[0].images:,} images; bits that accumulators need: {bits}.")
+    print(f"{found[0].images:,} images; accumulator bits: {bits}.")
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code, 2 for forms that differ beyond the tolerance."""
     parser = Parser(prog="qatlab verify", description=__doc__)
     parser.add_argument(
-        "run", nargs="+", help="folder of a run, or words of qatlab test: experiment=LeNet_4b"
+        "run", nargs="+", help="folder of a run, or arguments of qatlab test: experiment=LeNet_4b"
     )
     parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
     parser.add_argument("--data", default="test", choices=("test", "validation"))
-    parser.add_argument("--images", type=int, help="compare the first so many only")
+    parser.add_argument("--images", type=int, help="number of images to compare; by default all")
     parser.add_argument("--rescale", nargs="+", default=["fixed32"], help=", ".join(RESCALES))
     parser.add_argument(
-        "--onnx", nargs="+", type=Path, default=[], help="files of this run; else one is made"
+        "--onnx",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="ONNX files of this run; by default one is exported",
     )
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="share of images")
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help="share of images whose class may change"
+    )
     parser.add_argument("--json", type=Path, help="file for the numbers")
     given = parser.parse_args(words)
-    trained = load_words(given.run, given.checkpoint)
+    trained = load_arguments(given.run, given.checkpoint)
     data, codes = trained.data, pixel_codes(trained.data)
     check_outputs(trained, given.images)
     network = trained.lowered()
@@ -92,12 +98,12 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError(f"--data {given.data} has no images.")
     _print(found, network)
     if given.json is not None:
-        forms = {own.name: own.to_json() for own in found}
+        forms = {form.name: form.to_json() for form in found}
         numbers = {"images": found[0].images, "forms": forms}
         files.write_json(given.json, {**numbers, "accumulator_bits": network.accumulator_bits})
-    failed = [own.name for own in found if not own.passes]
+    failed = [form.name for form in found if not form.passes]
     if not given.onnx and not can_make_onnx():
-        print(f"ONNX was not compared, as onnxruntime is not there: {HINT}.")
+        print(f"ONNX was not compared, as onnxruntime is not installed: {HINT}.")
     if failed:
         print(f"Beyond the tolerance: {', '.join(failed)}.", file=sys.stderr)
     return 2 if failed else 0

@@ -21,7 +21,7 @@ from qatlab.terminal import is_first
 
 FILES = (CONFIG, "layers.json", CONDITIONS, "metrics.csv", "weights.safetensors", RESULT)
 MOST_AT_ONCE = 1000  # runs that start in one second
-ASKED = ".hydra"  # what was asked for, under Hydra's own names
+HYDRA_FOLDER = ".hydra"  # what was asked for, under Hydra's own names
 
 _named_by_time: set[str] = set()
 
@@ -87,9 +87,11 @@ def lock_run(folder: Path) -> FileLock:
     lock = FileLock(folder / ".lock", is_singleton=True)
     if not is_first():
         return lock  # the first of several processes does so for all
-    for own in (".lock", "checkpoints", "figures", ASKED):
+    for own in (".lock", "checkpoints", "figures", HYDRA_FOLDER):
         if (folder / own).is_symlink():
-            raise ConfigError(f"{folder / own} is a link; what a run writes lies in its folder.")
+            raise ConfigError(
+                f"{folder / own} is a link, which the folder of a run must not contain."
+            )
     for own in FILES:
         if (folder / own).is_dir():
             raise ConfigError(f"{folder / own} is a folder, where a run has a file; move it away.")
@@ -99,7 +101,7 @@ def lock_run(folder: Path) -> FileLock:
         lock.acquire(blocking=False)
     except Timeout:
         raise ConfigError(
-            f"{folder} is being trained by another process; wait for it or end it, and give the "
+            f"{folder} is being trained by another process; wait for it or stop it, then run the "
             "command again."
         ) from None
     except OSError as error:
@@ -133,22 +135,22 @@ def check_unused(folder: Path, trains: bool) -> None:
     for outer in [*folder.absolute().parents][:2]:
         if (outer / CONFIG).is_file() and (outer / "layers.json").is_file():
             raise ConfigError(
-                f"hydra.run.dir={folder} lies in the folder of another run; give one beside it."
+                f"hydra.run.dir={folder} lies in the folder of another run; choose another one."
             )
 
 
-def save_asked(cfg: DictConfig) -> None:
+def save_hydra_files(cfg: DictConfig) -> None:
     """Write down what was asked for, as Hydra would do before anything could be checked."""
     if not HydraConfig.initialized() or not is_first():
         return
-    hydra, folder = HydraConfig.get(), Path(cfg.folder) / ASKED
+    hydra, folder = HydraConfig.get(), Path(cfg.folder) / HYDRA_FOLDER
     whole = OmegaConf.create({"hydra": hydra})
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
     write_text(folder / "hydra.yaml", OmegaConf.to_yaml(whole))
     write_text(folder / "overrides.yaml", OmegaConf.to_yaml(hydra.overrides.task))
 
 
-def given_words(words: Any) -> list[str]:
+def override_list(words: Any) -> list[str]:
     """Return words of a command line, a ``ListConfig``; what they refer to is not looked up."""
     given: Any = OmegaConf.to_container(words)
     return list(given)

@@ -10,19 +10,19 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 CONF = Path(__file__).parents[1] / "conf"
-OWN = "conf"  # in the current folder
+PROJECT = "conf"  # in the current folder
 
 
-class OwnConf(SearchPathPlugin):
+class ProjectConf(SearchPathPlugin):
     """Has ``./conf`` searched first, so that a project adds options, or replaces some of ours."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Put the folder in front, where there is one."""
-        own = Path(os.path.realpath(OWN))  # which bears links that lead to themselves
-        if own.is_dir() and own != CONF.resolve():
-            search_path.prepend(provider="project", path=f"file://{own}")
+        project = Path(os.path.realpath(PROJECT))  # which bears links that lead to themselves
+        if project.is_dir() and project != CONF.resolve():
+            search_path.prepend(provider="project", path=f"file://{project}")
 
 
 def register() -> None:
     """Let Hydra ask for it."""
-    Plugins.instance().register(OwnConf)
+    Plugins.instance().register(ProjectConf)

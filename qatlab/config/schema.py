@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from qatlab.arguments import check_numbers
-from qatlab.config.folders import given_words, job_folder
+from qatlab.config.folders import job_folder, override_list
 from qatlab.config.trust import check_stored
 from qatlab.errors import ConfigError, wrong
 from qatlab.files import read_yaml_mapping
@@ -156,7 +156,7 @@ def allowed_names(allow: Any) -> list[Any]:
     return [allow] if isinstance(allow, str) else list(allow)
 
 
-def forget_weights(cfg: DictConfig) -> None:
+def clear_initial_weights(cfg: DictConfig) -> None:
     """Start from no weights but those of a checkpoint, so that the files of others may be gone."""
     cfg.init_weights = None
     if "weights" in cfg.model:
@@ -185,7 +185,7 @@ def apply_given(
     if not HydraConfig.initialized():
         return  # called from Python, without a command line
     overrides = OverridesParser.create().parse_overrides(
-        given_words(HydraConfig.get().overrides.task)
+        override_list(HydraConfig.get().overrides.task)
     )
     for override in overrides:
         key = override.key_or_group
@@ -270,11 +270,11 @@ def _check_choices() -> None:
     if not HydraConfig.initialized():
         return
     config = HydraConfig.get()
-    for override in OverridesParser.create().parse_overrides(given_words(config.overrides.hydra)):
+    for override in OverridesParser.create().parse_overrides(override_list(config.overrides.hydra)):
         key = override.key_or_group
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not override.value():
             raise wrong(key, "", "the path of a folder")
-    given = OverridesParser.create().parse_overrides(given_words(config.overrides.task))
+    given = OverridesParser.create().parse_overrides(override_list(config.overrides.task))
     for override in given:
         group, option = override.key_or_group, override.value()
         for part in option if isinstance(option, list) else [option]:

@@ -68,7 +68,7 @@ def make(
         where = place_key if missing else _argument(place_key, failed, str(cause))
         raise ConfigError(f"{where}: {cause}") from error
     if not isinstance(made, kind):
-        raise ConfigError(f"{key}.{TARGET}={node[TARGET]} makes no {kind.__name__}.")
+        raise ConfigError(f"{key}.{TARGET}={node[TARGET]} does not make a {kind.__name__}.")
     return made
 
 

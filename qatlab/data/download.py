@@ -1,4 +1,4 @@
-"""Fetches published data sets; nothing else in this package uses the network."""
+"""Downloads published data sets; nothing else in this package uses the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECONDS = 30  # without an answer
 
 
 @runtime_checkable
-class Fetches(Protocol):
+class Downloadable(Protocol):
     """A source that may download what it reads."""
 
     def fetch(self) -> None:
@@ -45,21 +45,24 @@ def _fetch(url: str, download: Callable[[str], None], folder: Path, name: str) -
     """Download into a temporary folder; what is complete moves to its place in one step."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as inside, _impatient():
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as inside,
+            _timeout(),
+        ):
             download(inside)
             if not (folder / name).exists():  # another process may have been faster
                 (Path(inside) / name).rename(folder / name)
     except (OSError, RuntimeError) as error:
         damaged = isinstance(error, RuntimeError)
-        why = "what arrives is damaged" if damaged else getattr(error, "reason", error)
+        why = "the downloaded file is damaged" if damaged else getattr(error, "reason", error)
         raise DataError(
-            f"{url} cannot be fetched: {why}. Where there is no network, fetch it elsewhere and "
+            f"{url} cannot be downloaded: {why}. Without a network, download it elsewhere and "
             f"unpack it in data.source.folder, '{folder}' ({folder.resolve()})."
         ) from error
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def _timeout() -> Iterator[None]:
     """Let a network that says nothing be an error."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_SECONDS)

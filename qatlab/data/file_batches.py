@@ -19,12 +19,12 @@ from qatlab.data.transforms.pipeline import apply, check_shape, in_pieces, to_un
 from qatlab.data.transforms.transform import Part, Transform
 from qatlab.errors import DataError, QatlabError
 
-_NOBODYS = np.random.default_rng(0)  # for transforms that do not draw
-_AHEAD = 2  # batches that each worker makes before they are asked for
+_UNUSED_RNG = np.random.default_rng(0)  # for transforms that do not draw
+_PREFETCHED = 2  # batches that each worker makes before they are asked for
 _PIECE = 1 << 16  # values that a CPU handles together, as floats they stay in its cache
 
 
-class Order(NamedTuple):
+class BatchRequest(NamedTuple):
     """What a worker needs to know to make one batch."""
 
     epoch: int
@@ -33,7 +33,7 @@ class Order(NamedTuple):
     memory: int = 0  # which of the shared tensors it may write to
 
 
-class Made(NamedTuple):
+class BatchResult(NamedTuple):
     """What a worker makes of it."""
 
     x: Tensor | None  # uint8 or float32, (B, C, H, W); None: as bytes in the shared memory
@@ -69,7 +69,7 @@ class ImageDraws:
         return self._generator
 
 
-class FileBatches(Dataset[Made | QatlabError]):
+class FileBatches(Dataset[BatchResult | QatlabError]):
     """Makes whole batches from files; what is random depends on seed, epoch and place only.
 
     Args:
@@ -103,7 +103,7 @@ class FileBatches(Dataset[Made | QatlabError]):
         self.shared: list[Tensor] = []
         self._draws = ImageDraws(seed) if any(t.random for t in transforms) else None
 
-    def __getitem__(self, order: Order) -> Made | QatlabError:
+    def __getitem__(self, order: BatchRequest) -> BatchResult | QatlabError:
         """Return a batch; an error is returned, not raised.
 
         What is raised in a worker arrives as a page of text.
@@ -129,13 +129,13 @@ class FileBatches(Dataset[Made | QatlabError]):
             return error
         if not images:
             return DataError(f"no image of a whole batch can be decoded; the first: {bad[0]}")
-        handed_over = memory is not None and images[0].dtype == torch.uint8
-        x = None if handed_over else default_collate(images)
-        return Made(x, torch.tensor(labels), bad)
+        in_shared_memory = memory is not None and images[0].dtype == torch.uint8
+        x = None if in_shared_memory else default_collate(images)
+        return BatchResult(x, torch.tensor(labels), bad)
 
     def _transformed(self, file: str, image: Tensor, epoch: int, place: int) -> Tensor:
         try:
-            rng = self._draws.of(epoch, place) if self._draws else _NOBODYS
+            rng = self._draws.of(epoch, place) if self._draws else _UNUSED_RNG
             image = apply(self.transforms, image, rng)
             check_shape(image, self.shape[0], self.shape[1:], f"of {file} an image of")
         except QatlabError as error:
@@ -180,65 +180,66 @@ class FileLoader(ResumableLoader):
         self.part = part
         self.transforms = transforms
         self._draws = any(transform.random for transform in transforms)
-        self._told: set[str] = set()  # of images that cannot be decoded
+        self._reported: set[str] = set()  # of images that cannot be decoded
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.sampler.draw(torch.device("cpu")).order.tolist()
         places = [self._places(batch) for batch in range(start, len(self))]
         # One batch is used here while others are made: all that may be, in memory of their own.
-        count = min(len(places), _AHEAD * self.workers + 1)
+        count = min(len(places), _PREFETCHED * self.workers + 1)
         orders = [
-            Order(epoch, p.start, order[p.start : p.stop], number % count)
+            BatchRequest(epoch, p.start, order[p.start : p.stop], number % count)
             for number, p in enumerate(places)
         ]
         batches = copy(self.batches)
         batches.shared = shared = self._memory(orders[:count])
         on_gpu = self.device.type == "cuda"
-        loader: DataLoader[Made | QatlabError] = DataLoader(
+        loader: DataLoader[BatchResult | QatlabError] = DataLoader(
             batches,
             batch_size=None,
             sampler=orders,
             num_workers=self.workers,
-            prefetch_factor=_AHEAD if self.workers else None,
+            prefetch_factor=_PREFETCHED if self.workers else None,
             worker_init_fn=_start,
             pin_memory=on_gpu,
             generator=torch.Generator(),  # the global one is not for the order of images
         )
         seen, bad = 0, list[str]()
         try:
-            for batch, (made, asked) in enumerate(zip(loader, orders, strict=True), start):
-                if isinstance(made, QatlabError):
-                    raise made
-                seen += len(asked.images)
-                bad += made.bad
+            for batch, (result, request) in enumerate(zip(loader, orders, strict=True), start):
+                if isinstance(result, QatlabError):
+                    raise result
+                seen += len(request.images)
+                bad += result.bad
                 if batch == len(self) - 1:
-                    self._tell(bad, seen)  # now: who knows how many batches there are stops here
-                x = shared[asked.memory][: len(made.y)] if made.x is None else made.x
+                    # Now: who knows how many batches there are stops here.
+                    self._report_bad(bad, seen)
+                x = shared[request.memory][: len(result.y)] if result.x is None else result.x
                 x = x.pin_memory() if on_gpu else x
-                x, y = (part.to(self.device, non_blocking=on_gpu) for part in (x, made.y))
+                x, y = (part.to(self.device, non_blocking=on_gpu) for part in (x, result.y))
                 yield self._transformed(x, epoch, batch), y
         finally:
-            self._tell(bad, seen)
+            self._report_bad(bad, seen)
 
-    def _memory(self, orders: Sequence[Order]) -> list[Tensor]:
+    def _memory(self, orders: Sequence[BatchRequest]) -> list[Tensor]:
         """Return memory for these batches, if workers make bytes, as the first image tells."""
         if self.workers == 0 or not orders:
             return []
-        made = self.batches[orders[0]._replace(images=orders[0].images[:1])]
-        if isinstance(made, QatlabError) or made.x is None or made.x.dtype != torch.uint8:
+        result = self.batches[orders[0]._replace(images=orders[0].images[:1])]
+        if isinstance(result, QatlabError) or result.x is None or result.x.dtype != torch.uint8:
             return []
         shape = (max(len(order.images) for order in orders), *self.batches.shape)
         memory = (torch.empty(shape, dtype=torch.uint8) for _ in orders)
         return [x.share_memory_() for x in memory]  # type: ignore[no-untyped-call]
 
-    def _tell(self, bad: Sequence[str], seen: int) -> None:
+    def _report_bad(self, bad: Sequence[str], seen: int) -> None:
         """Print how many images were left out of those seen, if some are new."""
-        if not self._told.issuperset(bad):
+        if not self._reported.issuperset(bad):
             print(left_out(bad, seen, self.part))
-            self._told.update(bad)
+            self._reported.update(bad)
 
     def _transformed(self, x: Tensor, epoch: int, batch: int) -> Tensor:
-        rng = _NOBODYS
+        rng = _UNUSED_RNG
         if self._draws:
             number = batch * self.share.processes + self.share.rank
             rng = transform_rng(self.batches.seed, epoch, number)

@@ -128,7 +128,7 @@ class ImageFolder:
                 "set data.source.depth."
             )
         here = root / inside
-        for entry in once(here, seen):
+        for entry in unseen(here, seen):
             name = f"{inside}{entry.name}"
             if is_folder(entry):
                 if self.depth is not None and level >= self.depth:
@@ -210,7 +210,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         raise DataError(f"cannot read {entry.path}: {error.strerror}.") from error
 
 
-def once(folder: Path, seen: dict[Place, Path]) -> list[os.DirEntry[str]]:
+def unseen(folder: Path, seen: dict[Place, Path]) -> list[os.DirEntry[str]]:
     """Return what a folder holds that was not looked into before; see :func:`listing`.
 
     Raises:

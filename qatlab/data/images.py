@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qatlab.data.batches import BatchLoader
-from qatlab.data.download import Fetches
+from qatlab.data.download import Downloadable
 from qatlab.data.module import ImageModule
 from qatlab.data.sources import ImageSource, LabelledImages
 from qatlab.data.splits import Split, counts
@@ -95,15 +95,15 @@ class ImageData(ImageModule):
         given = [f"random_{name}" for name, value in asked.items() if value]
         if not self.resizes and given:
             raise ConfigError(
-                f"data.{given[0]} has no place among data.transforms; set data.random_shift=0, "
-                "data.random_flip=false and data.random_erasing=0, and use SliceExtraction, Flip "
-                "or RandomErasing there."
+                f"data.{given[0]} cannot be combined with data.transforms; set "
+                "data.random_shift=0, data.random_flip=false and data.random_erasing=0, and use "
+                "SliceExtraction, Flip or RandomErasing there."
             )
         self._parts: dict[Part, Prepared] = {}
 
     def prepare_data(self) -> None:
         """Let the source download what it lacks; the first process does so while others wait."""
-        if isinstance(self.source, Fetches):
+        if isinstance(self.source, Downloadable):
             self.source.fetch()
 
     def setup(self, stage: str) -> None:

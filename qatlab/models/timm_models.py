@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from qatlab.errors import ConfigError, did_you_mean, wrong
 from qatlab.quant.tracing import InPlaceTracer
 
-SET_HERE = ("pretrained", "num_classes", "in_chans", "exportable", "scriptable", "no_jit")
+RESERVED = ("pretrained", "num_classes", "in_chans", "exportable", "scriptable", "no_jit")
 # Older versions of timm unpickle such files; init_weights= reads them without running anything.
 FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 # They leave out parts of what they get in training, and look the same from outside in evaluation.
@@ -60,7 +60,7 @@ def timm_model(
     if weights is not None and weights not in accepted:
         raise wrong("model.weights", weights, [*accepted, "null"], f"These are of {name}.")
     for key in options or {}:
-        if key in SET_HERE:
+        if key in RESERVED:
             raise ConfigError(f"model.options.{key} is set by qatlab itself; leave it out.")
         if key in FILES:
             raise ConfigError(
@@ -79,7 +79,7 @@ def timm_model(
         tag = timm.get_pretrained_cfg(full).tag
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"model.weights={weights}: the weights timm/{name}.{tag} cannot be fetched "
+            f"model.weights={weights}: the weights timm/{name}.{tag} cannot be downloaded "
             f"({reason}); take a file of them with init_weights= and "
             "model.weights=null."
         ) from error
@@ -88,8 +88,8 @@ def timm_model(
     if weights is None:
         _start_norms_at_1(model)
     else:
-        print(_told(model, name, num_classes, in_channels))
-    return _taken_apart(model, name)
+        print(_summary_line(model, name, num_classes, in_channels))
+    return _decomposed(model, name)
 
 
 def _timm() -> ModuleType:
@@ -109,15 +109,15 @@ def _start_norms_at_1(model: nn.Module) -> None:
             nn.init.ones_(module.weight)
 
 
-def _told(model: nn.Module, name: str, num_classes: int, in_channels: int) -> str:
+def _summary_line(model: nn.Module, name: str, num_classes: int, in_channels: int) -> str:
     """Return a line that says which weights were taken and what is not as it was."""
     pretrained: Any = model.pretrained_cfg
-    told = [f"weights {pretrained['tag']} of {name}"]
+    parts = [f"weights {pretrained['tag']} of {name}"]
     if pretrained["num_classes"] != num_classes:
-        told.append(f"new: {pretrained['classifier']} (num_classes={num_classes})")
+        parts.append(f"new: {pretrained['classifier']} (num_classes={num_classes})")
     if pretrained["input_size"][0] != in_channels:
-        told.append(f"adapted: {pretrained['first_conv']} (in_channels={in_channels})")
-    return "; ".join(told)
+        parts.append(f"adapted: {pretrained['first_conv']} (in_channels={in_channels})")
+    return "; ".join(parts)
 
 
 class _Tracer(InPlaceTracer):
@@ -153,27 +153,27 @@ class _Tracer(InPlaceTracer):
         kind = type(m).__name__ if type(m).__module__.startswith("timm.") else ""
         given: Any = m  # whose attributes are those of its class
         if kind == "BatchNormAct2d":
-            x = self._simply(m, nn.BatchNorm2d, args[0])
+            x = self._call_leaf(m, nn.BatchNorm2d, args[0])
             for part in (given.drop, given.act):
                 x = x if isinstance(part, nn.Identity) else part(x)
             return x
         if kind == "Linear":
-            return self._simply(m, nn.Linear, args[0])
+            return self._call_leaf(m, nn.Linear, args[0])
         if kind == "Conv2dSame":
             x = _padded(args[0], given.kernel_size, given.stride, given.dilation)
-            return self._simply(m, nn.Conv2d, x)
+            return self._call_leaf(m, nn.Conv2d, x)
         if kind == "AvgPool2dSame":
             x = _padded(args[0], given.kernel_size, given.stride)
-            return self._simply(m, nn.AvgPool2d, x)
+            return self._call_leaf(m, nn.AvgPool2d, x)
         if kind == "MaxPool2dSame":
             lowest = -float("inf")
             x = _padded(args[0], given.kernel_size, given.stride, given.dilation, lowest)
-            return self._simply(m, nn.MaxPool2d, x)
+            return self._call_leaf(m, nn.MaxPool2d, x)
         if kind == "ConvMlp" and hasattr(m, "input_kernel_size"):  # VGG's looks at sizes first
             return given.act2(given.fc2(given.drop(given.act1(given.fc1(args[0])))))
         return super().call_module(m, forward, args, kwargs)
 
-    def _simply(self, m: nn.Module, kind: type[nn.Module], x: Any) -> Any:
+    def _call_leaf(self, m: nn.Module, kind: type[nn.Module], x: Any) -> Any:
         self.simpler[m] = kind
         return self.create_proxy("call_module", self.path_of_module(m), (x,), {})
 
@@ -189,7 +189,7 @@ class _Tracer(InPlaceTracer):
         return super().create_proxy(kind, target, args, kwargs, *more, **other)
 
 
-def _taken_apart(model: nn.Module, name: str) -> nn.Module:
+def _decomposed(model: nn.Module, name: str) -> nn.Module:
     """Return the same network, of modules that quantization knows."""
     tracer = _Tracer()
     graphs = []
@@ -200,12 +200,12 @@ def _taken_apart(model: nn.Module, name: str) -> nn.Module:
         raise
     except Exception as error:  # whatever the network's own code raises when it meets a proxy
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"model.name={name} cannot be taken apart: {reason}") from error
+        raise ConfigError(f"model.name={name} cannot be traced: {reason}") from error
     codes = [str(graph).splitlines() for graph in graphs]
     for one, other in zip_longest(*codes, fillvalue=""):
         if one != other:
             raise ConfigError(
-                f"model.name={name} cannot be taken apart: it computes differently in training and "
+                f"model.name={name} cannot be traced: it computes differently in training and "
                 f"in evaluation ({(one or other).strip()})"
             )
     for node in graphs[1].nodes:

@@ -19,7 +19,7 @@ NOT_QUANTIZABLE = ("swin_", "vit_")
 # torchvision has are for images of another mean, which the networks can turn them into.
 INCEPTIONS = ("googlenet", "inception_v3")
 _PLACE = "torchvision.models"  # which takes a second to import: only where it is used
-SET_HERE = ("weights", "progress", "num_classes", "aux_logits", "init_weights")
+RESERVED = ("weights", "progress", "num_classes", "aux_logits", "init_weights")
 
 
 def torchvision_model(
@@ -50,7 +50,7 @@ def torchvision_model(
     """
     _check_name(name)
     for key in options or {}:
-        if key in SET_HERE:
+        if key in RESERVED:
             raise ConfigError(f"model.options.{key} is set by qatlab itself; leave it out.")
     arguments = dict(options or {})
     if name in INCEPTIONS:
@@ -80,8 +80,8 @@ def _check_name(name: str) -> None:
         )
     if name.startswith(NOT_QUANTIZABLE):
         raise ConfigError(
-            f"model.name={name} cannot be quantized: its attention takes the weights past the "
-            "layers that hold them; maxvit_t and convnext_tiny do not."
+            f"model.name={name} cannot be quantized: its attention reads the weights without "
+            "calling their layers; maxvit_t and convnext_tiny do not."
         )
 
 
@@ -106,7 +106,7 @@ def _pretrained(
         model = _build(name, weights=chosen, **arguments)
     except OSError as error:
         raise ConfigError(
-            f"model.weights={weights}: {chosen.url} cannot be fetched "
+            f"model.weights={weights}: {chosen.url} cannot be downloaded "
             f"({getattr(error, 'reason', error)}); put {file} into {folder}, or take a file of "
             "your own with init_weights= and model.weights=null."
         ) from error

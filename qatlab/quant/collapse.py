@@ -17,7 +17,7 @@ from qatlab.quant.learned import ActivationQuantizer, LearnedQuantizer
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer
 
-LOOKED_AT = 64  # values of an image or a channel
+SAMPLED = 64  # values of an image or a channel
 LINES = 5  # that a user is told; a collapsed quantizer may make others collapse
 
 
@@ -50,7 +50,7 @@ class CollapseWatch:
         """Stop looking; return what is wrong at each site and layer, "" where nothing is."""
         for seen in self._seen:
             seen.unhook()
-        return {seen.name: seen.told() for seen in self._seen}
+        return {seen.name: seen.message() for seen in self._seen}
 
 
 def warnings_of(collapsed: Iterable[str]) -> list[str]:
@@ -97,7 +97,7 @@ class _Seen:
         learns = isinstance(self.quantizer, LearnedQuantizer)
         enough = 3 if learns and self.quantizer.n_steps > 2 else 2  # a value between two others
         one = made[0].flatten()  # of nearly all quantizers a few values tell that they are fine
-        self.values |= {*one[:: one.numel() // LOOKED_AT + 1].tolist()}
+        self.values |= {*one[:: one.numel() // SAMPLED + 1].tolist()}
         if len(self.values) < enough:
             low, high = made.aminmax()
             between = torch.where(made < high, made, low).amax()
@@ -108,7 +108,7 @@ class _Seen:
         self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
         return None
 
-    def told(self) -> str:
+    def message(self) -> str:
         """Return what is wrong, "" if nothing is."""
         values = sorted(value + 0.0 for value in self.values)[:3]  # no -0
         learned, size, clips_all = "", torch.ones(1), False
@@ -116,7 +116,7 @@ class _Seen:
             learned = self.quantizer.learned
             size = self.quantizer.parameter.detach().abs()
             if (smallest := size.min().item()) <= SMALLEST:
-                return f"{self.name} quantizes with nothing: its {learned} is {smallest:.3g}"
+                return f"{self.name} cannot quantize: its {learned} is {smallest:.3g}"
             if len(values) == 2 and self.quantizer.n_steps > 2:
                 grid = self.quantizer.grid
                 steps = (values[1] - values[0]) / grid.step(size.max()).item()
@@ -126,7 +126,7 @@ class _Seen:
         made = " and ".join(f"{value:.3g}" for value in values)
         what = f"{'its two outermost levels' if clips_all else 'one value'} only, {made}"
         if self.low == self.high:
-            return f"{self.name} {self.verb} {what}: it is given {self.low:.3g} only"
+            return f"{self.name} {self.verb} {what}: its input is {self.low:.3g} only"
         because = f"; its {learned} is {size.max().item():.3g}" if learned else ""
         of_what = f"of values from {self.low:.3g} to {self.high:.3g}"
         return f"{self.name} {self.verb} {what}, {of_what}{because}"

@@ -245,5 +245,8 @@ def available(device: torch.device) -> bool:
     except Exception as error:  # of Triton, its compiler or the driver: it only costs time
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if reason:
-        log.warning("quantizers run without Triton, and slower: %s", reason)
+        log.warning(
+            "quantizers run as torch operations, which is slower, as Triton cannot be used: %s",
+            reason,
+        )
     return not reason

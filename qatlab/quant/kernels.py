@@ -83,5 +83,8 @@ def _library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", None)
         words = (output or str(error)).strip().splitlines() or [type(error).__name__]
-        log.warning("quantizers run operation by operation, and slower: %s", words[0])
+        log.warning(
+            "quantizers run as torch operations, which is slower, as there are no C++ kernels: %s",
+            words[0],
+        )
         return None

@@ -316,9 +316,8 @@ class ActivationQuantizer(LearnedQuantizer):
         """Start from the first tensor that is quantized, which has to be one of a training."""
         if self.given is None and not self.training:
             raise TrainingError(
-                f"{self.layer}: {self.learned} has no value to evaluate with: no training has "
-                f"started it and no loaded weights have brought one; load weights that have, or "
-                f"set {self.learned} to a number"
+                f"{self.layer}: {self.learned} is not initialized, neither by training nor by "
+                f"loaded weights; load weights that have it, or set {self.learned} to a number"
             )
         self.begin_with(self.activation(x))
 

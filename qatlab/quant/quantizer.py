@@ -127,8 +127,8 @@ class Quantizer(nn.Module):
 
     def understands(self, state: str) -> bool:
         """Tell whether what a quantizer of that extra state has learned means the same here."""
-        told = slice(1, 2 if self.any_steps else None)
-        return state.split()[told] == self.get_extra_state().split()[told]
+        known = slice(1, 2 if self.any_steps else None)
+        return state.split()[known] == self.get_extra_state().split()[known]
 
     def extra_repr(self) -> str:
         """Name the facts when the model is printed."""
@@ -148,8 +148,8 @@ def checked_weight(quantizer: Quantizer, weight: Tensor, result: Tensor, fault: 
     """Return ``result``, or raise a TrainingError if a maximum or a variance has made it NaN."""
     # One number tells: NaN spreads to all weights through the statistics. On a GPU reading it
     # would make every step wait; there the loss is watched instead.
-    looked_at = result.device.type == "cpu" and not torch.compiler.is_compiling()
-    if looked_at and not math.isfinite(result.detach()[(0,) * result.ndim].item()):
+    can_check = result.device.type == "cpu" and not torch.compiler.is_compiling()
+    if can_check and not math.isfinite(result.detach()[(0,) * result.ndim].item()):
         if not weight.isfinite().all():
             fault = "its weights are not finite; lower the learning rate"
         elif (largest := weight.abs().max().item()) < VANISHED:

@@ -26,7 +26,7 @@ from qatlab.quant.quantizer import is_number
 from qatlab.quant.trace import OWN_WEIGHTS, Measures
 
 # These hand on the values they get, so their output lies on the grid of their input.
-HANDS_ON = (
+PRESERVES_VALUES = (
     *("same", "dropout", "view", "pad", "max_pool2d", "adaptive_max_pool2d", "amax"),
     *("maximum", "minimum"),
 )
@@ -97,13 +97,13 @@ def find_sites(
                 sites[source] = Site(source, name, type_name, nn.Identity(), signed, False)
                 taken.add(name)
         several = node.target is operator.getitem and _makes_several(inputs[0], tensors, modules)
-        keeps = (hands_on(node, kind, modules) and not several) or _scales(moved)
+        preserves = (preserves_values(node, kind, modules) and not several) or _scales(moved)
         sources[node] = tuple(dict.fromkeys(s for n in inputs for s in sources[n]))
         if node.op in ("placeholder", "get_attr") or node in measures.constants:
             sources[node] = ()
         elif moved is not None and not sources[node] and not measures.learned(node):
             pass  # the image, moved by numbers, is still the image
-        elif not keeps:
+        elif not preserves:
             sources[node] = (node,) if node in tensors else ()
         if node.op == "get_attr":
             bounds[node] = bounds_of_constant(measures.constants[node], _is_stored(traced, node))
@@ -146,10 +146,10 @@ def is_weight_layer(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.op == "call_module" and isinstance(modules[str(node.target)], WEIGHT_LAYERS)
 
 
-def hands_on(node: fx.Node, kind: str | None, modules: dict[str, nn.Module]) -> bool:
+def preserves_values(node: fx.Node, kind: str | None, modules: dict[str, nn.Module]) -> bool:
     """Tell whether what a node makes are values that it gets, so that they lie on their grid."""
     if kind != "interpolate":
-        return kind in HANDS_ON
+        return kind in PRESERVES_VALUES
     if node.op == "call_module":
         mode: Any = getattr(modules[str(node.target)], "mode", None)
     else:
@@ -180,7 +180,7 @@ def _makes_several(
     node: fx.Node, tensors: Container[fx.Node], modules: dict[str, nn.Module]
 ) -> bool:
     """Tell whether a node makes several tensors at once, with values that it did not get."""
-    return node not in tensors and not hands_on(node, kind_of(node, modules), modules)
+    return node not in tensors and not preserves_values(node, kind_of(node, modules), modules)
 
 
 def paths_of(graph: fx.Graph) -> dict[fx.Node, str]:

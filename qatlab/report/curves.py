@@ -166,7 +166,7 @@ class _Reader:
             "curves": self._learning(series, curves[0]),
             "quantizers": _quantizers(
                 learned,
-                {group[0]: own for group, own in list(zip(groups, curves, strict=True))[1:]},
+                {group[0]: curve for group, curve in list(zip(groups, curves, strict=True))[1:]},
             ),
         }
 
@@ -233,7 +233,7 @@ class _Reader:
             raise ConfigError(words) from error
         for i, row in enumerate(rows):
             if len(row) != len(self.columns):
-                raise ConfigError(f"{self.file}:{self.line + i}: this row is not whole.")
+                raise ConfigError(f"{self.file}:{self.line + i}: this row is incomplete.")
         return [",".join(cell.replace(",", " ") for cell in row) for row in rows]
 
     def _numbers(self, lines: Sequence[str], names: Sequence[str]) -> Array:
@@ -281,9 +281,9 @@ class _Reader:
     def _learning(self, series: Sequence[str], curves: Curves) -> dict[str, Any]:
         epochs, values = curves.points()
         known = {
-            name: _json(own)
-            for name, own in zip(series, values, strict=True)
-            if np.isfinite(own).any()
+            name: _json(curve)
+            for name, curve in zip(series, values, strict=True)
+            if np.isfinite(curve).any()
         }
         return {"epochs": _from_1(epochs), "phases": self.phases, "series": known} if known else {}
 
@@ -295,8 +295,8 @@ def _add(waiting: list[Array], groups: Sequence[Sequence[str]], curves: Sequence
     numbers = np.concatenate(waiting)
     waiting.clear()
     start = 1
-    for group, own in zip(groups, curves, strict=True):
-        own.add(numbers[:, 0], numbers[:, start : start + len(group)])
+    for group, curve in zip(groups, curves, strict=True):
+        curve.add(numbers[:, 0], numbers[:, start : start + len(group)])
         start += len(group)
 
 
@@ -309,16 +309,16 @@ def _filled(lines: Sequence[str]) -> list[str]:
 
 
 def _quantizers(learned: Sequence[str], curves: Mapping[str, Curves]) -> dict[str, Any]:
-    points = {name: own.points() for name, own in curves.items()}
-    if any(own.thinned for own in curves.values()):
+    points = {name: curve.points() for name, curve in curves.items()}
+    if any(curve.thinned for curve in curves.values()):
         return _thinned_quantizers(learned, points)
     values = [points[name][1][0] for name in learned]
     known = np.isfinite(values).any(axis=0) if values else np.empty(0, bool)
     rows = []
-    for name, own in zip(learned, values, strict=True):
+    for name, curve in zip(learned, values, strict=True):
         clipped = points[_clipped(name)][1][0] if _clipped(name) in points else np.empty(0)
         shown = _json(clipped[known]) if np.isfinite(clipped).any() else []
-        rows.append([_name(name), _last(name), _json(own[known]), shown])
+        rows.append([_name(name), _last(name), _json(curve[known]), shown])
     return {"epochs": _from_1(points[learned[0]][0][known]) if learned else [], "rows": rows}
 
 

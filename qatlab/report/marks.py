@@ -33,5 +33,5 @@ FURTHER = (
 
 def marks(methods: Iterable[str]) -> dict[str, Mark]:
     """Return the mark of each method; those of unknown ones are repeated after the third."""
-    others = sorted({method for method in methods if method not in KNOWN})
-    return KNOWN | {method: FURTHER[i % len(FURTHER)] for i, method in enumerate(others)}
+    unknown = sorted({method for method in methods if method not in KNOWN})
+    return KNOWN | {method: FURTHER[i % len(FURTHER)] for i, method in enumerate(unknown)}

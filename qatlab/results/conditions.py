@@ -33,7 +33,7 @@ def trained_under(folder: Path) -> list[dict[str, Any]]:
     """
     listed = read_json(folder / FILE).get(LISTED)
     if not isinstance(listed, list) or not all(isinstance(one, dict) and one for one in listed):
-        raise ConfigError(f"{folder / FILE} does not tell what the run was trained under")
+        raise ConfigError(f"{folder / FILE} does not hold the conditions of a run")
     return listed
 
 
@@ -57,6 +57,6 @@ def check_unchanged(folder: Path) -> None:
         if value not in was:
             raise ConfigError(
                 f"{folder / CONFIG} was changed after the training: {key} is {value}, and "
-                f"the run was trained with {' or '.join(sorted(was))}; put back what was there, or "
-                f"delete {folder / FILE} to take it as it is."
+                f"the run was trained with {' or '.join(sorted(was))}; restore it, or "
+                f"delete {folder / FILE} to use it as it is."
             )

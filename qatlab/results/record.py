@@ -46,7 +46,7 @@ def read_result(run: Path) -> dict[str, Any]:
     if not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts:
         raise ConfigError(
             f"{file} is not the result of a run: its checkpoint is {str(path)[:60]!r}, not a file "
-            f"of the run; resume={run} writes it anew"
+            f"of the run; resume={run} writes it again"
         )
     return result
 

@@ -30,7 +30,7 @@ from qatlab.training.solver import AnySolver
 from qatlab.training.sync_norm import synchronise_norms
 
 IN_INTEGERS = {"integer", "c"}  # forms in which functions are tables of codes
-MADE = ("data", "model", "quant", "solver", "loss")  # groups whose nodes become objects here
+INSTANTIATED = ("data", "model", "quant", "solver", "loss")  # groups that become objects here
 
 
 @dataclass
@@ -82,10 +82,10 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
         model, table = quantize(model, weight, activation, rules, example, in_front)
     else:
         # An experiment's rules may be optional, so that quant=none gives its float network.
-        if vain := [rule.key for rule in rules if not rule.optional]:
+        if unused_rules := [rule.key for rule in rules if not rule.optional]:
             raise ConfigError(
-                f"quant.rules.{vain[0]} has nothing to change: quant.weight and quant.activation "
-                "are both null"
+                f"quant.rules.{unused_rules[0]} has no effect, as quant.weight and "
+                "quant.activation are both null"
             )
         table = float_table(model, example)
     if cfg.init_weights is not None:

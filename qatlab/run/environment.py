@@ -50,13 +50,13 @@ def begin(folder: Path, config: Mapping[str, Any], resumed: bool) -> list[str]:
         try:
             found = trained_under(folder)
         except ConfigError as error:
-            faults = [f"what it has been trained under is not known ({error})"]
+            faults = [f"its earlier conditions are unknown ({error})"]
     now = environment() | settings_of(config)
     if not found or found[-1] != now:
         found.append(now)
     write_json(folder / FILE, {LISTED: found})
     changes = [
-        f"{key} was {old.get(key, ABSENT)} and became {new.get(key, ABSENT)}"
+        f"{key} changed from {old.get(key, ABSENT)} to {new.get(key, ABSENT)}"
         for old, new in pairwise(found)
         for key in (*new, *(key for key in old if key not in new))
         if old.get(key) != new.get(key)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 
 from qatlab import files, sweep
-from qatlab.config import apply_given, forget_weights, in_sweep, portable_yaml, stored_config
+from qatlab.config import apply_given, clear_initial_weights, in_sweep, portable_yaml, stored_config
 from qatlab.config.trust import foreign
 from qatlab.deploy.integer.lowering import Obstacle
 from qatlab.deploy.obstacles import told
@@ -23,7 +23,7 @@ from qatlab.results.compare import configuration, differences, flat
 from qatlab.results.conditions import MOVABLE, settings_of
 from qatlab.run import evaluation, shared_phases, summary
 from qatlab.run.belonging import check_own, own_checkpoint
-from qatlab.run.build import MADE, Built, build
+from qatlab.run.build import INSTANTIATED, Built, build
 from qatlab.run.environment import begin, environment
 from qatlab.run.layers import print_table
 from qatlab.run.plan import build_for_target
@@ -90,9 +90,9 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
         try:
             result = record.read_result(Path(cfg.folder))
         except ConfigError as error:
-            say(f"{error}; the network is tested once more")
+            say(f"{error}; the network is tested again")
         else:
-            print(f"{cfg.folder} is finished and its report written: nothing is left to be done.")
+            print(f"{cfg.folder} is finished; there is nothing to resume.")
             return result
     chosen, checkpoint = callbacks_of(cfg)
     start_from, remark = newest(checkpoint.folder)
@@ -100,7 +100,7 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
         say(remark)
     if start_from is not None:
         check_own(start_from, Path(cfg.folder))
-        forget_weights(cfg)
+        clear_initial_weights(cfg)
     built, found = _build(cfg)
     best = checkpoint.best_path(built.schedule.phases[-1][0].value)
     if best.exists():  # it may still be the best at the end
@@ -112,12 +112,12 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
     """Measure a run, or initial weights, on the test set; see ``conf/test.yaml``."""
     save_outputs, run, name = cfg.save_outputs, cfg.run, cfg.checkpoint
     if cfg.resume is not None:
-        raise ConfigError("test.py resumes nothing: give run=<folder of a run>")
+        raise ConfigError("resume= has no effect on a test; give run=<folder of a run>")
     if run is not None:
-        given, cfg = cfg, stored_config(Path(run), cfg.allow, True, (*MADE, "trainer"))
+        given, cfg = cfg, stored_config(Path(run), cfg.allow, True, (*INSTANTIATED, "trainer"))
         also = ("checkpoint", "save_outputs", "allow")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
-        forget_weights(cfg)
+        clear_initial_weights(cfg)
         cfg.init_weights = str(own_checkpoint(Path(run), name))
     elif cfg.init_weights is None:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
@@ -157,11 +157,11 @@ def _fit_and_report(
     changes = begin(folder, config, start_from is not None) if trainer.is_global_zero else []
     if changes:
         say(
-            "the run is not trained under one set of conditions, so that its numbers may differ "
-            f"from those of one that is not interrupted: {'; '.join(changes)}"
+            "the run is resumed under other conditions, so its results may differ from those of "
+            f"an uninterrupted run: {'; '.join(changes)}"
         )
     if in_sweep() and _starts_processes(trainer):
-        sweep.train_apart(folder, foreign(OmegaConf.to_container(cfg)))
+        sweep.train_in_subprocess(folder, foreign(OmegaConf.to_container(cfg)))
         return record.read_result(folder)
     print_table(built.table)
     say(told(found))
@@ -169,7 +169,7 @@ def _fit_and_report(
     with tracked(trainer, names, folder, config, built.table) as trackers:
         result = _fit_and_test(cfg, built, trainer, checkpoint, start_from, changes)
         if trainer.is_global_zero and not (folder / record.CONFIG).exists():
-            say(f"{folder} was deleted while the run trained: its configuration is written anew")
+            say(f"{folder} was deleted during training: its configuration is written again")
             _write_facts(cfg, built, found)
         trackers.report(result, trainer.global_step - 1)
     return result

@@ -39,14 +39,13 @@ def print_table(table: ModelTable) -> None:
         )
     wide_console().print(grid)
     print(
-        f"{table.parameters:,} parameters; {table.size_bytes:,} bytes at these bits, "
-        f"{table.float_bytes:,} in float32 ({table.float_bytes / table.size_bytes:.2f} times as "
-        f"many), batch norm absorbed; {table.weight_bytes:,} of them are weights"
+        f"{table.parameters:,} parameters; {table.size_bytes:,} bytes at these bits, of which "
+        f"{table.weight_bytes:,} are weights; {table.float_bytes:,} bytes in float32 "
+        f"({table.float_bytes / table.size_bytes:.2f}x); batch norm folded"
     )
     print(
-        f"{table.macs:,} multiply-accumulates per image; {table.bit_operations:,} bit operations, "
-        f"which is these times weight bits times input bits; {table.peak_bytes:,} bytes of "
-        "activations at a time"
+        f"{table.macs:,} MACs per image; {table.bit_operations:,} bit operations (MACs x weight "
+        f"bits x input bits); peak activation memory {table.peak_bytes:,} bytes"
     )
     if line := float_weights(table):
         print(line)

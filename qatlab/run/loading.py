@@ -14,7 +14,7 @@ from qatlab.config import places
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.run.belonging import own_checkpoint
-from qatlab.run.build import MADE, Built, build
+from qatlab.run.build import INSTANTIATED, Built, build
 
 
 def load_run(run: Path | str, checkpoint: str = "best", allow: Sequence[str] = ()) -> Built:
@@ -32,7 +32,7 @@ def load_run(run: Path | str, checkpoint: str = "best", allow: Sequence[str] = (
     return build(_config_of(Path(run), checkpoint, allow), trained=True)
 
 
-def load_words(words: Sequence[str], checkpoint: str = "best") -> Trained:
+def load_arguments(words: Sequence[str], checkpoint: str = "best") -> Trained:
     """Return what words of a command line speak of.
 
     Args:
@@ -79,8 +79,8 @@ def load_quantized(
 
 def _config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:
     config.register()
-    cfg = config.stored_config(run, allow, trained=True, called=MADE)
-    config.forget_weights(cfg)
+    cfg = config.stored_config(run, allow, trained=True, called=INSTANTIATED)
+    config.clear_initial_weights(cfg)
     cfg.init_weights = str(own_checkpoint(run, checkpoint))
     return cfg
 

@@ -90,10 +90,10 @@ def shared_phases(
             "folder, or null, with which each job trains its own phases."
         ) from error
     try:
-        if _is_sound(cache / key, facts):
+        if _is_valid(cache / key, facts):
             lock.release()
             _take(cache / key, folder)
-            say(f"{names} phase of {origin(folder)} taken over: it would be the same here")
+            say(f"the {names} phase of {origin(folder)} is reused, as it is the same here")
             yield folder / CHECKPOINTS / LAST
         else:
             end = sum(epochs for _, epochs in first)
@@ -112,7 +112,7 @@ def origin(folder: Path) -> str | None:
     try:
         return _job_of(folder)
     except ConfigError as error:
-        say(f"{error}; whose first phases the run has taken over is not known")
+        say(f"{error}; the job whose first phases are reused is unknown")
         return None
 
 
@@ -151,7 +151,7 @@ class _Leave(Callback):
         self.lock.release(force=True)
 
 
-def _is_sound(entry: Path, facts: str) -> bool:
+def _is_valid(entry: Path, facts: str) -> bool:
     """Tell whether there are phases to be taken over; damaged or other ones are removed."""
     if not os.path.lexists(entry):
         return False

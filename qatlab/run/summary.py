@@ -33,15 +33,15 @@ def print_result(
         + "".join(f" ({k} {format_metric(k, v)})" for k, v in facts.items() if k != "epoch")
         for phase, facts in result["best"].items()
     )
-    print(f"    Size: {result['size_bytes']:,} bytes / Epochs: {epochs} / Kept: {best}")
+    print(f"    Size: {result['size_bytes']:,} bytes / Epochs: {epochs} / Best: {best}")
     if line := float_weights(table):
         print(f"    {line}")
-    print(f"    {result['seconds']:.0f} s of training; report in {folder}")
+    print(f"    trained in {result['seconds']:.0f} s; report in {folder}")
 
 
 @contextmanager
 def may_fail(what: str) -> Iterator[None]:
-    """Turn a failure of what a finished run can do without into a line that says so."""
+    """Turn a failure of what a finished run does not need into a warning."""
     try:
         yield
     except Exception as error:  # of fonts, servers, disks: anyone's

@@ -129,11 +129,11 @@ class Trackers(Callback):
                     # Or jobs that start together would each make the experiment of their sweep.
                     _ = logger.experiment  # type: ignore[attr-defined]
                 self.open.append(logger)
-                self._guard_the_end(logger)
+                self._guard_finalize(logger)
                 run = logger.version
             except Exception as error:  # of a server, an account, a disk: anyone's
-                of_run = f", or go on with {begun[name]}" if name in begun else ""
-                words = f"logger.{name} cannot begin{of_run}: {error}"
+                of_run = f", or continue {begun[name]}" if name in begun else ""
+                words = f"logger.{name} cannot start{of_run}: {error}"
                 raise ConfigError(words) from error
             # wandb keeps much in memory until it ends: who was killed has to tell all of it again.
             if name in begun and not isinstance(logger, WandbLogger):
@@ -195,10 +195,10 @@ class Trackers(Callback):
 
     def may_fail(self, logger: Logger) -> AbstractContextManager[None]:
         """Turn a failure of a tracker, when all is trained, into a line that says so."""
-        name = next(key for key, own in self.loggers.items() if own is logger)
-        return may_fail(f"logger.{name} has not got all of the report")
+        name = next(key for key, value in self.loggers.items() if value is logger)
+        return may_fail(f"logger.{name} did not receive the whole report")
 
-    def _guard_the_end(self, logger: Logger) -> None:
+    def _guard_finalize(self, logger: Logger) -> None:
         """Let a training end that its tracker cannot end; Lightning calls this behind both."""
         finalize = logger.finalize
 

@@ -21,7 +21,7 @@ EXTRA_STATE = "_extra_state"  # what a module keeps beside its tensors; of a qua
 DRAWN = "_drawn"  # metadata: keys that the file leaves out, and that keep their initial values
 SAFETENSORS = ".safetensors"
 SHA256 = "_sha256"  # metadata: of the whole file, in which zeros stand for this sum itself
-NO_SUM = "0" * 64
+NO_CHECKSUM = "0" * 64
 CHUNK = 1 << 20  # bytes
 # What other programs put around a module, so that its name stands inside of others.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -218,18 +218,18 @@ def _is_safetensors(path: Path) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
-def with_sum(content: bytes) -> bytes:
-    """Return a ``.safetensors`` file whose metadata has :data:`NO_SUM`, with its sum in place."""
+def with_checksum(content: bytes) -> bytes:
+    """Return a ``.safetensors`` file whose metadata has :data:`NO_CHECKSUM`, with its own."""
     found = hashlib.sha256(content).hexdigest()
-    return content.replace(NO_SUM.encode(), found.encode(), 1)
+    return content.replace(NO_CHECKSUM.encode(), found.encode(), 1)
 
 
-def _has_sum(path: Path, expected: str) -> bool:
+def _has_checksum(path: Path, expected: str) -> bool:
     """Tell whether a ``.safetensors`` file has the sum that stands in it."""
     with path.open("rb") as file:
         length = file.read(8)
         header = file.read(int.from_bytes(length, "little"))
-        found = hashlib.sha256(length + header.replace(expected.encode(), NO_SUM.encode(), 1))
+        found = hashlib.sha256(length + header.replace(expected.encode(), NO_CHECKSUM.encode(), 1))
         while chunk := file.read(CHUNK):
             found.update(chunk)
     return found.hexdigest() == expected
@@ -245,11 +245,11 @@ def _safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             keys, texts = file.keys(), file.metadata() or {}
             state = {key: file.get_tensor(key) for key in keys}
-        sound = SHA256 not in texts or _has_sum(path, texts[SHA256])
+        valid = SHA256 not in texts or _has_checksum(path, texts[SHA256])
     except Exception as error:  # a file of another kind can stop the reader in any way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is damaged or no safetensors file: {reason}") from error
-    if not sound:
+    if not valid:
         raise CheckpointError(f"{path} is damaged: its checksum is wrong")
     kept = [key for key in texts if key.endswith(f".{EXTRA_STATE}") or key == DRAWN]
     return {**state, **{key: texts[key] for key in kept}}

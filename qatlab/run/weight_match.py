@@ -52,33 +52,33 @@ class Match:
             for name, (theirs, ours) in self.heads.items()
         ]
 
-    def told(self, of_a_run: bool) -> list[str]:
+    def messages(self, of_a_run: bool) -> list[str]:
         """Return what was done to the values of the file, one part of a sentence each.
 
         Args:
             of_a_run: the file is a checkpoint of a run, all of which hold a network alike.
         """
-        weights, told = self.weights, []
+        weights, messages = self.weights, []
         if weights.place and not of_a_run:
-            told.append(f"they are its {weights.place!r}")
+            messages.append(f"taken from its {weights.place!r}")
         if weights.prefix and not of_a_run:
-            told.append(f"{weights.prefix!r} taken off the names")
+            messages.append(f"{weights.prefix!r} removed from the names")
         if weights.added:
-            told.append(f"{weights.added!r} put in front of the names")
-        told += [f"{wrapper!r} taken out of the names" for wrapper in weights.wrappers]
-        told += told_of(weights.outside, "of other names left out")
-        told += told_of(
+            messages.append(f"{weights.added!r} added to the names")
+        messages += [f"{wrapper!r} removed from the names" for wrapper in weights.wrappers]
+        messages += counted(weights.outside, "of other names left out")
+        messages += counted(
             weights.pruned, "pruned: weight_orig * weight_mask, whose zeros train again"
         )
-        told += [
+        messages += [
             f"{name or 'the layer'} keeps its initial values, as it has {theirs} outputs in the "
             f"file and {ours} here"
             for name, (theirs, ours) in self.heads.items()
         ]
-        told += told_of(self.uncalled, "left out, of modules that the network never calls")
-        told += told_of(self.kept, "not in the file, of modules that the network never calls")
-        told += told_of(self.auxiliary, "left out, of auxiliary heads")
-        return told
+        messages += counted(self.uncalled, "left out, of modules that the network never calls")
+        messages += counted(self.kept, "not in the file, of modules that the network never calls")
+        messages += counted(self.auxiliary, "left out, of auxiliary heads")
+        return messages
 
 
 def match(
@@ -92,36 +92,36 @@ def match(
         drawn: names of values that keep their initial ones.
         unused: names of values of modules that the network never calls.
     """
-    own = model.state_dict()
+    ours = model.state_dict()
     state = {
         name: value
         for name, value in weights.values.items()
-        if isinstance(value, Tensor) or name in own or name.endswith("." + EXTRA_STATE)
+        if isinstance(value, Tensor) or name in ours or name.endswith("." + EXTRA_STATE)
     }
     quantizers = {name + "." for name, m in model.named_modules() if isinstance(m, Quantizer)}
-    foreign = {key.removesuffix(EXTRA_STATE) for key in extra_states(state)}
-    not_understood = (foreign | quantizers) - _understood(model, state)
+    of_file = {key.removesuffix(EXTRA_STATE) for key in extra_states(state)}
+    not_understood = (of_file | quantizers) - _understood(model, state)
     left_out = [k for k in state if _within(k, not_understood)]
-    surplus = [k for k in state if k not in own and k not in left_out]
+    surplus = [k for k in state if k not in ours and k not in left_out]
     uncalled = [k for k in surplus if k in unused]
     auxiliary = [k for k in surplus if k not in unused and AUXILIARY.match(k)]
     surplus = [k for k in surplus if k not in uncalled and k not in auxiliary]
-    state = {k: value for k, value in state.items() if k in own and k not in left_out}
-    missing = [k for k in own if not (k in state or k in drawn or _within(k, quantizers))]
-    shared = {_place(own[k]) for k in state}  # of tied weights, safetensors keeps one
-    missing = [k for k in missing if _place(own[k]) not in shared]
+    state = {k: value for k, value in state.items() if k in ours and k not in left_out}
+    missing = [k for k in ours if not (k in state or k in drawn or _within(k, quantizers))]
+    shared = {_place(ours[k]) for k in state}  # of tied weights, safetensors keeps one
+    missing = [k for k in missing if _place(ours[k]) not in shared]
     kept = [k for k in missing if k in unused]
     missing = [k for k in missing if k not in unused]
     missing, surplus = ([] if all(map(_is_count, names)) else names for names in (missing, surplus))
-    unlike = [f"{k} is {_kind(v)} in the file" for k, v in state.items() if not _fits(own[k], v)]
+    unlike = [f"{k} is {_kind(v)} in the file" for k, v in state.items() if not _fits(ours[k], v)]
     resized = [
-        k for k, v in state.items() if isinstance(own[k], Tensor) and _shape(v) != own[k].shape
+        k for k, v in state.items() if isinstance(ours[k], Tensor) and _shape(v) != ours[k].shape
     ]
     heads = {} if missing or surplus or unlike else _heads(model, state, resized)
     state = {k: v for k, v in state.items() if not _within(k, {f"{name}." for name in heads})}
     if not heads and not unlike:
         unlike = [
-            f"{k} is {tuple(state[k].shape)} in the file and {tuple(own[k].shape)} in the model"
+            f"{k} is {tuple(state[k].shape)} in the file and {tuple(ours[k].shape)} in the model"
             for k in resized
         ]
     faults = unlike[:3]
@@ -169,22 +169,22 @@ def _understood(model: nn.Module, state: dict[str, Any]) -> set[str]:
     for name, module in model.named_modules():
         theirs = state.get(f"{name}.{EXTRA_STATE}")
         if isinstance(module, Quantizer) and isinstance(theirs, str) and module.understands(theirs):
-            own = module.state_dict(prefix=f"{name}.")
+            expected = module.state_dict(prefix=f"{name}.")
             if all(
                 k in state and (not isinstance(v, Tensor) or v.shape == _shape(state[k]))
-                for k, v in own.items()
+                for k, v in expected.items()
             ):
                 found.add(f"{name}.")
     return found
 
 
-def _fits(own: Any, value: Any) -> bool:
+def _fits(target: Any, value: Any) -> bool:
     """Tell whether a value of a file can be copied into the network's, but for its shape."""
-    if not isinstance(own, Tensor):
+    if not isinstance(target, Tensor):
         return not isinstance(value, Tensor)
     if not isinstance(value, Tensor) or value.is_meta or not _is_dense(value):
         return False
-    return value.is_floating_point() or not own.is_floating_point()
+    return value.is_floating_point() or not target.is_floating_point()
 
 
 def _is_dense(value: Tensor) -> bool:
@@ -221,7 +221,7 @@ def _within(key: str, prefixes: Collection[str]) -> bool:
     return any(key.startswith(prefix) for prefix in prefixes)
 
 
-def told_of(names: Sequence[str], what: str) -> list[str]:
+def counted(names: Sequence[str], what: str) -> list[str]:
     """Return what happened to these values; nothing if there are none."""
     names = [name for name in names if not _is_count(name)]
     values = "value" if len(names) == 1 else "values"

@@ -17,14 +17,14 @@ from qatlab.quant.quantizer import phase_of
 from qatlab.results.record import CONFIG, RESULT, read_result
 from qatlab.run.weight_files import (
     DRAWN,
-    NO_SUM,
+    NO_CHECKSUM,
     SHA256,
     find_weights,
     holds_module,
     read_weights,
-    with_sum,
+    with_checksum,
 )
-from qatlab.run.weight_match import Match, extra_states, match, told_of
+from qatlab.run.weight_match import Match, counted, extra_states, match
 from qatlab.training.loaded_values import fault_of, learned_names
 from qatlab.training.torch_files import LAST, describe
 
@@ -37,7 +37,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     # Clones: the format has no tensors that share memory, as tied weights do.
     tensors = {k: v.cpu().contiguous().clone() for k, v in state.items() if isinstance(v, Tensor)}
     texts = {key: value for key, value in state.items() if isinstance(value, str)}
-    write_bytes(path, with_sum(_sorted(save(tensors, {**texts, SHA256: NO_SUM}))))
+    write_bytes(path, with_checksum(_sorted(save(tensors, {**texts, SHA256: NO_CHECKSUM}))))
 
 
 def _sorted(content: bytes) -> bytes:
@@ -110,20 +110,20 @@ def init_weights(
         nearest = max(matches, key=lambda m: m.weights.n_known)
         part = f" (its {nearest.weights.source})" if nearest.weights.source else ""
         raise CheckpointError(
-            f"init_weights={source}{part} is of another model: {'; '.join(nearest.differences)}"
+            f"init_weights={source}{part} does not fit the model: {'; '.join(nearest.differences)}"
         )
     chosen = min(fitting, key=lambda m: bool(m.heads))  # the first of equals
     others = [m.weights.source for m in fitting if m.weights.place != chosen.weights.place]
     of_a_run = (path.parent.parent / CONFIG).is_file() and path.parent.name == "checkpoints"
-    told = chosen.told(of_a_run) + _copy(model, chosen, source)
+    messages = chosen.messages(of_a_run) + _copy(model, chosen, source)
     if others:
-        told.append(f"its {', '.join(others)} would fit, too")
+        messages.append(f"its {', '.join(others)} would fit as well")
     if drawn:
-        told.append(f"{len(drawn)} values keep their initial ones, first {min(drawn)}")
+        messages.append(f"{len(drawn)} values keep their initial ones, first {min(drawn)}")
     if chosen.left_out:
         left_out = chosen.left_out
-        told.append(f"{len(left_out)} values of quantizers left out, first {min(left_out)}")
-    return "; ".join([f"weights from {path}", *told])
+        messages.append(f"{len(left_out)} values of quantizers left out, first {min(left_out)}")
+    return "; ".join([f"weights from {path}", *messages])
 
 
 def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:
@@ -132,7 +132,7 @@ def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:
     Raises:
         CheckpointError: for a value that no network can compute with, with its key in the file.
     """
-    own, state, told = model.state_dict(), dict(chosen.state), []
+    ours, state, messages = model.state_dict(), dict(chosen.state), []
     where = {name: f"init_weights={source}: {key}" for name, key in chosen.weights.keys.items()}
     for name in extra_states(chosen.weights.values):
         if (text := chosen.weights.values[name]).partition(" ")[0] not in PHASES:
@@ -141,22 +141,22 @@ def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:
             )
     learned, types = learned_names(model), dict[str, int]()
     for name, value in state.items():
-        if not (isinstance(value, Tensor) and own[name].is_floating_point()):
+        if not (isinstance(value, Tensor) and ours[name].is_floating_point()):
             continue
-        if value.dtype != own[name].dtype:
-            state[name] = value.to(own[name].dtype)
-            words = f"{str(value.dtype)[6:]} copied into {str(own[name].dtype)[6:]}"
+        if value.dtype != ours[name].dtype:
+            state[name] = value.to(ours[name].dtype)
+            words = f"{str(value.dtype)[6:]} copied into {str(ours[name].dtype)[6:]}"
             types[words] = types.get(words, 0) + 1
         if fault := fault_of(name, state[name], learned):
             raise CheckpointError(f"{where[name]} {fault}")
-    told += [f"{count} value{'s' * (count > 1)} of {words}" for words, count in types.items()]
+    messages += [f"{count} value{'s' * (count > 1)} of {words}" for words, count in types.items()]
     negative = sorted(name for name in learned & {*state} if (state[name] < 0).any())
-    told += told_of(negative, "of quantizers below 0, whose size counts")
-    model.load_state_dict({**own, **state})
+    messages += counted(negative, "of quantizers negative, whose absolute value is used")
+    model.load_state_dict({**ours, **state})
     phases = {phase_of(state[name]) for name in extra_states(state)}
     if len(phases) == 1:
         set_phase(model, *phases)
-    return told
+    return messages
 
 
 def _file_of(path: Path) -> Path:

@@ -5,13 +5,13 @@ from qatlab.sweep.jobs import (
     FAILED,
     SweepJob,
     Watch,
-    check_words,
+    check_overrides,
     claim_gpu,
-    notes_are_taken,
     print_notes,
-    resume_word,
+    records_jobs,
+    resume_override,
     take_notes,
-    train_apart,
+    train_in_subprocess,
 )
 
 __all__ = [
@@ -19,11 +19,11 @@ __all__ = [
     "FAILED",
     "SweepJob",
     "Watch",
-    "check_words",
+    "check_overrides",
     "claim_gpu",
-    "notes_are_taken",
     "print_notes",
-    "resume_word",
+    "records_jobs",
+    "resume_override",
     "take_notes",
-    "train_apart",
+    "train_in_subprocess",
 ]

@@ -28,7 +28,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from qatlab import files
-from qatlab.config.folders import given_words, unlock_run
+from qatlab.config.folders import override_list, unlock_run
 from qatlab.errors import ConfigError, QatlabError, wrong
 from qatlab.results import record
 from qatlab.sweep import launchers
@@ -51,7 +51,7 @@ class Watch(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep without jobs, and name a folder for the notes of all its processes."""
         try:
-            _check_spaces(given_words(config.hydra.overrides.task))
+            _check_spaces(override_list(config.hydra.overrides.task))
             if not config.hydra.sweep.dir:
                 raise wrong("hydra.sweep.dir", "", "the path of a folder")
             os.environ[NOTES] = str(_folder_of_notes(Path(config.hydra.sweep.dir).absolute()))
@@ -60,7 +60,7 @@ class Watch(Callback):
             raise SystemExit(1) from error  # Hydra makes a warning of any other exception
 
 
-def check_words(words: list[str], is_sweep: bool) -> None:
+def check_overrides(words: list[str], is_sweep: bool) -> None:
     """Raise a ConfigError for a setting that has no effect without ``-m``, or none with it."""
     is_sweep = is_sweep or any(word.lower() == "hydra.mode=multirun" for word in words)
     for word in words:
@@ -90,7 +90,7 @@ def _check_spaces(words: list[str]) -> None:
             is_empty = next(override.sweep_iterator(), None) is None
         if is_empty:
             raise ConfigError(
-                f"{override.input_line} has no value to try, so that the sweep would have no job."
+                f"{override.input_line} has no values, so the sweep would have no jobs."
             )
 
 
@@ -162,7 +162,7 @@ class SweepJob:
             self._success = SKIPPED
         elif (folder / record.CONFIG).exists():
             self._success = RESUMED
-        self._note = Note(config.job.num, given_words(config.overrides.task), str(folder))
+        self._note = Note(config.job.num, override_list(config.overrides.task), str(folder))
         self._write()
         (folder / ERROR).unlink(missing_ok=True)
 
@@ -181,12 +181,12 @@ class SweepJob:
         self._write()
 
     def _write(self) -> None:
-        if notes_are_taken():
+        if records_jobs():
             file = Path(os.environ[NOTES]) / f"{self._note.number}.json"
             files.write_json(file, asdict(self._note))
 
 
-def resume_word(run: Path) -> str:
+def resume_override(run: Path) -> str:
     """Return the setting that resumes a run; a sweep's folders have names that need quotes."""
     name = str(run)
     if not re.fullmatch(r"[\w./+-]+", name, re.ASCII):
@@ -194,7 +194,7 @@ def resume_word(run: Path) -> str:
     return f"resume={name}"
 
 
-def train_apart(folder: Path, allow: Sequence[str]) -> None:
+def train_in_subprocess(folder: Path, allow: Sequence[str]) -> None:
     """Train what is left of a run in a command of its own.
 
     For a job of several processes: Lightning gives each the command line of the first, which would
@@ -208,7 +208,7 @@ def train_apart(folder: Path, allow: Sequence[str]) -> None:
         QatlabError: if the command fails; the reason is the sentence that it ends with.
     """
     unlock_run(folder)  # the command locks it
-    words = [sys.executable, "-m", "qatlab", "train", resume_word(folder)]
+    words = [sys.executable, "-m", "qatlab", "train", resume_override(folder)]
     words += [f"allow=[{','.join(allow)}]"] if allow else []
     environment = {name: value for name, value in os.environ.items() if name != NOTES}
     environment[launchers.PARENT] = str(os.getpid())
@@ -223,7 +223,9 @@ def train_apart(folder: Path, allow: Sequence[str]) -> None:
     finally:
         code = process.wait()  # also after Ctrl-C, which reaches both
     if code != 0:
-        raise QatlabError(reason or f"its processes ended with exit code {code}")
+        raise QatlabError(
+            reason or f"the process exited with code {code} without reporting an error"
+        )
 
 
 _gpu_locks: list[FileLock] = []  # held as long as this process lives
@@ -252,7 +254,7 @@ def claim_gpu(places: Path, count: int) -> None:
             return
 
 
-def notes_are_taken() -> bool:
+def records_jobs() -> bool:
     """Tell whether somebody will read what jobs note."""
     return NOTES in os.environ
 
@@ -276,11 +278,11 @@ def take_notes() -> list[Note]:
 def print_notes(notes: list[Note]) -> None:
     """Print what became of the jobs of a sweep."""
     shared = set.intersection(*(set(note.overrides) for note in notes)) if len(notes) > 1 else set()
-    table = Table("job", "overrides", "", "reason", title="Sweep", title_justify="left")
+    table = Table("job", "overrides", "state", "reason", title="Sweep", title_justify="left")
     for note in notes:
-        own = " ".join(word for word in note.overrides if word not in shared)
+        settings = " ".join(word for word in note.overrides if word not in shared)
         reason = note.reason.strip().splitlines()[-1] if note.reason else ""
-        table.add_row(str(note.number), own, note.state, reason)
+        table.add_row(str(note.number), settings, note.state, reason)
     wide_console().print(table)
     counts = {state: sum(note.state == state for note in notes) for state in STATES}
     print(", ".join(f"{count} {state}" for state, count in counts.items() if count))

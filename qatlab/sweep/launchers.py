@@ -76,10 +76,10 @@ def _begin_worker(parent: int, start_method: str) -> None:
 def end_with(parent: int) -> None:
     """End this process as soon as the one that has started it ends, in whatever way that is."""
     try:
-        asked = ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0
+        succeeded = ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0
     except (AttributeError, TypeError, OSError):  # no Linux
-        asked = False
-    if not asked:
+        succeeded = False
+    if not succeeded:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     if os.getppid() != parent:  # it has ended before
         _end()
@@ -104,7 +104,7 @@ def follow_parent() -> None:
         end_with(os.getppid())
 
 
-def told(error: BaseException) -> str | None:
+def message_of(error: BaseException) -> str | None:
     """Return why a launcher could not run its jobs, such as what sbatch says.
 
     Returns:

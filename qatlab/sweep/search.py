@@ -101,7 +101,7 @@ class SearchSweeper(Sweeper):
         OmegaConf.save(self.config, folder / "multirun.yaml")
         name = " ".join(sorted(arguments))  # another space in the same folder is another study
         directions = [optuna.study.StudyDirection[d.upper()] for d in self.objectives.values()]
-        with _alone(folder, name):
+        with _locked(folder, name):
             study = optuna.create_study(
                 study_name=name,
                 storage=open_journal(folder / JOURNAL),
@@ -139,9 +139,9 @@ class SearchSweeper(Sweeper):
             self.validate_batch_is_legal(distinct)
             jobs = self.launcher.launch(distinct, initial_job_idx=batch[0].number)
             reached = dict(zip(distinct, map(self._values, jobs), strict=True))
-            for trial, own in zip(batch, words, strict=True):
-                failed = states.FAIL if reached[own] is None else None
-                study.tell(trial, reached[own], state=failed)
+            for trial, settings in zip(batch, words, strict=True):
+                failed = states.FAIL if reached[settings] is None else None
+                study.tell(trial, reached[settings], state=failed)
             if all(values is None for values in reached.values()):
                 break  # it is told above why; the rest would hardly fare better
 
@@ -173,12 +173,12 @@ class SearchSweeper(Sweeper):
 
     def _suggest(self, trial: Any, overrides: list[Override]) -> None:
         """Propose the settings of a trial; some of them may be there, if the command was killed."""
-        own = []
+        settings = []
         _ = trial.relative_params  # proposed together
         for index, override in enumerate(overrides):
             _reseed(trial.study.sampler, self.seed, trial.number, index)
-            own.append(_word(override, trial))
-        trial.set_user_attr(OVERRIDES, own)
+            settings.append(_word(override, trial))
+        trial.set_user_attr(OVERRIDES, settings)
 
     def _sampler(self, number: int) -> Any:
         """Return a sampler that remembers nothing, in a random state of its own for each trial."""
@@ -230,7 +230,7 @@ def _check_count(name: str, value: Any) -> None:
 
 
 @contextmanager
-def _alone(folder: Path, study: str) -> Iterator[None]:
+def _locked(folder: Path, study: str) -> Iterator[None]:
     """Keep other processes from running the same search.
 
     Raises:
@@ -241,7 +241,7 @@ def _alone(folder: Path, study: str) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise ConfigError(
-            f"{folder} is being searched by another process; wait for it or end it, and give the "
+            f"{folder} is being searched by another process; wait for it or stop it, then run the "
             "command again."
         ) from None
     except OSError as error:

@@ -117,7 +117,7 @@ class RunCheckpoint(Checkpoint):
             if fault := fault_of(name, value, learned):
                 raise CheckpointError(f"{trainer.ckpt_path}: {name} {fault}")
             if name in learned and (value < 0).any() and trainer.is_global_zero:
-                print(f"{trainer.ckpt_path}: {name} is below 0; its size counts")
+                print(f"{trainer.ckpt_path}: {name} is negative; its absolute value is used")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -168,7 +168,7 @@ class RunCheckpoint(Checkpoint):
     def _save_last(self, trainer: Trainer) -> None:
         self._save(trainer, self.folder / LAST, self.folder / PREVIOUS)
 
-    def _save(self, trainer: Trainer, path: Path, elder: Path | None = None) -> None:
+    def _save(self, trainer: Trainer, path: Path, previous: Path | None = None) -> None:
         """Save under a temporary name, keep what there was as ``elder``, and rename.
 
         Raises:
@@ -180,8 +180,8 @@ class RunCheckpoint(Checkpoint):
             trainer.save_checkpoint(new, weights_only=False)
             trainer.strategy.checkpoint_io.teardown()  # waits for one that writes in a thread
             if trainer.is_global_zero:
-                if elder is not None and path.exists():
-                    os.replace(path, elder)
+                if previous is not None and path.exists():
+                    os.replace(path, previous)
                 put(new, path)
         except (OSError, ConfigError) as error:
             refusal = error if isinstance(error, OSError) else error.__cause__

@@ -124,9 +124,8 @@ class Classifier(LightningModule):
             if "more than 1 value per channel" not in str(error):  # torch's words
                 raise
             raise TrainingError(
-                f"a batch norm gets a single number for each channel, from a batch of "
-                f"{len(images)} image(s), and cannot normalise it; choose a data.batch_size and a "
-                "data.validation that leave no batch of one image"
+                "a batch norm cannot normalise a batch of a single value for each channel; choose "
+                "a data.batch_size and a data.validation that leave no batch of one image"
             ) from error
         losses = self._losses(outputs, images, labels)
         if mixed is not None:

@@ -171,7 +171,7 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     rows: dict[int, dict[str, str]] = {}
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.reader(_whole_lines(file))
+            reader = csv.reader(_complete_lines(file))
             columns = next(reader, None)
             if columns is None:
                 return []
@@ -204,7 +204,7 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     return list(rows.values())
 
 
-def _whole_lines(file: TextIO) -> Iterator[str]:
+def _complete_lines(file: TextIO) -> Iterator[str]:
     return (line for line in file if line.endswith(("\n", "\r")))
 
 

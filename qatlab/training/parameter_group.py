@@ -12,7 +12,7 @@ from qatlab.errors import ConfigError, text, wrong
 from qatlab.training.lr_policy import LrPolicy, check_number, constant
 from qatlab.training.solver import policy_factor
 
-OWN = {"sgd": ("momentum", "weight_decay"), "adam": ("betas", "eps")}  # settings of one method
+METHOD_OPTIONS = {"sgd": ("momentum", "weight_decay"), "adam": ("betas", "eps")}
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class ParameterGroup:
                 f"{path}.parameters is missing or not a pattern. Accepted: a pattern of parameter "
                 "names such as *.bias, or a list of them."
             )
-        (other,) = OWN.keys() - {self.method}
-        for name in OWN[other]:
+        (other,) = METHOD_OPTIONS.keys() - {self.method}
+        for name in METHOD_OPTIONS[other]:
             if getattr(self, name):  # 0 and null say the same as nothing
                 raise ConfigError(
                     f"{path}.{name}={text(getattr(self, name))} cannot be combined with method="

@@ -87,8 +87,8 @@ class PhaseSchedule(Callback):
                 pl_module.evaluate_batch(trainer.precision_plugin.convert_input(images), labels)  # type: ignore[operator]
                 for images, labels in batches
             ]
-        own = sum(sums, torch.zeros(3, device=pl_module.device))
-        total = trainer.strategy.reduce(own, reduce_op="sum")
+        local = sum(sums, torch.zeros(3, device=pl_module.device))
+        total = trainer.strategy.reduce(local, reduce_op="sum")
         means: dict[str, float] = pl_module.means(total)  # type: ignore[operator]
         return means
 

@@ -30,16 +30,16 @@ class RandomState(Callback):
         """Return all generator states as tensors, numbers and tuples, safe for ``weights_only``."""
         numpy_state: Any = np.random.get_state()
         name, keys, position, has_gauss, gauss = numpy_state
-        own: Any = {
+        local: Any = {
             "python": random.getstate(),
             "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        states = [own]
+        states = [local]
         if distributed.is_available() and distributed.is_initialized():
             states = [None] * distributed.get_world_size()
-            distributed.all_gather_object(states, own)  # each process asks for a checkpoint
+            distributed.all_gather_object(states, local)  # each process asks for a checkpoint
         return {"processes": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -83,8 +83,8 @@ class _Sum(torch.autograd.Function):
     # that is not public.
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        total = own.clone()
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        total = local.clone()
         distributed.all_reduce(total)
         return total
 
@@ -98,8 +98,8 @@ class _Sum(torch.autograd.Function):
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and variance of each channel, ``(C,)``, and the number of values behind them."""
     channels = x.transpose(0, 1).flatten(1)
-    own = channels.new_tensor([channels.shape[1]])
-    total: Tensor = _Sum.apply(torch.cat([channels.sum(1), own]))
+    local = channels.new_tensor([channels.shape[1]])
+    total: Tensor = _Sum.apply(torch.cat([channels.sum(1), local]))
     count = total[-1].detach()
     mean = total[:-1] / count
     squares: Tensor = _Sum.apply((channels - mean[:, None]).square().sum(1))

@@ -25,7 +25,7 @@ from qatlab.files import check_regular
 LAST = "last.ckpt"
 SETTINGS = "settings"  # what a run is trained under, in the state of what saves its checkpoints
 
-FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed global")  # torch's words, as are these
+NOT_ALLOWED = re.compile(r"GLOBAL (\S+) was not an allowed global")  # torch's words, as are these
 NO_DICTIONARY = re.compile(r"Can only SETITEMS? for .* but got <class '([^']*)'>")
 NO_LIST = re.compile(r"Can only append to lists, but got <class '([^']*)'>")
 BLOCKED = re.compile(r"unsupported GLOBAL (\S+) whose module")
@@ -201,9 +201,9 @@ def _kind(value: Any) -> str:
 
 def _stand_in(message: str, path: Path, known: dict[str, type]) -> bool:
     """Add to ``known`` what the reader has stopped at; False if a stand-in cannot help."""
-    if found := FOREIGN.search(message):
+    if found := NOT_ALLOWED.search(message):
         # All at once, where the format tells: each attempt reads the file.
-        names = [name for name in _foreign_classes(path) if name not in known] or [found[1]]
+        names = [name for name in _unknown_classes(path) if name not in known] or [found[1]]
         if known.keys() & {*names}:  # torch leaves out the module of a builtin
             names = [f"builtins.{found[1]}"]
         known.update({name: _named(name, StandIn) for name in names if not _runs_code(name)})
@@ -228,7 +228,7 @@ def _runs_code(name: str) -> bool:
     return parts[-1] in RUN_CODE or parts[0] in CODE_RUNNERS
 
 
-def _foreign_classes(path: Path) -> list[str]:
+def _unknown_classes(path: Path) -> list[str]:
     """Return the classes that a file names and ``weights_only`` does not know, [] if not known."""
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -239,8 +239,8 @@ def _foreign_classes(path: Path) -> list[str]:
 def _fault(path: Path, error: Exception, known: Collection[str]) -> str:
     """Return why a file cannot be read: what it is, or what it holds."""
     message = str(error)
-    if found := BLOCKED.search(message) or FOREIGN.search(message):
-        unsafe = [name for name in _foreign_classes(path) if _runs_code(name)]
+    if found := BLOCKED.search(message) or NOT_ALLOWED.search(message):
+        unsafe = [name for name in _unknown_classes(path) if _runs_code(name)]
         name = unsafe[0] if unsafe else found[1]
         what = COMMON.get(name, f"what {name} makes")
         return f"holds {what}, which is not loaded, as it could run code: save the state_dict alone"

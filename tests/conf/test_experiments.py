@@ -78,7 +78,7 @@ def test_the_rules_of_an_experiment_do_not_hinder_its_float_network(
     table = build(composed(tmp_path, *overrides)).table
     assert {layer.bits for layer in table.layers} == {None}
     rule = "+quant.rules.mine={index: 0, weight: {bits: 8}}"
-    with pytest.raises(ConfigError, match=r"quant\.rules\.mine has nothing to change"):
+    with pytest.raises(ConfigError, match=r"quant\.rules\.mine has no effect"):
         build(composed(tmp_path, *overrides, rule))
 
 

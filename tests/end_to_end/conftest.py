@@ -35,7 +35,7 @@ def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setattr(Hydra, "get_mode", lambda *args, **more: None)  # composes once more
     monkeypatch.setenv(hydra_app.USERS, "0")
     monkeypatch.delenv(hydra_app.USERS)
-    monkeypatch.setattr(hydra_app, "WANTS_TRACE", False)
+    monkeypatch.setattr(hydra_app, "FULL_TRACEBACK", False)
     yield
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None

@@ -19,7 +19,7 @@ from qonnx_operators import Quant
 from qatlab.cli.main import run as run_command
 from qatlab.deploy.integer import compute, with_rescale
 from qatlab.deploy.pixels import bytes_of, pixel_codes
-from qatlab.run.loading import load_words
+from qatlab.run.loading import load_arguments
 
 FORMS = {"integer": "onnx", "qdq": "onnx", "qonnx": "onnx", "c": "c"}
 AS_SPEECH = (  # bytes of which 211 stands for the zeros that DS-CNN pads with
@@ -80,7 +80,7 @@ def test_a_trained_network_answers_the_same_in_all_forms(network: str, tmp_path:
     assert found["images"] == 24
     assert len(found["forms"]) == 3 + 2 * 2
     assert all(form["different"] == form["ties"] for form in found["forms"].values())
-    trained = load_words([str(run)])
+    trained = load_arguments([str(run)])
     trained.data.setup("test")
     images = next(iter(trained.data.test_dataloader()))[0][:4]
     with torch.no_grad():

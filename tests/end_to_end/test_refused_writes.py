@@ -143,7 +143,9 @@ def test_of_two_processes_the_one_that_may_write_tells_what_was_refused(tmp_path
     assert_told(first, folder, "File too large")
     assert second.code == 1, second.output
     assert "Traceback" not in second.output
-    assert second.output.endswith("Error: another process of this run has ended; it tells why.\n")
+    assert second.output.endswith(
+        "Error: another process of this run has ended; its own message says why.\n"
+    )
     words = (f"resume={folder}", f"hydra.run.dir={folder}/resumed")
     resumed = start_two_forked(tmp_path, "train.py", *words)
     assert [ended.code for ended in resumed] == [0, 0], resumed

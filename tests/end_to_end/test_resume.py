@@ -267,8 +267,8 @@ def test_a_resume_under_other_conditions_is_told(tmp_path: Path, run: Run, kille
     other = {"CXX": "/nonexistent/c++", "OMP_NUM_THREADS": "1"}
     resumed = run("train.py", f"resume={folder}", **other)
     assert resumed.code == 0, resumed.output
-    changed = "kernels was compiled and became definitions"
-    assert "the run is not trained under one set of conditions" in resumed.output
+    changed = "kernels changed from compiled to definitions"
+    assert "the run is resumed under other conditions" in resumed.output
     assert changed in " ".join(resumed.output.split())
     result = result_of(folder)
     assert (result["changes"], result["environment"]["kernels"]) == ([changed], "definitions")
@@ -281,8 +281,8 @@ def test_a_configuration_that_was_edited_is_told(tmp_path: Path, run: Run, kille
     file.write_text(file.read_text().replace("mixup: 0.0", "mixup: 0.2"))
     resumed = run("train.py", f"resume={folder}")
     assert resumed.code == 0, resumed.output
-    assert "mixup was 0.0 and became 0.2" in " ".join(resumed.output.split())
-    assert result_of(folder)["changes"] == ["mixup was 0.0 and became 0.2"]
+    assert "mixup changed from 0.0 to 0.2" in " ".join(resumed.output.split())
+    assert result_of(folder)["changes"] == ["mixup changed from 0.0 to 0.2"]
 
 
 def test_a_finished_run_is_left_alone(run: Run, whole: Whole) -> None:
@@ -301,7 +301,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(tmp_path: Path, run: Run, who
         ("train.py", [*SETTINGS, in_folder(finished)], "already holds a run"),
         ("test.py", [f"run={finished}", "quant=none"], "quant=none has no effect beside run="),
         ("test.py", [f"run={finished}", "data=mnist"], "data=mnist has no effect beside run="),
-        ("test.py", [f"resume={finished}"], "test.py resumes nothing"),
+        ("test.py", [f"resume={finished}"], "resume= has no effect on a test"),
     ]:
         logs = in_folder(tmp_path / "logs") if script == "test.py" else "hydra.verbose=false"
         ended = run(script, *arguments, logs)

@@ -141,7 +141,7 @@ def test_own_code_is_called_by_each_reader_that_allows_it(
     assert run_command(["verify", str(run)]) == 1
     assert refused in capsys.readouterr().err
     assert run_command(["verify", str(run), "allow=killable_runs", "--images", "5"]) == 0
-    assert "5 images; bits that accumulators need" in capsys.readouterr().out
+    assert "5 images; accumulator bits" in capsys.readouterr().out
     assert (
         run_command(["export", str(run), "allow=[killable_runs]", "--format", "c", "-o", "net.c"])
         == 0
@@ -181,7 +181,7 @@ def test_a_damaged_result_is_written_anew_by_a_resume(
     assert str(run / "result.json") in tested.output
     ended = command("train.py", f"resume={run}")
     assert ended.code == 0, ended.output
-    assert "the network is tested once more" in " ".join(ended.output.split())
+    assert "the network is tested again" in " ".join(ended.output.split())
     after = read_json(run / "result.json")
     assert after["test"] == before["test"]
     assert after["best"] == before["best"]
@@ -229,7 +229,7 @@ def test_links_in_a_run_are_not_followed(finished: Path, tmp_path: Path, command
     (run / "checkpoints").symlink_to(tmp_path / "checkpoints")
     ended = command("train.py", f"resume={run}")
     assert ended.code == 1
-    assert "checkpoints is a link; what a run writes lies in its folder" in ended.output
+    assert "checkpoints is a link, which the folder of a run must not contain" in ended.output
 
 
 def test_the_inside_of_a_run_is_no_place_for_another(finished: Path, command: Command) -> None:

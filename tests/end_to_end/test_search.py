@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from qatlab import files
 from qatlab.errors import ConfigError
-from qatlab.sweep.search import JOURNAL, SearchSweeper, _alone, _inner, _word
+from qatlab.sweep.search import JOURNAL, SearchSweeper, _inner, _locked, _word
 
 optuna = pytest.importorskip("optuna", reason="extra `search` is missing")
 from optuna.storages import JournalStorage  # noqa: E402
@@ -275,10 +275,10 @@ def test_settings_that_are_proposed_twice_at_once_are_one_job(
 def test_two_searches_of_one_folder_do_not_meet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with _alone(tmp_path, "bits=range(2,9) lr=interval(0.01,0.1)"):
+    with _locked(tmp_path, "bits=range(2,9) lr=interval(0.01,0.1)"):
         with pytest.raises(ConfigError, match="is being searched by another process; wait for it"):
             trials(tmp_path, "RandomSampler", 1, monkeypatch)
-        with _alone(tmp_path, "bits=range(2,5)"):
+        with _locked(tmp_path, "bits=range(2,5)"):
             pass
 
 

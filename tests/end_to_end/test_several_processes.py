@@ -97,7 +97,7 @@ def test_a_job_of_a_sweep_has_processes_of_its_own(
         killed = start_forked(tmp_path / "log", "train.py", *words, **path, **{KILL_AT: kill})
         assert killed.code == 1
         reason = (tmp_path / "one job/error.txt").read_text()
-        assert reason.startswith("its processes ended with exit code")
+        assert reason.startswith("the process exited with code")
     ended = start_forked(tmp_path / "log", "train.py", *words, **path)
     assert ended.code == 0, ended.output
     assert ("\n1 done\n" if kill is None else "\n1 resumed\n") in ended.output

@@ -223,14 +223,14 @@ def test_jobs_that_differ_before_quantization_share_nothing(
         (("hydra.sweep.dir=a",), "hydra.sweep.dir=a has no effect without -m"),
         (("-m", "hydra.run.dir=a"), "hydra.run.dir=a has no effect in a sweep"),
         (("hydra.mode=MULTIRUN", "hydra.run.dir=a"), "hydra.run.dir=a has no effect in a sweep"),
-        (("-m", "seed=range(3,1)"), "seed=range(3,1) has no value to try"),
-        (("-m", "model=lenet", "seed=range(2,2)"), "seed=range(2,2) has no value to try"),
-        (("-m", "experiment=glob(none*)"), "experiment=glob(none*) has no value to try"),
+        (("-m", "seed=range(3,1)"), "seed=range(3,1) has no values"),
+        (("-m", "model=lenet", "seed=range(2,2)"), "seed=range(2,2) has no values"),
+        (("-m", "experiment=glob(none*)"), "experiment=glob(none*) has no values"),
         (("-m", "seed=1,2", "hydra.sweep.dir=''"), "hydra.sweep.dir is empty"),
         (("-m", "seed=1,2", "hydra.sweep.dir=/dev/null/s"), "cannot write to /dev/null/s: Not a"),
         (
             ("-m", "hydra/sweeper=random", "solver.optimizer.lr=interval(0.2,0.1)"),
-            "solver.optimizer.lr=interval(0.2,0.1) has no value to try",
+            "solver.optimizer.lr=interval(0.2,0.1) has no values",
         ),
     ],
 )

@@ -44,7 +44,7 @@ def test_a_run_answers_the_same_in_all_forms(run: Path, tmp_path: Path, capsys: 
         == 0
     )
     told = capsys.readouterr().out
-    assert re.search(r"50 images; bits that accumulators need: conv1 \d\d, conv2 ", told)
+    assert re.search(r"50 images; accumulator bits: conv1 \d\d, conv2 ", told)
     found = json.loads(file.read_text())
     result = json.loads((run / "result.json").read_text())
     assert found["images"] == 50
@@ -69,7 +69,7 @@ def test_onnx_that_is_not_there_is_told_whatever_else_is_compared(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, rescale: list[str]
 ) -> None:
     words = [str(run), "--images", "10", "--rescale", *rescale]
-    told = "ONNX was not compared, as onnxruntime is not there"
+    told = "ONNX was not compared, as onnxruntime is not installed"
     assert run_command(["verify", *words]) == 0
     assert told not in capsys.readouterr().out
     monkeypatch.setattr(verify_command, "can_make_onnx", lambda: False)

@@ -63,6 +63,6 @@ def test_a_network_trains_where_no_extra_is_installed(tmp_path: Path, root: Path
         "Error: --format qdq needs the package onnx: pip install 'qatlab[onnx]'.\n"
         "Error: ONNX files are read by the package onnx: pip install 'qatlab[onnx]'.\n"
     )
-    assert "ONNX was not compared, as onnxruntime is not there: pip install" in told.stdout
+    assert "ONNX was not compared, as onnxruntime is not installed: pip install" in told.stdout
     assert (tmp_path / "model.c").is_file()
     assert not (tmp_path / "model.onnx").exists()

@@ -214,7 +214,7 @@ def test_how_long_the_training_lasts(
     text = project(f"{FC}ConfigSection=c\n[c]\nSolvers.LearningRate=0.1\n{policy}")
     content, network = converted(tmp_path, text, epochs)
     assert content["schedule"]["float_epochs"] == expected
-    guessed = "the file does not tell how long to train: 100 epochs; --epochs N tells it"
+    guessed = "the file does not say how long to train: 100 epochs are taken; --epochs N sets it"
     assert (guessed in network.notices) == (expected == 100)
 
 

@@ -26,7 +26,10 @@ def resize_bilinear() -> Callable[..., None] | None:
         function = compiled(SOURCE, FLAGS).resize_bilinear
     except (OSError, subprocess.SubprocessError) as error:
         words = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        log.warning("images are resized operation by operation, and slower: %s", *words[:1])
+        log.warning(
+            "images are resized by torch, which is slower, as there is no C++ kernel: %s",
+            *words[:1],
+        )
         return None
     function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 10
     function.restype = None

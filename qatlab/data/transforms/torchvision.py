@@ -43,7 +43,7 @@ class Torchvision(Transform):
             accepted = "a mapping whose _target_ is a class of torchvision.transforms.v2"
             raise wrong(self.key_of("transform"), transform, accepted)
         self.transform = transform
-        with _own_numbers(torch.device("cpu")):
+        with _kept_rng_state(torch.device("cpu")):
             before = torch.get_rng_state()
             tried = self._tried(3) is not None or self._tried(1) is not None
             self.random = not (tried and torch.equal(before, torch.get_rng_state()))
@@ -52,7 +52,7 @@ class Torchvision(Transform):
 
     def channels(self, given: int) -> int:
         """Return how many channels an image has afterwards; a black one is tried."""
-        with _own_numbers(torch.device("cpu")):
+        with _kept_rng_state(torch.device("cpu")):
             image = self._tried(given)
         return given if image is None else image.shape[0]
 
@@ -61,7 +61,7 @@ class Torchvision(Transform):
         if not self.random:
             return self._transformed(images)
         results = []
-        with _own_numbers(images.device):
+        with _kept_rng_state(images.device):
             for image in images:
                 seed = int(rng.integers(1 << 63))
                 torch.default_generator.manual_seed(seed)
@@ -93,7 +93,7 @@ class Torchvision(Transform):
 
 
 @contextmanager
-def _own_numbers(device: torch.device) -> Iterator[None]:
+def _kept_rng_state(device: torch.device) -> Iterator[None]:
     """Set torch's generators, which others draw from, back in the end."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

@@ -51,7 +51,7 @@ from qatlab.quant import Phase, Quantizer
 from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.ops import ACTIVATIONS, affine, kind_of
-from qatlab.quant.sites import hands_on
+from qatlab.quant.sites import preserves_values
 from qatlab.quant.trace import measure
 
 
@@ -220,7 +220,7 @@ class Lowering(State):
         args, kwargs = self.measures.arguments(node)
         if (by_numbers := affine(kind, args, kwargs)) is not None:
             return moved(self, name, node, by_numbers)
-        if kind in ("view", "interpolate") and hands_on(node, kind, self.modules):
+        if kind in ("view", "interpolate") and preserves_values(node, kind, self.modules):
             return rearranged(self, name, node)
         function = CALLS.get(kind or "")
         if function is None:

@@ -43,7 +43,7 @@ def elementwise(
         raise at.wrong("shifts", shifts, f"null for operation={operation}")
     factors = _by_input(at, "weights", weights, shape[0])
     module = Elementwise(operation, factors, _by_input(at, "shifts", shifts, shape[0]))
-    return Layer(shape, at.apart(), module, flat=at.flat)
+    return Layer(shape, at.separate(), module, flat=at.flat)
 
 
 def scale(at: Place, *, factor: float | Sequence[float]) -> Layer:

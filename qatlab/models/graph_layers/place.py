@@ -90,7 +90,9 @@ class Place:
         _, height, width = self.sources[0].shape
         for source in self.sources:
             if source.shape[1:] != (height, width):
-                raise ConfigError(f"{self.key}.input: {self._sizes()}, which cannot be joined.")
+                raise ConfigError(
+                    f"{self.key}.input: {self._sizes()}, which cannot be concatenated."
+                )
         return sum(source.shape[0] for source in self.sources), height, width
 
     def alike(self) -> Shape:
@@ -115,8 +117,8 @@ class Place:
         """Join to ``(N, C)`` where all inputs are that, or else to ``(N, C, H, W)``."""
         return _concatenated if self.flat else self.spatial()
 
-    def apart(self) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
-        """Leave the inputs apart, all of them ``(N, C)`` or all of them ``(N, C, H, W)``."""
+    def separate(self) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+        """Leave the inputs separate, all of them ``(N, C)`` or all of them ``(N, C, H, W)``."""
         flat = tuple(source.flat and not self.flat for source in self.sources)
         return partial(_unflattened, flat=flat)
 

@@ -45,7 +45,7 @@ def conv(
     extent = (spread[0] * (area[0] - 1) + 1, spread[1] * (area[1] - 1) + 1)
     height, width = at.window(extent, steps, sides, kernel)
     symmetric = sides[0] == sides[1] and sides[2] == sides[3]
-    module = _undrawn(
+    module = _uninitialized(
         nn.Conv2d,
         channels_in,
         channels,
@@ -97,7 +97,7 @@ def deconv(
     if min(shape) < 1:
         raise at.wrong("padding", padding, f"less, as the output would be {sizes(shape)}")
     symmetric = sides[0] == sides[1] and sides[2] == sides[3]
-    module = _undrawn(
+    module = _uninitialized(
         nn.ConvTranspose2d,
         channels_in,
         channels,
@@ -129,7 +129,7 @@ def linear(
     if drop_connect is not None and not 0 < drop_connect <= 1:
         accepted = "the probability that a weight is kept, above 0 and up to 1, or null"
         raise at.wrong("drop_connect", drop_connect, accepted)
-    module = _undrawn(nn.Linear, features, channels, bias=bias)
+    module = _uninitialized(nn.Linear, features, channels, bias=bias)
     _fill(at, module, weight_init, bias_init, features, 1)
     if drop_connect is not None and drop_connect < 1:
         _drop_weights(module, 1 - drop_connect)
@@ -142,7 +142,7 @@ def zero_pad(sides: Sides) -> Step:
     return partial(F.pad, pad=(left, right, top, bottom))
 
 
-def _undrawn(kind: Callable[..., M], *sizes: Any, **settings: Any) -> M:
+def _uninitialized(kind: Callable[..., M], *sizes: Any, **settings: Any) -> M:
     """Return a layer whose parameters hold no values yet, without drawing any at random."""
     return kind(*sizes, **settings, device="meta").to_empty(device="cpu")
 

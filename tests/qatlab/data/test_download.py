@@ -94,7 +94,7 @@ def test_a_site_that_cannot_be_reached_is_told_in_a_sentence(site: Path, tmp_pat
     with pytest.raises(DataError) as told:
         Cifar10(str(folder), download=True).fetch()
     words = str(told.value)
-    assert words.startswith(f"{Cifar10._url} cannot be fetched: ")
+    assert words.startswith(f"{Cifar10._url} cannot be downloaded: ")
     assert f"fetch it elsewhere and unpack it in data.source.folder, '{folder}'" in words
     assert "\n" not in words
     assert list(folder.iterdir()) == []
@@ -103,7 +103,7 @@ def test_a_site_that_cannot_be_reached_is_told_in_a_sentence(site: Path, tmp_pat
 def test_an_archive_that_is_damaged_is_not_unpacked(site: Path, tmp_path: Path) -> None:
     archive = site / "cifar-10-binary.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-9])
-    with pytest.raises(DataError, match="cannot be fetched: what arrives is damaged"):
+    with pytest.raises(DataError, match="cannot be downloaded: the downloaded file is damaged"):
         Cifar10(str(tmp_path / "data"), download=True).fetch()
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -111,7 +111,7 @@ def test_an_archive_that_is_damaged_is_not_unpacked(site: Path, tmp_path: Path) 
 def test_a_folder_that_cannot_be_written_is_told(site: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
-        DataError, match=r"cannot be fetched: .*data\.source\.folder, '.*/file/data"
+        DataError, match=r"cannot be downloaded: .*data\.source\.folder, '.*/file/data"
     ):
         Cifar10(str(tmp_path / "file" / "data"), download=True).fetch()
 

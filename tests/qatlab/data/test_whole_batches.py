@@ -93,8 +93,8 @@ def test_what_workers_make_are_bytes_only_if_the_rest_is_done_on_the_device(
     folder: Path, on_device: bool
 ) -> None:
     batches = loader(folder, transforms=steps(NORMALIZE), on_device=on_device).batches
-    made = batches[module.Order(0, 0, [5, 6])]
-    assert isinstance(made, module.Made)
+    made = batches[module.BatchRequest(0, 0, [5, 6])]
+    assert isinstance(made, module.BatchResult)
     assert made.x is not None
     assert made.x.dtype == (torch.uint8 if on_device else torch.float32)
 
@@ -112,15 +112,15 @@ def test_memory_of_workers_is_used_again_only_when_its_images_were_taken(folder:
 def test_workers_write_bytes_to_shared_memory_and_hand_over_floats(folder: Path) -> None:
     batches = loader(folder, transforms=steps()).batches
     batches.shared = [torch.zeros(3, 3, 8, 6, dtype=torch.uint8) for _ in range(2)]
-    made = batches[module.Order(0, 0, [7, 8], memory=1)]
-    assert isinstance(made, module.Made)
+    made = batches[module.BatchRequest(0, 0, [7, 8], memory=1)]
+    assert isinstance(made, module.BatchResult)
     assert made.x is None
     batches.shared[1], seen = torch.empty(0), batches.shared[1]
     assert (seen.flatten(1).amax(1) > 0).tolist() == [True, True, False]
     floats = loader(folder, transforms=steps(NORMALIZE), on_device=False).batches
     floats.shared = [torch.zeros(3, 3, 8, 6, dtype=torch.uint8)]
-    made = floats[module.Order(0, 0, [7, 8])]
-    assert isinstance(made, module.Made)
+    made = floats[module.BatchRequest(0, 0, [7, 8])]
+    assert isinstance(made, module.BatchResult)
     assert made.x is not None
 
 

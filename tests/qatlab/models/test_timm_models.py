@@ -192,7 +192,7 @@ def test_without_timm_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPat
         ({"options": {"drop_pth_rate": 1}}, r"^model\.options: resnet18 .*'drop_pth_rate'"),
         ({"options": {"in_chans": 1}}, r"^model\.options\.in_chans is set by qatlab"),
         ({"name": "nf_regnet_b0"}, r"cannot be quantized: ScaledStdConv2d\w* computes its weights"),
-        ({"name": "bat_resnext26ts"}, r"bat_resnext26ts cannot be taken apart: symbolically"),
+        ({"name": "bat_resnext26ts"}, r"bat_resnext26ts cannot be traced: symbolically"),
     ],
 )
 def test_wrong_arguments_are_told(arguments: dict[str, Any], told: str) -> None:

@@ -234,7 +234,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_a_network_it_is_told_which_file_goes_where(hub: Path) -> None:
     told = (
-        rf"^model\.weights=DEFAULT: .*/(squeezenet1_1-\w+\.pth) cannot be fetched "
+        rf"^model\.weights=DEFAULT: .*/(squeezenet1_1-\w+\.pth) cannot be downloaded "
         rf"\(no route to host\); put \1 into {hub}, or take .* init_weights= "
     )
     with pytest.raises(ConfigError, match=told):

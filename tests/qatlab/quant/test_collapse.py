@@ -85,7 +85,7 @@ def test_ternary_weights_are_not_mentioned() -> None:
         (LSQ, fill("relu.step_size", 100.0), "relu", "puts out one value only, 0, of values from"),
         (SAT, fill("relu.alpha", 1e30), "relu", "; its alpha is 1e+30"),
         (LSQ, fill("relu.step_size", 1e-20), "relu", "two outermost levels only, 0 and 1.5e-19"),
-        (BINARY, fill("relu.alpha", 0.0), "relu", "quantizes with nothing: its alpha is 0"),
+        (BINARY, fill("relu.alpha", 0.0), "relu", "cannot quantize: its alpha is 0"),
         (LSQ, fill("relu.step_size", -1e-31), "relu", "its step_size is 1e-31"),
         (LSQ, fill("fc.weight_quantizer.step_size", 3.0), "fc", "its weights to one value only, 0"),
         (
@@ -110,13 +110,13 @@ def test_a_collapsed_quantizer_is_named(
 @pytest.mark.parametrize(
     ("change", "name", "words"),
     [
-        (fill("conv.weight", 0.0), "relu", "relu puts out one value only, 0: it is given 0 only"),
+        (fill("conv.weight", 0.0), "relu", "relu puts out one value only, 0: its input is 0 only"),
         (
             fill("fc.weight", 0.0),
             "fc",
-            "fc quantizes its weights to one value only, 0: it is given",
+            "fc quantizes its weights to one value only, 0: its input is",
         ),
-        (fill("conv.weight", -0.1), "relu", "one value only, 0: it is given 0 only"),
+        (fill("conv.weight", -0.1), "relu", "one value only, 0: its input is 0 only"),
     ],
 )
 def test_a_quantizer_is_not_accused_of_what_it_is_given(
@@ -133,7 +133,7 @@ def test_pruned_weights_are_told_as_what_they_are() -> None:
     model = network(*LSQ)
     model.fc.weight_mask = torch.zeros(3, 18)
     assert found(model) == {
-        "fc": "fc quantizes its weights to one value only, 0: it is given 0 only"
+        "fc": "fc quantizes its weights to one value only, 0: its input is 0 only"
     }
 
 

@@ -144,7 +144,7 @@ def test_a_table_may_be_written_in_other_ways(tmp_path: Path, text: str) -> None
         (b"a,b\n1,2\n", ":1: this is not the header"),
         ("epoch,val/acc\n0,0.5\n".encode("utf-16"), "it is not UTF-8 text"),
         ("epoch,val/acc\n0,0.5\n".encode("utf-16-le"), ":1: this is not the header"),
-        (b"epoch,val/acc\n0,0.5\n1\n", ":3: this row is not whole"),
+        (b"epoch,val/acc\n0,0.5\n1\n", ":3: this row is incomplete"),
         (b"epoch,val/acc\n0,0.5\n1,much\n", ":3: val/acc is 'much', not a number"),
         (b"epoch,val/acc\n0,0.5\n1," + b"9x" * 150_000, ":3: val/acc is '9x9x"),
         (b'epoch,val/acc\n0,"' + b"9" * 300_000 + b'"\n', "field larger than field limit"),

@@ -12,7 +12,7 @@ from torch import nn
 
 from qatlab.run import shared_phases
 from qatlab.run.belonging import sum_of
-from qatlab.run.shared_phases import _is_sound, _sources, _take
+from qatlab.run.shared_phases import _is_valid, _sources, _take
 
 
 def test_sources_are_those_of_qatlab_and_of_the_users_own_code(
@@ -53,7 +53,7 @@ def entry(tmp_path: Path) -> Path:
 
 
 def test_sound_phases_are_taken_over_byte_by_byte(entry: Path, tmp_path: Path) -> None:
-    assert _is_sound(entry, "facts")
+    assert _is_valid(entry, "facts")
     _take(entry, tmp_path / "run")
     files = {path.relative_to(entry) for path in entry.rglob("*.*")} - {Path("facts.json")}
     assert {path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*.*")} == files
@@ -71,7 +71,7 @@ def test_damaged_phases_are_told_and_removed(
     content = bytearray((entry / name).read_bytes())
     content[len(content) // 2 : len(content) // 2 + 8] = b"\xff" * 8
     (entry / name).write_bytes(content)
-    assert not _is_sound(entry, "facts")
+    assert not _is_valid(entry, "facts")
     assert not entry.exists()  # so that this job trains them, and leaves them for others
     assert f"{name}" in capsys.readouterr().out
 
@@ -83,7 +83,7 @@ def test_whole_files_of_other_phases_are_told_and_removed(
     torch.save({"weights": torch.zeros(100)}, tmp_path / "last.ckpt")
     (tmp_path / "metrics.csv").write_text("epoch,step\n0,2\n")
     shutil.copy(tmp_path / Path(name).name, entry / name)
-    assert not _is_sound(entry, "facts")
+    assert not _is_valid(entry, "facts")
     assert not entry.exists()
     assert f"{entry} holds other files than" in capsys.readouterr().out
 
@@ -91,7 +91,7 @@ def test_whole_files_of_other_phases_are_told_and_removed(
 def test_phases_under_the_name_of_others_are_told_and_removed(
     entry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not _is_sound(entry, "other facts")
+    assert not _is_valid(entry, "other facts")
     assert not entry.exists()
     assert f"{entry / 'facts.json'} holds the facts of other phases" in capsys.readouterr().out
 
@@ -99,18 +99,18 @@ def test_phases_under_the_name_of_others_are_told_and_removed(
 def test_a_pipe_in_the_place_of_metrics_is_not_read(entry: Path) -> None:
     (entry / "metrics.csv").unlink()
     os.mkfifo(entry / "metrics.csv")
-    assert not _is_sound(entry, "facts")  # reading it would never end
+    assert not _is_valid(entry, "facts")  # reading it would never end
 
 
 def test_a_link_in_the_place_of_phases_is_removed_and_what_it_names_kept(
     entry: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "link").symlink_to(entry)
-    assert not _is_sound(tmp_path / "link", "other facts")
+    assert not _is_valid(tmp_path / "link", "other facts")
     assert not (tmp_path / "link").is_symlink()
     assert (entry / "facts.json").exists()
 
 
 def test_no_phases_are_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert not _is_sound(tmp_path / "entry", "facts")
+    assert not _is_valid(tmp_path / "entry", "facts")
     assert capsys.readouterr().out == ""

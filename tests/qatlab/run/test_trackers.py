@@ -85,7 +85,7 @@ def test_a_run_that_its_tracker_has_lost_is_told(tmp_path: Path) -> None:
     (tmp_path / "trackers.json").write_text('{"mlflow": "0123"}')
     store = node("MLFlowLogger", tracking_uri=f"file:{tmp_path}/mlruns")
     trainer = trainer_with(make_tracker("mlflow", store, tmp_path))
-    told = r"logger\.mlflow cannot begin, or go on with 0123: .*0123"
+    told = r"logger\.mlflow cannot start, or continue 0123: .*0123"
     with (
         pytest.raises(ConfigError, match=told),
         tracked(trainer, ["mlflow"], tmp_path, {}, TABLE),
@@ -168,7 +168,7 @@ def test_a_tracker_that_fails_at_the_end_loses_neither_the_run_nor_the_others(
         away.finalize("success")  # as Lightning does when a training ends
         trackers.report({"test": {"top1": 0.5}, "seconds": 2.0}, step=7)
     assert capsys.readouterr().err.splitlines() == [
-        "Warning: logger.away has not got all of the report: it is still away",
-        "Warning: logger.away has not got all of the report: the server",
+        "Warning: logger.away did not receive the whole report: it is still away",
+        "Warning: logger.away did not receive the whole report: the server",
     ]
     there.log_metrics.assert_called_once()

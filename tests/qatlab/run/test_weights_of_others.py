@@ -103,7 +103,7 @@ def holds(model: nn.Module, values: State, without: tuple[str, ...] = ("_none_",
         ({"net": state(), "acc": 91.2, "epoch": 3}, ("they are its 'net'",)),
         ({"checkpoint": {"model": {"params": state()}}}, ("its 'checkpoint.model.params'",)),
         ([state(), {"lr": 0.1}], ("they are its '0'",)),
-        (prefixed("module.", state()), ("'module.' taken off the names",)),
+        (prefixed("module.", state()), ("'module.' removed from the names",)),
         ({"state_dict": prefixed("module.", state())}, ("its 'state_dict'", "'module.' taken off")),
         ({"state_dict": prefixed("net.", state())}, ("'net.' taken off",)),
         ({"state_dict": prefixed("backbone.encoder.", state())}, ("'backbone.encoder.' taken",)),
@@ -111,14 +111,14 @@ def holds(model: nn.Module, values: State, without: tuple[str, ...] = ("_none_",
             {"state_dict": {**prefixed("model.", state()), "criterion.weight": torch.ones(3)}},
             ("'model.' taken off", "1 value of other names left out, first criterion.weight"),
         ),
-        (prefixed("_orig_mod.", state()), ("'_orig_mod.' taken out of the names",)),
+        (prefixed("_orig_mod.", state()), ("'_orig_mod.' removed from the names",)),
         (prefixed("module._orig_mod.", state()), ("'module.'", "'_orig_mod.'")),
         (prefixed("_orig_mod.module.", state()), ("'module.'", "'_orig_mod.'")),
         (
             {k.replace("blocks.", "blocks._orig_mod."): v for k, v in state().items()},
-            ("'_orig_mod.' taken out of the names",),
+            ("'_orig_mod.' removed from the names",),
         ),
-        (AveragedModel(net()).state_dict(), ("'module.' taken off the names",)),
+        (AveragedModel(net()).state_dict(), ("'module.' removed from the names",)),
         ({**state(), "epoch": 7, "best": 0.5, "names": ["a"]}, ()),
         ({k: v for k, v in state().items() if "num_batches" not in k}, ()),
         ({**state(), "total_ops": torch.zeros(1), "bn1.total_params": torch.zeros(1)}, ()),
@@ -149,7 +149,7 @@ def test_a_plain_model_is_taken_before_its_average(average: str, first: bool, pa
     told = load(dict(both if first else both[::-1]), path, model)
     holds(model, state(1))
     assert "they are its 'model'" in told
-    assert f"its '{average}', names that begin with 'module.' would fit, too" in told
+    assert f"its '{average}', names that begin with 'module.' would fit as well" in told
 
 
 def test_an_average_inside_of_one_dictionary_comes_second(path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_network_inside_of_a_users_module_takes_its_plain_file(path: Path) -> 
     model = quantized(Wrapped())
     told = load(state(), path, model)
     holds(model, prefixed("net.", state()))
-    assert "'net.' put in front of the names" in told
+    assert "'net.' added to the names" in told
 
 
 def test_a_safetensors_file_is_known_by_its_content(path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_file_that_fits_whole_is_taken_before_one_of_another_head(path: Path) 
 def test_a_network_that_is_not_trained_any_more_needs_its_head(path: Path) -> None:
     torch.save(state(num_classes=5), path)
     model = quantized(net(seed=9))
-    told = "is of another model: fc has 5 outputs in the file and 3 in the model$"
+    told = "does not fit the model: fc has 5 outputs in the file and 3 in the model$"
     with pytest.raises(CheckpointError, match=told):
         init_weights(model, str(path), whole=True)
     holds(model, {k: v for k, v in state(9).items() if not k.startswith("fc")})
@@ -273,7 +273,7 @@ def test_tied_weights_may_be_in_the_file_once(path: Path) -> None:
 def test_a_layer_of_another_width_is_no_head(key: str, path: Path) -> None:
     values = state()
     values[key] = torch.cat([values[key]] * 2, dim=min(1, values[key].ndim - 1))
-    with pytest.raises(CheckpointError, match=rf"is of another model: {key} is \("):
+    with pytest.raises(CheckpointError, match=rf"does not fit the model: {key} is \("):
         load(values, path)
     whole = state()  # a layer in front of others, whose norm or reader has another width, too
     whole["conv1.weight"], whole["conv1.bias"] = torch.ones(5, 3, 3, 3), torch.ones(5)
@@ -393,7 +393,7 @@ def test_a_step_below_0_counts_by_its_size(path: Path) -> None:
     model = quantized(net(seed=9), LsqWeight, LsqActivation)
     told = load(values, path, model)
     assert (
-        "1 value of quantizers below 0, whose size counts, first fc.weight_quantizer.step_size"
+        "1 value of quantizers negative, whose absolute value is used, first fc.weight_quant"
         in told
     )
     codes = model.get_submodule("fc.weight_quantizer")(torch.tensor([[0.26, -0.4]]))
@@ -494,15 +494,15 @@ def jit(path: Path) -> None:
         ),
         (
             lambda path: torch.save({**state(), "fc.bias": np.zeros(3)}, path),
-            "is of another model: fc.bias is a numpy array in the file",
+            "does not fit the model: fc.bias is a numpy array in the file",
         ),
         (
             lambda path: torch.save({**state(), "fc.bias": torch.zeros(3).to_sparse()}, path),
-            "is of another model: fc.bias is sparse_coo in the file",
+            "does not fit the model: fc.bias is sparse_coo in the file",
         ),
         (
             lambda path: torch.save({**state(), "fc.bias": nested()}, path),
-            "is of another model: fc.bias is a nested tensor in the file",
+            "does not fit the model: fc.bias is a nested tensor in the file",
         ),
         (jit, "is a TorchScript archive: save the state_dict()"),
         (lambda path: path.write_bytes(pickle.dumps(state()["fc.bias"].numpy())), "it is a pickle"),

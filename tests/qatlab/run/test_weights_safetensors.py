@@ -323,7 +323,7 @@ def test_a_test_of_such_a_file_measures_the_quantized_network(cfg: DictConfig, p
 def test_a_test_of_float_weights_does_not_start_sites(cfg: DictConfig, path: Path) -> None:
     saved(LeNet(10, 1), path)
     cfg.init_weights = str(path)
-    with pytest.raises(TrainingError, match=r"^relu1: alpha has no value to evaluate with"):
+    with pytest.raises(TrainingError, match=r"^relu1: alpha is not initialized"):
         experiment.evaluate(cfg)
 
 
