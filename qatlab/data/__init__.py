@@ -15,6 +15,7 @@ from qatlab.data.sources import FashionMnist, ImageSource, LabelledImages, Mnist
 from qatlab.data.speech_commands import SpeechCommands
 from qatlab.data.synthetic import Synthetic
 from qatlab.data.tables import CsvImages
+from qatlab.data.toy_admos import ToyAdmos
 
 __all__ = [
     "BatchLoader",
@@ -40,6 +41,7 @@ __all__ = [
     "Mnist",
     "SpeechCommands",
     "Synthetic",
+    "ToyAdmos",
     "VisualWakeWords",
     "resize_bilinear",
 ]
