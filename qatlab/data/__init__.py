@@ -14,6 +14,7 @@ from qatlab.data.sources import FashionMnist, ImageSource, LabelledImages, Mnist
 from qatlab.data.speech_commands import SpeechCommands
 from qatlab.data.synthetic import Synthetic
 from qatlab.data.tables import CsvImages
+from qatlab.data.toy_admos import ToyAdmos
 from qatlab.data.transforms.opencv_resize import resize_bilinear
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Mnist",
     "SpeechCommands",
     "Synthetic",
+    "ToyAdmos",
     "VisualWakeWords",
     "resize_bilinear",
 ]

@@ -87,6 +87,11 @@ class ImageModule(ABC):
         """C of the images before the transforms."""
         return self._described.channels
 
+    @property
+    def images_per_score(self) -> int:
+        """Test images in a row that get one score together, such as windows of a clip."""
+        return int(getattr(self._described, "images_per_score", 1))
+
     def example_input(self) -> Tensor:
         """Return one black image, (1, C, H, W), to trace a model; reads no data set."""
         return torch.zeros(1, self.in_channels, *self.image_size)

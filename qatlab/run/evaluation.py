@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qatlab.errors import ConfigError, DataError
 from qatlab.files import write_bytes
 from qatlab.quant import warnings_of
-from qatlab.results.scores import Scores, n2d2_lines
+from qatlab.results.scores import Scores, area_under_roc, n2d2_lines
 from qatlab.training.classifier import Classifier
 
 
@@ -65,6 +65,8 @@ class Evaluation:
         loss: mean loss.
         images: number of images that counted.
         classes: None for a model that does not classify.
+        auc: of such a model, how well its loss tells anomalies (class 1) from normal images (class
+            0); None where the test images are not of these two.
         collapsed: what is wrong with each quantizer that has collapsed.
     """
 
@@ -72,6 +74,7 @@ class Evaluation:
     loss: float
     images: int
     classes: ClassScores | None
+    auc: float | None = None
     collapsed: tuple[str, ...] = ()
 
     @classmethod
@@ -88,13 +91,31 @@ class Evaluation:
             loss=module.trainer.callback_metrics["test/loss"].item(),
             images=module.tested,
             classes=ClassScores.of(module) if module.classifies else None,
+            auc=_auc(module),
             collapsed=tuple(module.collapsed.values()),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``result.json`` holds."""
         test = {"phase": self.phase, "images": self.images, "loss": self.loss}
+        if self.auc is not None:
+            test["auc"] = self.auc
         return {"test": test | ({} if self.classes is None else self.classes.to_json())}
+
+
+def _auc(module: Classifier) -> float | None:
+    """Return the AUC of the losses of a test; None without anomalies and normal images.
+
+    Each process of several has a part of the images only, and none is returned.
+    """
+    if module.classifies or module.num_classes != 2 or module.trainer.world_size > 1:
+        return None
+    each = module.images_per_score
+    losses = torch.cat(module.test_losses).double()
+    scored = len(losses) // each * each  # of a test that is cut short
+    means = losses[:scored].view(-1, each).mean(1).numpy()
+    anomalies = torch.cat(module.labels)[:scored:each].numpy() == 1
+    return area_under_roc(means, anomalies) if 0 < anomalies.sum() < len(anomalies) else None
 
 
 def lines(evaluation: Evaluation, digits: int) -> list[str]:
@@ -107,7 +128,8 @@ def lines(evaluation: Evaluation, digits: int) -> list[str]:
     classes = evaluation.classes
     warnings = warnings_of(evaluation.collapsed)
     if classes is None:
-        return [f"    {loss}", *warnings]
+        auc = "" if evaluation.auc is None else f"AUC: {evaluation.auc:.4f} / "
+        return [f"    {auc}{loss}", *warnings]
     top = f"    Top-1: {classes.top1:.2%} / Top-5: {classes.top5:.2%}"
     return [*n2d2_lines(classes.scores, digits), f"{top} / {loss}", *warnings]
 

@@ -32,6 +32,7 @@ def module_of(built: Built) -> Classifier:
         built.data.num_classes,
         built.step,
         built.mixup,
+        built.data.images_per_score,
     )
 
 

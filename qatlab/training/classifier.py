@@ -44,9 +44,11 @@ class Classifier(LightningModule):
         num_classes: of the data.
         step: computes the network in training.
         mixup: parameter of :class:`Mixup`; 0 trains on the images as they are.
+        images_per_score: test images in a row whose mean loss is one score of an anomaly.
 
     Attributes:
         classifies: whether the first output stands for a class; if not, there is no accuracy.
+        test_losses: of the images of the last test, batch by batch; none of a classifier.
         tested: number of images that counted in the last evaluation, of all processes.
         collapsed: by site or layer, what is wrong with quantizers that have collapsed in it.
     """
@@ -60,6 +62,7 @@ class Classifier(LightningModule):
         num_classes: int,
         step: TrainingForward,
         mixup: float = 0.0,
+        images_per_score: int = 1,
     ) -> None:
         super().__init__()
         self.step = step
@@ -68,7 +71,9 @@ class Classifier(LightningModule):
         self.losses = losses
         self.position = position
         self.mixup = Mixup(mixup)
+        self.images_per_score = images_per_score
         self.classifies = losses[0].classifies
+        self.num_classes = num_classes
         # Plain sums: a metric object costs several times as much in each training step.
         self._train_sums = torch.zeros(3)  # see _sums
         self._evaluation_sums = torch.zeros(3)
@@ -80,6 +85,7 @@ class Classifier(LightningModule):
             self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED)
         self.outputs: list[Tensor] = []  # of the last test, batch by batch
         self.labels: list[Tensor] = []
+        self.test_losses: list[Tensor] = []
         self.tested = 0
         self.collapsed: dict[str, str] = {}
         self._watch: CollapseWatch | None = None
@@ -166,7 +172,7 @@ class Classifier(LightningModule):
         if self.classifies:
             self.top5.reset()
             self.confusion.reset()
-        self.outputs, self.labels = [], []
+        self.outputs, self.labels, self.test_losses = [], [], []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to loss and accuracy."""
@@ -178,10 +184,12 @@ class Classifier(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to all scores, and keep what the first output answers."""
-        answers = self._evaluate(batch)
+        answers, losses = self._evaluate(batch)
         if self.classifies:
             self.top5.update(answers, batch[1])
             self.confusion.update(answers, batch[1])
+        else:
+            self.test_losses.append(losses.cpu())
         self.outputs.append(answers.cpu())
         self.labels.append(batch[1].cpu())
 
@@ -252,13 +260,13 @@ class Classifier(LightningModule):
         correct = first.correct(outputs[0], labels)
         return torch.stack([losses.sum(), correct, first.counts(labels).sum()])
 
-    def _evaluate(self, batch: Batch) -> Tensor:
-        """Add a batch to the sums, and return the answers of the first output."""
+    def _evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Add a batch to the sums; return the answers of the first output, and all losses."""
         images, labels = batch
         outputs = as_tuple(self.model(images))
         losses = self._losses(outputs, images, labels)
         self._evaluation_sums += self._sums(losses, outputs, labels)
-        return self.losses[0].answers(outputs[0])
+        return self.losses[0].answers(outputs[0]), losses
 
     def _of_all_processes(self, sums: Tensor) -> Tensor:
         total: Tensor = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum")

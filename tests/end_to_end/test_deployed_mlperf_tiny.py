@@ -30,7 +30,7 @@ NETWORKS = {  # words, channels, height and width, classes
     "resnet8": (["experiment=mlperf_tiny_ic"], 3, (32, 32), 10),
     "mobilenet_v1": (["experiment=mlperf_tiny_vww"], 3, (96, 96), 2),
     "ds_cnn": (["experiment=mlperf_tiny_kws", AS_SPEECH], 1, (49, 10), 12),
-    "autoencoder": (["model=autoencoder", "loss=reconstruction"], 1, (5, 128), 2),
+    "autoencoder": (["experiment=mlperf_tiny_ad"], 1, (5, 128), 2),
 }
 SMOKE = (
     *("quant=lsq_8bit", "solver=adam", "data=synthetic", "data.batch_size=8", "data.validation=8"),
@@ -70,6 +70,8 @@ def check_c(folder: Path, pixels: torch.Tensor, outputs: torch.Tensor) -> None:
 def test_a_trained_network_answers_the_same_in_all_forms(network: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(network, run)
+    result = json.loads((run / "result.json").read_text())["test"]
+    assert 0 <= result["auc" if network == "autoencoder" else "top1"] <= 1
     for form, suffix in FORMS.items():
         words = [str(run), "-o", str(tmp_path / f"{form}.{suffix}"), "--format", form]
         assert run_command(["export", *words]) == 0

@@ -15,7 +15,7 @@ from qatlab.data.transforms.transform import PARTS
 IN_MEMORY = {"mnist": (10, 1), "fashion_mnist": (10, 1), "synthetic": (10, 1)}
 IN_MEMORY |= {"cifar10": (10, 3), "cifar100": (100, 3)}
 
-SOUND = {"speech_commands": (12, 1, (49, 10))}
+SOUND = {"speech_commands": (12, 1, (49, 10)), "toy_admos": (2, 1, (5, 128))}
 DECODED = ("cifar10_jpeg",)  # its classes are known from its folder alone
 FILES = ("image_folder", "image_table", "gtsrb", "caltech101", "imagenet", "visual_wake_words")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qatlab.results.scores import Scores, n2d2_lines
+from qatlab.results.scores import Scores, area_under_roc, n2d2_lines
 
 REPOSITORY = Path(__file__).parents[3]
 GOLDEN = REPOSITORY.parent / "shared" / "data" / "n2d2" / "golden"
@@ -22,6 +22,25 @@ def test_scores_of_two_classes_follow_the_formulas() -> None:
     assert scores.accuracy == pytest.approx(7 / 10)
     assert scores.f1 == pytest.approx((6 / 9 + 8 / 11) / 2)  # 2 TP / (2 TP + FP + FN)
     assert scores.informedness == pytest.approx(3 / 4 + 4 / 6 - 1)
+
+
+@pytest.mark.parametrize(
+    # Pairs of a positive and a negative sample: the share whose positive one is higher.
+    ("positives", "negatives", "area"),
+    [
+        ([3, 4], [1, 2], 1),
+        ([1, 2], [3, 4], 0),
+        ([2, 5], [1, 3, 4], 4 / 6),
+        ([1, 1], [1, 1, 1], 1 / 2),
+        ([2, 3], [2, 1, 2], (0.5 + 1 + 0.5 + 3) / 6),
+    ],
+)
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order(
+    positives: list[float], negatives: list[float], area: float
+) -> None:
+    scores = np.array([*positives, *negatives], np.float64)
+    found = area_under_roc(scores, np.arange(len(scores)) < len(positives))
+    assert found == pytest.approx(area)
 
 
 def test_class_that_never_occurs_is_left_out() -> None:

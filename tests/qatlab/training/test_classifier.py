@@ -102,6 +102,33 @@ def test_reconstruction_has_a_loss_and_no_scores() -> None:
     assert torch.equal(torch.cat(module.outputs), 2 * IMAGES)
 
 
+@pytest.mark.parametrize(
+    # Losses are the squares below. Of 4 and 6 against 6, 7, 9, 16, 1 and 3, four pairs are in order
+    # and one is equal. The means of two in a row are 5 and 12.5 against 6.5 and 2.
+    ("each", "labels", "auc"),
+    [
+        (1, [1, 0, 1, 0, 0, 0, 0, 0], 4.5 / 12),
+        (2, [1, 1, 0, 0, 1, 1, 0, 0], 3 / 4),
+        (1, [0] * 8, None),
+    ],
+)
+def test_the_loss_of_a_reconstruction_tells_anomalies(
+    each: int, labels: list[int], auc: float | None
+) -> None:
+    squares = torch.tensor([4, 6, 6, 7, 9, 16, 1, 3]).reshape(8, 1, 1, 1)
+    module = classifier(Net((1, 1, 1)), Reconstruction(), classes=2)
+    module.images_per_score = each
+    result = evaluated(module, images=(2 * squares).sqrt(), labels=torch.tensor(labels))
+    assert result.auc == (None if auc is None else pytest.approx(auc))
+    told = lines(result, digits=4)[0]
+    if auc is None:
+        assert "auc" not in result.to_json()["test"]
+        assert told.startswith("    Loss: ")
+    else:
+        assert result.to_json()["test"]["auc"] == result.auc
+        assert told.startswith(f"    AUC: {auc:.4f} / Loss: ")
+
+
 def test_the_losses_of_several_outputs_are_summed_and_the_first_is_scored() -> None:
     both = classifier(Net(VECTOR, IMAGE), CrossEntropy(), Reconstruction())
     result, alone = evaluated(both), evaluated(classifier(Net(VECTOR), CrossEntropy()))
