@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from wav_files import tone, write_wav
 
 from qatlab.data import SpeechCommands
@@ -58,6 +60,22 @@ def test_a_clip_is_bytes_of_its_coefficients(archive: Path) -> None:
         made.append(SpeechCommands(str(archive)).test_set().images[0])
     assert torch.equal(*made)  # however loud: the largest sample is 1
     assert made[0][0, :, 0].min() > 0
+
+
+def test_a_network_gets_zeros_for_coefficients_of_zero(archive: Path, repository: Path) -> None:
+    silent = archive / "speech_commands_test_set_v0.02" / "down" / "a.wav"
+    write_wav(silent, np.zeros(16_000, np.int16))
+    with initialize_config_dir(str(repository / "conf"), version_base="1.3"):
+        words = ["+seed=1", f"data.source.folder={archive}", "data.validation=14"]
+        data = instantiate(compose("data/speech_commands", overrides=words).data)
+    data.setup("test")
+    images, labels = next(iter(data.test_dataloader()))
+    assert labels[0] == 0
+    assert images[0, 0, :, 1:].unique().tolist() == [0]
+    assert images[0, 0, :, 0].unique().tolist() == [-211 / 128]
+    data.setup("fit")
+    held_out = [label for _, labels in data.val_dataloader() for label in labels.tolist()]
+    assert held_out == [11, 11, *range(10), 10, 10]  # those of the list, and of the running tap
 
 
 @pytest.mark.parametrize(
