@@ -16,11 +16,11 @@ from ini_compat.build import understand
 from ini_compat.convert import experiment, phase
 from ini_compat.errors import IniError
 from ini_compat.network import Data, Network, Node
-from ini_compat.report import experiment_text, facts, loss_lines, table
+from ini_compat.report import deviation_lines, experiment_text, facts, table
 from ini_compat.whole_files import write_bytes
 
 EXPERIMENTS = Path("conf/experiment")
-UNDERSTOOD, WITH_LOSSES, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 130
+UNDERSTOOD, WITH_DEVIATIONS, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     convert = commands.add_parser("convert", help="write an experiment for train.py")
     check = commands.add_parser(
-        "check", help="print what is understood; exit code 0: all, 1: with losses, 2: not"
+        "check", help="print what is understood; exit code 0: all, 1: with deviations, 2: nothing"
     )
     weights = commands.add_parser("weights", help="turn .syntxt files into one safetensors file")
     export = commands.add_parser(
@@ -163,8 +163,8 @@ def _convert(arguments: argparse.Namespace, command: str) -> Answer:
     everything = replace(network, cells=dict(network.cells))
     content = experiment(network, arguments.epochs)
     answer = _described(everything, network)
-    if arguments.strict and network.losses:
-        answer.code = WITH_LOSSES
+    if arguments.strict and network.deviations:
+        answer.code = WITH_DEVIATIONS
         answer.errors.append("--strict: nothing is written")
         return answer
     answer.code = UNDERSTOOD
@@ -237,11 +237,17 @@ def _check(arguments: argparse.Namespace, command: str) -> Answer:
 
 
 def _described(everything: Network, network: Network) -> Answer:
-    """Return the table of all cells, notices, losses and problems."""
+    """Return the table of all cells, notices, deviations and problems."""
     lines = [table(everything)] if everything.cells else []
     lines += [f"note: {notice}" for notice in network.notices]
-    lines += loss_lines(network.losses)
-    code = NOT_UNDERSTOOD if network.problems else WITH_LOSSES if network.losses else UNDERSTOOD
+    lines += deviation_lines(network.deviations)
+    code = (
+        NOT_UNDERSTOOD
+        if network.problems
+        else WITH_DEVIATIONS
+        if network.deviations
+        else UNDERSTOOD
+    )
     return Answer(code, lines, [str(problem) for problem in network.problems])
 
 

@@ -10,7 +10,7 @@ from ini_compat.cells.cell_types import REFUSED, TYPES
 from ini_compat.cells.reader import CellReader, Names
 from ini_compat.cells.targets import read_target
 from ini_compat.data.environment import read_data
-from ini_compat.errors import IniError, Loss, Place, did_you_mean
+from ini_compat.errors import Deviation, IniError, Place, did_you_mean
 from ini_compat.global_keys import check_data_type, check_globals, check_model
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Data, Network, Shape
 from ini_compat.order import in_order
@@ -63,29 +63,29 @@ class _Build:
         self.onnx = onnx
         self.folder = folder
         self.names = Names()
-        self.seen: set[Loss] = set()
+        self.seen: set[Deviation] = set()
         self.told: set[str] = set()
         self.readers: list[CellReader] = []
         self.sections = {n: s for n, s in document.sections.items() if s.has("Input")}
         empty = Data({}, (1, 1, 1), 1)
         name = re.sub(r"[^\w.-]", "_", Path(path).stem, flags=re.ASCII)
         self.network = Network(name, path, empty, notices=document.notices)
-        for loss in document.losses:
-            self.lose(loss)
+        for item in document.deviations:
+            self.note(item)
 
     def run(self) -> Network:
         network = self.network
-        network.problems += check_globals(self.document.globals, self.lose)
+        network.problems += check_globals(self.document.globals, self.note)
         self._attempt(self._data)
         data = network.data
         known = data.training_images is not None
-        self.pace = Pace(data.training_images or 1_000_000, data.batch_size, known, self.lose)
+        self.pace = Pace(data.training_images or 1_000_000, data.batch_size, known, self.note)
         if not self.sections:
             self._problem("the file has no cell: no section has an Input")
         for name in self._in_order():
             self._attempt(lambda section=self.sections[name]: self._cell(section))  # type: ignore[misc]
         for reader in self.readers:
-            reader.lose_unused()
+            reader.note_unused()
         self._targets()
         if not network.problems:
             self._unused()
@@ -94,17 +94,17 @@ class _Build:
         if len(sizes) > 1:
             place = self.document.globals.header
             reason = f"solvers have {', '.join(map(str, sizes))}; the largest holds for all"
-            self.lose(Loss(place, "Solvers.IterationSize", "approximated", reason))
+            self.note(Deviation(place, "Solvers.IterationSize", "approximated", reason))
         lengths = [length for length in self.pace.lengths if length >= 1]
         network.epochs = round(max(lengths)) if lengths else None
         return network
 
     # -- what goes wrong -------------------------------------------------------------------------
 
-    def lose(self, loss: Loss) -> None:
-        if loss not in self.seen:
-            self.seen.add(loss)
-            self.network.losses.append(loss)
+    def note(self, item: Deviation) -> None:
+        if item not in self.seen:
+            self.seen.add(item)
+            self.network.deviations.append(item)
 
     def _problem(self, message: str, place: Place | None = None) -> None:
         self.network.problems.append(IniError(message, place or self.document.globals.header))
@@ -120,7 +120,7 @@ class _Build:
     # -- parts -----------------------------------------------------------------------------------
 
     def _data(self) -> None:
-        self.network.data = read_data(self.document, self.lose, self.images, self.folder)
+        self.network.data = read_data(self.document, self.note, self.images, self.folder)
 
     def _in_order(self) -> list[str]:
         """Return the names of the cells as N2D2 places them."""
@@ -180,7 +180,7 @@ class _Build:
     def _read(self, section: Section, cell: Cell) -> None:
         if section.has("Model"):
             check_model(section, "Model")
-        check_data_type(section, "DataType", self.lose)
+        check_data_type(section, "DataType", self.note)
         network = self.network
         reader = CellReader(
             *(self.document, section, cell, network.cells, network.data.shape),
@@ -243,7 +243,7 @@ class _Build:
             if not known:
                 hint = did_you_mean(owners[0], cells)
                 reason = f"there is no cell '{owners[0]:.60}'.{hint}"
-                self.lose(Loss(section.header, f"[{name}]", "ignored", reason))
+                self.note(Deviation(section.header, f"[{name}]", "ignored", reason))
                 continue
             found, cell = True, cells[known[-1]]
             if cell.shape is not None:
@@ -252,7 +252,7 @@ class _Build:
             self._problem("the file has no target, such as [softmax.Target], and N2D2 needs one")
 
     def _target(self, section: Section, cell: Cell) -> None:
-        target = read_target(section, cell, self.network.data.shape, self.lose)
+        target = read_target(section, cell, self.network.data.shape, self.note)
         self.network.targets.append(target)
 
     def _unused(self) -> None:
@@ -260,13 +260,13 @@ class _Build:
         sections = self.document.sections
         used = {parent for section in sections.values() for parent in section.parents}
         used |= {section.template for section in sections.values() if section.template}
-        noted = {loss.key for loss in self.network.losses}
+        noted = {item.key for item in self.network.deviations}
         for name, section in sections.items():
             keys = section.keys()
             if not keys or section.has("Input") or name in used or f"[{name}]" in noted:
                 continue
             if len(section.unused()) == len(keys):
-                self.lose(Loss(section.header, f"[{name}]", "ignored", "is used by nothing"))
+                self.note(Deviation(section.header, f"[{name}]", "ignored", "is used by nothing"))
 
 
 def _written_type(section: Section) -> str:

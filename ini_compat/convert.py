@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ini_compat.cells.fillers import DEFAULT
-from ini_compat.errors import IniError, Loss
+from ini_compat.errors import Deviation, IniError
 from ini_compat.keys import snake_case
 from ini_compat.network import IMAGE, Cell, Network, Node, Target
 from ini_compat.quant_rules import quant_node
@@ -82,7 +82,7 @@ def prune(network: Network) -> None:
     for name in [name for name in cells if name not in wanted]:
         cell = cells.pop(name)
         reason = "no target depends on it"
-        network.losses.append(Loss(cell.place, f"[{name}]", "ignored", reason))
+        network.deviations.append(Deviation(cell.place, f"[{name}]", "ignored", reason))
 
 
 def _length(network: Network) -> int:
@@ -115,7 +115,7 @@ def _outputs(network: Network) -> tuple[list[str], Node]:
         if output in losses:
             reason = "another target has the same outputs"
             key = f"[{target.cell}.Target]"
-            network.losses.append(Loss(target.place, key, "ignored", reason))
+            network.deviations.append(Deviation(target.place, key, "ignored", reason))
         else:
             losses[output] = target.loss
     if len(losses) == 1:

@@ -45,7 +45,7 @@ class UnknownValue(IniError):
 
 
 @dataclass(frozen=True)
-class Loss:
+class Deviation:
     """Something in the file that the import does not keep, or not exactly."""
 
     place: Place

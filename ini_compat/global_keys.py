@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-from ini_compat.errors import IniError, Loss, did_you_mean, label
+from ini_compat.errors import Deviation, IniError, did_you_mean, label
 from ini_compat.syntax.resolve import Section
 
 ACCEPTED = (
@@ -19,12 +19,12 @@ SPIKING = re.compile(r"C?Spike|RRAM|PCM")
 DATA_TYPES = ("Float32", "Float16", "Float64")
 
 
-def check_globals(section: Section, lose: Callable[[Loss], None]) -> list[IniError]:
+def check_globals(section: Section, note: Callable[[Deviation], None]) -> list[IniError]:
     """Return what is wrong with the keys before the first section.
 
     Args:
         section: the global one.
-        lose: notes what is not taken over as it is.
+        note: notes what is not taken over as it is.
     """
     problems = []
     for key in section:
@@ -39,7 +39,7 @@ def check_globals(section: Section, lose: Callable[[Loss], None]) -> list[IniErr
             )
     checks: tuple[Callable[[], None], ...] = (
         lambda: check_model(section, "DefaultModel"),
-        lambda: check_data_type(section, "DefaultDataType", lose),
+        lambda: check_data_type(section, "DefaultDataType", note),
         lambda: _check_insertion(section),
     )
     for check in checks:
@@ -65,11 +65,11 @@ def check_model(section: Section, key: str) -> None:
     )
 
 
-def check_data_type(section: Section, key: str, lose: Callable[[Loss], None]) -> None:
+def check_data_type(section: Section, key: str, note: Callable[[Deviation], None]) -> None:
     """Note a data type other than float32; raise an IniError for what is none."""
     if section.choice(key, DATA_TYPES, DATA_TYPES[0]) != DATA_TYPES[0]:
         reason = "networks compute in float32; trainer.precision chooses others"
-        lose(Loss(section.place(key), label(section.name, key), "approximated", reason))
+        note(Deviation(section.place(key), label(section.name, key), "approximated", reason))
 
 
 def _check_insertion(section: Section) -> None:

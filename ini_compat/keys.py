@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ini_compat.errors import IniError, Loss, UnknownValue, did_you_mean
+from ini_compat.errors import Deviation, IniError, UnknownValue, did_you_mean
 from ini_compat.network import Node
 from ini_compat.syntax.resolve import Section
 
@@ -47,7 +47,7 @@ def snake_case(name: str) -> str:
     return re.sub(r"([A-Z])([A-Z][a-z])", r"\1_\2", name).lower()
 
 
-def read_keys(section: Section, keys: Iterable[Key], lose: Callable[[Loss], None]) -> Node:
+def read_keys(section: Section, keys: Iterable[Key], note: Callable[[Deviation], None]) -> Node:
     """Return the arguments that a section gives, without those that have their default.
 
     A value that N2D2 computes, and which is not known here, is left for the user to fill in.
@@ -64,7 +64,7 @@ def read_keys(section: Section, keys: Iterable[Key], lose: Callable[[Loss], None
         except UnknownValue as error:
             reason = f"left as {MISSING}, to be filled in: {error.message}"
             label = f"[{section.name}] {key.name}"
-            lose(Loss(section.place(key.name), label, "approximated", reason))
+            note(Deviation(section.place(key.name), label, "approximated", reason))
             value = MISSING
         if value == key.default:
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ini_compat.errors import IniError, Loss, Place
+from ini_compat.errors import Deviation, IniError, Place
 
 Shape = tuple[int, int, int]  # channels, height, width
 Node = dict[str, Any]  # a mapping as it will stand in the experiment
@@ -161,6 +161,6 @@ class Network:
     iteration_size: int = 1
     epochs: int | None = None
     weights: dict[str, Any] = field(default_factory=dict)  # numpy arrays by key, of an ONNX file
-    losses: list[Loss] = field(default_factory=list)
+    deviations: list[Deviation] = field(default_factory=list)
     problems: list[IniError] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)

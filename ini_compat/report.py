@@ -1,11 +1,11 @@
-"""What a person sees of an import: the table of cells, the losses, the experiment's text."""
+"""What a person sees of an import: the table of cells, the deviations, the experiment's text."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ini_compat.cells.geometry import text
-from ini_compat.errors import IniError, Loss
+from ini_compat.errors import Deviation, IniError
 from ini_compat.network import Cell, Network, Node
 from ini_compat.yaml_text import block, comment
 
@@ -33,7 +33,7 @@ def table(network: Network) -> str:
 
 
 def facts(network: Network) -> Node:
-    """Return the table, losses and problems for machines."""
+    """Return the table, deviations and problems for machines."""
     cells = [
         {
             "cell": cell.name,
@@ -51,16 +51,16 @@ def facts(network: Network) -> Node:
     return {
         "file": network.source,
         "cells": cells,
-        "losses": [loss_facts(loss) for loss in network.losses],
+        "losses": [deviation_facts(item) for item in network.deviations],
         "problems": [problem_facts(problem) for problem in network.problems],
         "notices": network.notices,
     }
 
 
-def loss_facts(loss: Loss) -> Node:
-    """Return a loss for machines."""
-    place = {"file": loss.place.file, "line": loss.place.line}
-    return {**place, "key": loss.key, "kind": loss.kind, "reason": loss.reason}
+def deviation_facts(item: Deviation) -> Node:
+    """Return a deviation for machines."""
+    place = {"file": item.place.file, "line": item.place.line}
+    return {**place, "key": item.key, "kind": item.kind, "reason": item.reason}
 
 
 def problem_facts(problem: IniError) -> Node:
@@ -70,9 +70,9 @@ def problem_facts(problem: IniError) -> Node:
     return {"file": file, "line": line, "message": problem.message}
 
 
-def loss_lines(losses: list[Loss]) -> list[str]:
-    """Return a line for each loss."""
-    return [f"{loss.place}: {loss.key} {loss.kind}: {loss.reason}" for loss in losses]
+def deviation_lines(deviations: list[Deviation]) -> list[str]:
+    """Return a line for each deviation."""
+    return [f"{item.place}: {item.key} {item.kind}: {item.reason}" for item in deviations]
 
 
 def experiment_text(network: Network, experiment: Node, command: str) -> str:
@@ -84,9 +84,9 @@ def experiment_text(network: Network, experiment: Node, command: str) -> str:
         command: that made it, for the comment at the top.
     """
     lines = ["# @package _global_", comment(f"Imported from {network.source} by: {command}")]
-    if network.losses:
+    if network.deviations:
         lines.append("# What it says differently here:")
-        lines += [comment(f"  {line}") for line in loss_lines(network.losses)]
+        lines += [comment(f"  {line}") for line in deviation_lines(network.deviations)]
     content = {key: value for key, value in experiment.items() if key != "defaults"}
     lines.append("defaults:")
     lines += [f"  - {k}: {v}" for node in experiment["defaults"] for k, v in node.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ini_compat.cells.config import check_parameters, check_word
-from ini_compat.errors import IniError, Loss
+from ini_compat.errors import Deviation, IniError
 from ini_compat.network import Node
 from ini_compat.syntax.resolve import Section
 
@@ -20,13 +20,13 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
 NORMS = {"FanIn": "fan_in", "Average": "average", "FanOut": "fan_out"}
 
 
-def read_filler(section: Section, key: str, lose: Callable[[Loss], None]) -> Node | None:
+def read_filler(section: Section, key: str, note: Callable[[Deviation], None]) -> Node | None:
     """Read ``WeightsFiller`` or ``BiasFiller``; None where the section has none.
 
     Args:
         section: of the cell.
         key: ``WeightsFiller`` or ``BiasFiller``.
-        lose: notes a value that is missing.
+        note: notes a value that is missing.
 
     Raises:
         IniError: for an unknown filler or parameter.
@@ -38,7 +38,7 @@ def read_filler(section: Section, key: str, lose: Callable[[Loss], None]) -> Nod
     if name == "ConstantFiller":
         if not section.has(f"{key}.Value"):
             reason = f"{key}.Value is missing and N2D2 needs it; 0 holds"
-            lose(Loss(section.place(key), f"[{section.name}] {key}", "approximated", reason))
+            note(Deviation(section.place(key), f"[{section.name}] {key}", "approximated", reason))
         return {"type": "constant", "value": section.real(f"{key}.Value", 0.0)}
     if name == "NormalFiller":
         deviation = section.real(f"{key}.StdDev", 1.0)

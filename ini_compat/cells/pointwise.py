@@ -113,7 +113,7 @@ def lrn(reader: CellReader) -> None:
     reader.check_config("N", "Alpha", "Beta", "K")
     config = reader.config
     if not reader.on_gpu:
-        reader.lose("Type", "N2D2's CPU code computes something else, here it is what its GPU does")
+        reader.note("Type", "N2D2's CPU code computes something else, here it is what its GPU does")
     size = config.unsigned("N", 5)
     if not 1 <= size <= MOST_OUTPUTS:
         raise reader.wrong("N", f"1 to {MOST_OUTPUTS}")
@@ -157,7 +157,7 @@ def threshold(reader: CellReader) -> None:
     node: Node = {"type": "threshold", "threshold": reader.section.real("Threshold")}
     node |= {"operation": THRESHOLDS[operation]} if operation != "Binary" else {}
     if largest != 1.0 and not operation.startswith("Binary"):
-        reader.lose("MaxValue", f"has no effect with Operation={operation}", "ignored")
+        reader.note("MaxValue", f"has no effect with Operation={operation}", "ignored")
     elif largest != 1.0:
         node["max_value"] = largest
     reader.add(node)

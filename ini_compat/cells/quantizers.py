@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ini_compat.cells.config import check_parameters, check_word
-from ini_compat.errors import IniError, Kind, Loss
+from ini_compat.errors import Deviation, IniError, Kind
 from ini_compat.network import Node, Quantizer, bits_node
 from ini_compat.syntax.resolve import Section
 
@@ -22,15 +22,15 @@ GRIDS = {
 }
 HIGHEST_RANGE = 65535  # steps that qatlab's quantizers accept
 
-Lose = Callable[[Loss], None]
+Note = Callable[[Deviation], None]
 
 
-def read_weight(section: Section, lose: Lose) -> Quantizer | None:
+def read_weight(section: Section, note: Note) -> Quantizer | None:
     """Read ``QWeight`` of a cell section; None if it has none.
 
     Args:
         section: of the cell.
-        lose: notes keys without effect.
+        note: notes keys without effect.
 
     Raises:
         IniError: for an unknown method or parameter, and for pruning.
@@ -41,12 +41,12 @@ def read_weight(section: Section, lose: Lose) -> Quantizer | None:
     mode = section.choice("QWeight.QuantMode", tuple(GRIDS), "Default")
     if method == "LSQ":
         if mode != "Default":
-            _lose(section, "QWeight.QuantMode", "N2D2 does not use it with LSQ", lose)
+            _note(section, "QWeight.QuantMode", "N2D2 does not use it with LSQ", note)
         n_steps = _range(section, "QWeight.Range", 3)
         # Levels are -floor((R+1)/2) ... floor((R-1)/2): an even Range has those of the odd one
         # below it, and those of 1 and 2 end at 0.
         odd = n_steps - 1 + n_steps % 2
-        return Quantizer(method, bits_node(odd) | _step(section, "QWeight", lose))
+        return Quantizer(method, bits_node(odd) | _step(section, "QWeight", note))
     n_steps = _range(section, "QWeight.Range", 1)
     if mode in ("Symmetric", "Asymmetric") and n_steps == 1:
         raise IniError(
@@ -62,12 +62,12 @@ def read_weight(section: Section, lose: Lose) -> Quantizer | None:
     return Quantizer(method, node)
 
 
-def read_activation(section: Section, lose: Lose) -> Quantizer | None:
+def read_activation(section: Section, note: Note) -> Quantizer | None:
     """Read ``QAct`` of a cell section; None if it has none.
 
     Args:
         section: of the cell.
-        lose: notes keys without effect, and what learns in another way here.
+        note: notes keys without effect, and what learns in another way here.
 
     Raises:
         IniError: for an unknown method or parameter.
@@ -77,13 +77,13 @@ def read_activation(section: Section, lose: Lose) -> Quantizer | None:
         return None
     node: Node = bits_node(_range(section, "QAct.Range", 1))
     if method == "LSQ":
-        return Quantizer(method, node | _step(section, "QAct", lose))
+        return Quantizer(method, node | _step(section, "QAct", note))
     alpha = section.real("QAct.Alpha", 1.0)
     if alpha == 0:
         raise section.wrong("QAct.Alpha", "a number above 0")
     if alpha < 0:
         reason = "N2D2 computes with its absolute value but lets it learn in the wrong direction"
-        _lose(section, "QAct.Alpha", reason, lose, "approximated")
+        _note(section, "QAct.Alpha", reason, note, "approximated")
     return Quantizer(method, node | {"alpha": abs(alpha)})
 
 
@@ -107,19 +107,19 @@ def _range(section: Section, key: str, lowest: int) -> int:
     return n_steps
 
 
-def _step(section: Section, prefix: str, lose: Lose) -> Node:
+def _step(section: Section, prefix: str, note: Note) -> Node:
     node: Node = {"gradient_scale": "n2d2"}
     key = f"{prefix}.StepSize"
     step = section.real(key, 100.0)
     if section.boolean(f"{prefix}.SetOptInitStepSize", True):
         if section.has(key):
             reason = "N2D2 takes the first step from the data unless SetOptInitStepSize=0"
-            _lose(section, key, reason, lose)
+            _note(section, key, reason, note)
         return node
     if step <= 0:
         raise section.wrong(key, "a number above 0")
     return {**node, "step_size": step}
 
 
-def _lose(section: Section, key: str, reason: str, lose: Lose, kind: Kind = "ignored") -> None:
-    lose(Loss(section.place(key), f"[{section.name}] {key}", kind, reason))
+def _note(section: Section, key: str, reason: str, note: Note, kind: Kind = "ignored") -> None:
+    note(Deviation(section.place(key), f"[{section.name}] {key}", kind, reason))

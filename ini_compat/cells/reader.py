@@ -14,7 +14,7 @@ from ini_compat.cells.geometry import text
 from ini_compat.cells.layer_names import Names
 from ini_compat.cells.quantizers import read_activation
 from ini_compat.cells.unused_keys import why_unused, writer
-from ini_compat.errors import IniError, Kind, Loss
+from ini_compat.errors import Deviation, IniError, Kind
 from ini_compat.network import IMAGE, Cell, Node, ParameterFile, Quantizer, Shape, file_name
 from ini_compat.solvers.settings import Pace
 from ini_compat.solvers.solvers import group, solver_type
@@ -128,7 +128,7 @@ class CellReader:
         name, function = read_activation_function(self.section, default)
         quantizer: Quantizer | None = None
         if self.section.has(FUNCTION):
-            quantizer = read_activation(self.section, self.pace.lose)
+            quantizer = read_activation(self.section, self.pace.note)
         plain = function == {"type": "relu"}
         if name == "LogisticWithLoss":
             if quantizer:
@@ -141,7 +141,7 @@ class CellReader:
                 arguments = {**quantizer.arguments, "dead_zeros": True}
                 quantizer = Quantizer(quantizer.method, arguments)
             if function is not None and not plain:
-                self.lose(
+                self.note(
                     "QAct",
                     f"N2D2 takes the derivative of {name} at its quantized output, here it is that "
                     "of the function itself",
@@ -168,7 +168,7 @@ class CellReader:
             f"N2D2 hands the gradients of {self.cell.name} on without the derivative of the "
             f"{parent.with_loss}, here with it"
         )
-        self.pace.lose(Loss(parent.place, f"[{parent.name}]", "approximated", reason))
+        self.pace.note(Deviation(parent.place, f"[{parent.name}]", "approximated", reason))
         if parent.with_loss == "softmax":
             return parent.output
         name = self.names.unique(f"{parent.name}_act")  # the loss takes what comes before it
@@ -203,7 +203,7 @@ class CellReader:
             keys |= self.config.prefixed(f"{prefix}.")
         pace = self.pace
         if not there:
-            pace = replace(pace, lose=lambda loss: None, iteration_sizes=[], lengths=[])
+            pace = replace(pace, note=lambda item: None, iteration_sizes=[], lengths=[])
         return group(kind, keys, pace)
 
     def own_solver(self, part: str) -> Node:
@@ -232,11 +232,11 @@ class CellReader:
         """Return the error for the value of a key of this cell or a parameter of its config."""
         return (self._owner(key) or self.section).wrong(key, accepted)
 
-    def lose(self, key: str, reason: str, kind: Kind = "approximated") -> None:
+    def note(self, key: str, reason: str, kind: Kind = "approximated") -> None:
         """Note a key that is not taken over as it is."""
         owner = self._owner(key)
         if owner is not None:
-            self.pace.lose(Loss(owner.place(key), f"[{owner.name}] {key}", kind, reason))
+            self.pace.note(Deviation(owner.place(key), f"[{owner.name}] {key}", kind, reason))
 
     def _owner(self, key: str) -> Section | None:
         """Return the section whose value of a key counts."""
@@ -244,7 +244,7 @@ class CellReader:
             return self.config.owner(key)
         return self.section if self.section.has(key) else None
 
-    def lose_unused(self) -> None:
+    def note_unused(self) -> None:
         """Note every key of the section that nobody has read, where it is written."""
         section, unused = self.section, set(self.section.unused())
         by_section = {section.name: unused}
@@ -256,7 +256,7 @@ class CellReader:
                 by_section[source.name] = set(source.unused())
             name = source.name if key in by_section[source.name] else section.name
             reason = why_unused(section, key, self.cell.type, self.accepted, self.solvers)
-            self.pace.lose(Loss(section.place(key), f"[{name}] {key}", "ignored", reason))
+            self.pace.note(Deviation(section.place(key), f"[{name}] {key}", "ignored", reason))
 
 
 def _known(cell: Cell) -> Shape:

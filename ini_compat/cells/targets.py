@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ini_compat.cells.geometry import text
-from ini_compat.errors import IniError, Loss, did_you_mean
+from ini_compat.errors import Deviation, IniError, did_you_mean
 from ini_compat.network import Cell, Node, Shape, Target
 from ini_compat.syntax.resolve import Section
 
@@ -33,14 +33,16 @@ UNSUPPORTED = (
 PLACE = "qatlab.training.loss"
 
 
-def read_target(section: Section, cell: Cell, image: Shape, lose: Callable[[Loss], None]) -> Target:
+def read_target(
+    section: Section, cell: Cell, image: Shape, note: Callable[[Deviation], None]
+) -> Target:
     """Read one target section.
 
     Args:
         section: ``[cell.Target...]``.
         cell: the cell it belongs to, already read.
         image: shape of the network's input.
-        lose: notes what is not taken over.
+        note: notes what is not taken over.
 
     Raises:
         IniError: for unknown keys, and for a target that neither classifies nor reconstructs.
@@ -52,10 +54,10 @@ def read_target(section: Section, cell: Cell, image: Shape, lose: Callable[[Loss
             section.place("Type"),
         )
     section.choice("Type", TYPES, "TargetScore")
-    _check_keys(section, lose)
+    _check_keys(section, note)
     shape = cell.shape
     assert shape is not None
-    _check_top(section, shape[0], lose)
+    _check_top(section, shape[0], note)
     if section.boolean("DataAsTarget", False):
         return Target(cell.name, section.header, _reconstruction(section, cell, shape, image))
     if shape[1:] != (1, 1):
@@ -64,10 +66,10 @@ def read_target(section: Section, cell: Cell, image: Shape, lose: Callable[[Loss
             "target for each pixel is not supported here",
             section.header,
         )
-    return Target(cell.name, section.header, _classification(section, cell, shape, lose))
+    return Target(cell.name, section.header, _classification(section, cell, shape, note))
 
 
-def _check_keys(section: Section, lose: Callable[[Loss], None]) -> None:
+def _check_keys(section: Section, note: Callable[[Deviation], None]) -> None:
     accepted = (*READ, *WITHOUT_EFFECT)
     for key in section:
         if key not in accepted:
@@ -79,16 +81,16 @@ def _check_keys(section: Section, lose: Callable[[Loss], None]) -> None:
         if key in WITHOUT_EFFECT:
             section.mark_used(key)
             label = f"[{section.name}] {key}"
-            lose(Loss(section.place(key), label, "ignored", WITHOUT_EFFECT[key]))
+            note(Deviation(section.place(key), label, "ignored", WITHOUT_EFFECT[key]))
 
 
-def _check_top(section: Section, outputs: int, lose: Callable[[Loss], None]) -> None:
+def _check_top(section: Section, outputs: int, note: Callable[[Deviation], None]) -> None:
     top = section.unsigned("TopN", 1)
     if not 1 <= top <= outputs:
         raise section.wrong("TopN", f"1 to {outputs}, the number of outputs")
     if top not in (1, 5):
         reason = "images count as found whose label has the highest output, or one of five"
-        lose(Loss(section.place("TopN"), f"[{section.name}] TopN", "ignored", reason))
+        note(Deviation(section.place("TopN"), f"[{section.name}] TopN", "ignored", reason))
 
 
 def _reconstruction(section: Section, cell: Cell, shape: Shape, image: Shape) -> Node:
@@ -109,7 +111,7 @@ def _reconstruction(section: Section, cell: Cell, shape: Shape, image: Shape) ->
 
 
 def _classification(
-    section: Section, cell: Cell, shape: Shape, lose: Callable[[Loss], None]
+    section: Section, cell: Cell, shape: Shape, note: Callable[[Deviation], None]
 ) -> Node:
     value, other = section.real("TargetValue", 1.0), section.real("DefaultValue", 0.0)
     threshold = section.real("BinaryThreshold", 0.5)
@@ -117,7 +119,9 @@ def _classification(
         for key, number, plain in (("TargetValue", value, 1.0), ("DefaultValue", other, 0.0)):
             if number != plain:
                 reason = f"a softmax is trained with {plain:g}, as its outputs are shares"
-                lose(Loss(section.place(key), f"[{section.name}] {key}", "approximated", reason))
+                note(
+                    Deviation(section.place(key), f"[{section.name}] {key}", "approximated", reason)
+                )
         return {"_target_": f"{PLACE}.CrossEntropy"}
     if value <= other:
         raise IniError(

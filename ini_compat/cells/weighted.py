@@ -89,7 +89,7 @@ def fc(reader: CellReader) -> None:
     if not 0 < keep <= 1:
         raise reader.wrong("DropConnect", "a number in (0, 1]")
     if keep < 1 and reader.on_gpu:
-        reader.lose("DropConnect", "N2D2's GPU code does not use it", "ignored")
+        reader.note("DropConnect", "N2D2's GPU code does not use it", "ignored")
     elif keep < 1:
         node["drop_connect"] = keep
     name = _weighted(reader, node, (outputs, inputs), None)
@@ -164,8 +164,8 @@ def _weighted(
     if owner is not None and owner.text("OutputsRemap"):
         raise reader.error("OutputsRemap", "is not supported here")
     bias, outputs = not config.boolean("NoBias", False), node["channels"]
-    weights = read_filler(section, "WeightsFiller", reader.pace.lose)
-    biases = read_filler(section, "BiasFiller", reader.pace.lose)
+    weights = read_filler(section, "WeightsFiller", reader.pace.note)
+    biases = read_filler(section, "BiasFiller", reader.pace.note)
     node |= {"weight_init": weights} if weights else {}
     if not bias:
         node["bias"] = False
@@ -196,12 +196,12 @@ def _weighted(
 
 
 def _quantize(reader: CellReader, name: str) -> None:
-    quantizer = read_weight(reader.section, reader.pace.lose)
+    quantizer = read_weight(reader.section, reader.pace.note)
     reader.cell.weight = quantizer
     if quantizer is None:
         return
     if quantizer.method == "SAT" and len(reader.inputs) > 1:
-        reader.lose(
+        reader.note(
             "QWeight",
             "N2D2 quantizes and rescales the weights of each parent by themselves, here those of "
             "all parents are one tensor",
@@ -217,9 +217,9 @@ def _no_back_propagation(reader: CellReader) -> None:
     if reader.config.boolean("BackPropagate", True):
         return
     if reader.cell.weight is not None:
-        reader.lose("BackPropagate", "N2D2 does not train quantized weights with it, here they are")
+        reader.note("BackPropagate", "N2D2 does not train quantized weights with it, here they are")
     if set(reader.cell.inputs) != {IMAGE}:
-        reader.lose("BackPropagate", "gradients flow on to the cells before this one", "ignored")
+        reader.note("BackPropagate", "gradients flow on to the cells before this one", "ignored")
 
 
 def _refuse_sharing(reader: CellReader, *keys: str) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ini_compat.errors import IniError, Loss, did_you_mean
+from ini_compat.errors import Deviation, IniError, did_you_mean
 from ini_compat.keys import Key, check_names, read_keys
 from ini_compat.network import Node
 from ini_compat.syntax.resolve import Document, Section
@@ -156,7 +156,7 @@ def round_half_down(value: float) -> int:
     return math.ceil(value - 0.5)
 
 
-def read_database(document: Document, lose: Callable[[Loss], None]) -> Database:
+def read_database(document: Document, note: Callable[[Deviation], None]) -> Database:
     """Read the section of the data set.
 
     Raises:
@@ -164,17 +164,17 @@ def read_database(document: Document, lose: Callable[[Loss], None]) -> Database:
     """
     section = document.section(SECTION)
     word, known = _data_set(section)
-    _check_names(section, word, known, lose)
-    _lose_parts(document, lose)
+    _check_names(section, word, known, note)
+    _note_parts(document, note)
     source: Node = {"_target_": f"{PLACE}.{known.source}", "folder": known.folder}
     if section.has("DataPath"):
         source["folder"] = document.path(section, "DataPath") or known.folder
-    source |= read_keys(section, known.keys, lose)
+    source |= read_keys(section, known.keys, note)
     node: Node = {"source": source}
     images = known.images
     if known.in_memory:
         assert images is not None
-        node["validation"] = _held_out(section, images, lose)
+        node["validation"] = _held_out(section, images, note)
         images -= node["validation"] if node["validation"] != "test" else 0
     elif known.source == "ImageFolder":
         _check_folders(section, source)
@@ -207,7 +207,9 @@ def _data_set(section: Section) -> tuple[str, DataSet]:
     return word, DATA_SETS[word]
 
 
-def _check_names(section: Section, word: str, known: DataSet, lose: Callable[[Loss], None]) -> None:
+def _check_names(
+    section: Section, word: str, known: DataSet, note: Callable[[Deviation], None]
+) -> None:
     ignored = {**COMMON, **dict(known.ignored)}
     accepted = {"Type", "DataPath", "RandomPartitioning", *known.own, *ignored}
     accepted |= {key.name for key in known.keys}
@@ -218,10 +220,10 @@ def _check_names(section: Section, word: str, known: DataSet, lose: Callable[[Lo
     for key in section:
         if key in ignored:
             section.mark_used(key)
-            lose(Loss(section.place(key), f"[{SECTION}] {key}", "ignored", ignored[key]))
+            note(Deviation(section.place(key), f"[{SECTION}] {key}", "ignored", ignored[key]))
 
 
-def _lose_parts(document: Document, lose: Callable[[Loss], None]) -> None:
+def _note_parts(document: Document, note: Callable[[Deviation], None]) -> None:
     """Note sections such as ``[database.slicing]``."""
     for name in document.sections:
         if name.startswith(f"{SECTION}."):
@@ -229,10 +231,10 @@ def _lose_parts(document: Document, lose: Callable[[Loss], None]) -> None:
             for key in part:
                 part.mark_used(key)
             reason = "images are neither added, sorted, filtered nor cut into slices here"
-            lose(Loss(part.header, f"[{name}]", "ignored", reason))
+            note(Deviation(part.header, f"[{name}]", "ignored", reason))
 
 
-def _held_out(section: Section, images: int, lose: Callable[[Loss], None]) -> int | str:
+def _held_out(section: Section, images: int, note: Callable[[Deviation], None]) -> int | str:
     """Return ``data.validation``."""
     share = section.real("Validation", 0.0)
     if not 0 <= share < 1:
@@ -243,7 +245,7 @@ def _held_out(section: Section, images: int, lose: Callable[[Loss], None]) -> in
             return "test"
         reason = "the images that are held out choose the best epoch, without the test images"
         place = section.place("UseTestForValidation")
-        lose(Loss(place, f"[{SECTION}] UseTestForValidation", "approximated", reason))
+        note(Deviation(place, f"[{SECTION}] UseTestForValidation", "approximated", reason))
     return count
 
 

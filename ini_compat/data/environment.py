@@ -10,7 +10,7 @@ from ini_compat.data.databases import SECTION as DATABASE
 from ini_compat.data.databases import SOME_IMAGES, Database, read_database
 from ini_compat.data.statistics import COMPUTED, measure, training_pixels
 from ini_compat.data.transformations import channels_after, from_rgb, read_transformation
-from ini_compat.errors import IniError, Loss
+from ini_compat.errors import Deviation, IniError
 from ini_compat.keys import check_names, snake_case
 from ini_compat.names import unique_key
 from ini_compat.network import ENVIRONMENTS, Data, Node, Shape
@@ -68,13 +68,13 @@ def find_environment(document: Document) -> Section:
 
 
 def read_data(
-    document: Document, lose: Callable[[Loss], None], images: int | None, folder: Path | None
+    document: Document, note: Callable[[Deviation], None], images: int | None, folder: Path | None
 ) -> Data:
     """Read database, environment and transformations, and set what N2D2 computes of them.
 
     Args:
         document: the file.
-        lose: notes what is not taken over.
+        note: notes what is not taken over.
         images: number of training images, where the user says it.
         folder: where the user says that the data set is, to be measured if the file needs it.
 
@@ -85,13 +85,13 @@ def read_data(
     shape, batch_size = _shape(section), section.unsigned("BatchSize", 1)
     if batch_size < 1:
         raise section.wrong("BatchSize", "1 or more")
-    _check_parameters(document, section, lose)
-    database = _database(document, section, shape, lose)
+    _check_parameters(document, section, note)
+    database = _database(document, section, shape, note)
     known = database.images if images is None else images
     for name in ENVIRONMENTS:
         if document.has(name):
             document.set_computed(name, "_EpochSize", str(known or SOME_IMAGES))
-    transforms = _transforms(document, section, database, folder, lose)
+    transforms = _transforms(document, section, database, folder, note)
     if _fit_channels(section, database, transforms, shape[0]) == 3:
         transforms = {"bgr": from_rgb(), **transforms}
     node: Node = {
@@ -123,12 +123,14 @@ def _shape(section: Section) -> Shape:
     return channels, sizes[1], sizes[0]
 
 
-def _check_parameters(document: Document, section: Section, lose: Callable[[Loss], None]) -> None:
+def _check_parameters(
+    document: Document, section: Section, note: Callable[[Deviation], None]
+) -> None:
     check_names(section, KEYS, f"[{section.name}]")
     for key, reason in WITHOUT_EFFECT.items():
         if section.has(key):
             section.mark_used(key)
-            lose(Loss(section.place(key), f"[{section.name}] {key}", "ignored", reason))
+            note(Deviation(section.place(key), f"[{section.name}] {key}", "ignored", reason))
     config = Config.of(document, section, "")
     unknown = config.unknown(PARAMETERS)
     if unknown:
@@ -137,17 +139,17 @@ def _check_parameters(document: Document, section: Section, lose: Callable[[Loss
         owner = config.owner(key)
         if owner is not None and owner.real(key) != float(default):
             reason = "inputs are float32 in [0, 1], or what the transformations make of them"
-            lose(Loss(owner.place(key), f"[{owner.name}] {key}", "ignored", reason))
+            note(Deviation(owner.place(key), f"[{owner.name}] {key}", "ignored", reason))
 
 
 def _database(
-    document: Document, section: Section, shape: Shape, lose: Callable[[Loss], None]
+    document: Document, section: Section, shape: Shape, note: Callable[[Deviation], None]
 ) -> Database:
     if document.has(DATABASE):
-        return read_database(document, lose)
+        return read_database(document, note)
     name = "Mnist" if shape[0] == 1 else "Cifar10"
     reason = f"there is no [{DATABASE}]: data.source has to be chosen; {name} stands there"
-    lose(Loss(section.header, f"[{section.name}]", "approximated", reason))
+    note(Deviation(section.header, f"[{section.name}]", "approximated", reason))
     node: Node = {"source": {"_target_": f"qatlab.data.{name}", "folder": "data"}, "validation": 0}
     return Database(node, None, 1 if shape[0] == 1 else 3, None, name)
 
@@ -176,7 +178,7 @@ def _transforms(
     section: Section,
     database: Database,
     folder: Path | None,
-    lose: Callable[[Loss], None],
+    note: Callable[[Deviation], None],
 ) -> Node:
     """Return ``data.transforms``: cacheable ones first, then those on the fly, in file order."""
     found: dict[str, list[Section]] = {kind: [] for kind in KINDS}
@@ -198,11 +200,11 @@ def _transforms(
             )
         elif not _is_used(document, section, name):
             reason = "is neither a transformation nor statistics of the images"
-            lose(Loss(part.header, f"[{name}]", "ignored", reason))
+            note(Deviation(part.header, f"[{name}]", "ignored", reason))
     nodes: Node = {}
     for kind in KINDS:
         for part in found[kind]:
-            node = read_transformation(part, lose)
+            node = read_transformation(part, note)
             nodes[unique_key(snake_case(node["_target_"].rpartition(".")[2]), nodes)] = node
     return nodes
 

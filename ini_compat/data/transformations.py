@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ini_compat.errors import IniError, Loss, did_you_mean
+from ini_compat.errors import Deviation, IniError, did_you_mean
 from ini_compat.keys import Key, check_names, read_keys, snake_case
 from ini_compat.network import Node
 from ini_compat.syntax.resolve import Section
@@ -194,7 +194,7 @@ ELSEWHERE = (  # which N2D2 has and this does not
 )
 
 
-def read_transformation(section: Section, lose: Callable[[Loss], None]) -> Node:
+def read_transformation(section: Section, note: Callable[[Deviation], None]) -> Node:
     """Read one section as a node of ``data.transforms``.
 
     Raises:
@@ -211,7 +211,7 @@ def read_transformation(section: Section, lose: Callable[[Loss], None]) -> Node:
         )
     name, keys = TRANSFORMATIONS[word]
     check_names(section, {"Type", "ApplyTo", *(key.name for key in keys)}, word)
-    arguments = read_keys(section, keys, lose)
+    arguments = read_keys(section, keys, note)
     if name in FINISHED:
         arguments = FINISHED[name](section, arguments)
     apply_to = APPLY_TO[section.choice("ApplyTo", tuple(APPLY_TO), "All")]

@@ -9,12 +9,12 @@ import numpy as np
 
 from ini_compat.cells.geometry import text
 from ini_compat.cells.reader import Names
-from ini_compat.errors import IniError, Loss, Place, did_you_mean, quoted
+from ini_compat.errors import Deviation, IniError, Place, did_you_mean, quoted
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Network, Shape
 from ini_compat.onnx_graph.constants import BATCH, fold
 from ini_compat.onnx_graph.file import NEWEST, OnnxGraph, OnnxNode, read_onnx
 from ini_compat.onnx_graph.nodes import PASSED_ON, read_node
-from ini_compat.onnx_graph.section import lose_sections
+from ini_compat.onnx_graph.section import note_sections
 from ini_compat.onnx_graph.step import Reading, Step, Tensor
 from ini_compat.solvers.settings import Pace
 from ini_compat.syntax.resolve import Document, Section
@@ -81,9 +81,9 @@ def _read_file(
     for key in section:
         if key not in KEYS:
             reason = f"Type=ONNX has no such key. Accepted: {', '.join(KEYS)}"
-            _lose(reading, section, key, reason)
+            _note(reading, section, key, reason)
     operators = {node.name: node.operator for node in graph.nodes}
-    lose_sections(document, section, operators, pace)
+    note_sections(document, section, operators, pace)
 
 
 def _read_nodes(reading: Reading) -> None:
@@ -97,7 +97,7 @@ def _read_nodes(reading: Reading) -> None:
     for node in graph.nodes:
         _read(reading, node)
     for written, reader in reading.readers:
-        written.lose_unused(reader.accepted, reader.solvers)
+        written.note_unused(reader.accepted, reader.solvers)
 
 
 def _check_file_name(path: str, document: Document, section: Section, network: Network) -> None:
@@ -205,7 +205,7 @@ def _ignore(reading: Reading) -> None:
     made = [node.name for node in reading.graph.nodes]
     reading.ignored = set(names)
     for name in sorted(reading.ignored - set(made)):
-        _lose(
+        _note(
             reading, section, "Ignore", f"no node makes {quoted(name)}.{did_you_mean(name, made)}"
         )
 
@@ -253,7 +253,7 @@ def _hand_on(reading: Reading, node: OnnxNode, tensor: Tensor) -> None:
     reading.network.cells[node.name] = cell
 
 
-def _lose(reading: Reading, section: Section, key: str, reason: str) -> None:
+def _note(reading: Reading, section: Section, key: str, reason: str) -> None:
     section.mark_used(key)
     place: Place = section.place(key)
-    reading.pace.lose(Loss(place, f"[{section.name}] {key}", "ignored", reason))
+    reading.pace.note(Deviation(place, f"[{section.name}] {key}", "ignored", reason))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from ini_compat.cells.unused_keys import why_unused
-from ini_compat.errors import Loss, Place, did_you_mean
+from ini_compat.errors import Deviation, Place, did_you_mean
 from ini_compat.solvers.settings import Pace
 from ini_compat.syntax.lexer import Entry
 from ini_compat.syntax.render import Value
@@ -67,8 +67,8 @@ class NodeSection:
         self.source = source
         self.kind = kind
         self.section = Section(name, place, self)
-        self.pace = replace(pace, lose=self._lose)
-        self._note = pace.lose
+        self.pace = replace(pace, note=self._note_once)
+        self._note = pace.note
         for key, value in said.items():
             self.section.set(Entry(key, value, place))
         accepted = PARAMETERS.get(kind, ())
@@ -91,7 +91,7 @@ class NodeSection:
             return set()
         return {name for name in COMPUTED_KEYS if self.source.depends_on(key, name)}
 
-    def lose_unused(self, accepted: Collection[str], solvers: Collection[str]) -> None:
+    def note_unused(self, accepted: Collection[str], solvers: Collection[str]) -> None:
         """Note what of the .ini nobody has read; see :func:`unused_keys.why_unused`."""
         for key in self.section.unused():
             if (
@@ -103,17 +103,19 @@ class NodeSection:
     def _ignore(self, key: str, reason: str) -> None:
         assert self.source is not None
         self.source.mark_used(key)
-        self._note(Loss(self.source.place(key), f"[{self.source.name}] {key}", "ignored", reason))
+        self._note(
+            Deviation(self.source.place(key), f"[{self.source.name}] {key}", "ignored", reason)
+        )
 
-    def _lose(self, loss: Loss) -> None:
-        """Note a loss; one line of a section that many nodes share is one loss."""
-        label, _, key = loss.key.rpartition(" ")
+    def _note_once(self, item: Deviation) -> None:
+        """Note a deviation; one line of a section that many nodes share is one of them."""
+        label, _, key = item.key.rpartition(" ")
         if self.source is not None and self.source.has(key) and label == f"[{self.section.name}]":
-            loss = replace(loss, key=f"[{self.source.name}] {key}")
-        self._note(loss)
+            item = replace(item, key=f"[{self.source.name}] {key}")
+        self._note(item)
 
 
-def lose_sections(
+def note_sections(
     document: Document, onnx: Section, operators: Mapping[str, str], pace: Pace
 ) -> None:
     """Note sections that were written for a node, and that no node has read.
@@ -131,7 +133,7 @@ def lose_sections(
             continue
         if any(re.split(r"[.(]", key)[0] in OF_NODES for key in keys):
             reason = _why_unread(name, onnx.name, operators)
-            pace.lose(Loss(section.header, f"[{name}]", "ignored", reason))
+            pace.note(Deviation(section.header, f"[{name}]", "ignored", reason))
 
 
 def _why_unread(name: str, onnx: str, operators: Mapping[str, str]) -> str:

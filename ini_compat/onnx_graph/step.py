@@ -10,7 +10,7 @@ import numpy as np
 
 from ini_compat.cells.reader import CellReader, Names
 from ini_compat.cells.shaping import reshape
-from ini_compat.errors import IniError, Loss, quoted
+from ini_compat.errors import Deviation, IniError, quoted
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Network, Shape
 from ini_compat.onnx_graph.constants import BATCH
 from ini_compat.onnx_graph.file import Array, OnnxGraph, OnnxNode
@@ -182,11 +182,11 @@ class Step:
             f"node {quoted(self.name)} ({operator}) {message}", self.reading.graph.place
         )
 
-    def lose(self, key: str, reason: str) -> None:
+    def note(self, key: str, reason: str) -> None:
         """Note what is only approximated."""
         section = self.reading.section
         place = section.header
-        self.reading.pace.lose(Loss(place, f"[{section.name}] {key}", "approximated", reason))
+        self.reading.pace.note(Deviation(place, f"[{section.name}] {key}", "approximated", reason))
 
     # -- what it becomes -------------------------------------------------------------------------
 

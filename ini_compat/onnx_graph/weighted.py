@@ -160,7 +160,7 @@ def _weigh_bias(step: Step, cell: Cell, bias: Array | None) -> None:
     if layer.get("bias", True):
         step.weigh(cell, "bias", bias, (layer["channels"],))
     else:
-        step.reader.lose("NoBias", "leaves out biases of the ONNX file", "ignored")
+        step.reader.note("NoBias", "leaves out biases of the ONNX file", "ignored")
 
 
 def _crop(step: Step, cell: Cell, sides: tuple[int, int, int, int]) -> None:

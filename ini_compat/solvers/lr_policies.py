@@ -37,7 +37,7 @@ def read_policy(settings: Settings, iteration_size: int) -> Node:
     name = settings.choice("LearningRatePolicy", tuple(POLICIES), "None")
     for parameter in settings.keys:
         if parameter in OF_POLICIES and parameter not in POLICIES[name]:
-            settings.lose(parameter, f"no effect with LearningRatePolicy={name}", "ignored")
+            settings.note(parameter, f"no effect with LearningRatePolicy={name}", "ignored")
     if name == "None":
         return {}
     return READERS[name](settings, iteration_size)
@@ -78,7 +78,7 @@ def _polynomial(settings: Settings, iteration_size: int) -> Node:
     updates = settings.unsigned("MaxIterations", 0)
     over: float | None = None
     if updates == 0:
-        settings.lose(
+        settings.note(
             "MaxIterations" if "MaxIterations" in settings.keys else "LearningRatePolicy",
             "with MaxIterations=0 N2D2's rate is NaN; here it decays over the whole schedule",
         )
@@ -95,7 +95,7 @@ def _cosine(settings: Settings, iteration_size: int) -> Node:
     units, warm_up = settings.unsigned("MaxIterations", 0), settings.unsigned("WarmUpDuration", 0)
     over: float | None = None
     if units == 0:
-        settings.lose(
+        settings.note(
             "LearningRatePolicy",
             "without MaxIterations N2D2's rate is 0 from the start; here the cosine lasts as long "
             "as the schedule",
@@ -116,7 +116,7 @@ def _cosine(settings: Settings, iteration_size: int) -> Node:
         arguments["warmup_epochs"] = settings.epochs("WarmUpDuration", warm_up * size, samples)
         arguments["warmup_start"] = start
         if start == 0:
-            settings.lose("WarmUpLRFrac", "N2D2 never leaves a rate of 0, here it rises")
+            settings.note("WarmUpLRFrac", "N2D2 never leaves a rate of 0, here it rises")
     return _node("cosine", **arguments)
 
 
@@ -144,7 +144,7 @@ def _count_goes_on(settings: Settings, iteration_size: int) -> None:
     updates = settings.unsigned("MaxIterations", 0)
     if updates:
         epochs = float(Fraction(updates) / settings.pace.updates(iteration_size))
-        settings.lose(
+        settings.note(
             "MaxIterations",
             f"N2D2's rate stays as it is from update {updates} on, after {epochs:.4g} epochs; here "
             "it goes on changing",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from ini_compat.errors import IniError, Kind, Loss
+from ini_compat.errors import Deviation, IniError, Kind
 from ini_compat.syntax.resolve import Section
 
 UNDEFINED = re.compile(r"\$\{\w+\}")  # a variable that expansion has left as it was
@@ -26,7 +26,7 @@ class Pace:
         images: number of training images.
         batch_size: images per batch.
         known: whether ``images`` is the true number.
-        lose: notes what is ignored or approximated.
+        note: notes what is ignored or approximated.
         iteration_sizes: all that were seen; `Network.iteration_size` is made of them.
         lengths: epochs of decays that have an end.
     """
@@ -34,7 +34,7 @@ class Pace:
     images: int
     batch_size: int
     known: bool
-    lose: Callable[[Loss], None]
+    note: Callable[[Deviation], None]
     iteration_sizes: list[int] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
 
@@ -102,13 +102,13 @@ class Settings:
                     f"counts samples, and how many images there are to learn from is not known: "
                     f"taken as {self.pace.images}; give --images"
                 )
-                self.lose(name, reason)
+                self.note(name, reason)
         return float(count / per_epoch)
 
-    def lose(self, name: str, reason: str, kind: Kind = "approximated") -> None:
+    def note(self, name: str, reason: str, kind: Kind = "approximated") -> None:
         """Note what is not taken over."""
         section, key = self.keys[name]
-        self.pace.lose(_loss(section, key, reason, kind))
+        self.pace.note(_loss(section, key, reason, kind))
 
     def wrong(self, name: str, accepted: str) -> IniError:
         """Return the error for the value of a parameter."""
@@ -120,9 +120,9 @@ class Settings:
         undefined = UNDEFINED.search(section.text(key))
         if undefined:
             reason = f"{undefined[0]} is defined nowhere; the default of {name} holds"
-            self.pace.lose(_loss(section, key, reason, "approximated"))
+            self.pace.note(_loss(section, key, reason, "approximated"))
         return not undefined
 
 
-def _loss(section: Section, key: str, reason: str, kind: Kind) -> Loss:
-    return Loss(section.place(key), f"[{section.name}] {key}", kind, reason)
+def _loss(section: Section, key: str, reason: str, kind: Kind) -> Deviation:
+    return Deviation(section.place(key), f"[{section.name}] {key}", kind, reason)

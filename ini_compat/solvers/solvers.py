@@ -76,7 +76,7 @@ def _sgd(settings: Settings) -> Node:
     settings.pace.iteration_sizes.append(size)
     policy = read_policy(settings, size)
     if "PolyakMomentum" in settings.keys:
-        settings.lose("PolyakMomentum", "N2D2 itself never reads it", "ignored")
+        settings.note("PolyakMomentum", "N2D2 itself never reads it", "ignored")
     return node | ({"lr_policy": policy} if policy else {})
 
 

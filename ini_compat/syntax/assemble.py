@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from ini_compat.errors import IniError, Loss, Place, did_you_mean, label
+from ini_compat.errors import Deviation, IniError, Place, did_you_mean, label
 from ini_compat.syntax import limits
 from ini_compat.syntax.files import Files, Source
 from ini_compat.syntax.lexer import Entry, Header, Line, lines_of, tokens
@@ -27,13 +27,13 @@ class Assembler:
         sections: dict[str, Section],
         global_section: Section,
         expands: Expands,
-        losses: list[Loss],
+        deviations: list[Deviation],
     ) -> None:
         self.files = files
         self.sections = sections
         self.globals = global_section
         self.expands = expands
-        self.losses = losses
+        self.deviations = deviations
         self.last: Section | None = None
         self.entries = Budget(limits.ENTRIES, f"there are more than {limits.ENTRIES} keys")
         self.work = Work()
@@ -107,7 +107,7 @@ class Assembler:
         if earlier is not None and earlier.key != "$PARENT_SECTION_NAME":
             reason = f"the same key is set again at {entry.place}, which is what counts"
             key = label(section.name, entry.key)
-            self.losses.append(Loss(earlier.place, key, "ignored", reason))
+            self.deviations.append(Deviation(earlier.place, key, "ignored", reason))
 
     def _finish(
         self,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ini_compat.errors import IniError, Loss, Place, did_you_mean
+from ini_compat.errors import Deviation, IniError, Place, did_you_mean
 from ini_compat.syntax.assemble import Assembler
 from ini_compat.syntax.expand import COMPUTED_KEYS, Expander
 from ini_compat.syntax.files import VARIABLE, Files
@@ -23,13 +23,13 @@ class Document:
     Attributes:
         sections: name -> section in the order of the file, without the global one.
         globals: the keys before the first header, a section called "".
-        losses: what the file says twice.
+        deviations: what the file says twice.
         notices: how the files were read, where that is not obvious.
     """
 
     def __init__(self, file: str, environment: Mapping[str, str] = NOTHING) -> None:
         self.sections: dict[str, Section] = {}
-        self.losses: list[Loss] = []
+        self.deviations: list[Deviation] = []
         self.notices: list[str] = []
         self.environment = environment
         self._expander = Expander(self.sections)
@@ -54,7 +54,7 @@ class Document:
         document = cls(file, environment)
         files = Files(file, environment, document.notices)
         Assembler(
-            *(files, document.sections, document.globals, document._expander, document.losses)
+            *(files, document.sections, document.globals, document._expander, document.deviations)
         ).read(defines)
         return document
 

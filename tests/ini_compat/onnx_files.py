@@ -103,7 +103,7 @@ def problems(network: Network) -> str:
 
 def losses(network: Network) -> dict[str, str]:
     """Return what was lost by key."""
-    return {loss.key: loss.reason for loss in network.losses}
+    return {item.key: item.reason for item in network.deviations}
 
 
 def layers(network: Network) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def problems(network: Network) -> str:
 
 def losses(network: Network) -> str:
     """Return all losses as text."""
-    return "\n".join(f"{loss.key} {loss.kind}: {loss.reason}" for loss in network.losses)
+    return "\n".join(f"{item.key} {item.kind}: {item.reason}" for item in network.deviations)
 
 
 def deep(blocks: int) -> str:

@@ -10,7 +10,7 @@ import pytest
 from ini_compat.cells.cell_types import TYPES
 from ini_compat.cells.layer_names import Names
 from ini_compat.cells.reader import CellReader
-from ini_compat.errors import IniError, Loss
+from ini_compat.errors import Deviation, IniError
 from ini_compat.network import ENVIRONMENTS, IMAGE, Cell, Data, Network, Node, Shape
 from ini_compat.solvers.settings import Pace
 from ini_compat.syntax.resolve import Document
@@ -33,7 +33,7 @@ class Cells:
 
     image: Shape
     cells: dict[str, Cell] = field(default_factory=dict)
-    losses: list[Loss] = field(default_factory=list)
+    deviations: list[Deviation] = field(default_factory=list)
     pace: Pace | None = None
 
     def __getitem__(self, name: str) -> Cell:
@@ -45,7 +45,9 @@ class Cells:
 
     @property
     def lost(self) -> list[str]:
-        return [f"{loss.place.line}: {loss.key} {loss.kind}: {loss.reason}" for loss in self.losses]
+        return [
+            f"{item.place.line}: {item.key} {item.kind}: {item.reason}" for item in self.deviations
+        ]
 
     def graph(self) -> LayerGraph:
         """Return the network of qatlab that the layers describe."""
@@ -68,7 +70,7 @@ def cells(folder: Path, text: str, image: Shape = (1, 8, 8), head: str = HEAD) -
     path.write_text(head + text, encoding="utf-8")
     document = Document.read(str(path), {}, {})
     found = Cells(image)
-    found.pace = Pace(60000, 100, True, found.losses.append)
+    found.pace = Pace(60000, 100, True, found.deviations.append)
     names = Names()
     readers = []
     for name, section in document.sections.items():
@@ -81,7 +83,7 @@ def cells(folder: Path, text: str, image: Shape = (1, 8, 8), head: str = HEAD) -
         TYPES[cell.type](reader)
         readers.append(reader)
     for reader in readers:
-        reader.lose_unused()
+        reader.note_unused()
     return found
 
 

@@ -36,7 +36,7 @@ def said(lines: str) -> str:
 def test_functions(tmp_path: Path, lines: str) -> None:
     found = cells(tmp_path, said(lines))
     function = FUNCTIONS[lines]
-    assert found.losses == []
+    assert found.deviations == []
     if function is None:
         assert list(found.layers) == ["x"]
         assert found["x"].output == "x"
@@ -113,7 +113,7 @@ def test_a_quantizer_is_a_site_behind_the_function(tmp_path: Path, lines: str, m
     rectified = lines.startswith("Rectifier")
     assert cell.activation.arguments.get("dead_zeros", False) is rectified
     if plain:
-        assert found.losses == []
+        assert found.deviations == []
     else:
         name = lines.partition("\n")[0]
         line = 2 + said(lines).count("\n")

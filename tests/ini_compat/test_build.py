@@ -266,7 +266,7 @@ def test_cells_refused_by_name(tmp_path: Path, kind: str) -> None:
     assert problem.place.line == 14
     shapes = {name: cell.shape for name, cell in network.cells.items()}
     assert shapes == {"a": (10, 1, 1), "odd": None, "fc": (10, 1, 1), "after": None}
-    assert network.losses == []
+    assert network.deviations == []
 
 
 def test_a_refused_cell_is_named_behind_another_one(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_many_keys_end_soon(tmp_path: Path) -> None:
     start = time.perf_counter()
     network = read(tmp_path, project(text))
     assert time.perf_counter() - start < 3
-    assert len(network.losses) == 20_000
+    assert len(network.deviations) == 20_000
 
 
 # -- global keys ------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def test_global_keys(tmp_path: Path) -> None:
     head = "$X=1\nDefaultModel=Frame\nCheckWeightRange=0\nInsertBatchNormAfterConv=0\n"
     network = read(tmp_path, project(head=f"{head}ProgramMethod(PCM)=Ideal\n"))
     assert network.problems == []
-    assert network.losses == []
+    assert network.deviations == []
     text = project(f"{FC}DataType=Float64\n", head="DefaultDataType=Float16\n")
     reason = "networks compute in float32; trainer.precision chooses others"
     assert losses(read(tmp_path, text)).splitlines() == [
@@ -373,13 +373,13 @@ def test_sections_that_nothing_uses_are_told(tmp_path: Path) -> None:
     passive = "[def]\nNbOutputs=10\n[fc2] def\nInput=fc\nType=Fc\n[old]\nX=1\n[empty]\n"
     network = built(tmp_path, FC + passive)
     assert losses(network) == "[old] ignored: is used by nothing"
-    assert network.losses[0].place.line == 17
+    assert network.deviations[0].place.line == 17
 
 
 def test_sections_that_are_overridden_or_only_referred_to_are_used(tmp_path: Path) -> None:
     text = FC.replace("10", "[n]Count") + "ConfigSection=a,b\n[n]\nCount=10\n"
     network = built(tmp_path, f"{text}[a]\nNoBias=0\n[b]\nNoBias=1\n")
-    assert network.losses == []
+    assert network.deviations == []
     assert network.cells["fc"].layers["fc"]["bias"] is False
 
 
@@ -408,7 +408,7 @@ def test_accumulated_batches(tmp_path: Path) -> None:
     cells = fc("a", "sp", "ConfigSection=c4") + fc("fc", "a", "ConfigSection=c4")
     network = built(tmp_path, cells + config.format("c4", 4))
     assert network.iteration_size == 4
-    assert network.losses == []
+    assert network.deviations == []
     cells = fc("a", "sp", "ConfigSection=c4") + fc("fc", "a")
     network = built(tmp_path, cells + config.format("c4", 4))
     assert network.iteration_size == 4

@@ -200,7 +200,7 @@ def test_sections_for_another_model_are_told(tmp_path: Path) -> None:
     assert lost.startswith("7: [x] ConfigSection(Frame) ignored: it is for cells of another Model")
     found = cells(tmp_path, text, head="DefaultModel=Frame\n")
     assert found.layers["x"]["bias"] is False
-    assert found.losses == []
+    assert found.deviations == []
 
 
 @pytest.mark.parametrize(

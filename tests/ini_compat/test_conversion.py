@@ -36,7 +36,7 @@ def test_a_softmax_with_loss_is_left_to_the_loss(tmp_path: Path) -> None:
     assert list(content["model"]["layers"]) == ["fc"]
     assert content["loss"] == {"_target_": "qatlab.training.loss.CrossEntropy"}
     assert options(content)["loss"] == "cross_entropy"
-    assert network.losses == []
+    assert network.deviations == []
 
 
 def test_a_softmax_that_another_layer_reads_stays(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_pool_is_kept_for_what_undoes_it(tmp_path: Path) -> None:
     cells += f"[x]\nInput=q\nType=Unpool\nArgMax=p\n{window}"
     content, network = converted(tmp_path, project(cells + FC.replace("Input=sp", "Input=x")))
     assert list(content["model"]["layers"]) == ["p", "q", "x", "fc"]
-    assert not any(loss.key == "[p]" for loss in network.losses)
+    assert not any(item.key == "[p]" for item in network.deviations)
     LayerGraph(**content["model"])
 
 

@@ -29,7 +29,7 @@ def database(document: Read) -> Lines:
         text = "\n".join(["[database]", *lines]) + f"\n{more}"
         losses: list[Any] = []
         made = read_database(document(text, environment=environment), losses.append)
-        return made, [f"{loss.key} {loss.kind}: {loss.reason}" for loss in losses]
+        return made, [f"{item.key} {item.kind}: {item.reason}" for item in losses]
 
     return read
 

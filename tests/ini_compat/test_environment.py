@@ -33,7 +33,7 @@ class Environment:
         self.document = document
         self.data: Data = read_data(document, losses.append, images, folder)
         self.node = self.data.node
-        self.losses = [f"{loss.key} {loss.kind}: {loss.reason}" for loss in losses]
+        self.deviations = [f"{item.key} {item.kind}: {item.reason}" for item in losses]
 
     def names(self) -> list[str]:
         """Return the names of the transforms, and the parts that the second and later have."""
@@ -75,7 +75,7 @@ def test_what_n2d2_takes_where_nothing_is_said(document: Read) -> None:
         "transforms": {},  # not null, which would resize; bytes become [0, 1] by themselves
     }
     assert made.data.training_images == 60000
-    assert made.losses == []
+    assert made.deviations == []
 
 
 @pytest.mark.parametrize(
@@ -116,18 +116,18 @@ def test_an_environment_is_needed(document: Read) -> None:
 )
 def test_keys_without_effect(document: Read, line: str) -> None:
     made = Environment(document(MNIST + SP + line + "\n"))
-    assert len(made.losses) == 1
-    assert made.losses[0].startswith(f"[sp] {line.partition('=')[0]} ignored: ")
+    assert len(made.deviations) == 1
+    assert made.deviations[0].startswith(f"[sp] {line.partition('=')[0]} ignored: ")
 
 
 @pytest.mark.parametrize("line", ["DataSignedMapping=1", "QuantizationLevels=255", "StreamLabel=1"])
 def test_parameters_without_effect(document: Read, line: str) -> None:
     made = Environment(document(f"{MNIST}{SP}ConfigSection=sp.config\n[sp.config]\n{line}\n"))
-    assert len(made.losses) == 1
-    assert made.losses[0].startswith(f"[sp.config] {line.partition('=')[0]} ignored: ")
+    assert len(made.deviations) == 1
+    assert made.deviations[0].startswith(f"[sp.config] {line.partition('=')[0]} ignored: ")
     default = line.partition("=")[0] + "=0"
     made = Environment(document(f"{MNIST}{SP}ConfigSection=sp.config\n[sp.config]\n{default}\n"))
-    assert made.losses == []
+    assert made.deviations == []
 
 
 # -- transformations --------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_transformations_of_channels_are_refused(document: Read, kind: str) -> N
 def test_an_unknown_part_is_told(document: Read) -> None:
     made = Environment(document(MNIST + SP + FLIP.format("Tansformation")))
     assert made.names() == []
-    assert made.losses == [
+    assert made.deviations == [
         "[sp.Tansformation] ignored: is neither a transformation nor statistics of the images"
     ]
 
@@ -210,14 +210,16 @@ def test_parts_that_others_use_are_no_loss(document: Read) -> None:
     text = f"{MNIST}{SP}ConfigSection=sp.config\n[sp.config]\nStreamTensor=0\n"
     text += "[sp.def]\nType=FlipTransformation\n[sp.Transformation] sp.def\nVerticalFlip=1\n"
     made = Environment(document(text))
-    assert made.losses == []
+    assert made.deviations == []
     assert made.names() == ["flip"]
 
 
 def test_a_file_without_a_database(document: Read) -> None:
     made = Environment(document(SP))
     assert made.node["source"] == {"_target_": "qatlab.data.Mnist", "folder": "data"}
-    assert "there is no [database]: data.source has to be chosen; Mnist stands" in made.losses[0]
+    assert (
+        "there is no [database]: data.source has to be chosen; Mnist stands" in made.deviations[0]
+    )
     made = Environment(document(SP + "NbChannels=3\n"))
     assert made.node["source"]["_target_"] == "qatlab.data.Cifar10"
     assert made.names() == ["bgr"]
@@ -250,7 +252,7 @@ def test_statistics_are_measured(document: Read, tmp_path: Path) -> None:
     node = made.node["transforms"]["range_affine"]
     assert node["first_value"] == pytest.approx(mean, abs=1e-6)
     assert node["second_value"] == pytest.approx(deviation, abs=1e-6)
-    assert made.losses == []
+    assert made.deviations == []
     assert "was measured on all MNIST_IDX_Database training images in" in made.document.notices[0]
 
 
@@ -258,11 +260,11 @@ def test_statistics_that_are_not_known_are_left_to_the_user(document: Read) -> N
     made = Environment(document(MNIST + SP + STATISTICS))
     node = made.node["transforms"]["range_affine"]
     assert (node["first_value"], node["second_value"]) == ("???", "???")  # Hydra names the key
-    assert [loss.split(" left")[0] for loss in made.losses] == [
+    assert [item.split(" left")[0] for item in made.deviations] == [
         "[sp.Transformation-normalize] FirstValue approximated:",
         "[sp.Transformation-normalize] SecondValue approximated:",
     ]
-    assert "the mean of the training images as they are stored; --data DIR" in made.losses[0]
+    assert "the mean of the training images as they are stored; --data DIR" in made.deviations[0]
 
 
 @pytest.mark.parametrize(
@@ -279,8 +281,8 @@ def test_statistics_that_cannot_be_measured(
     text = MNIST + SP + before + STATISTICS.replace("LearnOnly", apply_to)
     made = Environment(document(text), folder=tmp_path)
     assert made.node["transforms"]["range_affine"]["first_value"] == "???"
-    assert reason in made.losses[0]
-    assert "--data" not in made.losses[0]
+    assert reason in made.deviations[0]
+    assert "--data" not in made.deviations[0]
 
 
 def test_transformations_on_the_fly_do_not_change_what_is_measured(
@@ -302,4 +304,4 @@ def test_a_folder_without_the_data_set_is_told(document: Read, tmp_path: Path) -
 def test_a_mean_image_is_not_known(document: Read) -> None:
     text = MNIST + SP + STATISTICS.replace("_GlobalValue.mean", "_MeanData")
     made = Environment(document(text))
-    assert "an image made of all training images" in made.losses[0]
+    assert "an image made of all training images" in made.deviations[0]

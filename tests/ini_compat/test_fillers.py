@@ -34,7 +34,7 @@ def test_fillers_of_weights(tmp_path: Path, lines: str) -> None:
     text = f"{CONV}WeightsFiller={lines.replace('F.', 'WeightsFiller.')}"
     found = cells(tmp_path, text)
     assert found.layers["x"]["weight_init"] == NODES[lines]
-    assert found.losses == []
+    assert found.deviations == []
     filler("x", NODES[lines], bias=False)  # which raises for what the layer graph does not have
 
 
@@ -62,7 +62,7 @@ def test_without_biases_their_filler_is_not_kept(tmp_path: Path) -> None:
     found = cells(tmp_path, text)
     assert found.layers["x"]["bias"] is False
     assert "bias_init" not in found.layers["x"]
-    assert found.losses == []
+    assert found.deviations == []
     assert found.graph().get_submodule("x").bias is None
 
 

@@ -119,7 +119,7 @@ def test_the_quantized_model_of_the_field(tmp_path: Path, shared: Path) -> None:
     norm = cells[f"{RESNET}batchnorm0_fwd"]
     assert norm.solvers[f"{norm.output}.weight"]["weight_decay"] == 0.0001
     assert cells["soft1"].with_loss == "softmax"
-    assert [loss.key for loss in network.losses if "onnx:" in loss.key] == []
+    assert [item.key for item in network.deviations if "onnx:" in item.key] == []
     node = experiment(network)
     assert node["model"]["outputs"] == [f"{RESNET}dense0_fwd"]
 
@@ -318,7 +318,7 @@ QWeight=SAT
     assert list(network.cells["conv"].layers) == ["conv"]
     keys = ("KernelDims", "KernelSize", "Stride", "NbOutputs", "ActivationFunction", "QAct")
     assert losses(network).keys() == {f"[onnx:Conv_def] {key}" for key in keys}
-    assert all(loss.place.line > 15 for loss in network.losses if "Conv_def" in loss.key)
+    assert all(item.place.line > 15 for item in network.deviations if "Conv_def" in item.key)
 
 
 def test_a_section_of_nothing_but_lost_keys_is_read(tmp_path: Path) -> None:
@@ -331,10 +331,10 @@ def test_one_line_is_lost_once(tmp_path: Path) -> None:
     more = "[onnx:Conv_def]\nQWeightSolver.LearningRate=1\n"
     more += "QWeight=LSQ\nQWeight.Range=15\nConfigSection=config\n"
     more += "[config]\nSolvers.LearningRateDecay=0.5\n"
-    keys = [loss.key for loss in small(tmp_path, more).losses]
+    keys = [item.key for item in small(tmp_path, more).deviations]
     assert keys.count("[onnx:Conv_def] QWeightSolver.LearningRate") == 1
     solver = "QWeightSolver=SGD\nQWeightSolver.PolyakMomentum=1\n[config]"
-    keys = [loss.key for loss in small(tmp_path, more.replace("[config]", solver)).losses]
+    keys = [item.key for item in small(tmp_path, more.replace("[config]", solver)).deviations]
     assert [key for key in keys if "Polyak" in key] == [
         "[onnx:Conv_def] QWeightSolver.PolyakMomentum"
     ]

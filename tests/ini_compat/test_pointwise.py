@@ -61,7 +61,7 @@ def output(found: Cells) -> list[float]:
 def test_elementwise_operations(tmp_path: Path, lines: list[str], expected: list[float]) -> None:
     found = combined(tmp_path, *lines)
     assert output(found) == pytest.approx(expected)
-    assert found.losses == []
+    assert found.deviations == []
 
 
 def test_plain_coefficients_are_left_out(tmp_path: Path) -> None:
@@ -158,14 +158,14 @@ def test_cells(tmp_path: Path, text: str, node: dict[str, Any]) -> None:
     assert layer(tmp_path, text, IMAGE) == node
     found = cells(tmp_path, text, IMAGE)
     assert found["x"].shape == IMAGE
-    assert found.losses == []
+    assert found.deviations == []
 
 
 def test_what_the_cpu_does_otherwise(tmp_path: Path) -> None:
     head = "DefaultModel=Frame\n"
     found = cells(tmp_path, cell("Dropout"), IMAGE, head)
     assert found.layers["x"]["rescale"] is False
-    assert found.losses == []
+    assert found.deviations == []
     (lost,) = cells(tmp_path, cell("LRN"), IMAGE, head).lost
     assert lost.startswith("4: [x] Type approximated: N2D2's CPU code computes something else")
     own = cell("Dropout", "Model=Frame_CUDA")

@@ -78,7 +78,7 @@ def test_sat_weights(tmp_path: Path, kind: str, lines: str, node: dict[str, Any]
     found = cells(tmp_path, f"{CELLS[kind]}QWeight=SAT\n{lines.replace('Q.', 'QWeight.')}")
     assert found["x"].weight == Quantizer("SAT", node)
     assert found["x"].solvers.keys() == {"x.weight", "x.bias"}
-    assert found.losses == []
+    assert found.deviations == []
     SatWeight(**node)
 
 
@@ -87,7 +87,7 @@ def test_lsq_weights(tmp_path: Path) -> None:
     found = cells(tmp_path, f"{text}QWeightSolver=Adam\nQWeightSolver.LearningRate=0.1\n")
     assert found["x"].weight == Quantizer("LSQ", {"bits": 4, **N2D2})
     assert found["x"].solvers["x.weight_quantizer.step_size"] == {"method": "adam", "lr": 0.1}
-    assert found.losses == []
+    assert found.deviations == []
     fixed = "QWeight.SetOptInitStepSize=0\n"
     node = {"bits": 4, **N2D2, "step_size": 100.0}
     assert cells(tmp_path, text + fixed)["x"].weight == Quantizer("LSQ", node)
@@ -142,7 +142,7 @@ def test_activations(
     stem = {"SAT": "x_QAct_SAT_Alpha", "LSQ": "x_QAct_LSQ_StepSize"}[method]
     assert (file.stem, file.key, file.optional) == (stem, f"x_qact.{learned}", True)
     assert quantizer.understands(file.quantizer)
-    assert found.losses == []
+    assert found.deviations == []
 
 
 def test_no_solver_of_the_cell_reaches_what_quantizers_learn(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from projects import FC, project, read
 
 from ini_compat.convert import experiment
-from ini_compat.errors import IniError, Loss, Place
+from ini_compat.errors import Deviation, IniError, Place
 from ini_compat.network import Network
-from ini_compat.report import experiment_text, facts, loss_lines, problem_facts, table
+from ini_compat.report import deviation_lines, experiment_text, facts, problem_facts, table
 
 CELLS = (
     "[conv1.1]\nInput=sp\nType=Conv\nKernelSize=5\nNbOutputs=6\nConfigSection=c\n"
@@ -68,8 +68,8 @@ def test_a_problem_may_have_no_place() -> None:
 
 
 def test_a_loss_is_a_line() -> None:
-    loss = Loss(Place("a.ini", 3), "[b] C", "ignored", "no effect")
-    assert loss_lines([loss]) == ["a.ini:3: [b] C ignored: no effect"]
+    loss = Deviation(Place("a.ini", 3), "[b] C", "ignored", "no effect")
+    assert deviation_lines([loss]) == ["a.ini:3: [b] C ignored: no effect"]
 
 
 def test_the_experiment(network: Network) -> None:
@@ -79,7 +79,7 @@ def test_the_experiment(network: Network) -> None:
         "# @package _global_",
         "# Imported from model.ini by: python -m ini_compat convert model.ini",
         "# What it says differently here:",
-        f"#   {loss_lines(network.losses)[0]}",
+        f"#   {deviation_lines(network.deviations)[0]}",
     ]
     assert "    conv1_1: {type: conv, channels: 6, kernel: [5, 5], bias: false}" in lines
     assert "    conv1_1_qact: {type: relu}   # 6x24x24" in lines  # the output of the cell
@@ -91,7 +91,7 @@ def test_no_comment_leaves_its_line(network: Network) -> None:
     content = experiment(network, 5)
     evil = "x\nname: evil\r\u2028\x85name: evil"
     network.source = evil
-    network.losses.append(Loss(Place(evil, 1), evil, "ignored", evil))
+    network.deviations.append(Deviation(Place(evil, 1), evil, "ignored", evil))
     text = experiment_text(network, content, evil)
     assert yaml.safe_load(text)["name"] == "model"
     assert all(line.startswith("#") for line in text.splitlines() if "evil" in line)

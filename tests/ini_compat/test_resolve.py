@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ini_compat.errors import IniError, Loss, Place
+from ini_compat.errors import Deviation, IniError, Place
 from ini_compat.syntax.resolve import COMPUTED_KEYS, Document
 
 Read = Callable[..., Document]
@@ -40,7 +40,7 @@ def test_a_section_that_is_not_there(document: Read) -> None:
 def test_names_are_case_sensitive(document: Read) -> None:
     read = document("[A]\nx=1\nX=2\n[a]\n")
     assert (read.section("A").text("x"), read.section("A").text("X")) == ("1", "2")
-    assert read.losses == []
+    assert read.deviations == []
 
 
 def test_the_first_parent_wins_and_own_keys_override(document: Read) -> None:
@@ -49,7 +49,7 @@ def test_the_first_parent_wins_and_own_keys_override(document: Read) -> None:
     values = {key: read.section("b").text(key) for key in "XYZW"}
     assert values == {"X": "q", "Y": "p", "Z": "a", "W": "q"}
     assert read.section("a").parents == ["q", "p"]
-    assert read.losses == []  # to override what was inherited is what inheritance is for
+    assert read.deviations == []  # to override what was inherited is what inheritance is for
 
 
 def test_what_is_written_to_a_parent_later_is_not_inherited(document: Read) -> None:
@@ -73,9 +73,9 @@ def test_of_a_duplicate_key_the_last_counts_and_the_other_is_lost(document: Read
     assert read.section("a").text("X") == "3"
     assert read.globals.text("$V") == "2"
     reason = "the same key is set again at model.ini:{}, which is what counts"
-    assert read.losses == [
-        Loss(Place("model.ini", 1), "$V", "ignored", reason.format(2)),
-        Loss(Place("model.ini", 6), "[a] X", "ignored", reason.format(7)),
+    assert read.deviations == [
+        Deviation(Place("model.ini", 1), "$V", "ignored", reason.format(2)),
+        Deviation(Place("model.ini", 6), "[a] X", "ignored", reason.format(7)),
     ]
 
 
@@ -85,7 +85,7 @@ def test_definitions_from_outside_replace_global_ones(document: Read) -> None:
     assert read.section("a").real("X") == 0.5
     assert read.section("a").real("Y") == 1.0
     assert read.section("b").real("X") == 5.0
-    assert read.losses == []
+    assert read.deviations == []
     expected = "-D LRR: the file does not define $LRR. Did you mean 'LR'?"
     assert message(lambda: document(text, defines={"LRR": "1"})) == expected
     wrong = document(text, defines={"LR": "$(1 +)"})
@@ -213,8 +213,8 @@ def test_what_is_wrong_in_a_template_is_said_there(document: Read) -> None:
             files = {"x.tpl": template}
             assert message(partial(document, start, files)).startswith(expected)
         else:
-            (loss,) = document(start, {"x.tpl": template}).losses
-            assert (str(loss.place), loss.key) == ("x.tpl:2", "[b] X")
+            (item,) = document(start, {"x.tpl": template}).deviations
+            assert (str(item.place), item.key) == ("x.tpl:2", "[b] X")
     wrong = "[a@x.tpl]\nA=[conv]Y\n[conv]\n"
     assert document(wrong, {"x.tpl": "[b]\nX={{A}}\n"}).section("b").raw("X") == "[conv]Y"
 
@@ -286,5 +286,5 @@ def test_the_branches_of_a_real_file(real_files: list[Path]) -> None:
     assert total.place("Input").file.endswith(".ini.tpl")
     assert read.section("conv3.1_1x1").integer("NbOutputs") == 96  # 16 channels, expanded by 6
     assert read.section("bn4").parents == ["bn_def"]
-    assert read.losses == []
+    assert read.deviations == []
     assert read.notices == []

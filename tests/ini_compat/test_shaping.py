@@ -75,7 +75,7 @@ def test_unpooling_puts_values_back(tmp_path: Path) -> None:
         **{"type": "max_unpool", "pool": "p", "kernel": [2, 2], "stride": [2, 2], "input": "p"}
     }
     assert found["x"].shape == IMAGE
-    assert found.losses == []
+    assert found.deviations == []
     image = torch.arange(2 * 6 * 8.0).reshape(1, *IMAGE)
     back = found.graph()(image)
     assert back.count_nonzero() == 2 * 3 * 4

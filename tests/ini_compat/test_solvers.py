@@ -12,7 +12,7 @@ import pytest
 from hydra.utils import instantiate
 from projects import FC, project, read
 
-from ini_compat.errors import IniError, Loss
+from ini_compat.errors import Deviation, IniError
 from ini_compat.solvers.lr_policies import POLICIES
 from ini_compat.solvers.settings import Pace
 from ini_compat.solvers.solvers import PARAMETERS, group
@@ -27,10 +27,10 @@ IMAGES = 1000
 class Solver:
     """What one solver section makes, and what was lost."""
 
-    def __init__(self, document: Document, pace: Pace, losses: list[Loss], kind: str) -> None:
+    def __init__(self, document: Document, pace: Pace, losses: list[Deviation], kind: str) -> None:
         section = document.section("s")
         self.node = group(kind, {key: (section, key) for key in section}, pace)
-        self.losses = [f"{loss.key} {loss.kind}: {loss.reason}" for loss in losses]
+        self.deviations = [f"{item.key} {item.kind}: {item.reason}" for item in losses]
 
         policy = self.node.get("lr_policy")
         self.factor = constant if policy is None else instantiate(policy)
@@ -47,9 +47,9 @@ def solver(document: Read) -> Callable[..., Solver]:
     def make(
         *lines: str, kind: str = "SGD", images: int = IMAGES, batch: int = 100, known: bool = True
     ) -> Solver:
-        losses: list[Loss] = []
-        pace = Pace(images, batch, known, losses.append)
-        return Solver(document("\n".join(["[s]", *lines]) + "\n"), pace, losses, kind)
+        deviations: list[Deviation] = []
+        pace = Pace(images, batch, known, deviations.append)
+        return Solver(document("\n".join(["[s]", *lines]) + "\n"), pace, deviations, kind)
 
     return make
 
@@ -166,12 +166,12 @@ def test_an_epoch_is_one_epoch_where_batches_are_full(solver: Callable[..., Solv
 def test_where_n2d2_stops_counting_updates_is_told(solver: Callable[..., Solver]) -> None:
     for policy in ("StepDecay", "ExponentialDecay", "InvTDecay", "InvDecay"):
         made = solver(f"LearningRatePolicy={policy}", "MaxIterations=25")
-        assert "stays as it is from update 25 on, after 2.5 epochs" in made.losses[0]
+        assert "stays as it is from update 25 on, after 2.5 epochs" in made.deviations[0]
     # 40 steps of 1000 samples are 400 updates of 100, but N2D2 stops to count at 40.
     cosine = solver(
         "LearningRatePolicy=CosineDecay", "MaxIterations=40", "LearningRateStepSize=1000"
     )
-    assert "stays as it is from update 40 on, after 4 epochs" in cosine.losses[0]
+    assert "stays as it is from update 40 on, after 4 epochs" in cosine.deviations[0]
     assert cosine.rate(2.5) == pytest.approx(
         0.01 * 0.5 * (1 + math.cos(math.pi * 2 / 40))
     )  # in steps of an epoch
@@ -180,7 +180,7 @@ def test_where_n2d2_stops_counting_updates_is_told(solver: Callable[..., Solver]
 def test_a_cosine_without_end_lasts_as_long_as_the_phase(solver: Callable[..., Solver]) -> None:
     made = solver("LearningRatePolicy=CosineDecay")
     assert made.rate(5.0, epochs=10.0) == pytest.approx(0.005)
-    assert "N2D2's rate is 0 from the start" in made.losses[0]
+    assert "N2D2's rate is 0 from the start" in made.deviations[0]
 
 
 def test_a_warm_up_from_zero_is_told(solver: Callable[..., Solver]) -> None:
@@ -188,7 +188,7 @@ def test_a_warm_up_from_zero_is_told(solver: Callable[..., Solver]) -> None:
         *("LearningRatePolicy=CosineDecay", "MaxIterations=9000", "WarmUpDuration=500"),
         "WarmUpLRFrac=0",
     )
-    assert "N2D2 never leaves a rate of 0" in made.losses[0]
+    assert "N2D2 never leaves a rate of 0" in made.deviations[0]
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,10 @@ def test_a_polynomial_decay_without_length_follows_the_schedule_and_is_noted(
     made = solver(*filter(None, lines))
     assert [made.rate(epoch, 20) for epoch in (0, 5, 20)] == pytest.approx([0.1, 0.075, 0.0])
     key = "MaxIterations" if iterations else "LearningRatePolicy"
-    assert len(made.losses) == 1
-    assert made.losses[0].startswith(f"[s] {key} approximated: with MaxIterations=0 N2D2's rate")
+    assert len(made.deviations) == 1
+    assert made.deviations[0].startswith(
+        f"[s] {key} approximated: with MaxIterations=0 N2D2's rate"
+    )
 
 
 @pytest.mark.parametrize(
@@ -326,11 +328,11 @@ def test_keys_without_effect_are_told(
     lengths = ["MaxIterations=1000"] if policy in ("PolyDecay", "CosineDecay") else []
     made = solver(f"LearningRatePolicy={policy}", *lengths, *(f"{key}=1" for key in keys))
     expected = [f"[s] {key} ignored: no effect with LearningRatePolicy={policy}" for key in keys]
-    assert made.losses == expected
+    assert made.deviations == expected
 
 
 def test_what_n2d2_never_reads_is_told(solver: Callable[..., Solver]) -> None:
-    assert solver("PolyakMomentum=0.5").losses == [
+    assert solver("PolyakMomentum=0.5").deviations == [
         "[s] PolyakMomentum ignored: N2D2 itself never reads it"
     ]
 
@@ -350,7 +352,7 @@ def test_an_undefined_variable_leaves_the_default(
     made = solver(line)
     key, value = line.split("=")
     assert made.node == default
-    assert made.losses == [
+    assert made.deviations == [
         f"[s] {key} approximated: {value} is defined nowhere; the default of {key} holds"
     ]
 

@@ -53,7 +53,7 @@ def test_losses(tmp_path: Path, case: str) -> None:
     cells, target, node = CASES[case]
     network = read(tmp_path, project(cells, target=target))
     assert network.problems == []
-    assert network.losses == []
+    assert network.deviations == []
     assert [found.loss for found in network.targets] == [node]
     instantiate(node)  # qatlab accepts it
 
@@ -82,7 +82,7 @@ def test_values_of_a_softmax_are_shares(tmp_path: Path) -> None:
 )
 def test_keys_without_effect_are_told(tmp_path: Path, key: str, reason: str) -> None:
     network = read(tmp_path, project(target=f"[fc.Target]\n{key}=1\n"))
-    (lost,) = network.losses
+    (lost,) = network.deviations
     assert (lost.place.line, lost.key, lost.kind, lost.reason) == (
         *(13, f"[fc.Target] {key}", "ignored", reason),
     )

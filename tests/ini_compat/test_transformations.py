@@ -18,7 +18,7 @@ from ini_compat.data.transformations import (
     from_rgb,
     read_transformation,
 )
-from ini_compat.errors import IniError, Loss
+from ini_compat.errors import Deviation, IniError
 from ini_compat.syntax.resolve import Document
 from qatlab.data import transforms
 
@@ -241,9 +241,9 @@ def node(document: Read) -> Callable[..., dict[str, Any]]:
     def read(kind: str, keys: str = "") -> dict[str, Any]:
         lines = [f"Type={kind}", *(word.replace(",", " ") for word in keys.split())]
         section = document("[sp.Transformation]\n" + "\n".join(lines) + "\n")
-        losses: list[Loss] = []
-        made = read_transformation(section.section("sp.Transformation"), losses.append)
-        assert losses == []
+        deviations: list[Deviation] = []
+        made = read_transformation(section.section("sp.Transformation"), deviations.append)
+        assert deviations == []
         return made
 
     return read

@@ -73,7 +73,7 @@ def test_drop_connect_is_a_matter_of_the_cpu(tmp_path: Path) -> None:
     assert found.lost == ["8: [c] DropConnect ignored: N2D2's GPU code does not use it"]
     found = cells(tmp_path, text, head="DefaultModel=Frame\n")
     assert found.layers["x"]["drop_connect"] == 0.75
-    assert found.losses == []
+    assert found.deviations == []
     found.graph()
 
 
@@ -116,7 +116,7 @@ def test_files(tmp_path: Path) -> None:
 def test_what_stops_gradients_is_told_where_they_would_go_on(tmp_path: Path) -> None:
     for cell in (CONV, DECONV, FC, NORM.replace("=4", "=1")):
         text = configured(cell, "BackPropagate=0")
-        assert cells(tmp_path, text).losses == []  # nothing is trained before it
+        assert cells(tmp_path, text).deviations == []  # nothing is trained before it
         first = "[p]\nInput=env\nType=Activation\nNbOutputs=1\n"
         (lost,) = cells(tmp_path, first + text.replace("[x]\nInput=env", "[x]\nInput=p")).lost
         assert "[c] BackPropagate ignored: gradients flow on to the cells before this" in lost
@@ -165,7 +165,7 @@ def test_solvers(tmp_path: Path, cell: str, case: str) -> None:
     own, config, weights, biases = CELL_AND_CONFIG[case]
     found = cells(tmp_path, configured(f"{cell}{own}\n", config))
     assert found["x"].solvers == {"x.weight": weights, "x.bias": biases}
-    assert found.losses == []
+    assert found.deviations == []
 
 
 def test_solvers_of_batch_norms(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_without_biases_their_solver_is_only_checked(tmp_path: Path, cell: str) 
     decay = "BiasSolver.LearningRatePolicy=PolyDecay\nBiasSolver.MaxIterations=600\n"
     found = cells(tmp_path, configured(cell + own + decay, "NoBias=1", "BiasSolver.Power=2"))
     assert found["x"].solvers == {"x.weight": SGD}
-    assert found.losses == []
+    assert found.deviations == []
     assert found.pace is not None
     assert found.pace.iteration_sizes == [1]
     assert found.pace.lengths == []
@@ -235,7 +235,7 @@ def test_inputs_are_cut(
         assert found.graph().shapes["x_crop"] == (2, *plane)
     assert found.layers["x"]["input"] == ("x_crop" if edges else "image")
     assert found["x"].files[0].shape == (8, 2 * plane[0] * plane[1])
-    assert found.losses == []
+    assert found.deviations == []
 
 
 def test_what_cannot_be_cut_is_refused(tmp_path: Path) -> None:
@@ -279,4 +279,4 @@ def test_what_is_refused(tmp_path: Path, text: str, expected: str) -> None:
 
 
 def test_a_remap_of_nothing_is_none(tmp_path: Path) -> None:
-    assert cells(tmp_path, configured(CONV, "OutputsRemap=")).losses == []
+    assert cells(tmp_path, configured(CONV, "OutputsRemap=")).deviations == []
