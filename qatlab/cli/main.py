@@ -33,8 +33,7 @@ def main() -> None:
     """Run the command that is named first; see ``qatlab --help``."""
     words = sys.argv[1:]
     if words[:1] in ([], ["-h"], ["--help"]):
-        print(_help())
-        raise SystemExit(0 if words else 1)
+        raise SystemExit(run(["--help"]) or int(not words))
     if words[0] not in COMMANDS and COMMAND in os.environ:
         words.insert(0, os.environ[COMMAND])  # which gives them the words behind the command
     command, *arguments = words
@@ -58,6 +57,9 @@ def run(words: Sequence[str]) -> int:
     """
     command, *arguments = words
     try:
+        if command == "--help":
+            print(_help(), flush=True)
+            return 0
         if command not in ROOMS:
             hint = did_you_mean(command, COMMANDS)
             names = ", ".join(COMMANDS)
