@@ -3,11 +3,11 @@
     python benchmarks/coverage.py [--only torchvision timm] [--names GLOB ...] [--out FILE.json]
 
 Each network runs in a process of its own: it is built as a run would build it, quantized (SAT, 4
-bits), trained for one step, its obstacles are asked for, and where there are none it is written in
-all forms. onnxruntime computes the qdq and the integer file for four images: their classes have to
-be those of the fake-quantized network, but for ties (``qatlab verify``). Networks with more than
-``--largest`` parameters are lowered, but neither trained nor written. Printed are a line for each
-network, and counts.
+bits, with sites in front of functions), trained for one step, its obstacles are asked for, and
+where there are none it is written in all forms. onnxruntime computes the qdq and the integer file
+for four images: their classes have to be those of the fake-quantized network, but for ties
+(``qatlab verify``). Networks with more than ``--largest`` parameters are lowered, but neither
+trained nor written. Printed are a line for each network, and counts.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ def _quantized(network: nn.Module, images: Tensor, row: dict[str, Any]) -> nn.Mo
         partial(quant.SatActivation, bits=4),
         [quant.Rule.parse(key, node) for key, node in rules.items()],
         images[:1],
+        inputs_of_functions=True,
     )
     row["stages"].append("quantize")
     return model

@@ -250,6 +250,17 @@ OTHERS = (
     *("F.softplus({0})", "F.elu({0})", "nn.ELU()", "torch.sqrt({0}.abs())", "torch.tanh({0})"),
     *("nn.Softmax(dim=1)", "F.softmax({0}, dim=1)", "{0}.softmax(1)", "nn.Identity()"),
 )
+SMOOTH = (  # what whole numbers have as tables, and Hardsigmoid
+    *("torch.sigmoid({0})", "{0}.sigmoid()", "{0}.sigmoid_()", "nn.Sigmoid()", "F.sigmoid({0})"),
+    *("F.silu({0})", "nn.SiLU()", "nn.SiLU(inplace=True)", "F.silu({0}, inplace=True)"),
+    *("nn.Hardswish()", "F.hardswish({0})", "nn.Hardswish(True)", "nn.GELU()", "F.gelu({0})"),
+    *("nn.GELU('tanh')", "F.gelu({0}, approximate='tanh')", "nn.Mish()", "F.mish({0})"),
+    *("nn.Tanh()", "torch.tanh({0})", "{0}.tanh()", "nn.ELU()", "F.elu({0}, 0.5)", "F.selu({0})"),
+    *("nn.ELU(alpha=0.7, inplace=True)", "nn.CELU(0.6)", "nn.Softplus()", "nn.Softplus(2, 3)"),
+    *("F.softplus({0}, beta=3)", "nn.Softsign()", "F.logsigmoid({0})", "nn.Threshold(0.1, 0.5)"),
+    *("F.threshold({0}, 0.2, -0.3)", "nn.Hardsigmoid()", "F.hardsigmoid({0}, inplace=True)"),
+    "F.hardsigmoid({0})",
+)
 
 
 def _function(a: Author, text: str, sides: int = 3) -> str | None:
@@ -278,6 +289,10 @@ def slope(a: Author) -> str | None:
 
 def other_function(a: Author) -> str | None:
     return _function(a, a.either(*OTHERS), sides_of_newest(a))
+
+
+def smooth(a: Author) -> str | None:
+    return _function(a, a.either(*SMOOTH), sides_of_newest(a))
 
 
 def dropout(a: Author) -> str | None:
@@ -539,7 +554,32 @@ def product(a: Author) -> str | None:
     second = a.like(first) if first else None
     if not (first and second):
         return None
-    return a.write((first, second), a.either("{0} * {1}", "torch.mul({0}, {1})"))
+    text = a.either("{0} * {1}", "torch.mul({0}, {1})", "{0}.mul({1})", "{1} * {0}")
+    return a.write((first, second), text)
+
+
+def gate(a: Author) -> str | None:
+    """Write squeeze-and-excitation, or a product with another tensor that is broadcast."""
+    name = a.pick()
+    if name is None:
+        return None
+    if a.chance(0.6):
+        own, few = a.name("se"), str(a.random.randint(1, 3))
+        layers = f"nn.Conv2d({{c0}}, {few}, 1), nn.ReLU(), nn.Conv2d({few}, {{c0}}, 1)"
+        last = a.either("nn.Sigmoid()", "nn.Hardsigmoid()", "nn.Sigmoid()", "nn.Tanh()")
+        squeeze = a.either("nn.AdaptiveAvgPool2d(1)", "nn.AdaptiveMaxPool2d((1, 1))")
+        made = f"self.{own} = nn.Sequential({squeeze}, {layers}, {last})"
+        text = a.either(
+            *(f"{{0}} * self.{own}({{0}})", f"self.{own}({{0}}) * {{0}}"),
+            *(f"torch.mul({{0}}, self.{own}({{0}}))", f"{{0}}.mul(self.{own}({{0}}))"),
+        )
+        return a.write((name,), text, made)
+    other = a.either(
+        *("{0}.mean((2, 3), keepdim=True)", "{0}.amax((2, 3), keepdim=True)", "{0}[:, :1]"),
+        *("F.adaptive_avg_pool2d({0}, 1).sigmoid()", "{0}[:, :, :1]", "torch.sigmoid({0})"),
+        "F.hardsigmoid({0}[:, :1]).mean((2, 3), keepdim=True)",
+    )
+    return a.write((name,), a.either(f"{{0}} * {other}", f"torch.mul({other}, {{0}})"))
 
 
 NUMBERS = (
@@ -785,6 +825,8 @@ COMMON: Mapping[Maker, int] = {  # of maps
     concatenation: 2,
     addition: 3,
     shortcut: 2,
+    smooth: 2,
+    gate: 1,
     again: 3,
     sequential: 3,
     block: 1,
@@ -794,11 +836,13 @@ RARE: Mapping[Maker, int] = {
     clamp: 4,
     slope: 2,
     other_function: 2,
+    smooth: 6,
+    gate: 3,
     adaptive_pool: 3,
     kept_map: 3,
     subtraction: 2,
     broadcast_sum: 1,
-    product: 1,
+    product: 3,
     number: 4,
     own_parameter: 2,
     pad: 4,
@@ -821,6 +865,8 @@ RARE_VECTOR: Mapping[Maker, int] = {
     own_parameter: 1,
     again: 1,
     other_function: 1,
+    smooth: 2,
+    product: 1,
 }
 LAST = (
     *("F.log_softmax({0}, dim=1)", "F.softmax({0}, 1)", "torch.softmax({0}, dim=-1)"),
