@@ -35,7 +35,7 @@ class TrainingError(QatlabError):
     """A training that cannot go on, such as a loss that is not finite."""
 
 
-LONGEST = 80  # characters of a value that a message shows
+LONGEST = 200  # characters of a value that a message shows
 
 
 def wrong(

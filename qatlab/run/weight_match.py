@@ -126,9 +126,9 @@ def match(
         ]
     faults = unlike[:3]
     if missing:
-        faults.append(f"it lacks {len(missing)} values of the model, first {missing[0]}")
+        faults.append(f"it lacks {_values(missing)} of the model, first {missing[0]}")
     if surplus:
-        faults.append(f"the model lacks {len(surplus)} values of it, first {surplus[0]}")
+        faults.append(f"the model lacks {_values(surplus)} of it, first {surplus[0]}")
     return Match(weights, state, faults, heads, left_out, uncalled, auxiliary, kept)
 
 
@@ -224,5 +224,8 @@ def _within(key: str, prefixes: Collection[str]) -> bool:
 def counted(names: Sequence[str], what: str) -> list[str]:
     """Return what happened to these values; nothing if there are none."""
     names = [name for name in names if not _is_count(name)]
-    values = "value" if len(names) == 1 else "values"
-    return [f"{len(names)} {values} {what}, first {names[0]}"] if names else []
+    return [f"{_values(names)} {what}, first {names[0]}"] if names else []
+
+
+def _values(names: Sequence[str]) -> str:
+    return f"{len(names)} {'value' if len(names) == 1 else 'values'}"

@@ -296,11 +296,11 @@ def test_what_cannot_be_done_is_told_in_a_sentence(tmp_path: Path, run: Run, who
     finished = whole()
     for script, arguments, sentence in [
         ("train.py", [f"resume={tmp_path / 'none'}"], "is not the folder of a run"),
-        ("train.py", [f"resume={finished}", "seed=3"], "seed=3 has no effect beside resume="),
+        ("train.py", [f"resume={finished}", "seed=3"], "seed=3 cannot be combined with resume="),
         ("train.py", [f"resume={finished}", "data=synthetic"], "data=synthetic has no effect"),
         ("train.py", [*SETTINGS, in_folder(finished)], "already holds a run"),
-        ("test.py", [f"run={finished}", "quant=none"], "quant=none has no effect beside run="),
-        ("test.py", [f"run={finished}", "data=mnist"], "data=mnist has no effect beside run="),
+        ("test.py", [f"run={finished}", "quant=none"], "quant=none cannot be combined with run="),
+        ("test.py", [f"run={finished}", "data=mnist"], "data=mnist cannot be combined with run="),
         ("test.py", [f"resume={finished}"], "resume= has no effect on a test"),
     ]:
         logs = in_folder(tmp_path / "logs") if script == "test.py" else "hydra.verbose=false"

@@ -70,9 +70,9 @@ def test_folders_that_are_named_by_one_second_get_numbers(
         ("train.py", ("seed=77", "hydra.run.dir=RUN"), "already holds a run: continue it with"),
         ("train.py", ("mode=plan", "hydra.run.dir=RUN"), "already holds a run: write to another"),
         ("test.py", ("run=RUN", "hydra.run.dir=RUN"), "already holds a run: write to another"),
-        ("train.py", ("resume=RUN",), "is finished and its report written"),
-        ("train.py", ("resume=RUN", "seed=77"), "has no effect beside resume="),
-        ("test.py", ("run=RUN", "seed=77"), "has no effect beside run="),
+        ("train.py", ("resume=RUN",), "is finished; there is nothing to resume"),
+        ("train.py", ("resume=RUN", "seed=77"), "cannot be combined with resume="),
+        ("test.py", ("run=RUN", "seed=77"), "cannot be combined with run="),
     ],
 )
 def test_no_command_changes_a_finished_run(
@@ -104,7 +104,7 @@ def test_checkpoints_outside_of_their_run_are_refused_before_training(
     ended = command("train.py", *FINISHED, word, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 1
     assert "Error: callbacks.checkpoint.folder=" in ended.output
-    assert "${folder}/checkpoints; hydra.run.dir= says where the run goes." in ended.output
+    assert "Accepted: ${folder}/checkpoints." in ended.output
     assert not (tmp_path / "run/config.yaml").exists()
 
 
@@ -151,7 +151,7 @@ def test_own_code_is_called_by_each_reader_that_allows_it(
         load_run(run)
     assert load_run(run, allow=["killable_runs"]).model is not None
     assert run_command(["verify", str(run), "seed=1"]) == 1
-    assert "seed=1 has no effect behind" in capsys.readouterr().err
+    assert "seed=1 cannot be combined with" in capsys.readouterr().err
 
 
 def test_equal_runs_leave_weights_of_equal_bytes(
@@ -195,7 +195,7 @@ def test_a_folder_that_is_deleted_in_training_is_whole_at_the_end(
     words = (target, f"+callbacks.gone.folder={run}", f"hydra.run.dir={run}")
     ended = command("train.py", *FINISHED, *words)
     assert ended.code == 0, ended.output
-    assert f"{run} was deleted while the run trained" in ended.output
+    assert f"{run} was deleted during training" in ended.output
     for name in ("config.yaml", "layers.json", "result.json", "metrics.csv", "weights.safetensors"):
         assert (run / name).is_file(), name
     assert command("test.py", f"run={run}").code == 0

@@ -167,7 +167,7 @@ def test_the_phases_before_quantization_are_trained_once(
     shared = sweep("shared", *words)
     assert shared.code == 0, shared.output
     assert shared.output.count(f"epoch 1/3 [{first}]") == 1
-    assert re.search(rf"\n{first} phase of \S*bits=2,\S* taken over", shared.output)
+    assert re.search(rf"\nthe {first} phase of \S*bits=2,\S* is reused", shared.output)
     alone = sweep("alone", *words, "sweep.cache=null")
     assert alone.code == 0, alone.output
     assert alone.output.count(f"epoch 1/3 [{first}]") == 2
@@ -210,7 +210,7 @@ def test_jobs_that_differ_before_quantization_share_nothing(
     ended = sweep("s", *settings)
     assert ended.code == 0, ended.output
     assert ended.output.count("[clamp]") == 2
-    assert "taken over" not in ended.output
+    assert "is reused" not in ended.output
 
 
 @pytest.mark.parametrize(
@@ -221,12 +221,12 @@ def test_jobs_that_differ_before_quantization_share_nothing(
         (("hydra.sweeper.n_trials=3",), "hydra.sweeper.n_trials=3 has no effect without -m"),
         (("+hydra.launcher.n_jobs=3",), "+hydra.launcher.n_jobs=3 has no effect without -m"),
         (("hydra.sweep.dir=a",), "hydra.sweep.dir=a has no effect without -m"),
-        (("-m", "hydra.run.dir=a"), "hydra.run.dir=a has no effect in a sweep"),
-        (("hydra.mode=MULTIRUN", "hydra.run.dir=a"), "hydra.run.dir=a has no effect in a sweep"),
+        (("-m", "hydra.run.dir=a"), "hydra.run.dir=a cannot be combined with -m"),
+        (("hydra.mode=MULTIRUN", "hydra.run.dir=a"), "hydra.run.dir=a cannot be combined with -m"),
         (("-m", "seed=range(3,1)"), "seed=range(3,1) has no values"),
         (("-m", "model=lenet", "seed=range(2,2)"), "seed=range(2,2) has no values"),
         (("-m", "experiment=glob(none*)"), "experiment=glob(none*) has no values"),
-        (("-m", "seed=1,2", "hydra.sweep.dir=''"), "hydra.sweep.dir is empty"),
+        (("-m", "seed=1,2", "hydra.sweep.dir=''"), "hydra.sweep.dir='' is wrong"),
         (("-m", "seed=1,2", "hydra.sweep.dir=/dev/null/s"), "cannot write to /dev/null/s: Not a"),
         (
             ("-m", "hydra/sweeper=random", "solver.optimizer.lr=interval(0.2,0.1)"),

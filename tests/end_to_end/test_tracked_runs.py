@@ -208,7 +208,7 @@ def test_jobs_of_a_sweep_are_runs_of_their_own_with_all_epochs(
     places = (f'hydra.sweep.dir="{tmp_path}/bits"', f'sweep.cache="{tmp_path}/cache"')
     ended = run(tmp_path, "-m", *words_in(tmp_path, *places), "quant.weight.bits=4,3")
     assert ended.code == 0, ended.output
-    assert "taken over" in ended.output  # the clamp phase, which the second job does not train
+    assert "is reused" in ended.output  # the clamp phase, which the second job does not train
     folders = {bits_of(file): file.parent for file in tmp_path.glob("bits/*/config.yaml")}
     assert folders.keys() == {"3", "4"}
     client = mlflow_client(tmp_path, monkeypatch)

@@ -188,7 +188,7 @@ def test_a_file_of_another_run_fails(
         (["--onnx", "{tmp}/run.log"], "cannot read {tmp}/run.log"),
         (["--rescale", "fixed23"], "rescale='fixed23' is unknown. Did you mean 'fixed32'?"),
         (["--checkpoint", "lats"], "Did you mean 'last'?"),
-        (["--images", "0"], "--images 0 is wrong. Accepted: 1 or more."),
+        (["--images", "0"], "--images=0 is wrong. Accepted: a whole number above 0."),
     ],
 )
 def test_mistakes_are_told(
@@ -257,11 +257,14 @@ def test_a_clamped_run_has_nothing_to_export(run: Path, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["-o", "model.pt"], "a file of --format qdq ends in .onnx"),
-        (["-o", "model.onnx", "--format", "c"], "a file of --format c ends in .c"),
+        (["-o", "model.pt"], "a file that ends in .onnx, as --format qdq"),
+        (["-o", "model.onnx", "--format", "c"], "a file that ends in .c, as --format c"),
         (["-o", "m.onnx", "--opset", "12"], "--opset 12 is wrong. Accepted: 13 to 25."),
-        (["-o", "m.onnx", "--rescale", "float"], "--rescale has no effect on --format qdq"),
-        (["-o", "m.c", "--format", "c", "--opset", "21"], "--opset has no effect on --format c"),
+        (["-o", "m.onnx", "--rescale", "float"], "--rescale cannot be combined with --format qdq"),
+        (
+            ["-o", "m.c", "--format", "c", "--opset", "21"],
+            "--opset cannot be combined with --format c",
+        ),
         (
             ["-o", "m.onnx", "--format", "integer", "--rescale", "float32"],
             "rescale='float32' is unknown",

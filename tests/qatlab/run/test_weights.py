@@ -116,5 +116,7 @@ def test_float_and_quantized_files_fit_each_other(tmp_path: Path) -> None:
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = saved(nn.Sequential(nn.Conv2d(3, 5, 3)), tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match=r"of another model: 0\.weight is \(5, 3, 3, 3\)"):
+    with pytest.raises(
+        CheckpointError, match=r"does not fit the model: 0\.weight is \(5, 3, 3, 3\)"
+    ):
         init_weights(network(LSQ), path)

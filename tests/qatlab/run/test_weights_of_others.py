@@ -98,18 +98,18 @@ def holds(model: nn.Module, values: State, without: tuple[str, ...] = ("_none_",
     ("content", "words"),
     [
         (state(), ()),
-        ({"state_dict": state()}, ("they are its 'state_dict'",)),
+        ({"state_dict": state()}, ("taken from its 'state_dict'",)),
         ({"epoch": 3, "model_state_dict": state()}, ("'model_state_dict'",)),
-        ({"net": state(), "acc": 91.2, "epoch": 3}, ("they are its 'net'",)),
+        ({"net": state(), "acc": 91.2, "epoch": 3}, ("taken from its 'net'",)),
         ({"checkpoint": {"model": {"params": state()}}}, ("its 'checkpoint.model.params'",)),
-        ([state(), {"lr": 0.1}], ("they are its '0'",)),
+        ([state(), {"lr": 0.1}], ("taken from its '0'",)),
         (prefixed("module.", state()), ("'module.' removed from the names",)),
-        ({"state_dict": prefixed("module.", state())}, ("its 'state_dict'", "'module.' taken off")),
-        ({"state_dict": prefixed("net.", state())}, ("'net.' taken off",)),
-        ({"state_dict": prefixed("backbone.encoder.", state())}, ("'backbone.encoder.' taken",)),
+        ({"state_dict": prefixed("module.", state())}, ("its 'state_dict'", "'module.' removed")),
+        ({"state_dict": prefixed("net.", state())}, ("'net.' removed",)),
+        ({"state_dict": prefixed("backbone.encoder.", state())}, ("'backbone.encoder.' removed",)),
         (
             {"state_dict": {**prefixed("model.", state()), "criterion.weight": torch.ones(3)}},
-            ("'model.' taken off", "1 value of other names left out, first criterion.weight"),
+            ("'model.' removed", "1 value of other names left out, first criterion.weight"),
         ),
         (prefixed("_orig_mod.", state()), ("'_orig_mod.' removed from the names",)),
         (prefixed("module._orig_mod.", state()), ("'module.'", "'_orig_mod.'")),
@@ -148,7 +148,7 @@ def test_a_plain_model_is_taken_before_its_average(average: str, first: bool, pa
     model = net(seed=9)
     told = load(dict(both if first else both[::-1]), path, model)
     holds(model, state(1))
-    assert "they are its 'model'" in told
+    assert "taken from its 'model'" in told
     assert f"its '{average}', names that begin with 'module.' would fit as well" in told
 
 
@@ -157,7 +157,7 @@ def test_an_average_inside_of_one_dictionary_comes_second(path: Path) -> None:
     both = {**prefixed("ema_model.", state(2)), **prefixed("model.", state(1))}
     told = load({"state_dict": both}, path, model)
     holds(model, state(1))
-    assert "'model.' taken off" in told
+    assert "'model.' removed" in told
 
 
 def test_the_dictionary_that_fits_is_taken(path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_dictionary_that_fits_is_taken(path: Path) -> None:
         model,
     )
     holds(model, state(1))
-    assert "they are its 'G'" in told
+    assert "taken from its 'G'" in told
 
 
 def test_the_average_serves_where_the_plain_model_does_not_fit(path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_network_inside_of_a_users_module_takes_its_plain_file(path: Path) -> 
 def test_a_safetensors_file_is_known_by_its_content(path: Path) -> None:
     model = net(seed=9)
     save_file(prefixed("model.", state()), path)
-    assert "'model.' taken off" in init_weights(model, str(path))
+    assert "'model.' removed" in init_weights(model, str(path))
     holds(model, state())
 
 
@@ -265,7 +265,7 @@ def test_tied_weights_may_be_in_the_file_once(path: Path) -> None:
     assert load({k: v for k, v in values.items() if k != "2.weight"}, path, model)
     holds(model, dict(values))
     del values["0.bias"]  # a tensor of its own
-    with pytest.raises(CheckpointError, match=r"lacks 1 values of the model, first 0\.bias"):
+    with pytest.raises(CheckpointError, match=r"lacks 1 value of the model, first 0\.bias"):
         load(values, path, model)
 
 
@@ -278,7 +278,9 @@ def test_a_layer_of_another_width_is_no_head(key: str, path: Path) -> None:
     whole = state()  # a layer in front of others, whose norm or reader has another width, too
     whole["conv1.weight"], whole["conv1.bias"] = torch.ones(5, 3, 3, 3), torch.ones(5)
     whole["blocks.0.weight"] = torch.ones(6, 5, 3, 3)
-    with pytest.raises(CheckpointError, match=r"of another model: conv1\.weight is \(5, 3, 3, 3\)"):
+    with pytest.raises(
+        CheckpointError, match=r"does not fit the model: conv1\.weight is \(5, 3, 3, 3\)"
+    ):
         load(whole, path)
 
 
@@ -439,7 +441,7 @@ def test_objects_beside_the_weights_are_left_alone(beside: Any, zipped: bool, pa
     content = {"args": beside, "model": state(), "best": [beside]}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     model, safe = net(seed=9), {*torch.serialization.get_safe_globals()}
-    assert init_weights(model, str(path)) == f"weights from {path}; they are its 'model'"
+    assert init_weights(model, str(path)) == f"weights from {path}; taken from its 'model'"
     holds(model, state())
     assert {*torch.serialization.get_safe_globals()} == safe
 
@@ -540,5 +542,5 @@ def test_the_part_that_comes_nearest_is_named(path: Path) -> None:
         load({"state_dict": values, "other": {"a": torch.ones(2)}}, path)
     assert str(caught.value) == (
         f"init_weights={path} (its 'state_dict', names that begin with 'net.') is of another "
-        "model: it lacks 1 values of the model, first fc.bias"
+        "model: it lacks 1 value of the model, first fc.bias"
     )
