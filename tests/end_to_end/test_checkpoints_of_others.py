@@ -82,7 +82,7 @@ def test_a_resume_under_other_settings_goes_on_and_is_tested(run: Path) -> None:
     (run / "config.yaml").write_text(config.replace("batch_size: 64", "batch_size: 32", 1))
     ended = resume(run)
     assert ended.code == 0, ended.output
-    assert "data.batch_size was 64 and became 32" in ended.output
+    assert "data.batch_size changed from 64 to 32" in ended.output
     load_run(run)  # one of the settings that it was trained under
 
 

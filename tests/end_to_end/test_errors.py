@@ -29,13 +29,13 @@ from qatlab.run import plan
     [
         (
             "model=lenett",
-            "model=lenett is unknown|Did you mean 'lenet'|Accepted: googlenet, layer_graph, lenet",
+            "model=lenett is unknown|Did you mean 'lenet'|Accepted: autoencoder, ds_cnn, googlenet, layer_graph, lenet",
         ),
         (
             "quant=sat_5bit",
             "quant=sat_5bit is unknown|Did you mean 'sat_|none, pact_2bit, pact_3bit",
         ),
-        ("data=mnst", "data=mnst is unknown|'mnist'|mnist, synthetic"),
+        ("data=mnst", "data=mnst is unknown|'mnist'|mnist, speech_commands, synthetic"),
         (
             "solver=sdg",
             "solver=sdg is unknown|adam, adamw, by_parameter, lsq, pact, sat, sgd_cosine",
@@ -66,7 +66,10 @@ def test_what_hydra_cannot_compose(command: Told, overrides: str, words: str) ->
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("quant.wieght.bits=3", "quant.wieght is unknown|'weight'|weight, activation, rules."),
+        (
+            "quant.wieght.bits=3",
+            "quant.wieght is unknown|'weight'|weight, activation, inputs_of_functions, rules.",
+        ),
         ("solver.optimiser.lr=1", "solver.optimiser|'optimizer'|groups, lr_policy, optimizer"),
         ("trainer.max_epoch=3", "trainer.max_epoch is|'max_epochs'|devices|+trainer.max_epoch=<"),
         ("quant.rules.frist.index=1", "quant.rules.frist|'first'|first, last, scaling"),
@@ -94,7 +97,7 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
     [
         # Nothing that is added with + is dropped in silence.
         ("+foo=1", "foo is unknown|model, data, quant"),
-        ("+quant.foo=1", "quant.foo is unknown|weight, activation, rules"),
+        ("+quant.foo=1", "quant.foo is unknown|weight, activation, inputs_of_functions, rules"),
         ("+schedule.epochs=1", "schedule.epochs is unknown|'float_epochs'|quantize_epochs"),
         ("+model.droput=1", "model.droput is unknown|'dropout'|dropout, bias"),
         ("+model.num_classes=3", "model.num_classes is set by qatlab itself"),
