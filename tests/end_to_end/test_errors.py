@@ -29,7 +29,8 @@ from qatlab.run import plan
     [
         (
             "model=lenett",
-            "model=lenett is unknown|Did you mean 'lenet'|Accepted: autoencoder, ds_cnn, googlenet, layer_graph, lenet",
+            "model=lenett is unknown|Did you mean 'lenet'|Accepted: autoencoder, ds_cnn, "
+            "googlenet, layer_graph, lenet",
         ),
         (
             "quant=sat_5bit",
