@@ -106,16 +106,16 @@ def test_a_reader_that_has_ended_is_told_in_one_sentence(tmp_path: Path) -> None
 def test_a_folder_of_configurations_that_is_a_link_to_itself_is_none(tmp_path: Path) -> None:
     (tmp_path / "conf").symlink_to("conf")
     ended = run(tmp_path, "train", "--cfg", "job")
-    assert ended.returncode == 0, ended.stderr
+    assert ended.code == 0, ended.output
 
 
 def test_a_configuration_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/config.yaml").write_bytes(b"seed: \xff\n")
     ended = run(tmp_path, "train")
-    assert ended.returncode == 1
+    assert ended.code == 1
     told = f"Error: cannot read {tmp_path}/conf/config.yaml: it is no text in UTF-8 (byte 6).\n"
-    assert ended.stderr == told
+    assert ended.output == told
 
 
 def test_help_names_each_command(
