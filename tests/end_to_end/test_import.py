@@ -81,7 +81,7 @@ def test_the_float_network_of_an_import(root: Path) -> None:
     convert(root / "tests/data/ini/LeNet_bn_SAT_clamp.ini", "mine")
     keys = ("quant.weight=null", "quant.activation=null", "quant.rules=null")
     ended = run("train.py", "experiment=mine", *keys, "mode=plan")
-    assert "246,448 bytes at these bits, 246,448 in float32" in ended.output
+    assert "246,448 bytes in float32 (1.00x)" in ended.output
 
 
 def test_an_imported_project_is_trained_killed_and_resumed(shared: Path, data: str) -> None:

@@ -37,7 +37,7 @@ def test_a_single_class_is_told_before_training(command: Told, tmp_path: Path) -
                 f"data={data}", f"data.source.folder={folder}", *FILES, f"mode={mode}"
             )
             check(
-                message, ("data.source has 1 class,", "two classes or more", "loss=reconstruction")
+                message, ("data.source has 1 class.", "two classes or more", "loss=reconstruction")
             )
 
 
@@ -90,7 +90,7 @@ def test_links_that_lead_in_circles_and_pipes_end_in_a_sentence(
         words = "cannot read"
     else:
         os.mkfifo(folder / "cat/pipe.png")
-        words = "no regular file"
+        words = "not a regular file"
     arguments = ["data=image_folder", f"data.source.folder={folder}", f"data.source.depth={depth}"]
     if depth == "1" and kind in ("two", "many"):
         arguments.append("mode=plann")  # the links are not followed

@@ -297,7 +297,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(tmp_path: Path, run: Run, who
     for script, arguments, sentence in [
         ("train.py", [f"resume={tmp_path / 'none'}"], "is not the folder of a run"),
         ("train.py", [f"resume={finished}", "seed=3"], "seed=3 cannot be combined with resume="),
-        ("train.py", [f"resume={finished}", "data=synthetic"], "data=synthetic has no effect"),
+        ("train.py", [f"resume={finished}", "data=synthetic"], "data=synthetic cannot be combined"),
         ("train.py", [*SETTINGS, in_folder(finished)], "already holds a run"),
         ("test.py", [f"run={finished}", "quant=none"], "quant=none cannot be combined with run="),
         ("test.py", [f"run={finished}", "data=mnist"], "data=mnist cannot be combined with run="),

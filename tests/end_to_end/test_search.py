@@ -136,7 +136,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         SearchSweeper(DictConfig({}), 1, 1, 1, {"size_bytes": "minimise"})
     with pytest.raises(ConfigError, match=r"objectives: best\.x is not in .*which has quantize; "):
         _inner({"best": {"quantize": 1}}, "best.x", tmp_path)
-    with pytest.raises(ConfigError, match=r"objectives: name is not a number, but 'lenet'\.$"):
+    with pytest.raises(ConfigError, match=r"objectives: name is 'lenet', not a number\.$"):
         _inner({"name": "lenet"}, "name", tmp_path)
     told = search(tmp_path / "n", "hydra/sweeper=random", "hydra.sweeper.n_trials=many")
     assert "Error: hydra.sweeper.n_trials=many is wrong. Accepted: a whole number" in told.output

@@ -541,6 +541,6 @@ def test_the_part_that_comes_nearest_is_named(path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load({"state_dict": values, "other": {"a": torch.ones(2)}}, path)
     assert str(caught.value) == (
-        f"init_weights={path} (its 'state_dict', names that begin with 'net.') is of another "
-        "model: it lacks 1 value of the model, first fc.bias"
+        f"init_weights={path} (its 'state_dict', names that begin with 'net.') does not fit "
+        "the model: it lacks 1 value of the model, first fc.bias"
     )
