@@ -112,7 +112,7 @@ def _words(error: BaseException) -> str:
             mark = getattr(cause, "problem_mark", None)
             return f"{mark.name}:{mark.line + 1}: {cause.problem}." if mark else str(cause)
         if isinstance(cause, UnicodeDecodeError):
-            return f"{_file_of(cause)}it is no text in UTF-8 (byte {cause.start})."
+            return f"{_file_of(cause)}it is not UTF-8 text (byte {cause.start})."
         if isinstance(cause, BrokenPipeError):  # as with | head
             return "cannot write to a pipe: the program that reads it has ended."
         if isinstance(cause, OSError) and cause.strerror:

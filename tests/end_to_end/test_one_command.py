@@ -114,8 +114,8 @@ def test_a_configuration_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "conf/config.yaml").write_bytes(b"seed: \xff\n")
     ended = run(tmp_path, "train")
     assert ended.code == 1
-    told = f"Error: cannot read {tmp_path}/conf/config.yaml: it is no text in UTF-8 (byte 6).\n"
-    assert ended.output == told
+    told = f"Error: cannot read {tmp_path}/conf/config.yaml: it is not UTF-8 text (byte 6).\n"
+    assert told in ended.output
 
 
 def test_help_names_each_command(
