@@ -81,7 +81,7 @@ def test_a_network_gets_zeros_for_coefficients_of_zero(archive: Path, repository
 @pytest.mark.parametrize(
     ("missing", "told"),
     [
-        ("speech_commands_v0.02", r"data\.source\.folder: .*v0\.02' .* is no folder; the archives"),
+        ("speech_commands_v0.02", r"data\.source\.folder: .*v0\.02' .* is not a folder; the archives"),
         ("speech_commands_v0.02/yes", r"data\.source\.folder: .* has no folder 'yes'; the arch"),
         ("speech_commands_v0.02/testing_list.txt", r"testing_list\.txt' cannot be read; the arch"),
         ("speech_commands_v0.02/cat/a.wav", r"cat holds no WAV files"),
@@ -97,5 +97,5 @@ def test_what_is_missing_is_told(archive: Path, missing: str, told: str) -> None
 
 def test_the_test_set_has_an_archive_of_its_own(archive: Path) -> None:
     (archive / "speech_commands_test_set_v0.02").rename(archive / "elsewhere")
-    with pytest.raises(DataError, match=r"speech_commands_test_set_v0\.02' .* is no folder; "):
+    with pytest.raises(DataError, match=r"speech_commands_test_set_v0\.02' .* is not a folder; "):
         SpeechCommands(str(archive)).test_set()
