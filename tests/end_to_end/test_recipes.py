@@ -77,12 +77,12 @@ def test_the_average_is_what_is_tested_and_handed_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("mixup=-1", "mixup=-1|must be a number of 0 or more"),
-        ("data.random_erasing=2", "data.random_erasing is 2|at least 0 and at most 1"),
+        ("mixup=-1", "mixup=-1|a number of at least 0"),
+        ("data.random_erasing=2", "data.random_erasing=2|at least 0 and at most 1"),
         ("loss.label_smoothing=1.5", "loss.label_smoothing=1.5|from 0 to 1"),
         ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val=0|a number above 0"),
-        ("solver.lr_at_batch=0", "solver.lr_at_batch=0|1 or more, or null"),
-        ("solver.warmup_above=x", "solver.warmup_above=x|1 or more, or null"),
+        ("solver.lr_at_batch=0", "solver.lr_at_batch=0|above 0, or null"),
+        ("solver.warmup_above=x", "solver.warmup_above=x|above 0, or null"),
         ("solver.decay_by_bits=0.5", "solver.decay_by_bits=0.5|a mapping"),
         ("solver.groups.depthwise.lrr=1", "solver.groups.depthwise.lrr|'lr'"),
     ],
@@ -95,11 +95,11 @@ def test_a_wrong_value_is_told_in_a_sentence(told: Told, overrides: str, words: 
     ("overrides", "words"),
     [
         ("callbacks=emma", "callbacks=emma is unknown|'ema'|reestimate_norms"),
-        ("callbacks=ema callbacks.ema.decay=1", "callbacks.ema.decay=1 is|from 0 to below 1"),
+        ("callbacks=ema callbacks.ema.decay=1", "callbacks.ema.decay=1 is|[0, 1)"),
         ("callbacks=ema callbacks.ema.decy=0.9", "callbacks.ema.decy is unknown|'decay'"),
         (
             "callbacks=reestimate_norms callbacks.reestimate_norms.batches=0",
-            "callbacks.reestimate_norms.batches=0|1 or more",
+            "callbacks.reestimate_norms.batches=0|above 0",
         ),
         (
             "callbacks=reestimate_norms quant=none model=layer_graph "
