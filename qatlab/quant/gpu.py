@@ -241,7 +241,7 @@ def available(device: torch.device) -> bool:
         fake_quantize_forward(x, step, None, grid, y)
         fake_quantize_backward(x, x, step, None, grid, 1.0, 0.0, grad_x)
         right = torch.equal(y, fake_quantize(x, step, grid))
-        reason = "" if right else "they do not compute what they should"
+        reason = "" if right else "its kernels give wrong values"
     except Exception as error:  # of Triton, its compiler or the driver: it only costs time
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if reason:

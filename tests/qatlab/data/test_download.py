@@ -95,7 +95,7 @@ def test_a_site_that_cannot_be_reached_is_told_in_a_sentence(site: Path, tmp_pat
         Cifar10(str(folder), download=True).fetch()
     words = str(told.value)
     assert words.startswith(f"{Cifar10._url} cannot be downloaded: ")
-    assert f"fetch it elsewhere and unpack it in data.source.folder, '{folder}'" in words
+    assert f"download it elsewhere and unpack it in data.source.folder, '{folder}'" in words
     assert "\n" not in words
     assert list(folder.iterdir()) == []
 

@@ -81,7 +81,10 @@ def test_a_network_gets_zeros_for_coefficients_of_zero(archive: Path, repository
 @pytest.mark.parametrize(
     ("missing", "told"),
     [
-        ("speech_commands_v0.02", r"data\.source\.folder: .*v0\.02' .* is not a folder; the archives"),
+        (
+            "speech_commands_v0.02",
+            r"data\.source\.folder: .*v0\.02' .* is not a folder; the archives",
+        ),
         ("speech_commands_v0.02/yes", r"data\.source\.folder: .* has no folder 'yes'; the arch"),
         ("speech_commands_v0.02/testing_list.txt", r"testing_list\.txt' cannot be read; the arch"),
         ("speech_commands_v0.02/cat/a.wav", r"cat holds no WAV files"),

@@ -58,6 +58,8 @@ def test_what_is_wrong_is_told(archive: Path) -> None:
     with pytest.raises(DataError, match=r"normal_id_09\.wav is too short: 127,488 samples are"):
         source.test_set()
     (archive / "ToyCar" / "train").rename(archive / "elsewhere")
-    told = r"data\.source\.folder: '.*ToyCar/train' .* is not a folder; the archive 'dev_data_ToyCar"
+    told = (
+        r"data\.source\.folder: '.*ToyCar/train' .* is not a folder; the archive 'dev_data_ToyCar"
+    )
     with pytest.raises(DataError, match=told):
         source.training_set()

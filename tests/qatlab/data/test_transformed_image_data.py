@@ -235,7 +235,7 @@ def test_images_of_another_size_than_the_network_sees_are_refused() -> None:
 
 @pytest.mark.parametrize("changes", [{"random_shift": 1}, {"random_flip": True}])
 def test_shift_and_flip_have_no_place_beside_transforms(changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.{next(iter(changes))} cannot be combined with data"):
+    with pytest.raises(ConfigError, match=rf"data\.{next(iter(changes))} cannot be combined with"):
         image_data({}, **changes)
 
 

@@ -209,8 +209,8 @@ def test_constant_weights_are_fine_without_scaling() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "give either bits or n_steps"),
-        ({"bits": 4, "n_steps": 15}, "give either bits or n_steps"),
+        ({}, "set exactly one of bits and n_steps"),
+        ({"bits": 4, "n_steps": 15}, "set exactly one of bits and n_steps"),
         ({"bits": 0}, "bits=0 is wrong. Accepted: a whole number from 1 to 16"),
         ({"bits": 17}, "bits=17 is wrong. Accepted: a whole number from 1 to 16"),
         ({"bits": 4.0}, "bits=4.0 is wrong. Accepted: a whole number"),

@@ -190,7 +190,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_batch() -> None:
 def test_a_batch_of_one_image_that_cannot_be_normalised_is_told() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, (1, 3)), nn.BatchNorm2d(3), nn.Flatten())
     module = classifier(model, CrossEntropy())
-    with pytest.raises(TrainingError, match="from a batch of 1 image"):
+    with pytest.raises(TrainingError, match="batch of a single value"):
         trainer().fit(module, DataLoader(TensorDataset(IMAGES, LABELS.clamp(min=0)), batch_size=1))
 
 

@@ -183,7 +183,9 @@ def test_images_in_memory_refuse_what_is_no_probability_and_what_transforms_woul
         ConfigError, match=r"^data\.random_erasing=1\.5 is wrong\. Accepted: a number of at"
     ):
         in_memory(1.5)
-    told = r"^data\.random_erasing cannot be combined with data\.transforms; .* or RandomErasing there"
+    told = (
+        r"^data\.random_erasing cannot be combined with data\.transforms; .* or RandomErasing there"
+    )
     with pytest.raises(ConfigError, match=told):
         in_memory(0.5, transforms={})
 
