@@ -174,7 +174,7 @@ LEFT_OUT: dict[str, tuple[Make, str]] = {
     ),
     "name of a layer": (layers(1, name="m" * 301), "name has 301 characters, and at most 300"),
     "type of a layer": (layers(1, type="m" * 301), "type has 301 characters, and at most 300"),
-    "layers of 9 MB": (layers(40_000), "layers.json: it has 9 MB, and at most 4 MB are read"),
+    "layers of 8 MB": (layers(40_000), "layers.json: it has 8 MB, and at most 4 MB are read"),
     "layers": (
         text("layers.json", '{"layers":[' + "{}," * 5000 + "{}]}"),
         "layers has 5,001 entries, and at most 5,000 are read",
