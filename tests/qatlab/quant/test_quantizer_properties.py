@@ -167,7 +167,7 @@ def test_weights_lie_on_the_grid_and_have_finite_gradients(
 @checked
 @given(WEIGHTS, BITS, st.sampled_from(GRIDS), st.booleans())
 def test_weights_keep_their_order(w: Tensor, bits: int, grid: str, quantized: bool) -> None:
-    if not w.any():
+    if w.abs().max() < 1e-35:  # which the quantizer refuses
         w = w + 1.0
     bits = max(bits, 2) if grid in ("symmetric", "asymmetric") else bits
     q = sat_weight(w.sort().values, (1 << bits) - 1, grid, quantized)
