@@ -80,9 +80,8 @@ class QdqWriter:
         image = self.graph.input("image", TensorProto.FLOAT, self.network.input.shape)
         for op in self.network.operations:
             if op.name in self.codes or op.group is ops.Group.ANSWER:
-                of_kind(WRITERS, op, "ONNX")(
-                    self, op
-                )  # accumulators are written where they are read
+                # Accumulators are written where they are read.
+                of_kind(WRITERS, op, "ONNX")(self, op)
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
         if output.function:
