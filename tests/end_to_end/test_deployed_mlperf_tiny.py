@@ -66,7 +66,10 @@ def check_c(folder: Path, pixels: torch.Tensor, outputs: torch.Tensor) -> None:
     assert np.array_equal(np.array(rows, dtype=np.float64), outputs.numpy())
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(n, marks=pytest.mark.slow if n == "mobilenet_v1" else ()) for n in NETWORKS],
+)
 def test_a_trained_network_answers_the_same_in_all_forms(network: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(network, run)

@@ -87,7 +87,8 @@ def test_every_test_image_counts_once(by_one: Path, by_two: Path) -> None:
     assert two["top5"] == pytest.approx(one["top5"])
 
 
-@pytest.mark.parametrize("kill", [None, pytest.param("SIGKILL 2 7", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [None, "SIGKILL 2 7"])
 def test_a_job_of_a_sweep_has_processes_of_its_own(
     kill: str | None, by_two: Path, tmp_path: Path
 ) -> None:

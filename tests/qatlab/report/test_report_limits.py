@@ -261,10 +261,20 @@ def test_what_a_page_shows_of_a_run_is_little_whatever_it_holds(tmp_path: Path) 
         assert (tmp_path / f"{name}.csv").stat().st_size < PAGE
 
 
-def test_runs_of_any_size_are_compared_or_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        COMPARED | {name: SHOWN[name] for name in ("config", "name of choices", "layers")},
+        pytest.param(SHOWN, marks=pytest.mark.slow),
+        pytest.param(
+            {k: make for k, (make, words) in LEFT_OUT.items() if CSV not in words},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["of compare alone", "shown on pages", "left out of pages"],
+)
+def test_runs_of_any_size_are_compared_or_refused(kinds: dict[str, Make], tmp_path: Path) -> None:
     write_run(tmp_path / "sound", top1=0.9)
-    others = {f"{k}, left out": make for k, (make, words) in LEFT_OUT.items() if CSV not in words}
-    kinds = SHOWN | others | COMPARED
     commands = []
     for name, make in kinds.items():
         write_run(tmp_path / name, top1=0.8)
