@@ -1,13 +1,16 @@
 """Which networks of torchvision and timm can be quantized, trained and exported.
 
     python benchmarks/coverage.py [--only torchvision timm] [--names GLOB ...] [--out FILE.json]
+    python benchmarks/coverage.py --from FILE.json --page docs/networks.md
 
 Each network runs in a process of its own: it is built as a run would build it, quantized (SAT, 4
 bits, with sites in front of functions), trained for one step, its obstacles are asked for, and
-where there are none it is written in all forms. onnxruntime computes the qdq and the integer file
-for four images: their classes have to be those of the fake-quantized network, but for ties
-(``qatlab verify``). Networks with more than ``--largest`` parameters are lowered, but neither
-trained nor written. Printed are a line for each network, and counts.
+where there are none it is written in all forms. onnxruntime computes the qdq, the qonnx and the
+integer file for four images, a compiler makes a program of the C file: their classes have to be
+those of the fake-quantized network, but for ties (``qatlab verify``), and the program's outputs
+those of the integer network to the last bit. Networks with more than ``--largest`` parameters are
+lowered, but neither trained nor written. Printed are a line for each network, and counts; ``--out``
+keeps them, goes on where it was stopped, and a page is made of them.
 """
 
 from __future__ import annotations

@@ -78,12 +78,12 @@ def test_a_trained_network_answers_the_same_in_all_forms(network: str, tmp_path:
     for form, suffix in FORMS.items():
         words = [str(run), "-o", str(tmp_path / f"{form}.{suffix}"), "--format", form]
         assert run_command(["export", *words]) == 0
-    files = [str(tmp_path / f"{form}.onnx") for form in ("integer", "qdq")]
+    files = [str(tmp_path / f"{form}.onnx") for form in ("integer", "qdq", "qonnx")]
     numbers = tmp_path / "numbers.json"
     assert run_command(["verify", str(run), "--onnx", *files, "--json", str(numbers)]) == 0
     found = json.loads(numbers.read_text())
     assert found["images"] == 24
-    assert len(found["forms"]) == 3 + 2 * 2
+    assert len(found["forms"]) == 3 + 3 * 2
     assert all(form["different"] == form["ties"] for form in found["forms"].values())
     trained = load_arguments([str(run)])
     trained.data.setup("test")

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from qatlab.deploy.integer.operations import NO_SIDES, Integers, Sides, Windowed
+from qatlab.errors import ConfigError
 
 PRODUCER = "qatlab"
 IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # the first one that has an opset
@@ -26,6 +27,7 @@ NARROW: dict[int, tuple[int, int, int]] = {
     TensorProto.INT16: (21, -(1 << 15), (1 << 15) - 1),
     TensorProto.UINT16: (21, 0, (1 << 16) - 1),
 }
+LARGEST = (1 << 31) - 1  # bytes of a file: of a message of protobuf
 OPSETS = (13, 25)  # the lowest quantizes by channel; above the highest nothing was tried
 
 
@@ -153,7 +155,16 @@ class Graph:
             kind: its type.
             shape: of the answer to one image.
             facts: become the file's metadata.
+
+        Raises:
+            ConfigError: for a file of more than 2 GB.
         """
+        size = sum(len(constant.raw_data) for constant in self._constants.values())
+        if size > LARGEST:
+            raise ConfigError(
+                f"the file would have {size / 1e9:.1f} GB, and ONNX files have at most 2.1; "
+                "qonnx stores weights as floats, qdq and integer at their bits."
+            )
         output = helper.make_tensor_value_info(answer, kind, ["N", *shape])
         graph = helper.make_graph(
             self._nodes, PRODUCER, [image], [output], list(self._constants.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -118,7 +119,8 @@ class InOnnxruntime:
     Args:
         name: of the file.
         file: its content.
-        kind: ``qdq`` or ``integer``, which takes bytes.
+        kind: ``qdq``, ``qonnx``, whose operators it gets as functions, or ``integer``, which takes
+            bytes.
         network: what it was made of; names the sites.
         optimised: whether onnxruntime may change the graph.
         tolerance: see :class:`Form`.
@@ -189,9 +191,10 @@ def finished(outputs: Tensor, function: str) -> Tensor:
     return outputs if not function else getattr(torch, function)(outputs, 1)
 
 
-def _session(file: Any, optimised: bool, more: list[str] | None = None) -> Any:
+def _session(file: Any, optimised: bool, more: Sequence[str] = ()) -> Any:
     import onnxruntime
-    from onnx import ValueInfoProto
+
+    from qatlab.deploy.verify.qonnx_functions import with_functions
 
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
@@ -200,14 +203,8 @@ def _session(file: Any, optimised: bool, more: list[str] | None = None) -> Any:
     )
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
-    if more:
-        copy = type(file)()
-        copy.CopyFrom(file)
-        copy.graph.output.extend(ValueInfoProto(name=name) for name in more)
-        file = copy
-    return onnxruntime.InferenceSession(
-        file.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    content = with_functions(file, more).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def read_onnx(path: Path) -> tuple[Any, str]:
@@ -226,9 +223,9 @@ def read_onnx(path: Path) -> tuple[Any, str]:
     except Exception as error:  # of protobuf or the file system
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"cannot read {path}: {reason}") from error
-    if facts.get("format") not in ("qdq", "integer"):
+    if facts.get("format") not in ("qdq", "qonnx", "integer"):
         raise ConfigError(
             f"{path} is no file that onnxruntime computes. Accepted: what qatlab export "
-            "has written with --format qdq or integer."
+            "has written with --format qdq, qonnx or integer."
         )
     return file, facts["format"]
