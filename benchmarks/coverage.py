@@ -1,16 +1,17 @@
 """Which networks of torchvision and timm can be quantized, trained and exported.
 
     python benchmarks/coverage.py [--only torchvision timm] [--names GLOB ...] [--out FILE.json]
-    python benchmarks/coverage.py --from FILE.json --page docs/networks.md
+        [--page docs/networks.md]
 
 Each network runs in a process of its own: it is built as a run would build it, quantized (SAT, 4
 bits, with sites in front of functions), trained for one step, its obstacles are asked for, and
 where there are none it is written in all forms. onnxruntime computes the qdq, the qonnx and the
-integer file for four images, a compiler makes a program of the C file: their classes have to be
+integer file for four images, a compiler makes a program of the C file (of networks of up to 60
+million parameters): their classes have to be
 those of the fake-quantized network, but for ties (``qatlab verify``), and the program's outputs
 those of the integer network to the last bit. Networks with more than ``--largest`` parameters are
 lowered, but neither trained nor written. Printed are a line for each network, and counts; ``--out``
-keeps them, goes on where it was stopped, and a page is made of them.
+keeps them, so that a run that was stopped goes on, and ``--page`` makes a page of them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import shutil
+import subprocess
 import time
 import traceback
 import warnings
@@ -27,14 +30,17 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from queue import Empty
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qatlab import obstacles, quant
-from qatlab.deploy.integer import Codes, lower, with_rescale
+from qatlab import files, obstacles, quant
+from qatlab.deploy.c import c_program
+from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower, with_rescale
 from qatlab.errors import QatlabError
 from qatlab.models import timm_model, torchvision_model
 
@@ -59,6 +65,14 @@ TIMM = (
 SIZES = {"vit": 224, "deit": 224, "swin": 224, "maxvit": 224, "mixer": 224, "levit": 224}
 SIZES |= {"inception": 299, "mobilevit": 128, "vgg": 224, "alexnet": 224}
 USUAL_SIZE = 64
+LARGEST_PROGRAM = 6e7  # parameters; of more a compiler takes too much memory
+FORMS = ("integer", "qdq", "qonnx", "c")
+PAGE = """
+# Which networks leave
+
+Made by `python benchmarks/coverage.py --out networks.json --page docs/networks.md`; its first lines
+say what is done with each network.
+"""
 
 
 def networks(only: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -147,9 +161,10 @@ def _train(model: nn.Module, images: Tensor) -> None:
 
 @torch.no_grad()
 def _compare(model: nn.Module, pixels: Tensor, images: Tensor, row: dict[str, Any]) -> None:
-    """Compare the classes that the fake-quantized network and its files give to four images."""
+    """Compare the classes that the fake-quantized network and its files give to the images."""
     from qatlab.deploy.onnx.integer import IntegerWriter
     from qatlab.deploy.onnx.qdq import QdqWriter
+    from qatlab.deploy.onnx.qonnx import QonnxWriter
     from qatlab.deploy.verify.comparison import compare
     from qatlab.deploy.verify.forms import AsIntegers, FakeQuantized, InOnnxruntime
 
@@ -159,6 +174,7 @@ def _compare(model: nn.Module, pixels: Tensor, images: Tensor, row: dict[str, An
     whole = with_rescale(exact, "fixed32")
     files = {
         "qdq": (QdqWriter(given, 21).write({}), given),
+        "qonnx": (QonnxWriter(given, 21).write({}), given),
         "integer": (IntegerWriter(whole, 21).write({}), whole),
     }
     others = [
@@ -171,6 +187,22 @@ def _compare(model: nn.Module, pixels: Tensor, images: Tensor, row: dict[str, An
     row["different"] = {one.name: one.different - one.ties for one in found}
     row["ties"] = sum(one.ties for one in found)
     row["stages"].append("classes")
+    if row["parameters"] <= LARGEST_PROGRAM and shutil.which("cc") is not None:
+        row["program"] = _answers_as_c(whole, pixels)
+
+
+def _answers_as_c(network: IntegerNetwork, pixels: Tensor) -> bool:
+    """Tell whether a compiled program has the outputs of the integer network, to the last bit."""
+    expected = compute(network, pixels).outputs.flatten(1).numpy()
+    names = list(map(str, range(expected.shape[1])))
+    with TemporaryDirectory() as folder:
+        source, program, file = (Path(folder) / name for name in ("c.c", "c", "images"))
+        source.write_text(c_program(network, names).source)
+        file.write_bytes(pixels.numpy().tobytes())
+        subprocess.run(["cc", "-std=c99", "-O1", source, "-o", program], check=True)
+        done = subprocess.run([program, "--outputs", file], capture_output=True, check=True)
+    rows = [line.split(b"\t")[2:] for line in done.stdout.splitlines()]
+    return np.array_equal(np.array(rows, dtype=np.float64), expected)
 
 
 def _into(queue: Any, *arguments: Any) -> None:
@@ -179,11 +211,58 @@ def _into(queue: Any, *arguments: Any) -> None:
 
 
 def line(row: dict[str, Any]) -> str:
-    """Return a row of the table."""
-    classes = ""
-    if "different" in row:
-        classes = f"{max(row['different'].values())} other, {row['ties']} ties"
-    return f"{row['network']:34} {' '.join(row['stages']):48} {classes:16} {row['why'][:120]}"
+    """Return a row of the printed table."""
+    return f"{row['network']:34} {' '.join(row['stages']):54} {_answers(row):28} {row['why'][:120]}"
+
+
+def _answers(row: dict[str, Any]) -> str:
+    """Return what the files of a network answer."""
+    if "different" not in row:
+        return ""
+    differ = sum(count > 0 for count in row["different"].values())
+    alike = "alike" if not differ else f"{differ} files differ"
+    if row.get("program") is False:
+        alike = "C differs"
+    return alike + (f", {row['ties']} ties" if row["ties"] else "")
+
+
+def counts(library: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Return a sentence about the networks of a library."""
+    own = [row for row in rows if row["library"] == library]
+    found = Counter(stage for row in own for stage in row["stages"])
+    alike = sum("different" in row and "differ" not in _answers(row) for row in own)
+    ties = sum(row.get("ties", 0) for row in own)
+    forms = ", ".join(f"{found[form]} as {form}" for form in FORMS)
+    return (
+        f"Of {len(own)} networks of {library} {found['quantize']} can be quantized and "
+        f"{found['train']} were trained for a step; {forms} can be exported. All files were "
+        f"computed for {found['classes']} of them, and answered alike for {alike}, but for {ties} "
+        "counted ties."
+    )
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a page of Markdown."""
+    parts = [PAGE.strip()]
+    for library in dict.fromkeys(row["library"] for row in rows):
+        own = [row for row in rows if row["library"] == library]
+        parts += [f"## {library}\n\n{counts(library, rows)}", table(own)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a table of Markdown, a row for each network."""
+    lines = [
+        "| network | million parameters | leaves as | its files | in the way |",
+        "|" + "---|" * 5,
+    ]
+    for row in rows:
+        millions = f"{row['parameters'] / 1e6:.1f}" if "parameters" in row else ""
+        forms = [form for form in FORMS if form in row["stages"]]
+        leaves = "all four" if len(forms) == len(FORMS) else ", ".join(forms) or "-"
+        why = row["why"].replace("|", "\\|")
+        lines.append(f"| {row['network']} | {millions} | {leaves} | {_answers(row)} | {why} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -191,32 +270,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", default=["torchvision", "timm"])
     parser.add_argument("--names", nargs="+", default=[])
-    parser.add_argument("--largest", type=float, default=6e7, help="parameters")
-    parser.add_argument("--seconds", type=float, default=240, help="of a network")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--largest", type=float, default=2e8, help="parameters")
+    parser.add_argument("--seconds", type=float, default=1800, help="of a network")
+    parser.add_argument("--out", type=Path, help="keeps the rows; those of a file are not repeated")
+    parser.add_argument("--page", type=Path, help="Markdown of the rows")
     given = parser.parse_args()
-    context, rows = multiprocessing.get_context("fork"), []
+    rows = json.loads(given.out.read_text()) if given.out and given.out.exists() else []
+    known = {(row["library"], row["network"]) for row in rows}
     for library, name in networks(given.only, given.names):
-        start, queue = time.time(), context.Queue()
-        process = context.Process(target=_into, args=(queue, library, name, given.largest))
-        process.start()
-        try:
-            row = queue.get(timeout=given.seconds)
-        except Empty:
-            row = {"library": library, "network": name, "stages": [], "why": "time is up"}
-            process.kill()
-        process.join()
-        rows.append({**row, "seconds": round(time.time() - start, 1)})
-        print(line(row), flush=True)
+        if (library, name) in known:
+            continue
+        rows.append(_in_a_process(library, name, given.largest, given.seconds))
+        print(line(rows[-1]), flush=True)
         if given.out is not None:
-            given.out.write_text(json.dumps(rows, indent=1))
+            files.write_json(given.out, rows)
     for library in given.only:
-        own = [row for row in rows if row["library"] == library]
-        counts = Counter(stage for row in own for stage in row["stages"])
-        same = sum(not any(row["different"].values()) for row in own if "different" in row)
-        ties = sum(row.get("ties", 0) for row in own)
-        print(f"{library}: of {len(own)} {dict(counts)}")
-        print(f"  the same classes in all files, but for {ties} counted ties: {same}")
+        print(counts(library, rows))
+    if given.page is not None:
+        files.write_text(given.page, page(rows))
+
+
+def _in_a_process(library: str, name: str, largest: float, seconds: float) -> dict[str, Any]:
+    context, start = multiprocessing.get_context("fork"), time.time()
+    queue = context.Queue()
+    process = context.Process(target=_into, args=(queue, library, name, largest))
+    process.start()
+    try:
+        row = queue.get(timeout=seconds)
+    except Empty:
+        row = {"library": library, "network": name, "stages": [], "why": "time is up"}
+        process.kill()
+    process.join()
+    return {**row, "seconds": round(time.time() - start, 1)}
 
 
 if __name__ == "__main__":

@@ -85,6 +85,9 @@ def test_a_trained_network_answers_the_same_in_all_forms(network: str, tmp_path:
     assert found["images"] == 24
     assert len(found["forms"]) == 3 + 3 * 2
     assert all(form["different"] == form["ties"] for form in found["forms"].values())
+    sites = [list(found["forms"][name]["sites"]) for name in found["forms"] if "written" in name]
+    assert len(sites) == 3
+    assert all(own == list(found["forms"]["integers, float"]["sites"]) for own in sites)
     trained = load_arguments([str(run)])
     trained.data.setup("test")
     images = next(iter(trained.data.test_dataloader()))[0][:4]

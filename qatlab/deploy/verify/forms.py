@@ -138,13 +138,18 @@ class InOnnxruntime:
         how = "optimised" if optimised else "as written"
         self.name, self.tolerance = f"{name}, {how}", tolerance
         self.takes_bytes, self.optimised = kind == "integer", optimised
-        suffix = "" if self.takes_bytes else "_codes"
+        suffix = "_codes" if kind == "qdq" else ""
         written = {name for node in file.graph.node for name in node.output}
         self._last = network.output.function if self.takes_bytes else ""
         self._parts = {
             site: [f"{part}{suffix}" for part in parts]
             for site, parts in network.sites.items()
             if all(f"{part}{suffix}" in written for part in parts)
+        }
+        # A Quant of QONNX makes codes times their step.
+        self._units = {
+            site: network.codes[network.sites[site][0]].step if kind == "qonnx" else 1.0
+            for site in self._parts
         }
         shown = [part for parts in self._parts.values() for part in parts]
         try:
@@ -168,10 +173,10 @@ class InOnnxruntime:
     def look_inside(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute, and show all codes."""
         outputs, *codes = self._run(self._inside, images, pixels)
-        found = {
-            site: torch.from_numpy(np.concatenate([codes.pop(0) for _ in parts], 1)).double()
-            for site, parts in self._parts.items()
-        }
+        found = {}
+        for site, parts in self._parts.items():
+            made = torch.from_numpy(np.concatenate([codes.pop(0) for _ in parts], 1)).double()
+            found[site] = (made / self._units[site]).round()
         return Answer(self._answered(outputs), found)
 
     def _run(self, session: Any, images: Tensor, pixels: Tensor) -> list[Any]:
