@@ -77,6 +77,14 @@ class LsqWeight(LearnedQuantizer):
         """Return the learned step; not that of the grid, so that a step of 0 shows."""
         return self.step_size.detach().abs()
 
+    def positions(self, weight: Tensor) -> Tensor:
+        """Return weights in steps, clipped to the grid."""
+        return (weight / self.weight_step(weight)).clamp(self.grid.q_min, self.grid.q_max)
+
+    def weights_at(self, positions: Tensor, weight: Tensor) -> Tensor:
+        """Return ``positions`` times the step."""
+        return positions * self.weight_step(weight)
+
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
         if self.phase is not Phase.QUANTIZE:

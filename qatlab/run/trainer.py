@@ -16,6 +16,7 @@ from qatlab.run.trackers import make_tracker
 from qatlab.training.checkpoint import RunCheckpoint
 from qatlab.training.classifier import Classifier
 from qatlab.training.limits import INSTEAD, check_processes
+from qatlab.training.oscillation import Oscillation
 from qatlab.training.phase_schedule import PhaseSchedule
 from qatlab.training.progress import PhaseProgressBar
 from qatlab.training.random_state import RandomState
@@ -55,7 +56,8 @@ def callbacks_of(cfg: DictConfig) -> tuple[list[Callback], RunCheckpoint]:
         advice = "Set the folder of the run with hydra.run.dir=."
         folder = checkpoints[0].folder
         raise wrong(f"callbacks.{key}.folder", folder, "${folder}/checkpoints", advice)
-    return chosen, checkpoints[0]
+    # Weights are frozen before they are averaged, in whatever order the two were named.
+    return sorted(chosen, key=lambda one: not isinstance(one, Oscillation)), checkpoints[0]
 
 
 def trainer_of(

@@ -17,8 +17,9 @@ from qatlab.training.checkpoint import load
 from qatlab.training.weight_average import TRAINED
 
 AVERAGED = ("callbacks=[ema,reestimate_norms]", "callbacks.ema.decay=0.9")
+HELD = ("callbacks.oscillation.freeze=0", "callbacks.oscillation.momentum=0.5")
 EVERYTHING = (
-    *AVERAGED,
+    *("callbacks=[ema,reestimate_norms,freezing,dampening]", "callbacks.ema.decay=0.9", *HELD),
     *("solver=sat", "mixup=0.4", "data.random_erasing=0.5"),
     *("loss.label_smoothing=0.1", "trainer.gradient_clip_val=1.0"),
 )
@@ -35,6 +36,7 @@ def test_a_killed_run_with_all_options_equals_an_uninterrupted_one(tmp_path: Pat
     groups = load(whole / "checkpoints" / "last.ckpt")["optimizer_states"][0]["param_groups"]
     decays = {group["name"]: group["weight_decay"] for group in groups}
     assert decays == {"weights": 4e-5, "norms_and_biases": 0.0, "quantizers": 0.0}
+    assert float(rows(whole)[-1]["quant/fc2/frozen"]) > 0
     # Half a cosine over each phase of two epochs, from the rate of an update of 2 x 30 images.
     rates = [float(row["lr"]) for row in rows(whole)]
     assert rates == pytest.approx([0.05 * 60 / 256, 0.025 * 60 / 256] * 2)
