@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from qatlab.deploy.c import check_c
 from qatlab.deploy.integer import Codes, IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import Lowering, Obstacle
-from qatlab.deploy.onnx import OPSET
 from qatlab.deploy.pixels import AS_GIVEN
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.quant import quantizers
@@ -26,20 +25,23 @@ RESCALE = "fixed32"
 
 def _qdq(network: IntegerNetwork) -> None:
     from qatlab.deploy.onnx.qdq import QdqWriter
+    from qatlab.deploy.onnx.stored import lowest_opset
 
-    QdqWriter(network, OPSET).write({})
+    QdqWriter(network, lowest_opset(network)).write({})
 
 
 def _qonnx(network: IntegerNetwork) -> None:
     from qatlab.deploy.onnx.qonnx import QonnxWriter
+    from qatlab.deploy.onnx.stored import lowest_opset
 
-    QonnxWriter(network, OPSET).write({})
+    QonnxWriter(network, lowest_opset(network, of_floats=True)).write({})
 
 
 def _integer(network: IntegerNetwork) -> None:
     from qatlab.deploy.onnx.integer import IntegerWriter
+    from qatlab.deploy.onnx.stored import lowest_opset
 
-    IntegerWriter(with_rescale(network, RESCALE), OPSET).write({})
+    IntegerWriter(with_rescale(network, RESCALE), lowest_opset(network)).write({})
 
 
 def _c(network: IntegerNetwork) -> None:

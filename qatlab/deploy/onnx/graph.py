@@ -16,6 +16,13 @@ from qatlab.errors import ConfigError
 
 PRODUCER = "qatlab"
 IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # the first one that has an opset
+LOWEST_IR = 8  # of all others
+# By the highest opset that it takes, the first onnxruntime that does, with its IR version and, from
+# 21 and 25 on, constants of 4 and 2 bits: from 19 on tried, the others by its release notes.
+RUNTIMES = {
+    **{15: "1.10", 17: "1.12", 18: "1.14", 19: "1.16", 20: "1.17"},
+    **{21: "1.19", 22: "1.21", 23: "1.23", 25: "1.24"},
+}
 # Types of whole numbers, the narrowest first: opset from which there are constants of them, range.
 NARROW: dict[int, tuple[int, int, int]] = {
     TensorProto.INT2: (25, -2, 1),
@@ -28,7 +35,6 @@ NARROW: dict[int, tuple[int, int, int]] = {
     TensorProto.UINT16: (21, 0, (1 << 16) - 1),
 }
 LARGEST = (1 << 31) - 1  # bytes of a file: of a message of protobuf
-OPSETS = (13, 25)  # the lowest quantizes by channel; above the highest nothing was tried
 
 
 def container(low: int, high: int, opset: int, of_bytes: bool = False) -> int | None:
@@ -47,6 +53,17 @@ def container(low: int, high: int, opset: int, of_bytes: bool = False) -> int | 
         if signed == (low < 0) and opset >= first_opset and lowest <= low and high <= highest:
             return kind
     return None
+
+
+def ir_version(opset: int) -> int:
+    """Return the version of the file's own format."""
+    return IR_VERSIONS.get(opset, LOWEST_IR)
+
+
+def runtime(opset: int) -> str:
+    """Return "IR version 10, opset 21: onnxruntime 1.19 or later"."""
+    first = next(version for highest, version in RUNTIMES.items() if opset <= highest)
+    return f"IR version {ir_version(opset)}, opset {opset}: onnxruntime {first} or later"
 
 
 class Graph:
@@ -175,7 +192,7 @@ class Graph:
         model = helper.make_model(
             graph,
             opset_imports=opsets,
-            ir_version=IR_VERSIONS.get(self.opset, 8),
+            ir_version=ir_version(self.opset),
             producer_name=PRODUCER,
         )
         helper.set_model_props(model, dict(facts))

@@ -22,7 +22,8 @@ from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import NO_SIDES, Codes, Integers, along_channels, of_kind
 from qatlab.deploy.integer.vectorised import EXACT
-from qatlab.deploy.onnx.graph import OPSETS, Graph, container, window
+from qatlab.deploy.onnx import OPSETS
+from qatlab.deploy.onnx.graph import Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, padded
 from qatlab.deploy.onnx.stored import stored, width
 from qatlab.errors import ConfigError

@@ -6,8 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Integers
-from qatlab.deploy.onnx.graph import container
+from qatlab.deploy.onnx import OPSETS
+from qatlab.deploy.onnx.graph import NARROW, container
+from qatlab.deploy.onnx.moves import WRAPS
 from qatlab.errors import ConfigError
 
 
@@ -59,3 +63,31 @@ def width(codes: Integers) -> int:
     if np.all(codes % 2 == base):
         codes = (codes - base) // 2
     return max(int(-codes.min() - 1).bit_length(), int(codes.max()).bit_length()) + 1
+
+
+def lowest_opset(network: IntegerNetwork, of_floats: bool = False) -> int:
+    """Return the lowest opset that has all types and operators of a network.
+
+    Weights are stored at their width from there on, codes of sites in bytes or 16 bits.
+
+    Args:
+        network: the operations.
+        of_floats: weights and sites are no whole numbers in the file, as in QONNX.
+
+    Raises:
+        ConfigError: if no opset stores its weights.
+    """
+    lowest, highest = OPSETS
+    found = [lowest]
+    for op in network.operations:
+        if isinstance(op, ops.Pad) and op.mode == "circular":
+            found.append(WRAPS)
+        if of_floats:
+            continue
+        if isinstance(op, (ops.Convolve, ops.Multiply)):
+            found.append(NARROW[stored(op.weight, highest, op.name).kind][0])
+        elif op.group is ops.Group.SITE:
+            codes = network.codes[op.name]
+            kind = container(min(codes.low, 0), codes.high, highest, of_bytes=True)
+            found += [] if kind is None else [NARROW[kind][0]]
+    return max(found)
