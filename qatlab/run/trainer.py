@@ -21,6 +21,7 @@ from qatlab.training.phase_schedule import PhaseSchedule
 from qatlab.training.progress import PhaseProgressBar
 from qatlab.training.random_state import RandomState
 from qatlab.training.schedule import Schedule
+from qatlab.training.transition_rate import TransitionRate
 
 
 def module_of(built: Built) -> Classifier:
@@ -56,8 +57,9 @@ def callbacks_of(cfg: DictConfig) -> tuple[list[Callback], RunCheckpoint]:
         advice = "Set the folder of the run with hydra.run.dir=."
         folder = checkpoints[0].folder
         raise wrong(f"callbacks.{key}.folder", folder, "${folder}/checkpoints", advice)
-    # Weights are frozen before they are averaged, in whatever order the two were named.
-    return sorted(chosen, key=lambda one: not isinstance(one, Oscillation)), checkpoints[0]
+    # In whatever order they were named: a step is scaled, then weights are frozen, then averaged.
+    order = {TransitionRate: 0, Oscillation: 1}
+    return sorted(chosen, key=lambda one: order.get(type(one), 2)), checkpoints[0]
 
 
 def trainer_of(

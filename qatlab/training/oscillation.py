@@ -12,15 +12,21 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from qatlab.errors import wrong
-from qatlab.quant import Phase
-from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.quantizer import is_number
+from qatlab.training.weight_levels import (
+    Layer,
+    begins_phase,
+    done_of,
+    falling,
+    levels_of,
+    rounded_layers,
+    stepped,
+)
 
 OFTEN = 0.005  # jumps in a step: those above oscillate, as the paper counts them
-Layer = QuantConv2d | QuantLinear
 
 
 @dataclass
@@ -115,11 +121,10 @@ class Oscillation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin anew with a phase."""
-        position: Any = pl_module.position
-        if batch_idx == 0 and position(trainer.current_epoch)[0] == 0:
+        if begins_phase(trainer, pl_module, batch_idx):
             self._watched, self._steps = {}, 0
-            for name, layer in _layers(pl_module).items():
-                self._watched[name] = Watched.of(_levels(layer))
+            for name, layer in rounded_layers(pl_module).items():
+                self._watched[name] = Watched.of(levels_of(layer))
 
     @torch.no_grad()
     def on_before_optimizer_step(
@@ -128,8 +133,8 @@ class Oscillation(Callback):
         """Add the gradient of the dampening."""
         if not self.dampening:
             return
-        factor = 2 * self.dampening * (1 - _falling(self._done(trainer, pl_module)))
-        for layer in _layers(pl_module).values():
+        factor = 2 * self.dampening * (1 - falling(done_of(trainer, pl_module)))
+        for layer in rounded_layers(pl_module).values():
             weight, quantizer = layer.weight, layer.weight_quantizer
             if weight.grad is not None:
                 positions = quantizer.positions(weight)
@@ -142,20 +147,18 @@ class Oscillation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count after a step of the optimizer, and hold what is frozen."""
-        last = trainer.is_last_batch
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or last
-        if not (self._watched and stepped):
+        if not (self._watched and stepped(trainer, batch_idx)):
             return
         self._steps += 1
-        layers, threshold = _layers(pl_module), self._threshold(self._done(trainer, pl_module))
+        layers, threshold = rounded_layers(pl_module), self._threshold(done_of(trainer, pl_module))
         for name, watched in self._watched.items():
             layer = layers[name]
-            watched.step(_levels(layer), self.momentum)
+            watched.step(levels_of(layer), self.momentum)
             if threshold is not None:
                 watched.frozen |= watched.frequency > threshold
                 _hold(layer, watched.average.round(), watched.frozen)
-                watched.levels = _levels(layer)
-        if last:
+                watched.levels = levels_of(layer)
+        if trainer.is_last_batch:
             self._log(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,14 +184,7 @@ class Oscillation(Callback):
         """Return the frequency above which weights are frozen now."""
         if self.freeze is None or self.freeze_first is None:
             return None
-        return self.freeze + (self.freeze_first - self.freeze) * _falling(done)
-
-    def _done(self, trainer: Trainer, pl_module: LightningModule) -> float:
-        """Return the share of the phase that is over, with the batch that is being computed."""
-        epoch = (trainer.fit_loop.batch_idx + 1) / trainer.num_training_batches
-        position: Any = pl_module.position
-        done, epochs = position(trainer.current_epoch)
-        return float((done + epoch) / epochs)
+        return self.freeze + (self.freeze_first - self.freeze) * falling(done)
 
     def _log(self, trainer: Trainer) -> None:
         """Write the shares of the epoch; on its last batch, before its checkpoint."""
@@ -209,31 +205,8 @@ class Oscillation(Callback):
                 )
 
 
-def _falling(done: float) -> float:
-    """Return a half cosine that falls from 1 to 0 over a phase."""
-    return (1 + math.cos(math.pi * min(done, 1.0))) / 2
-
-
-@torch.no_grad()
-def _levels(layer: Layer) -> Tensor:
-    """Return the numbers of the levels that the weights of a layer are at."""
-    return layer.weight_quantizer.positions(layer.weight).round()
-
-
 def _hold(layer: Layer, levels: Tensor, frozen: Tensor) -> None:
     """Put frozen weights at their levels; at an outer one also those beyond it, which stay."""
     quantizer, weight = layer.weight_quantizer, layer.weight
     off = frozen & (quantizer.positions(weight) != levels)
     weight.copy_(torch.where(off, quantizer.weights_at(levels, weight), weight))
-
-
-def _layers(module: nn.Module) -> dict[str, Layer]:
-    """Return the layers whose weights are rounded now, by their paths in the network."""
-    network: Any = module.model
-    return {
-        name: layer
-        for name, layer in network.named_modules()
-        if isinstance(layer, Layer)
-        and layer.weight_quantizer.on_grid
-        and layer.weight_quantizer.phase is Phase.QUANTIZE
-    }

@@ -19,7 +19,11 @@ from qatlab.training.weight_average import TRAINED
 AVERAGED = ("callbacks=[ema,reestimate_norms]", "callbacks.ema.decay=0.9")
 HELD = ("callbacks.oscillation.freeze=0", "callbacks.oscillation.momentum=0.5")
 EVERYTHING = (
-    *("callbacks=[ema,reestimate_norms,freezing,dampening]", "callbacks.ema.decay=0.9", *HELD),
+    *(
+        "callbacks=[ema,reestimate_norms,freezing,dampening,transition_rate]",
+        "callbacks.ema.decay=0.9",
+        *HELD,
+    ),
     *("solver=sat", "mixup=0.4", "data.random_erasing=0.5"),
     *("loss.label_smoothing=0.1", "trainer.gradient_clip_val=1.0"),
 )
