@@ -77,6 +77,7 @@ class Graph:
 
     def __init__(self, opset: int, reserved: Iterable[str], domain: str = "") -> None:
         self.opset, self.domain, self._reserved = opset, domain, frozenset(reserved)
+        self.batch: int | str = "N"  # the size of a batch, or a name for any
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._known: dict[tuple[Any, ...], str] = {}
@@ -95,6 +96,19 @@ class Graph:
         attributes = {key: value for key, value in attributes.items() if value is not None}
         self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
+
+    def take(self, node: onnx.NodeProto, inputs: Sequence[str]) -> list[str]:
+        """Add a node that was made elsewhere, and return the names of its outputs.
+
+        Args:
+            node: its operator and attributes are taken.
+            inputs: names of tensors of this graph.
+        """
+        outputs = [self._free("") if name else "" for name in node.output]
+        made = helper.make_node(node.op_type, inputs, outputs, domain=node.domain)
+        made.attribute.extend(node.attribute)
+        self._nodes.append(made)
+        return outputs
 
     def constant(self, values: ArrayLike, name: str = "", kind: int | None = None) -> str:
         """Add a constant, and return its name; what is there already is not stored twice.
@@ -125,7 +139,7 @@ class Graph:
     def input(self, name: str, kind: int, shape: Sequence[int]) -> onnx.ValueInfoProto:
         """Return what declares an input ``(N, *shape)``."""
         self._names.add(name)
-        return helper.make_tensor_value_info(name, kind, ["N", *shape])
+        return helper.make_tensor_value_info(name, kind, [self.batch, *shape])
 
     def in_shape(
         self,
@@ -182,7 +196,7 @@ class Graph:
                 f"the file would have {size / 1e9:.1f} GB, and ONNX files have at most 2.1; "
                 "qonnx stores weights as floats, qdq and integer at their bits."
             )
-        output = helper.make_tensor_value_info(answer, kind, ["N", *shape])
+        output = helper.make_tensor_value_info(answer, kind, [self.batch, *shape])
         graph = helper.make_graph(
             self._nodes, PRODUCER, [image], [output], list(self._constants.values())
         )

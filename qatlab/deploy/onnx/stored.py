@@ -8,7 +8,7 @@ import numpy as np
 
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
-from qatlab.deploy.integer.operations import Integers
+from qatlab.deploy.integer.operations import Codes, Integers
 from qatlab.deploy.onnx import OPSETS
 from qatlab.deploy.onnx.graph import NARROW, container
 from qatlab.deploy.onnx.moves import WRAPS
@@ -77,17 +77,30 @@ def lowest_opset(network: IntegerNetwork, of_floats: bool = False) -> int:
     Raises:
         ConfigError: if no opset stores its weights.
     """
-    lowest, highest = OPSETS
-    found = [lowest]
+    found = [OPSETS[0]]
     for op in network.operations:
         if isinstance(op, ops.Pad) and op.mode == "circular":
             found.append(WRAPS)
         if of_floats:
             continue
         if isinstance(op, (ops.Convolve, ops.Multiply)):
-            found.append(NARROW[stored(op.weight, highest, op.name).kind][0])
+            found.append(opset_of_weights(op.weight, op.name))
         elif op.group is ops.Group.SITE:
-            codes = network.codes[op.name]
-            kind = container(min(codes.low, 0), codes.high, highest, of_bytes=True)
-            found += [] if kind is None else [NARROW[kind][0]]
+            found.append(opset_of_site(network.codes[op.name]))
     return max(found)
+
+
+def opset_of_weights(codes: Integers, name: str) -> int:
+    """Return the lowest opset that stores weights at their width; of the layer ``name``.
+
+    Raises:
+        ConfigError: if none does.
+    """
+    return NARROW[stored(codes, OPSETS[1], name).kind][0]
+
+
+def opset_of_site(codes: Codes) -> int:
+    """Return the lowest opset that has bytes, or 16 bits, for the codes of a site."""
+    lowest, highest = OPSETS
+    kind = container(min(codes.low, 0), codes.high, highest, of_bytes=True)
+    return lowest if kind is None else NARROW[kind][0]
