@@ -51,8 +51,8 @@ def ran(
     ("overrides", "words"),
     [
         (f"target=c {FLOAT_FIRST}", f"target=c: the network cannot leave so: {NO_FORM}"),
-        (f"target=qonnx {FLOAT_FIRST}", f"target=qonnx: the network cannot leave so: {NO_FORM}"),
-        (f"target=[qdq,c] {FLOAT_FIRST}", "target=qdq: the network cannot leave so: "),
+        (f"target=[c,integer] {FLOAT_FIRST}", f"target=c: the network cannot leave so: {NO_FORM}"),
+        (f"target=integer {FLOAT_FIRST}", "target=integer: the network cannot leave so: "),
         (f"target=c mode=plan {FLOAT_FIRST}", "target=c: the network cannot leave so: "),
         (
             "target=[qdq,integer] quant.rules.first.weight.bits=12",
@@ -88,11 +88,12 @@ class OwnWeights(nn.Module):
 
 def test_a_plan_lists_all_that_stands_in_the_way(ran: Ran) -> None:
     lines = ran("mode=plan", network="OwnWeights").splitlines()
-    (line,) = (line for line in lines if line.startswith("Cannot be exported: "))
-    assert line.startswith("Cannot be exported: up (ConvTranspose2d: ")
+    (line,) = (line for line in lines if line.startswith("Can be exported as "))
+    floats = "qdq, qonnx with 3 parts in float (up, line, linear), but not as integer: up (Conv"
+    assert line.startswith(f"Can be exported as {floats}Transpose2d: ")
     assert line.endswith("(2 more: mode=plan lists them)")
-    listed = [line for line in lines if line.startswith("  integer, qdq, qonnx, c: ")]
-    assert [line.split()[4] for line in listed] == ["up", "line", "linear"]
+    listed = [line for line in lines if line.startswith("  integer, c: ")]
+    assert [line.split()[2] for line in listed] == ["up", "line", "linear"]
     assert all(line.endswith(" has no integer form.") for line in listed)
     assert not list(Path().rglob("layers.json"))
 
@@ -105,10 +106,11 @@ def test_a_plan_says_that_a_network_can_leave(ran: Ran) -> None:
 
 def test_a_training_tells_its_forms_and_float_weights_at_its_start_and_keeps_them(ran: Ran) -> None:
     lines = ran("schedule.clamp_epochs=0", network="OwnWeights").splitlines()
-    told = [i for i, line in enumerate(lines) if line.startswith("Cannot be exported: ")]
+    told = [i for i, line in enumerate(lines) if line.startswith("Can be exported as qdq, qonnx ")]
     floats = [i for i, line in enumerate(lines) if line.strip().startswith("Weights that stay fl")]
     report = next(i for i, line in enumerate(lines) if line.startswith("    Size: "))
     assert len(told) == 1
+    assert "(up, line, linear; mode=plan tries qdq, qonnx), but not as integer: " in lines[told[0]]
     assert len(floats) == 2
     assert floats[0] < told[0] < report < floats[1]
     for i in floats:
@@ -116,9 +118,11 @@ def test_a_training_tells_its_forms_and_float_weights_at_its_start_and_keeps_the
         assert all(name in words for name in ("up (ConvTranspose2d)", "line (Conv1d)", "table ("))
     forms = json.loads(Path("run/layers.json").read_text())["forms"]
     assert forms.keys() == {"integer", "qdq", "qonnx", "c"}
-    for own in forms.values():
+    assert forms["qdq"] == forms["qonnx"] == []  # which nothing has tried
+    for own in (forms["integer"], forms["c"]):
         assert [one["layer"] for one in own] == ["up", "line", "linear"]
-        assert own[0].keys() == {"layer", "operator", "reason"}
+        assert own[0].keys() == {"layer", "operator", "reason", "in_float"}
+        assert own[0]["in_float"] is True
         assert own[0]["operator"].startswith("ConvTranspose2d")
 
 
@@ -144,7 +148,7 @@ class Swish(nn.Module):
 @pytest.mark.parametrize(
     ("words", "in_front"),
     [
-        ("", False),
+        ("target=[qdq,qonnx]", False),
         ("target=[qdq,integer]", True),
         ("target=c", True),
         ("quant.inputs_of_functions=true", True),
@@ -156,8 +160,8 @@ def test_a_target_of_whole_numbers_puts_a_site_in_front_of_functions(
 ) -> None:
     table = ran("mode=plan", *words.split(), network="Swish")
     assert ("norm_site" in table) is in_front
-    last = "Can be exported as integer, qdq, qonnx, c." if in_front else "Cannot be exported: silu"
-    assert last in table
+    floats = "Can be exported as qdq, qonnx with 1 part in float (silu), but not as integer: silu"
+    assert ("Can be exported as integer, qdq, qonnx, c." if in_front else floats) in table
 
 
 def test_whether_there_are_sites_in_front_of_functions_is_true_or_false(told: Told) -> None:
