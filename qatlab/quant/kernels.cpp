@@ -9,6 +9,10 @@
 #include <cstring>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace {
 
 using index_t = std::int64_t;
@@ -16,6 +20,19 @@ using index_t = std::int64_t;
 constexpr index_t BLOCK = 4096;  // elements summed in float before they are added in double
 constexpr index_t PARALLEL = 1 << 15;  // elements from which a second thread pays
 constexpr float AT_END = 1.0f / (1 << 18);  // that of grid.py
+
+// Lets new memory of a large tensor come in pages of 2 MB, not of 4 KB, each of which the system has
+// to find and clear: for hundreds of megabytes that takes longer than to quantize them.
+void in_large_pages(float* y, index_t n) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr std::uintptr_t PAGE = 1 << 21, LARGE = 1 << 25;  // from where malloc maps each tensor
+  const auto first = (reinterpret_cast<std::uintptr_t>(y) + PAGE - 1) / PAGE * PAGE;
+  const auto end = reinterpret_cast<std::uintptr_t>(y + n) / PAGE * PAGE;
+  if (end >= first + LARGE) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#else
+  (void)y, (void)n;
+#endif
+}
 
 // What `fake_quantize` is told; the layout is that of kernels.Settings.
 struct Settings {
@@ -132,7 +149,10 @@ inline float exp_of(float y) {
   return e * power;
 }
 
+constexpr float SMALL = 0.625f;  // below it tanh is a polynomial
+
 // tanh after Cephes: a polynomial near 0, else by exp; error below 2 ulp.
+template <bool ALL_SMALL>
 inline float tanh_of(float x) {
   const float a = std::fabs(x) > 10.0f ? 10.0f : std::fabs(x);
   const float z = a * a;
@@ -142,9 +162,18 @@ inline float tanh_of(float x) {
   p = p * z + 1.33314422036e-1f;
   p = p * z - 3.33332819422e-1f;
   const float near = p * z * a + a;
+  if (ALL_SMALL) return std::copysign(near, x);
   const float far = 1.0f - 2.0f / (exp_of(2.0f * a) + 1.0f);
-  const float t = a < 0.625f ? near : far;
+  const float t = a < SMALL ? near : far;
   return std::copysign(t, x);
+}
+
+// Whether the polynomial is enough for all; a NaN is not small.
+bool all_small(const float* w, index_t n) {
+  int large = 0;
+#pragma omp simd reduction(| : large)
+  for (index_t i = 0; i < n; ++i) large |= !(std::fabs(w[i]) < SMALL);
+  return !large;
 }
 
 // max|w|, NaN if there is one.
@@ -183,11 +212,28 @@ inline float sat_value(float unit, float n, float half) {
   return (2.0f * (index > n ? n : index) - n) / n;
 }
 
-template <SatGrid GRID, bool QUANTIZED>
-void sat_block(const float* w, float* q, index_t n, float n_steps, float half, float largest) {
+template <SatGrid GRID, bool QUANTIZED, bool ALL_SMALL>
+void sat_block_of_size(const float* w, float* q, index_t n, float n_steps, float half,
+                       float largest) {
 #pragma omp simd
   for (index_t i = 0; i < n; ++i)
-    q[i] = sat_value<GRID, QUANTIZED>(tanh_of(w[i]) / largest, n_steps, half);
+    q[i] = sat_value<GRID, QUANTIZED>(tanh_of<ALL_SMALL>(w[i]) / largest, n_steps, half);
+}
+
+template <SatGrid GRID, bool QUANTIZED>
+void sat_block(const float* w, float* q, index_t n, float n_steps, float half, float largest) {
+  const auto block = all_small(w, n) ? sat_block_of_size<GRID, QUANTIZED, true>
+                                     : sat_block_of_size<GRID, QUANTIZED, false>;
+  block(w, q, n, n_steps, half, largest);
+}
+
+template <bool ALL_SMALL>
+void sat_backward_block(const float* w, const float* g, float* gw, index_t n, float slope) {
+#pragma omp simd
+  for (index_t i = 0; i < n; ++i) {
+    const float t = tanh_of<ALL_SMALL>(w[i]);
+    gw[i] = g[i] * (1.0f - t * t) * slope;
+  }
 }
 
 using SatBlock = void (*)(const float*, float*, index_t, float, float, float);
@@ -459,9 +505,13 @@ BackwardRow backward_row_of(Function function, bool ewgs, bool together) {
 
 extern "C" {
 
+// Has new memory come in large pages when it is written.
+void large_pages(float* y, index_t n, int) { in_large_pages(y, n); }
+
 // x as rows x columns, with a parameter for each row.
 void fake_quantize_forward(const Settings* settings, const float* parameter, const float* offset,
                            const float* x, float* y, index_t rows, index_t columns, int threads) {
+  in_large_pages(y, rows * columns);
   const index_t blocks = (columns + BLOCK - 1) / BLOCK;
 #pragma omp parallel for num_threads(threads) if (rows * columns > PARALLEL)
   for (index_t b = 0; b < rows * blocks; ++b) {
@@ -476,6 +526,7 @@ void fake_quantize_forward(const Settings* settings, const float* parameter, con
 void fake_quantize_backward(const Settings* settings, const float* parameter, const float* offset,
                             const float* x, const float* g, float* gx, float* g_parameter,
                             float* g_offset, index_t rows, index_t columns, int threads) {
+  in_large_pages(gx, rows * columns);
   auto run = settings->ewgs != 0 ? backward_rows<true> : backward_rows<false>;
   run(*settings, parameter, offset, x, g, gx, g_parameter, g_offset, rows, columns, threads);
 }
@@ -483,7 +534,8 @@ void fake_quantize_backward(const Settings* settings, const float* parameter, co
 // Returns in `slope` what the derivative of tanh is multiplied by.
 void sat_weight_forward(const float* w, float* q, float* slope, index_t n, std::int32_t n_steps,
                         std::int32_t grid, std::int32_t quantized, float fan, int threads) {
-  float largest = tanh_of(largest_of(w, n, threads));
+  in_large_pages(q, n);
+  float largest = tanh_of<false>(largest_of(w, n, threads));
   if (largest < std::ldexp(1.0f, -100)) largest = NAN;  // as sat_largest
   const float steps = static_cast<float>(n_steps), half = static_cast<float>(n_steps / 2);
   const auto kind = static_cast<SatGrid>(grid);
@@ -507,11 +559,13 @@ void sat_weight_forward(const float* w, float* q, float* slope, index_t n, std::
 
 void sat_weight_backward(const float* w, const float* g, float* gw, const float* slope, index_t n,
                          int threads) {
-  const float s = *slope;
-#pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
-  for (index_t i = 0; i < n; ++i) {
-    const float t = tanh_of(w[i]);
-    gw[i] = g[i] * (1.0f - t * t) * s;
+  in_large_pages(gw, n);
+#pragma omp parallel for num_threads(threads) if (n > PARALLEL)
+  for (index_t first = 0; first < n; first += BLOCK) {
+    const index_t count = n - first < BLOCK ? n - first : BLOCK;
+    const auto block =
+        all_small(w + first, count) ? sat_backward_block<true> : sat_backward_block<false>;
+    block(w + first, g + first, gw + first, count, *slope);
   }
 }
 
