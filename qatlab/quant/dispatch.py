@@ -21,6 +21,7 @@ from qatlab.quant.functional import GRIDS, Scaling, dorefa_weight, sat_fan, sat_
 from qatlab.quant.grid import Grid, fake_quantize
 from qatlab.quant.memory import Memory
 
+LARGE = 1 << 23  # weights, 32 MB, from where memory is mapped for each tensor anew
 ON_GPU = (torch.float32, torch.bfloat16, torch.float16)  # types that the kernels of a GPU read
 
 
@@ -117,6 +118,25 @@ def weight_by_definition(function: Callable[[Tensor], Tensor], weight: Tensor) -
     result: Tensor = _ByDefinition.apply(weight, function)
     held = weight.detach()
     Memory.active.quantized(result, weight, lambda: function(held), _not_encoded)
+    return result
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Same as :func:`torch.nn.functional.linear`, with the same gradients to the last bit.
+
+    Autograd's gradient of large weights is new memory in small pages, which takes longer to get
+    than to fill; here it comes in large ones.
+
+    Args:
+        x: ``(N, ..., C_in)``.
+        weight: quantized, ``(C_out, C_in)``.
+        bias: ``(C_out,)``.
+    """
+    plain = x.ndim == 2 and all(t is None or t.dtype is torch.float32 for t in (x, bias))
+    plain = plain and not torch.is_autocast_enabled("cpu") and not on_gpu(x)
+    if weight.numel() < LARGE or not (plain and weight.requires_grad and fits(weight)):
+        return torch.nn.functional.linear(x, weight, bias)
+    result: Tensor = _Linear.apply(x, weight, bias)
     return result
 
 
@@ -273,6 +293,27 @@ class _FakeQuantize(torch.autograd.Function):
             *(grad_x, grad_parameter, grad_offset, *_rows(x, parameter)),
         )
         return grad_x, grad_parameter, grad_offset, None
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.again = None if Memory.active is None else Memory.active.rebuild(weight)
+        ctx.save_for_backward(x, weight if ctx.again is None else None)
+        return torch.nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        (grad,), (x, kept) = grads, ctx.saved_tensors
+        weight = kept if ctx.again is None else ctx.again()
+        of_input, _, of_bias = ctx.needs_input_grad
+        grad_x = grad @ weight if of_input else None
+        grad_weight = weight  # what was made for this pass alone can be written over
+        if ctx.again is None:
+            grad_weight = torch.empty_like(weight)
+            kernels.call("large_pages", grad_weight, grad_weight.numel())
+        torch.mm(grad.t(), x, out=grad_weight)
+        return grad_x, grad_weight, grad.sum(0) if of_bias else None
 
 
 class _BlockZeroGradient(torch.autograd.Function):

@@ -35,6 +35,7 @@ def module_of(built: Built) -> Classifier:
         built.step,
         built.mixup,
         built.data.images_per_score,
+        built.distillation,
     )
 
 

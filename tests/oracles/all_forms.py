@@ -438,6 +438,20 @@ def _fixed(outcome: Outcome, case: _Case) -> None:
         )
 
 
+def _narrow(outcome: Outcome, case: _Case) -> None:
+    """Compare sums of 24 bits with those of 64, to the last bit."""
+    wide, network = (with_rescale(case.network, rescale) for rescale in ("fixed32", "sums24"))
+    twin = compute(wide, case.pixels)
+    found = compute(network, case.pixels)
+    _same("sums24", Answer(found.outputs, found.codes), twin)
+    outputs = finished(twin.outputs, network.output.function)
+    twin = Computed(outputs, twin.codes, twin.positions)
+    file = IntegerWriter(network, case.program.recipe.opset).write({})
+    form = _in_onnxruntime("integer, sums24", file, "integer", network, True)
+    found = form.look_inside(case.images, case.pixels.to(torch.uint8))
+    _same(form.name, Answer(found.outputs, found.codes), twin)
+
+
 def _qdq(outcome: Outcome, case: _Case) -> None:
     """Compare what onnxruntime computes of operators on floats, optimised and as written."""
     file = QdqWriter(case.given, case.program.recipe.opset).write({})
@@ -517,7 +531,14 @@ def _c(outcome: Outcome, case: _Case) -> None:
     outcome.c = CCase(case.program, source, case.pixels, outputs)
 
 
-FORMS = {"fixed": _fixed, "qdq": _qdq, "qonnx": _qonnx, "integer": _integer, "c": _c}
+FORMS = {
+    "fixed": _fixed,
+    "narrow": _narrow,
+    "qdq": _qdq,
+    "qonnx": _qonnx,
+    "integer": _integer,
+    "c": _c,
+}
 
 
 def reason_of(message: str) -> str:

@@ -24,10 +24,13 @@ class IntegerNetwork:
         operations: all of them.
         sites: by the name of a site, the operations whose results, one after the other, are its
             codes.
+        is_narrow: whether fixed point is to be computed in sums of 24 bits, see
+            :mod:`~qatlab.deploy.integer.narrowing`.
     """
 
     operations: Sequence[Operation]
     sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    is_narrow: bool = False
 
     def __getitem__(self, name: str) -> Operation:
         """Return the operation of that name."""

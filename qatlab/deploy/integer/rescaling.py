@@ -2,7 +2,7 @@
 
 A site's codes are ``(sum_i M_i * accumulator_i + B) >> S`` with whole M, B and S for each channel:
 S makes full use of the width of M, and B holds the bias to the same precision, so that no step but
-that of M itself is rounded twice. All sums fit into 64 bits.
+that of M itself is rounded twice. All sums fit into 64 bits; for 24 see :mod:`narrowing`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.narrowing import narrowed
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Integers, Reals, largest_sizes, product
 from qatlab.errors import ConfigError, did_you_mean
@@ -22,6 +23,7 @@ from qatlab.errors import ConfigError, did_you_mean
 RESCALES = {
     "float": "float64 numbers, rounded to even: what the fake-quantized network computes",
     "fixed32": "multipliers of 32 bits, sign included, and a shift",
+    "sums24": "the codes of fixed32, exactly, by sums of 24 bits alone, which float32 holds, too",
     "fixed16": "multipliers of 16 bits and a shift",
     "single_shift": "multipliers that are one power of two",
     "double_shift": "multipliers that are the sum or difference of two powers of two",
@@ -47,13 +49,17 @@ def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
     if rescale == "float":
         return network
     largest = largest_sizes(network.operations, network.codes)
+    is_narrow = rescale == "sums24"
     operations: list[ops.Operation] = [
-        FIXED[type(op)](op, [largest[name] for name in op.inputs], rescale)
+        FIXED[type(op)](
+            op, [largest[name] for name in op.inputs], "fixed32" if is_narrow else rescale
+        )
         if type(op) in FIXED
         else op
         for op in network.operations
     ]
-    return IntegerNetwork(tuple(operations), network.sites)
+    made = IntegerNetwork(tuple(operations), network.sites)
+    return narrowed(made) if is_narrow else made
 
 
 def _rescale(op: ops.Rescale, largest: Sequence[int], rescale: str) -> ops.FixedRescale:

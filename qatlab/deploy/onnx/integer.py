@@ -1,7 +1,9 @@
 """ONNX of whole numbers alone: ConvInteger, MatMulInteger, and what rescales between them.
 
 The file computes what :mod:`qatlab.deploy.integer` does, to the last bit: bytes in, sums of
-32 bits, codes. Rescaling is done in int64, or with ``rescale=float`` in float64.
+32 bits, codes. Rescaling is done in int64, with ``rescale=float`` in float64. With ``sums24``
+it is done in int32, and no number takes more than 24 bits: OpenVINO computes int64 in 32 bits, and
+int32 in float32 where it fuses operators.
 
 Both factors of a product are unsigned bytes with a zero point: on processors without VNNI,
 onnxruntime adds pairs of products of signed weights in 16 bits, which overflow.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.narrowing import Part, beside, parts, ranges
 from qatlab.deploy.integer.network import IntegerNetwork
-from qatlab.deploy.integer.operations import NO_SIDES, Codes, Integers, along_channels, of_kind
+from qatlab.deploy.integer.operations import (
+    NO_SIDES,
+    Codes,
+    Integers,
+    along_channels,
+    of_kind,
+)
 from qatlab.deploy.integer.vectorised import EXACT
 from qatlab.deploy.onnx import OPSETS
 from qatlab.deploy.onnx.graph import Graph, container, window
@@ -46,6 +56,7 @@ class IntegerWriter:
 
     def __init__(self, network: IntegerNetwork, opset: int) -> None:
         self.network, self.codes, self.shapes = network, network.codes, network.shapes
+        self.ranges, self.is_narrow = ranges(network), network.is_narrow
         self.graph = Graph(opset, [op.name for op in network.operations])
         self.kinds: dict[str, int] = {}  # type of each result that is codes
         for op in network.operations:
@@ -211,13 +222,13 @@ class IntegerWriter:
 
     def _total(
         self,
-        op: ops.Weighted | ops.FixedPoint,
+        op: ops.Weighted | ops.FixedPoint | Part,
         inputs: list[str],
-        kind: int,
-        dtype: type[np.float64] | type[np.int64],
+        dtype: type[np.float64] | type[np.int64] | type[np.int32],
+        ndim: int,
     ) -> str:
         """Return ``offset + sum_i multipliers[i] * input_i``, in this order."""
-        graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
+        graph, kind = self.graph, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         total = self._numbers(op.offset.astype(dtype), ndim)
         for x, multiplier in zip(inputs, op.multipliers, strict=True):
             wide = graph.node("Cast", [x], to=kind)
@@ -226,17 +237,43 @@ class IntegerWriter:
             total = graph.node("Add", [total, term])
         return total
 
+    def _narrow_total(self, op: ops.FixedPoint, inputs: list[str]) -> tuple[str, Integers]:
+        """Return the last of the sums in parts, and the shift by which it becomes a code."""
+        ndim, carry = self._ndim(op), ""
+        *lower, last = parts(op, [self.ranges[name] for name in op.inputs])
+        for part in lower:
+            total = self._carried(part, inputs, carry, ndim)
+            carry = self._floor(total, part.shift, ndim)
+        return self._carried(last, inputs, carry, ndim), last.shift
+
+    def _carried(self, part: Part, inputs: list[str], carry: str, ndim: int) -> str:
+        total = self._total(part, inputs, np.int32, ndim)
+        return self.graph.node("Add", [total, carry]) if carry else total
+
+    def _floor(self, total: str, shift: Integers, ndim: int) -> str:
+        """Return numbers without their last bits, those below 0 as well.
+
+        The division leaves no remainder, so that it is the same in float32: OpenVINO fuses it with
+        convolutions and sums, and rounds to the nearest.
+        """
+        unit = self._numbers((1 << shift).astype(np.int32), ndim)
+        rest = self.graph.node("Mod", [total, unit])  # 0 or more
+        return self.graph.node("Div", [self.graph.node("Sub", [total, rest]), unit])
+
+    def _ndim(self, op: ops.Operation) -> int:
+        return len(self.shapes[op.inputs[0]]) + 1
+
     def _numbers(self, numbers: NDArray[Any], ndim: int) -> str:
         return self.graph.constant(along_channels(numbers, ndim))
 
     def _output(self, op: ops.Output, inputs: list[str]) -> str:
-        return self._total(op, inputs, TensorProto.DOUBLE, np.float64)
+        return self._total(op, inputs, np.float64, self._ndim(op))
 
     def _rescale(self, op: ops.Rescale, inputs: list[str]) -> str:
         graph = self.graph
-        total = self._total(op, inputs, TensorProto.DOUBLE, np.float64)
+        total = self._total(op, inputs, np.float64, self._ndim(op))
         if (below := op.below) is not None:
-            other = self._total(below, inputs, TensorProto.DOUBLE, np.float64)
+            other = self._total(below, inputs, np.float64, self._ndim(op))
             is_below = graph.node("Less", [total, graph.constant(np.float64(op.zero))])
             total = graph.node("Where", [is_below, other, total])
         rounded = graph.node("Round", [total])
@@ -253,22 +290,52 @@ class IntegerWriter:
         return graph.node("Gather", [entries, at], op.name, axis=0)
 
     def _fixed_output(self, op: ops.FixedOutput, inputs: list[str]) -> str:
-        total = self._total(op, inputs, TensorProto.INT64, np.int64)
-        real = self.graph.node("Cast", [total], to=TensorProto.DOUBLE)
-        unit = self._numbers(np.ldexp(1.0, -op.shift), len(self.shapes[op.inputs[0]]) + 1)
-        return self.graph.node("Mul", [real, unit], op.name)
+        graph, ndim = self.graph, self._ndim(op)
+        if self.is_narrow:
+            return self._narrow_output(op, inputs, ndim)
+        total = self._total(op, inputs, np.int64, ndim)
+        real = graph.node("Cast", [total], to=TensorProto.DOUBLE)
+        unit = self._numbers(np.ldexp(1.0, -op.shift), ndim)
+        return graph.node("Mul", [real, unit], op.name)
+
+    def _narrow_output(self, op: ops.FixedOutput, inputs: list[str], ndim: int) -> str:
+        """Return the sum of all parts, each in its unit: float64 holds it."""
+        graph, shift, answer = self.graph, op.shift, ""
+        for part in parts(op, [self.ranges[name] for name in op.inputs]):
+            total = self._total(part, inputs, np.int32, ndim)
+            real = graph.node("Cast", [total], to=TensorProto.DOUBLE)
+            own = graph.node("Mul", [real, self._numbers(np.ldexp(1.0, -shift), ndim)])
+            answer = graph.node("Add", [answer, own]) if answer else own
+            shift = shift - part.shift
+        return answer
 
     def _fixed_rescale(self, op: ops.FixedRescale, inputs: list[str]) -> str:
-        graph, ndim = self.graph, len(self.shapes[op.inputs[0]]) + 1
-        total = self._total(op, inputs, TensorProto.INT64, np.int64)
+        if self.is_narrow:
+            return self._narrow_rescale(op, inputs)
+        graph, ndim = self.graph, self._ndim(op)
+        total = self._total(op, inputs, np.int64, ndim)
         codes = self._shifted(op, total, ndim)
         if op.below is not None:
             assert op.zero is not None
-            instead = self._total(op.below, inputs, TensorProto.INT64, np.int64)
+            instead = self._total(op.below, inputs, np.int64, ndim)
             other = self._shifted(op.below, instead, ndim)
             is_below = graph.node("Less", [total, self._numbers(op.zero, ndim)])
             codes = graph.node("Where", [is_below, other, codes])
         return graph.node("Cast", [codes], op.name, to=self.kinds[op.name])
+
+    def _narrow_rescale(self, op: ops.FixedRescale, inputs: list[str]) -> str:
+        graph, ndim = self.graph, self._ndim(op)
+        codes = self._floor(*self._narrow_total(op, inputs), ndim)
+        if op.below is not None:
+            assert op.zero is not None
+            other = self._floor(*self._narrow_total(op.below, inputs), ndim)
+            above = replace(op, offset=op.offset - beside(op.zero, op.offset))
+            total, _ = self._narrow_total(above, inputs)
+            is_below = graph.node("Less", [total, graph.constant(np.int32(0))])
+            codes = graph.node("Where", [is_below, other, codes])
+        ends = [graph.constant(np.int32(end)) for end in (op.codes.low, op.codes.high)]
+        clipped = graph.node("Clip", [codes, *ends])
+        return graph.node("Cast", [clipped], op.name, to=self.kinds[op.name])
 
     def _shifted(self, op: ops.FixedRescale, total: str, ndim: int) -> str:
         """Return codes as int64: BitShift takes no negative numbers, and Div rounds them up.

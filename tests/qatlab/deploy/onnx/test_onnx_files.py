@@ -95,6 +95,7 @@ def test_quantized_tensors_hold_what_the_integer_network_computes(
         *(("sat binary", 4, "fixed32", 25), ("sat ternary", 4, "fixed32", 21)),
         *(("sat", 4, "float", 21), ("sat", 8, "fixed16", 13), ("sat", 8, "float", 21)),
         *(("lsq", 4, "fixed32", 21), ("lsq by channel", 8, "fixed32", 13)),
+        *(("sat", 4, "sums24", 13), ("lsq", 8, "sums24", 21), ("lsq_plus", 4, "sums24", 21)),
         *(("lsq_plus", 4, "double_shift", 21), ("lsq_plus", 8, "float", 21)),
     ],
 )

@@ -1,0 +1,204 @@
+"""Fixed point in few bits, which gives the codes that sums of 64 bits give.
+
+Numbers are made as small as they can be while the code of every accumulator stays the same
+(:func:`shortened`): it grows with the accumulator, so it is enough that each code begins at the
+same one. And where these are still too large, sums are made up of parts (:func:`parts`): low digits
+of all multipliers are summed up first, and what they carry is added to the next ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import Integers
+from qatlab.errors import ConfigError
+
+FLOAT = 24  # bits of whole numbers that float32 holds, too: int32 is computed in it by OpenVINO
+WHOLE = 31  # bits of int32, without its sign
+NONE = 1 << 62  # larger than what any inequality asks for
+
+
+class Range(NamedTuple):
+    """The smallest and the largest number of a result, one for all channels or one for each."""
+
+    low: Integers
+    high: Integers
+
+
+class Part(NamedTuple):
+    """One of the sums that make up another one, see :func:`parts`.
+
+    Attributes:
+        multipliers: for each input, in the shape that they have in the operation.
+        offset: likewise.
+        shift: by which it is carried to the next part, or by which the last one becomes a code.
+    """
+
+    multipliers: tuple[Integers, ...]
+    offset: Integers
+    shift: Integers
+
+
+def narrowed(network: IntegerNetwork) -> IntegerNetwork:
+    """Return a network whose fixed point is to be computed in sums of :data:`FLOAT` bits.
+
+    Args:
+        network: in fixed point, with sums of 64 bits.
+    """
+    found = ranges(network)
+    operations = tuple(
+        shortened(op, [found[name] for name in op.inputs])
+        if isinstance(op, ops.FixedRescale)
+        else op
+        for op in network.operations
+    )
+    return IntegerNetwork(operations, network.sites, is_narrow=True)
+
+
+def ranges(network: IntegerNetwork) -> dict[str, Range]:
+    """Return, by the name of each result of whole numbers, between which numbers it lies.
+
+    Accumulators of codes lie between the sums of what each weight can add to them.
+    """
+    codes = network.codes
+    found: dict[str, Range] = {}
+    for op in network.operations:
+        if op.name in codes:
+            found[op.name] = _range(codes[op.name].low, codes[op.name].high)
+        elif isinstance(op, (ops.Convolve, ops.Multiply)) and op.inputs[0] in codes:
+            low, high = found[op.inputs[0]]
+            low, high = np.minimum(low, 0), np.maximum(high, 0)  # there are zeros at a border
+            weight = op.weight.reshape(len(op.weight), -1)
+            up, down = np.maximum(weight, 0).sum(1), np.minimum(weight, 0).sum(1)
+            found[op.name] = Range(up * low + down * high, up * high + down * low)
+        elif isinstance(op, ops.Sums):
+            found[op.name] = _range(-op.largest, op.largest)
+        elif op.group is ops.Group.MOVED:
+            size = max(int(abs(end).max()) for end in found[op.inputs[0]])
+            found[op.name] = _range(-size, size)
+    return found
+
+
+def _range(low: int, high: int) -> Range:
+    return Range(np.array([low]), np.array([high]))
+
+
+def shortened(op: ops.FixedRescale, inputs: Sequence[Range]) -> ops.FixedRescale:
+    """Return an operation that gives the same codes by the smallest numbers, in each channel.
+
+    Args:
+        op: with one input and one offset for each channel; others are returned as they are.
+        inputs: between which numbers its inputs lie.
+    """
+    if len(inputs) > 1 or op.below is not None or max(op.multipliers[0].ndim, op.offset.ndim) > 1:
+        return op
+    numbers = np.broadcast_arrays(op.multipliers[0], op.offset, op.shift, *inputs[0])
+    multiplier, offset, shift, low, high = (np.array(own) for own in numbers)
+    # The code falls where a multiplier is negative, and grows with the negative accumulator.
+    sign = np.where(multiplier < 0, -1, 1)
+    size = abs(multiplier)
+    first, last = np.where(sign < 0, -high, low)[:, None], np.where(sign < 0, -low, high)[:, None]
+    codes = np.arange(op.codes.low + 1, op.codes.high + 1, dtype=np.int64)
+    # The accumulator at which each code begins: (size * begin + offset) >> shift >= code.
+    begins = -((offset[:, None] - (codes << shift[:, None])) // np.maximum(size, 1)[:, None])
+    constant = np.where((offset >> shift)[:, None] >= codes, first, last + 1)
+    begins = np.where(size[:, None] > 0, begins, constant)
+    reached, ends = begins <= last, begins > first  # in the range, and behind its first number
+    at, before = np.maximum(begins, first), np.minimum(begins - 1, last)
+    full, left = shift.copy(), np.arange(len(size))  # channels
+    for own in range(int(full.max(initial=0))):
+        wanted = codes << own
+        # If any multiplier with this shift gives the same codes, so does one of the nearest two.
+        for more in (0, 1):
+            left = left[full[left] > own]
+            near = (size[left] >> (full[left] - own)) + more
+            at_least = np.where(reached[left], wanted - near[:, None] * at[left], -NONE)
+            at_most = np.where(ends[left], wanted - near[:, None] * before[left] - 1, NONE)
+            least, most = at_least.max(1, initial=-NONE), at_most.min(1, initial=NONE)
+            found, fits = left[least <= most], least <= most
+            multiplier[found], shift[found] = (sign[left] * near)[fits], own
+            offset[found] = np.clip(0, least, most)[fits]
+            left = left[~fits]
+    return replace(op, multipliers=(multiplier,), offset=offset, shift=shift)
+
+
+def parts(op: ops.FixedPoint, inputs: Sequence[Range], bits: int = FLOAT) -> list[Part]:
+    """Return sums of few bits that make up those of an operation, for every accumulator.
+
+        carry = 0
+        for part in parts:
+            total = sum_i part.multipliers[i] * input_i + part.offset + carry
+            carry = total >> part.shift
+
+    The last carry is ``(sum_i op.multipliers[i] * input_i + op.offset) >> op.shift``.
+
+    Args:
+        op: in fixed point.
+        inputs: between which numbers its inputs lie.
+        bits: of all numbers, without their sign.
+
+    Raises:
+        ConfigError: if inputs, or codes that are not clipped, take that many bits themselves.
+    """
+    numbers, shift = (*op.multipliers, op.offset), op.shift
+    largest = [_sizes(own, len(shift)) for own in inputs]
+    sums = np.sum(largest, axis=0)
+    digits = np.maximum(bits - 1 - np.frexp(sums + 2.0)[1], 0)  # of multipliers, in a part
+    carried = np.zeros_like(shift)
+    found: list[Part] = []
+    while not (fits := _fits(numbers, shift, largest, carried, bits)).all():
+        step = np.where(fits, 0, np.minimum(shift, digits))
+        if not step.any():
+            raise ConfigError(f"{op.name}: sums of {bits} bits cannot hold what it adds up.")
+        *low, offset = (own & ((1 << beside(step, own)) - 1) for own in numbers)
+        found.append(Part(tuple(low), offset, step))
+        numbers = tuple(own >> beside(step, own) for own in numbers)
+        carried = (carried >> step) + (step > 0) * (sums + 2)
+        shift = shift - step
+    return [*found, Part(numbers[:-1], numbers[-1], shift)]
+
+
+def needs_parts(
+    op: ops.FixedRescale, inputs: Sequence[Range], bits: int = FLOAT
+) -> NDArray[np.bool_]:
+    """Tell for each channel whether one sum of few bits cannot hold what it adds up."""
+    largest = [_sizes(own, len(op.shift)) for own in inputs]
+    return ~_fits((*op.multipliers, op.offset), op.shift, largest, np.zeros_like(op.shift), bits)
+
+
+def _sizes(numbers: Range, channels: int) -> Integers:
+    """Return the largest size for each channel."""
+    sizes = np.maximum(abs(numbers.low), abs(numbers.high))
+    return np.broadcast_to(sizes if len(sizes) == channels else sizes.max(), channels)
+
+
+def _fits(
+    numbers: Sequence[Integers],
+    shift: Integers,
+    largest: Sequence[Integers],
+    carried: Integers,
+    bits: int,
+) -> NDArray[np.bool_]:
+    """Tell for each channel whether no number exceeds some bits: multipliers, and the offset."""
+    *multipliers, offset = map(_largest_of, numbers)
+    size = np.asarray(offset + carried, np.float64)
+    for multiplier, bound in zip(multipliers, largest, strict=True):
+        size += multiplier.astype(np.float64) * bound
+    size = np.maximum(size, np.max(largest, axis=0))
+    return np.asarray((size < 1 << bits) & (shift < bits))
+
+
+def _largest_of(numbers: Integers) -> Integers:
+    return np.asarray(abs(numbers.reshape(len(numbers), -1)).max(1))
+
+
+def beside(of_channels: Integers, numbers: Integers) -> Integers:
+    """Return one number for each channel in a shape that broadcasts to others."""
+    return of_channels.reshape(-1, *(1,) * (numbers.ndim - 1))
