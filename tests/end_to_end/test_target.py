@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qatlab.cli import hydra_app
+from qatlab.cli.main import run as run_command
 
 Ran = Callable[..., str]
 FLOAT_FIRST = "quant.rules.first.weight=null"
@@ -162,6 +164,46 @@ def test_a_target_of_whole_numbers_puts_a_site_in_front_of_functions(
     assert ("norm_site" in table) is in_front
     floats = "Can be exported as qdq, qonnx with 1 part in float (silu), but not as integer: silu"
     assert ("Can be exported as integer, qdq, qonnx, c." if in_front else floats) in table
+
+
+class Normed(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, stride=4), nn.LayerNorm(4)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).relu()
+        result: Tensor = self.fc(x.mean((2, 3)))
+        return result
+
+
+def test_a_layer_norm_stays_float_in_files_of_floats_only(
+    ran: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        ran("target=integer", network="Normed")
+    refused = "target=integer: the network cannot leave so: norm (LayerNorm: (4,), "
+    check(capsys.readouterr().err, (refused,))
+    lines = ran("schedule.clamp_epochs=0", "target=[qdq,qonnx]", network="Normed").splitlines()
+    floats = "Can be exported as qdq, qonnx with 1 part in float (norm), but not as integer: norm ("
+    assert len([line for line in lines if line.startswith(floats)]) == 1
+    words = ["run", f"allow={__name__}"]
+    assert run_command(["export", *words, "-o", "net.onnx"]) == 0
+    assert " In float between quantizers: 1 part (norm).\n" in capsys.readouterr().out
+    facts = {entry.key: entry.value for entry in onnx.load("net.onnx").metadata_props}
+    assert (facts["format"], facts["float parts"], facts["batch"]) == ("qdq", '["norm"]', "N")
+    assert run_command(["export", *words, "-o", "net.c", "--format", "c"]) == 1
+    assert "norm (LayerNorm: (4,), " in capsys.readouterr().err
+    assert run_command(["export", *words, "-o", "q.onnx", "--format", "qonnx"]) == 0
+    files = ["--onnx", "net.onnx", "q.onnx", "--json", "found.json"]
+    assert run_command(["verify", *words, *files]) == 0
+    assert "no integers are compared: norm (LayerNorm: " in capsys.readouterr().out
+    found = json.loads(Path("found.json").read_text())
+    names = [f"{file}, {way}" for file in files[1:3] for way in ("as written", "optimised")]
+    assert list(found["forms"]) == ["fake-quantized", *names]
+    assert [form["different"] - form["ties"] for form in found["forms"].values()] == [0] * 5
+    assert found["forms"]["net.onnx, as written"]["sites"].keys() == {"relu", "mean_site"}
 
 
 def test_whether_there_are_sites_in_front_of_functions_is_true_or_false(told: Told) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from qatlab.deploy.integer import operations as ops
@@ -163,18 +163,16 @@ def _check(file: onnx.ModelProto) -> None:
                 f"the network computes with random numbers in evaluation ({node.op_type}), so no "
                 "file answers what it does; give F.dropout training=self.training, for example."
             )
-    if (count := len(file.graph.output)) != 1:
-        raise ConfigError(f"the network returns {count} tensors, and files have one: return one.")
 
 
 def _by_torch(model: nn.Module, images: Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
     sizes = ({0: torch.export.Dim("N")},) if dynamic else None
     with _silent():
-        program = torch.onnx.export(
-            model, (images,), dynamo=True, opset_version=opset, dynamic_shapes=sizes, verbose=False
-        )
-    assert program is not None  # as it is with dynamo=True
-    file: onnx.ModelProto = program.model_proto
+        # By itself first: torch.onnx would write a fixed batch where it finds no other.
+        program = torch.export.export(model, (images,), dynamic_shapes=sizes)
+        made = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
+    assert made is not None  # as it is with dynamo=True
+    file: onnx.ModelProto = made.model_proto
     return file
 
 
@@ -300,10 +298,18 @@ class _Writer:
                 self._quantizer(node, transposed)
             elif node.output[0] not in self.names:
                 self._taken_over(node)
-        (output,) = graph.output
-        sizes = [dim.dim_value for dim in output.type.tensor_type.shape.dim]
-        answer = self.names[output.name]
-        return self.graph.model(image, answer, TensorProto.FLOAT, sizes[1:], facts)
+        shapes = {
+            self.names[output.name]: [dim.dim_value for dim in output.type.tensor_type.shape.dim]
+            for output in graph.output
+        }
+        (answer, sizes), *others = shapes.items()
+        file = self.graph.model(image, answer, TensorProto.FLOAT, sizes[1:], facts)
+        file.graph.output.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [self.graph.batch, *sizes[1:]])
+            for name, sizes in others
+        )
+        onnx.checker.check_model(file)
+        return file
 
     def _transposed_weights(self) -> dict[str, str]:
         """Return, by the output of a node for weights, that of the Transpose that reads it."""

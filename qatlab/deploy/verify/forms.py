@@ -26,7 +26,7 @@ class Answer:
     """What a form answers to a batch.
 
     Attributes:
-        outputs: ``(N, classes)``, float64.
+        outputs: ``(N, classes)``, float64; the first of several, which is the one that is scored.
         codes: of each site, by its name; empty for a form that does not show them.
         positions: of each site, what was rounded, in steps; of integer networks, and of a
             fake-quantized one that has no integer form.
@@ -100,7 +100,8 @@ class FakeQuantized:
 
     def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute; see :class:`Form`."""
-        outputs = self.model(images).double()
+        returned = self.model(images)
+        outputs = (returned if isinstance(returned, Tensor) else returned[0]).double()
         return Answer(outputs.flatten(1), dict(self._codes), dict(self._positions))
 
     look_inside = __call__
@@ -167,6 +168,7 @@ class InOnnxruntime:
         (image,) = file.graph.input
         self._one_by_one = image.type.tensor_type.shape.dim[0].dim_value == 1
         shown = [part for parts in self._parts.values() for part in parts]
+        self._names = [file.graph.output[0].name, *shown]
         try:
             self._session = _session(file, optimised)
             self._inside = _session(file, optimised, shown)
@@ -179,7 +181,7 @@ class InOnnxruntime:
         """Compute; see :class:`Form`."""
         if not self.optimised:
             return self.look_inside(images, pixels)
-        (outputs,) = self._run(self._session, images, pixels)
+        (outputs,) = self._run(self._session, self._names[:1], images, pixels)
         return Answer(self._answered(outputs))
 
     def _answered(self, outputs: Any) -> Tensor:
@@ -187,18 +189,18 @@ class InOnnxruntime:
 
     def look_inside(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute, and show all codes."""
-        outputs, *codes = self._run(self._inside, images, pixels)
+        outputs, *codes = self._run(self._inside, self._names, images, pixels)
         found = {}
         for site, parts in self._parts.items():
             made = torch.from_numpy(np.concatenate([codes.pop(0) for _ in parts], 1)).double()
             found[site] = (made / self._units[site]).round()
         return Answer(self._answered(outputs), found)
 
-    def _run(self, session: Any, images: Tensor, pixels: Tensor) -> list[Any]:
+    def _run(self, session: Any, names: Sequence[str], images: Tensor, pixels: Tensor) -> list[Any]:
         given = pixels if self.takes_bytes else images
         batches = torch.split(given, 1) if self._one_by_one else (given,)
         try:
-            made = [session.run(None, {"image": batch.numpy()}) for batch in batches]
+            made = [session.run(names, {"image": batch.numpy()}) for batch in batches]
             return [np.concatenate(parts) for parts in zip(*made, strict=True)]
         except Exception as error:  # of onnxruntime, such as for images of another size
             raise self._refused(error) from error

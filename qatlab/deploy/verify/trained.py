@@ -121,5 +121,6 @@ def check_outputs(trained: Trained, images: int | None) -> None:
 
 @torch.no_grad()
 def _count(trained: Trained) -> int:
-    outputs = trained.model(trained.data.example_input())
-    return int(outputs.flatten(1).shape[1]) if isinstance(outputs, Tensor) else 0
+    returned = trained.model(trained.data.example_input())
+    first = returned if isinstance(returned, Tensor) else returned[0]  # the one that is scored
+    return int(first.flatten(1).shape[1])

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from networks import PIXELS, convert, sites
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab.deploy.obstacles import obstacles
 from qatlab.deploy.onnx import float_parts
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.qonnx import QonnxWriter
 from qatlab.deploy.verify.comparison import Comparison, compare
 from qatlab.deploy.verify.forms import FakeQuantized, InOnnxruntime
+from qatlab.errors import ConfigError
 
 IMAGES = PIXELS / 255
 WRITERS = {"qdq": QdqWriter, "qonnx": QonnxWriter}
@@ -94,7 +99,50 @@ class Groups(nn.Module):
         return result
 
 
-NETWORKS = {"convnext": ConvNext, "attention": Attention, "groups": Groups}
+class Several(nn.Module):
+    """Two outputs; and a batch that is taken apart, whose size torch cannot leave open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.LayerNorm([4, 6, 6]), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.relu(self.norm(self.conv(x)))
+        x = torch.cat(x.split(1))
+        return self.fc(x.mean((2, 3))), x.amax((2, 3))
+
+
+class Inverted(nn.Module):
+    """An operator that ONNX does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        result: Tensor = self.fc(torch.linalg.pinv(x).flatten(2)[:, 0])
+        return result
+
+
+class Dropped(nn.Module):
+    """Random numbers in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(torch.relu(self.conv(x)), training=True)
+        result: Tensor = self.fc(x.mean((2, 3)))
+        return result
+
+
+NETWORKS: Mapping[str, type[nn.Module]] = {
+    **{"convnext": ConvNext, "attention": Attention, "groups": Groups},
+    **{"several": Several, "inverted": Inverted, "dropped": Dropped},
+}
+COMPARED = ("convnext", "attention", "groups")
 
 
 def quantized(name: str, method: str = "lsq", bits: int = 4, **rules: Any) -> nn.Module:
@@ -136,7 +184,7 @@ QUICK = [("convnext", "sat", 21), ("attention", "lsq", 21), ("groups", "lsq+", 2
 OPSETS = {"lsq": (18, 21), "8 bits": (18, 21), "sat": (20, 21), "lsq+": (21, 23, 25)}
 SLOW = [
     (name, setting, opset)
-    for name in NETWORKS
+    for name in COMPARED
     for setting in SETTINGS
     for opset in OPSETS.get(setting, (21, 25))
     if (name, setting, opset) not in QUICK
@@ -155,3 +203,55 @@ def test_sites_get_the_codes_of_training(name: str, setting: str, opset: int) ->
         for site, one in form.sites.items():
             assert one.first == 0 or one.from_tie < 1e-3, (form.name, site)
     assert [len(form.sites) > 0 for form in found] == [True, True, False, True, False]
+
+
+def test_weights_are_packed_and_onnxruntime_computes_nothing_in_8_bits(tmp_path: Path) -> None:
+    eight = {"name": "proj", "weight": {"bits": 8}}
+    image = {"name": "patch_site", "activation": None}  # products with a float tensor
+    file = written(quantized("attention", "lsq", 4, eight=eight, image=image), "qdq")
+    stored = {tensor.name: tensor.data_type for tensor in file.graph.initializer}
+    assert stored["qkv_weight"] == stored["patch_weight"] == onnx.TensorProto.INT4
+    assert stored["proj_weight"] == onnx.TensorProto.INT8
+    assert not any(node.metadata_props or node.doc_string for node in file.graph.node)
+    assert [len(node.input) for node in file.graph.node if node.op_type == "Conv"] == [2]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(file.SerializeToString(), options)
+    kinds = {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
+    assert not {
+        kind for kind in kinds if re.match(r"QLinear|QGemm|Dynamic|\w+(NBits|Integer)", kind)
+    }
+    assert kinds & {"MatMul", "FusedMatMul"}
+
+
+def test_a_batch_of_fixed_size_is_told_and_several_outputs_are_written() -> None:
+    model = quantized("several")
+    exported = float_parts.Marked(model).export(IMAGES[:1], 21)
+    file = float_parts.write(exported, QdqWriter, {})
+    assert exported.batch == 1
+    first = [value.type.tensor_type.shape.dim for value in (*file.graph.input, *file.graph.output)]
+    assert [[one.dim_value for one in dims] for dims in first] == [[1, 3, 8, 8], [1, 5], [1, 4]]
+    form = InOnnxruntime("qdq", file, "qdq", {}, True, 0.0)
+    found = form(IMAGES, IMAGES).outputs
+    torch.testing.assert_close(found, model(IMAGES)[0].double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("inverted", r"^linalg_pinv \(\w+\) cannot be exported by torch\.onnx: "),
+        ("dropped", r"^the network computes with random numbers in evaluation \(Dropout\)"),
+    ],
+)
+def test_what_no_file_can_compute_is_told_by_its_layer(name: str, words: str) -> None:
+    found = obstacles(quantized(name), example_input=IMAGES[:1])
+    assert found["qdq"] == found["qonnx"]
+    assert re.search(words, found["qdq"][0].reason)
+    assert not any(one.in_float for one in found["c"])
+
+
+def test_an_opset_that_torch_does_not_write_is_told() -> None:
+    words = r"^--opset=17 is wrong\. Accepted: 18 or higher"
+    with pytest.raises(ConfigError, match=words):
+        float_parts.Marked(quantized("convnext")).export(IMAGES[:1], 17)
