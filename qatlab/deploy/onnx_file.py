@@ -61,7 +61,7 @@ def onnx_file(
             facts["left out"] = network.output.function
         return IntegerWriter(with_rescale(network, rescale), opset).write(facts)
     writer = QonnxWriter if kind == "qonnx" else QdqWriter
-    return writer(network, opset).write(facts)
+    return writer(network, opset, own).write(facts)
 
 
 def facts_of(trained: Trained, kind: str) -> dict[str, str]:
