@@ -52,8 +52,7 @@ def onnx_file(
         else lower(model, [AS_GIVEN] * data.in_channels, data.example_input())
     )
     if opset is None:
-        lowest, highest = own.opsets
-        opset = min(max(lowest, lowest_opset(network, of_floats=kind == "qonnx")), highest)
+        opset = lowest_opset(network, kind, own)
     facts["runtime"] = runtime(opset)
     if of_bytes:
         facts["rescale"] = rescale = rescale or own.rescale

@@ -46,12 +46,11 @@ class Reader:
     conventions: Conventions = Conventions()
 
 
-OF_ALL = {"Conv", "Gemm", "Quant", "Relu", "MaxPool", "Add", "Sub", "Mul", "Flatten", "Concat"}
-FINN = Conventions(operators=frozenset({*OF_ALL, "BipolarQuant", "GlobalAveragePool"}))
+OF_ALL = {"Conv", "Gemm", "Quant", "Relu", "MaxPool", "GlobalAveragePool", "Add", "Sub", "Mul"}
+OF_ALL |= {"Flatten", "Concat"}
+FINN = Conventions(operators=frozenset({*OF_ALL, "BipolarQuant"}))
 HLS4ML = Conventions(
-    operators=frozenset({*OF_ALL, "AveragePool", "BatchNormalization"}),
-    bipolar=False,
-    norm_behind=True,
+    operators=frozenset({*OF_ALL, "BatchNormalization"}), bipolar=False, norm_behind=True
 )
 READERS: dict[str, Reader] = {
     reader.name: reader

@@ -88,9 +88,7 @@ class QonnxWriter(QdqWriter):
         return inputs
 
     def _pooled(self, op: ops.SumPool, x: str) -> str:
-        taken = self.conventions.operators
-        of_map = op.kernel == self.shapes[op.inputs[0]][1:] and op.padding == NO_SIDES
-        if of_map and (taken is None or "GlobalAveragePool" in taken):
+        if op.kernel == self.shapes[op.inputs[0]][1:] and op.padding == NO_SIDES:
             return self.graph.node("GlobalAveragePool", [x], op.name)
         return super()._pooled(op, x)
 
