@@ -52,8 +52,7 @@ def onnx_file(
         else lower(model, [AS_GIVEN] * data.in_channels, data.example_input())
     )
     if opset is None:
-        lowest, highest = own.opsets
-        opset = min(max(lowest, lowest_opset(network, of_floats=kind == "qonnx")), highest)
+        opset = lowest_opset(network, kind, own)
     facts["runtime"] = runtime(opset)
     if of_bytes:
         facts["rescale"] = rescale = rescale or own.rescale
@@ -61,7 +60,7 @@ def onnx_file(
             facts["left out"] = network.output.function
         return IntegerWriter(with_rescale(network, rescale), opset).write(facts)
     writer = QonnxWriter if kind == "qonnx" else QdqWriter
-    return writer(network, opset).write(facts)
+    return writer(network, opset, own).write(facts)
 
 
 def facts_of(trained: Trained, kind: str) -> dict[str, str]:

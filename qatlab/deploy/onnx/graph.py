@@ -73,11 +73,15 @@ class Graph:
         opset: of the file.
         reserved: names that are given on demand only: those of layers and sites.
         domain: a further domain of operators, or "".
+        batch: how many images the file takes: a number, or a name for any.
     """
 
-    def __init__(self, opset: int, reserved: Iterable[str], domain: str = "") -> None:
+    def __init__(
+        self, opset: int, reserved: Iterable[str], domain: str = "", batch: int | str = "N"
+    ) -> None:
         self.opset, self.domain, self._reserved = opset, domain, frozenset(reserved)
-        self._nodes: list[onnx.NodeProto] = []
+        self.batch = batch
+        self.nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._known: dict[tuple[Any, ...], str] = {}
         self._names: set[str] = set()
@@ -93,7 +97,7 @@ class Graph:
         """
         output = self._free(name)
         attributes = {key: value for key, value in attributes.items() if value is not None}
-        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
     def constant(self, values: ArrayLike, name: str = "", kind: int | None = None) -> str:
@@ -125,7 +129,7 @@ class Graph:
     def input(self, name: str, kind: int, shape: Sequence[int]) -> onnx.ValueInfoProto:
         """Return what declares an input ``(N, *shape)``."""
         self._names.add(name)
-        return helper.make_tensor_value_info(name, kind, ["N", *shape])
+        return helper.make_tensor_value_info(name, kind, [self.batch, *shape])
 
     def in_shape(
         self,
@@ -182,9 +186,9 @@ class Graph:
                 f"the file would have {size / 1e9:.1f} GB, and ONNX files have at most 2.1; "
                 "qonnx stores weights as floats, qdq and integer at their bits."
             )
-        output = helper.make_tensor_value_info(answer, kind, ["N", *shape])
+        output = helper.make_tensor_value_info(answer, kind, [self.batch, *shape])
         graph = helper.make_graph(
-            self._nodes, PRODUCER, [image], [output], list(self._constants.values())
+            self.nodes, PRODUCER, [image], [output], list(self._constants.values())
         )
         opsets = [helper.make_opsetid("", self.opset)]
         if self.domain:

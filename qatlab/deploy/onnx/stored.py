@@ -12,6 +12,7 @@ from qatlab.deploy.integer.operations import Integers
 from qatlab.deploy.onnx import OPSETS
 from qatlab.deploy.onnx.graph import NARROW, container
 from qatlab.deploy.onnx.moves import WRAPS
+from qatlab.deploy.readers import Reader
 from qatlab.errors import ConfigError
 
 
@@ -65,29 +66,31 @@ def width(codes: Integers) -> int:
     return max(int(-codes.min() - 1).bit_length(), int(codes.max()).bit_length()) + 1
 
 
-def lowest_opset(network: IntegerNetwork, of_floats: bool = False) -> int:
-    """Return the lowest opset that has all types and operators of a network.
+def lowest_opset(network: IntegerNetwork, kind: str, reader: Reader) -> int:
+    """Return the lowest opset of a reader that has all types and operators of a network.
 
-    Weights are stored at their width from there on, codes of sites in bytes or 16 bits.
+    Weights are stored at their width from there on, codes of sites in bytes or 16 bits, if the
+    reader takes such an opset; its highest is returned if not.
 
     Args:
         network: the operations.
-        of_floats: weights and sites are no whole numbers in the file, as in QONNX.
+        kind: ``integer``, ``qdq`` or ``qonnx``, in which weights and codes are floats.
+        reader: of the file.
 
     Raises:
         ConfigError: if no opset stores its weights.
     """
-    lowest, highest = OPSETS
+    lowest, highest = reader.opsets
     found = [lowest]
     for op in network.operations:
         if isinstance(op, ops.Pad) and op.mode == "circular":
             found.append(WRAPS)
-        if of_floats:
+        if kind == "qonnx":
             continue
         if isinstance(op, (ops.Convolve, ops.Multiply)):
-            found.append(NARROW[stored(op.weight, highest, op.name).kind][0])
+            found.append(NARROW[stored(op.weight, OPSETS[1], op.name).kind][0])
         elif op.group is ops.Group.SITE:
             codes = network.codes[op.name]
-            kind = container(min(codes.low, 0), codes.high, highest, of_bytes=True)
-            found += [] if kind is None else [NARROW[kind][0]]
-    return max(found)
+            container_of = container(min(codes.low, 0), codes.high, OPSETS[1], of_bytes=True)
+            found += [] if container_of is None else [NARROW[container_of][0]]
+    return min(max(found), highest)
