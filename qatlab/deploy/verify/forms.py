@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -210,8 +211,12 @@ def _session(file: Any, optimised: bool, more: list[str] | None = None) -> Any:
     )
 
 
-def read_onnx(path: Path) -> tuple[Any, str]:
+def read_onnx(path: Path, formats: Sequence[str] = ("qdq", "integer")) -> tuple[Any, str]:
     """Return an ONNX file of this project, and its format.
+
+    Args:
+        path: of the file.
+        formats: that are taken.
 
     Raises:
         ConfigError: if it is none.
@@ -226,9 +231,9 @@ def read_onnx(path: Path) -> tuple[Any, str]:
     except Exception as error:  # of protobuf or the file system
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"cannot read {path}: {reason}") from error
-    if facts.get("format") not in ("qdq", "integer"):
+    if facts.get("format") not in formats:
         raise ConfigError(
-            f"{path} is no file that onnxruntime computes. Accepted: what qatlab export "
-            "has written with --format qdq or integer."
+            f"{path} is no file that can be computed. Accepted: what qatlab export has written "
+            f"with --format {' or '.join(formats)}."
         )
     return file, facts["format"]
