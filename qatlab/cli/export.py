@@ -14,13 +14,14 @@ from qatlab.cli.parser import Parser
 from qatlab.deploy.c_file import c_file
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
+from qatlab.deploy.readers import READERS, chosen
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError, wrong
 from qatlab.run.loading import load_arguments
 from qatlab.terminal import wide_console
 
 FORMATS = {
-    "qdq": "ONNX: QuantizeLinear and DequantizeLinear around operators on floats (default)",
+    "qdq": "ONNX: QuantizeLinear and DequantizeLinear around operators on floats",
     "qonnx": "ONNX with QONNX's Quant, for FINN and hls4ml",
     "integer": "ONNX of whole numbers: ConvInteger and MatMulInteger",
     "c": "one C99 file of whole numbers",
@@ -36,11 +37,25 @@ def main(words: Sequence[str]) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="file to write")
     formats = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
-    parser.add_argument("--format", default="qdq", choices=FORMATS, help=formats)
-    parser.add_argument("--opset", type=int, help="of ONNX, 13 to 25; default 21")
+    readers = ", ".join(READERS)
+    parser.add_argument(
+        "--for",
+        dest="reader",
+        help=f"program that reads the file, whose format and conventions are written: {readers}",
+    )
+    parser.add_argument("--format", choices=FORMATS, help=f"{formats}; default: the reader's")
+    parser.add_argument(
+        "--opset",
+        type=int,
+        help="of ONNX, 13 to 25; default: the lowest that stores the weights at their width",
+    )
     parser.add_argument("--rescale", help=f"of integer and c: {', '.join(RESCALES)}")
     parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
     given = parser.parse_args(words)
+    if given.format == "c":
+        _check_c(given)
+    else:
+        given.reader, given.format = chosen(given.reader, given.format, given.opset)
     _check(given)
     trained = load_arguments(given.run, given.checkpoint)
     if given.format == "c":
@@ -49,13 +64,18 @@ def main(words: Sequence[str]) -> None:
         print(_write_onnx(trained, given))
 
 
+def _check_c(given: argparse.Namespace) -> None:
+    """Raise for options of ONNX files."""
+    for option, value in (("--opset", given.opset), ("--for", given.reader)):
+        if value is not None:
+            raise ConfigError(f"{option} cannot be combined with --format c.")
+
+
 def _check(given: argparse.Namespace) -> None:
     """Raise for an option that has no effect, or a package that is not there."""
     name, suffix = given.format, SUFFIXES.get(given.format, ".onnx")
     if given.output.suffix != suffix:
         raise wrong("--output", given.output, f"a file that ends in {suffix}, as --format {name}")
-    if given.opset is not None and name == "c":
-        raise ConfigError("--opset cannot be combined with --format c.")
     if given.rescale is not None and name in ("qdq", "qonnx"):
         raise ConfigError(
             f"--rescale cannot be combined with --format {name}, which rescales in float. "
@@ -66,11 +86,9 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _write_onnx(trained: Trained, given: argparse.Namespace) -> str:
-    from qatlab.deploy.onnx import OPSET
     from qatlab.deploy.onnx_file import onnx_file
 
-    opset = OPSET if given.opset is None else given.opset
-    file = onnx_file(trained, given.format, opset, given.rescale or RESCALE)
+    file = onnx_file(trained, given.format, given.opset, given.rescale, given.reader)
     content = file.SerializeToString()
     files.write_bytes(given.output, content)
     table = trained.table
@@ -78,7 +96,7 @@ def _write_onnx(trained: Trained, given: argparse.Namespace) -> str:
     facts = sum(len(key) + len(value) for key, value in entries.items())
     return (
         f"{given.output}: {len(content):,} bytes, of which {facts:,} are metadata; weights and "
-        f"biases at their bits take {table.size_bytes:,}. Opset {opset}, checked."
+        f"biases at their bits take {table.size_bytes:,}. {entries['runtime']}. Checked."
         + _left_out(entries.get("left out"))
     )
 

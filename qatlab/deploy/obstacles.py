@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from qatlab.deploy.c import check_c
 from qatlab.deploy.integer import Codes, IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import Lowering, Obstacle
-from qatlab.deploy.onnx import OPSET
 from qatlab.deploy.pixels import AS_GIVEN
+from qatlab.deploy.readers import READERS, Reader
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.quant import quantizers
 from qatlab.quant.calibration import as_if_started
@@ -24,22 +25,26 @@ from qatlab.quant.evaluating import evaluating
 RESCALE = "fixed32"
 
 
-def _qdq(network: IntegerNetwork) -> None:
+def _qdq(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -> None:
     from qatlab.deploy.onnx.qdq import QdqWriter
+    from qatlab.deploy.onnx.stored import lowest_opset
 
-    QdqWriter(network, OPSET).write({})
+    QdqWriter(network, lowest_opset(network, "qdq", reader), reader).write({})
 
 
-def _qonnx(network: IntegerNetwork) -> None:
+def _qonnx(network: IntegerNetwork, reader: Reader = READERS["qonnx"]) -> None:
     from qatlab.deploy.onnx.qonnx import QonnxWriter
+    from qatlab.deploy.onnx.stored import lowest_opset
 
-    QonnxWriter(network, OPSET).write({})
+    QonnxWriter(network, lowest_opset(network, "qonnx", reader), reader).write({})
 
 
 def _integer(network: IntegerNetwork) -> None:
     from qatlab.deploy.onnx.integer import IntegerWriter
+    from qatlab.deploy.onnx.stored import lowest_opset
 
-    IntegerWriter(with_rescale(network, RESCALE), OPSET).write({})
+    opset = lowest_opset(network, "integer", READERS["onnxruntime"])
+    IntegerWriter(with_rescale(network, RESCALE), opset).write({})
 
 
 def _c(network: IntegerNetwork) -> None:
@@ -52,12 +57,18 @@ FORMS: Mapping[str, Callable[[IntegerNetwork], None]] = {
     "qonnx": _qonnx,
     "c": _c,
 }
+BY_READER: Mapping[str, Callable[[IntegerNetwork], None]] = {
+    name: partial(_qonnx if reader.formats[0] == "qonnx" else _qdq, reader=reader)
+    for name, reader in READERS.items()
+    if name not in FORMS
+}
 
 
 def obstacles(
     model: nn.Module,
     input_codes: Sequence[Codes] | None = None,
     example_input: Tensor | None = None,
+    readers: Sequence[str] = (),
 ) -> dict[str, tuple[Obstacle, ...]]:
     """Return what stands in the way of each form of a network.
 
@@ -69,13 +80,16 @@ def obstacles(
         model: what :func:`qatlab.quantize` returned, on the CPU.
         input_codes: those of each channel of the images; by default bytes from 0 to 1.
         example_input: ``(1, C, H, W)``; by default zeros in the shape that it was quantized for.
+        readers: of :data:`~qatlab.deploy.readers.READERS`, to try their files, too.
 
     Returns:
-        By form, ``integer``, ``qdq``, ``qonnx`` and ``c``, the obstacles; none where it can leave.
+        By form, ``integer``, ``qdq``, ``qonnx``, ``c`` and the readers, the obstacles; none where
+        it can leave.
     """
+    asked = {**FORMS, **{name: BY_READER[name] for name in readers if name in BY_READER}}
     if not quantizers(model):
         reason = "the network is float: give it quantizers, such as quant=sat_4bit."
-        return dict.fromkeys(FORMS, (Obstacle("network", type(model).__name__, reason),))
+        return dict.fromkeys(asked, (Obstacle("network", type(model).__name__, reason),))
     meta: Any = model.meta
     example = torch.zeros(meta[IMAGE_SHAPE]) if example_input is None else example_input
     codes = [AS_GIVEN] * example.shape[1] if input_codes is None else input_codes
@@ -85,27 +99,28 @@ def obstacles(
             lowering = Lowering(model, codes, example, goes_on=True)
             network = lowering.network()
             if lowering.obstacles:
-                return dict.fromkeys(FORMS, tuple(lowering.obstacles))
-            return {form: _of_form(network, form) for form in FORMS}
+                return dict.fromkeys(asked, tuple(lowering.obstacles))
+            return {form: _of_form(network, form, write) for form, write in asked.items()}
     finally:
         logging.disable(logging.NOTSET)
 
 
 def forms_of(target: object) -> list[str]:
-    """Return the forms that ``target`` of the configuration asks for.
+    """Return the forms and readers that ``target`` of the configuration asks for.
 
     Raises:
-        ConfigError: for a form that there is not.
+        ConfigError: for one that there is not.
     """
     if target is None:
         return []
     asked = [target] if isinstance(target, str) else target
     for form in asked if isinstance(asked, Sequence) else [asked]:
-        if form not in FORMS:
-            hint = did_you_mean(str(form), FORMS)
+        if form not in FORMS and form not in BY_READER:
+            names = (*FORMS, *BY_READER)
+            hint = did_you_mean(str(form), names)
             raise ConfigError(
-                f"target={form} is no form of a network.{hint} Accepted: {', '.join(FORMS)}, a "
-                "list of these, or null."
+                f"target={form} is no form of a network and no reader.{hint} Accepted: "
+                f"{', '.join(names)}, a list of these, or null."
             )
     return [str(form) for form in asked]  # type: ignore[attr-defined] # a sequence, as seen above
 
@@ -139,11 +154,13 @@ def listed(found: Mapping[str, Sequence[Obstacle]]) -> list[str]:
     return [f"  {', '.join(forms)}: {obstacle.reason}" for obstacle, forms in by_obstacle.items()]
 
 
-def _of_form(network: IntegerNetwork, form: str) -> tuple[Obstacle, ...]:
+def _of_form(
+    network: IntegerNetwork, form: str, write: Callable[[IntegerNetwork], None]
+) -> tuple[Obstacle, ...]:
     if form != "c" and not find_spec("onnx"):
         return ()  # nothing is written then; what can be known without it is known
     try:
-        FORMS[form](network)
+        write(network)
     except ConfigError as error:
         return (Obstacle(str(error).partition(" ")[0].rstrip(":"), form, str(error)),)
     return ()

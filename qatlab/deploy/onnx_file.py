@@ -9,47 +9,58 @@ from typing import Any
 import onnx
 
 from qatlab.deploy.integer import lower, with_rescale
-from qatlab.deploy.onnx import OPSET
-from qatlab.deploy.onnx.graph import OPSETS
+from qatlab.deploy.onnx.graph import runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.qonnx import QonnxWriter
+from qatlab.deploy.onnx.stored import lowest_opset
 from qatlab.deploy.pixels import AS_GIVEN, pixel_codes
+from qatlab.deploy.readers import READERS, chosen
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
 
-FORMATS = ("qdq", "qonnx", "integer")
-
 
 def onnx_file(
-    trained: Trained, kind: str, opset: int = OPSET, rescale: str = "fixed32"
+    trained: Trained,
+    kind: str | None = None,
+    opset: int | None = None,
+    rescale: str | None = None,
+    reader: str | None = None,
 ) -> onnx.ModelProto:
     """Return the ONNX file of a network.
 
     Args:
         trained: the network.
-        kind: one of :data:`FORMATS`.
-        opset: 13 to 25.
-        rescale: of ``integer``, one of :data:`~qatlab.deploy.integer.RESCALES`.
+        kind: ``qdq``, ``qonnx`` or ``integer``; None for the reader's.
+        opset: None for the lowest of the reader that stores weights at their width.
+        rescale: of ``integer``, one of :data:`~qatlab.deploy.integer.RESCALES`; None for the
+            reader's.
+        reader: one of :data:`~qatlab.deploy.readers.READERS`; None for the first that takes the
+            format.
 
     Raises:
         ConfigError: for what has no such form, naming layer, site or option.
     """
-    lowest, highest = OPSETS
-    if not lowest <= opset <= highest:
-        raise ConfigError(f"--opset {opset} is wrong. Accepted: {lowest} to {highest}.")
-    model, data = trained.model, trained.data
-    facts = facts_of(trained, kind)
-    if kind == "integer":
-        network = trained.lowered()
-        facts["rescale"] = rescale
+    name, kind = chosen(reader, kind, opset)
+    own, model, data = READERS[name], trained.model, trained.data
+    facts = facts_of(trained, kind) | {"reader": name}
+    of_bytes = kind == "integer"
+    network = (
+        trained.lowered()
+        if of_bytes
+        else lower(model, [AS_GIVEN] * data.in_channels, data.example_input())
+    )
+    if opset is None:
+        opset = lowest_opset(network, kind, own)
+    facts["runtime"] = runtime(opset)
+    if of_bytes:
+        facts["rescale"] = rescale = rescale or own.rescale
         if network.output.function:
             facts["left out"] = network.output.function
         return IntegerWriter(with_rescale(network, rescale), opset).write(facts)
-    network = lower(model, [AS_GIVEN] * data.in_channels, data.example_input())
     writer = QonnxWriter if kind == "qonnx" else QdqWriter
-    return writer(network, opset).write(facts)
+    return writer(network, opset, own).write(facts)
 
 
 def facts_of(trained: Trained, kind: str) -> dict[str, str]:

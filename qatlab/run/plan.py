@@ -47,7 +47,7 @@ def _obstacles(cfg: DictConfig, built: Built) -> dict[str, tuple[Obstacle, ...]]
         codes, of_images = pixel_codes(data), None
     except ConfigError as error:  # files of floats take any images
         codes, of_images = None, Obstacle("data.transforms", "", str(error))
-    found = obstacles(built.model, codes, data.example_input())
+    found = obstacles(built.model, codes, data.example_input(), forms_of(cfg.target))
     if of_images is not None:
         found |= {form: (of_images, *found[form]) for form in ("integer", "c")}
     check_target(cfg.target, found)

@@ -58,9 +58,20 @@ def ran(
             "target=[qdq,integer] quant.rules.first.weight.bits=12",
             "target=integer: |conv1: weights of 12 bits are more than the 8 that|use --format qdq",
         ),
-        ("target=d", "target=d is no form of a network.|Accepted: integer, qdq, qonnx, c, a list"),
-        ("target=qonx", "target=qonx is no form of a network.|Did you mean 'qonnx'?"),
-        ("target=[c,intger]", "target=intger is no form of a network.|Did you mean 'integer'?"),
+        (
+            "target=d",
+            "target=d is no form of a network and no reader.|Accepted: integer, qdq, qonnx",
+        ),
+        ("target=hls5ml", "is no form of a network and no reader.|Did you mean 'hls4ml'?"),
+        ("target=qonx", "target=qonx is no form of a network and no reader.|Did you mean 'qonnx'?"),
+        (
+            "target=[c,intger]",
+            "target=intger is no form of a network and no reader.|Did you mean 'integer'?",
+        ),
+        (
+            "target=[qonnx,finn] +quant.rules.x={name:relu1,activation:{bits:null,n_steps:12}}",
+            "target=finn: the network cannot leave so: relu1 is written with Clip, which finn does",
+        ),
         ("target=[qdq,c] quant.rules.first.weight.bits=0", "quant.rules.first.weight"),
     ],
 )
@@ -139,6 +150,11 @@ class Swish(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.fc(F.silu(self.norm(self.conv(x))).mean((2, 3)))
         return result
+
+
+def test_a_reader_is_a_target_like_a_form(ran: Ran) -> None:
+    lines = ran("mode=plan", "target=[c,hls4ml]").splitlines()
+    assert lines[-1] == "Can be exported as integer, qdq, qonnx, c, hls4ml."
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,11 @@ def test_a_written_file_is_verified(run: Path, tmp_path: Path, capsys: Captured,
     assert run_command(["export", str(run), "-o", str(file), "--format", kind]) == 0
     told = capsys.readouterr().out
     assert f"{file}: {file.stat().st_size:,} bytes" in told
+    runtime = "IR version 10, opset 21: onnxruntime 1.19 or later"
+    assert f"{runtime}. Checked.\n" in told
     assert os.listdir(tmp_path) == ["model.onnx"]
     facts = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
-    assert facts["format"] == kind
+    assert (facts["format"], facts["reader"], facts["runtime"]) == (kind, "onnxruntime", runtime)
     assert json.loads(facts["class_names"]) == [f"pattern {i}" for i in range(10)]
     layers = {row["name"]: row["bits"] for row in json.loads(facts["layers"])}
     assert (layers["conv1"], layers["conv2"], layers["relu1"]) == (8, 4, 4)
@@ -259,7 +261,15 @@ def test_a_clamped_run_has_nothing_to_export(run: Path, tmp_path: Path, capsys: 
     [
         (["-o", "model.pt"], "a file that ends in .onnx, as --format qdq"),
         (["-o", "model.onnx", "--format", "c"], "a file that ends in .c, as --format c"),
-        (["-o", "m.onnx", "--opset", "12"], "--opset 12 is wrong. Accepted: 13 to 25."),
+        (["-o", "m.onnx", "--opset", "12"], "--opset=12 is wrong. Accepted: 13 to 25."),
+        (
+            ["-o", "m.onnx", "--for", "hls4ml", "--format", "qdq"],
+            "--format=qdq is wrong. Accepted: qonnx. hls4ml reads no other.",
+        ),
+        (
+            ["-o", "m.c", "--format", "c", "--for", "tvm"],
+            "--for cannot be combined with --format c",
+        ),
         (["-o", "m.onnx", "--rescale", "float"], "--rescale cannot be combined with --format qdq"),
         (
             ["-o", "m.c", "--format", "c", "--opset", "21"],

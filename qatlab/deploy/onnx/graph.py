@@ -16,6 +16,13 @@ from qatlab.errors import ConfigError
 
 PRODUCER = "qatlab"
 IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # the first one that has an opset
+LOWEST_IR = 8  # of all others
+# By the highest opset that it takes, the first onnxruntime that does, with its IR version and, from
+# 21 and 25 on, constants of 4 and 2 bits: from 19 on tried, the others by its release notes.
+RUNTIMES = {
+    **{15: "1.10", 17: "1.12", 18: "1.14", 19: "1.16", 20: "1.17"},
+    **{21: "1.19", 22: "1.21", 23: "1.23", 25: "1.24"},
+}
 # Types of whole numbers, the narrowest first: opset from which there are constants of them, range.
 NARROW: dict[int, tuple[int, int, int]] = {
     TensorProto.INT2: (25, -2, 1),
@@ -28,7 +35,6 @@ NARROW: dict[int, tuple[int, int, int]] = {
     TensorProto.UINT16: (21, 0, (1 << 16) - 1),
 }
 LARGEST = (1 << 31) - 1  # bytes of a file: of a message of protobuf
-OPSETS = (13, 25)  # the lowest quantizes by channel; above the highest nothing was tried
 
 
 def container(low: int, high: int, opset: int, of_bytes: bool = False) -> int | None:
@@ -49,6 +55,17 @@ def container(low: int, high: int, opset: int, of_bytes: bool = False) -> int | 
     return None
 
 
+def ir_version(opset: int) -> int:
+    """Return the version of the file's own format."""
+    return IR_VERSIONS.get(opset, LOWEST_IR)
+
+
+def runtime(opset: int) -> str:
+    """Return "IR version 10, opset 21: onnxruntime 1.19 or later"."""
+    first = next(version for highest, version in RUNTIMES.items() if opset <= highest)
+    return f"IR version {ir_version(opset)}, opset {opset}: onnxruntime {first} or later"
+
+
 class Graph:
     """A graph that grows node by node.
 
@@ -56,11 +73,15 @@ class Graph:
         opset: of the file.
         reserved: names that are given on demand only: those of layers and sites.
         domain: a further domain of operators, or "".
+        batch: how many images the file takes: a number, or a name for any.
     """
 
-    def __init__(self, opset: int, reserved: Iterable[str], domain: str = "") -> None:
+    def __init__(
+        self, opset: int, reserved: Iterable[str], domain: str = "", batch: int | str = "N"
+    ) -> None:
         self.opset, self.domain, self._reserved = opset, domain, frozenset(reserved)
-        self._nodes: list[onnx.NodeProto] = []
+        self.batch = batch
+        self.nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._known: dict[tuple[Any, ...], str] = {}
         self._names: set[str] = set()
@@ -76,7 +97,7 @@ class Graph:
         """
         output = self._free(name)
         attributes = {key: value for key, value in attributes.items() if value is not None}
-        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
     def constant(self, values: ArrayLike, name: str = "", kind: int | None = None) -> str:
@@ -108,7 +129,7 @@ class Graph:
     def input(self, name: str, kind: int, shape: Sequence[int]) -> onnx.ValueInfoProto:
         """Return what declares an input ``(N, *shape)``."""
         self._names.add(name)
-        return helper.make_tensor_value_info(name, kind, ["N", *shape])
+        return helper.make_tensor_value_info(name, kind, [self.batch, *shape])
 
     def in_shape(
         self,
@@ -165,9 +186,9 @@ class Graph:
                 f"the file would have {size / 1e9:.1f} GB, and ONNX files have at most 2.1; "
                 "qonnx stores weights as floats, qdq and integer at their bits."
             )
-        output = helper.make_tensor_value_info(answer, kind, ["N", *shape])
+        output = helper.make_tensor_value_info(answer, kind, [self.batch, *shape])
         graph = helper.make_graph(
-            self._nodes, PRODUCER, [image], [output], list(self._constants.values())
+            self.nodes, PRODUCER, [image], [output], list(self._constants.values())
         )
         opsets = [helper.make_opsetid("", self.opset)]
         if self.domain:
@@ -175,7 +196,7 @@ class Graph:
         model = helper.make_model(
             graph,
             opset_imports=opsets,
-            ir_version=IR_VERSIONS.get(self.opset, 8),
+            ir_version=ir_version(self.opset),
             producer_name=PRODUCER,
         )
         helper.set_model_props(model, dict(facts))

@@ -32,7 +32,8 @@ from qatlab.deploy.integer.operations import (
     of_kind,
 )
 from qatlab.deploy.integer.vectorised import EXACT
-from qatlab.deploy.onnx.graph import OPSETS, Graph, container, window
+from qatlab.deploy.onnx import OPSETS
+from qatlab.deploy.onnx.graph import Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, padded
 from qatlab.deploy.onnx.stored import stored, width
 from qatlab.errors import ConfigError

@@ -25,6 +25,7 @@ from qatlab.deploy.onnx.functions import FUNCTIONS
 from qatlab.deploy.onnx.graph import NARROW, Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, inside_kernel
 from qatlab.deploy.onnx.stored import stored
+from qatlab.deploy.readers import READERS, Reader, check_operators
 from qatlab.errors import ConfigError
 
 Floats = NDArray[np.float32]
@@ -57,14 +58,19 @@ class QdqWriter:
     Args:
         network: with float rescaling; its codes say what tensors are, in real numbers.
         opset: of the file.
+        reader: of the file.
     """
 
     domain = ""
+    batch: int | str = "N"
 
-    def __init__(self, network: IntegerNetwork, opset: int) -> None:
+    def __init__(
+        self, network: IntegerNetwork, opset: int, reader: Reader = READERS["onnxruntime"]
+    ) -> None:
+        self.reader, self.conventions = reader, reader.conventions
         self.network, self.codes, self.shapes = network, network.codes, network.shapes
         self.by_name = {op.name: op for op in network.operations}
-        self.graph = Graph(opset, self.by_name, self.domain)
+        self.graph = Graph(opset, self.by_name, self.domain, self.batch)
         self.tensors: dict[str, str] = {}  # the real numbers that a result stands for
         self.stored: dict[str, Stored] = {}  # results that are codes in the file
 
@@ -75,19 +81,27 @@ class QdqWriter:
             facts: become its metadata.
 
         Raises:
-            ConfigError: for what its opset cannot say, naming layer or site.
+            ConfigError: for what its opset or its reader has not, naming layer or site.
         """
+        before = 0
         image = self.graph.input("image", TensorProto.FLOAT, self.network.input.shape)
         for op in self.network.operations:
             if op.name in self.codes or op.group is ops.Group.ANSWER:
                 # Accumulators are written where they are read.
+                before = len(self.graph.nodes)
                 of_kind(WRITERS, op, "ONNX")(self, op)
+                self._check(op.name, before)
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
         if output.function:
             answer = self.graph.node(LAST[output.function], [answer], axis=1)
         answer, sizes = self.graph.in_shape(answer, shape, output.shape, output.places)
+        self._check("output", before)
         return self.graph.model(image, answer, TensorProto.FLOAT, sizes, facts)
+
+    def _check(self, name: str, first: int) -> None:
+        """Raise a ConfigError for operators that the reader does not take."""
+        check_operators(self.reader, name, (node.op_type for node in self.graph.nodes[first:]))
 
     def real(self, name: str) -> str:
         """Return the real numbers that a result stands for."""

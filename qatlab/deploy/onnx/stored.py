@@ -6,8 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Integers
-from qatlab.deploy.onnx.graph import container
+from qatlab.deploy.onnx import OPSETS
+from qatlab.deploy.onnx.graph import NARROW, container
+from qatlab.deploy.onnx.moves import WRAPS
+from qatlab.deploy.readers import Reader
 from qatlab.errors import ConfigError
 
 
@@ -59,3 +64,33 @@ def width(codes: Integers) -> int:
     if np.all(codes % 2 == base):
         codes = (codes - base) // 2
     return max(int(-codes.min() - 1).bit_length(), int(codes.max()).bit_length()) + 1
+
+
+def lowest_opset(network: IntegerNetwork, kind: str, reader: Reader) -> int:
+    """Return the lowest opset of a reader that has all types and operators of a network.
+
+    Weights are stored at their width from there on, codes of sites in bytes or 16 bits, if the
+    reader takes such an opset; its highest is returned if not.
+
+    Args:
+        network: the operations.
+        kind: ``integer``, ``qdq`` or ``qonnx``, in which weights and codes are floats.
+        reader: of the file.
+
+    Raises:
+        ConfigError: if no opset stores its weights.
+    """
+    lowest, highest = reader.opsets
+    found = [lowest]
+    for op in network.operations:
+        if isinstance(op, ops.Pad) and op.mode == "circular":
+            found.append(WRAPS)
+        if kind == "qonnx":
+            continue
+        if isinstance(op, (ops.Convolve, ops.Multiply)):
+            found.append(NARROW[stored(op.weight, OPSETS[1], op.name).kind][0])
+        elif op.group is ops.Group.SITE:
+            codes = network.codes[op.name]
+            container_of = container(min(codes.low, 0), codes.high, OPSETS[1], of_bytes=True)
+            found += [] if container_of is None else [NARROW[container_of][0]]
+    return min(max(found), highest)

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import EXAMPLE, NETWORKS, PIXEL, convert
 from onnx import TensorProto, numpy_helper
+from torch import nn
 
 from qatlab.deploy.integer import lower
-from qatlab.deploy.onnx.graph import NARROW, Graph, container
+from qatlab.deploy.onnx.graph import NARROW, Graph, container, runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
-from qatlab.deploy.onnx.stored import stored
+from qatlab.deploy.onnx.stored import lowest_opset, stored
+from qatlab.deploy.readers import READERS
 from qatlab.errors import ConfigError
 
 ODD_4 = np.arange(-15, 16, 2)
@@ -122,3 +124,48 @@ def test_sixteen_bits_are_written_from_opset_21_on() -> None:
     graph = QdqWriter(network, 21).write({}).graph
     types = {tensor.data_type for tensor in graph.initializer}
     assert {TensorProto.INT16, TensorProto.UINT16, TensorProto.INT4} <= types
+
+
+@pytest.mark.parametrize(
+    ("bits", "rules", "opset"),
+    [
+        (8, {}, 13),
+        (4, {}, 21),
+        (3, {}, 21),  # there are no constants of 3 bits
+        (2, {}, 25),
+        (8, {"one": {"index": 1, "weight": {"bits": 2}}}, 25),
+        (8, {"all": {"name": "*", "activation": {"bits": 9}}}, 21),  # codes of 16 bits
+    ],
+)
+def test_the_lowest_opset_stores_weights_at_their_width(
+    bits: int, rules: dict[str, Any], opset: int
+) -> None:
+    network = lower(convert(NETWORKS["chain"](), "sat", bits, **rules), [PIXEL] * 3, EXAMPLE)
+    assert lowest_opset(network, "qdq", READERS["onnxruntime"]) == opset
+    assert lowest_opset(network, "qonnx", READERS["qonnx"]) == 13
+    assert lowest_opset(network, "qdq", READERS["tvm"]) == min(opset, 19)
+
+    def size(opset: int) -> int:
+        return sum(len(t.raw_data) for t in QdqWriter(network, opset).write({}).graph.initializer)
+
+    assert size(opset) == size(25)
+
+
+def test_circular_padding_needs_its_opset_in_files_of_floats_too() -> None:
+    layers = (nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    padded = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+    network = lower(convert(nn.Sequential(*layers, padded), "sat", 8), [PIXEL] * 3, EXAMPLE)
+    for kind, reader in (("qdq", "onnxruntime"), ("qonnx", "qonnx")):
+        assert lowest_opset(network, kind, READERS[reader]) == 19
+
+
+@pytest.mark.parametrize(
+    ("opset", "words"),
+    [
+        (13, "IR version 8, opset 13: onnxruntime 1.10 or later"),
+        (21, "IR version 10, opset 21: onnxruntime 1.19 or later"),  # 1.18 has no INT4
+        (25, "IR version 13, opset 25: onnxruntime 1.24 or later"),
+    ],
+)
+def test_the_first_onnxruntime_that_reads_a_file_is_told(opset: int, words: str) -> None:
+    assert runtime(opset) == words

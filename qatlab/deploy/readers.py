@@ -1,0 +1,122 @@
+"""The programs that read exported files, and what each of them needs: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from qatlab.deploy.onnx import OPSETS
+from qatlab.errors import ConfigError, wrong
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """How files are written beyond their format, with the same numbers.
+
+    Attributes:
+        operators: the only ones that the reader takes; None for any.
+        bipolar: of qonnx: weights of -1 and 1 are a BipolarQuant; if not, a Quant of 2 bits.
+        norm_behind: of qonnx: layers compute with the codes of their weights, and a
+            BatchNormalization behind them has their scales and the bias.
+    """
+
+    operators: frozenset[str] | None = None
+    bipolar: bool = True
+    norm_behind: bool = False
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A program that reads ONNX files.
+
+    Attributes:
+        name: as it is asked for.
+        formats: that it takes; the first is its default.
+        opsets: the lowest and the highest that it takes.
+        rescale: of the format ``integer``, unless another one is asked for.
+        tried: the version that has computed exported files here; "" for none.
+        conventions: what they are written after.
+    """
+
+    name: str
+    formats: tuple[str, ...]
+    opsets: tuple[int, int] = OPSETS
+    rescale: str = "fixed32"
+    tried: str = ""
+    conventions: Conventions = Conventions()
+
+
+OF_ALL = {"Conv", "Gemm", "Quant", "Relu", "MaxPool", "GlobalAveragePool", "Add", "Sub", "Mul"}
+OF_ALL |= {"Flatten", "Concat"}
+FINN = Conventions(operators=frozenset({*OF_ALL, "BipolarQuant"}))
+HLS4ML = Conventions(
+    operators=frozenset({*OF_ALL, "BatchNormalization"}), bipolar=False, norm_behind=True
+)
+READERS: dict[str, Reader] = {
+    reader.name: reader
+    for reader in (
+        Reader("onnxruntime", ("qdq", "integer"), tried="1.32"),
+        Reader("openvino", ("qdq", "integer"), opsets=(21, OPSETS[1]), rescale="float"),
+        Reader("tensorrt", ("qdq",), opsets=(13, 19)),
+        Reader("tflite", ("qdq",), opsets=(13, 19)),
+        Reader("tvm", ("qdq",), opsets=(13, 19)),
+        Reader("qonnx", ("qonnx",), tried="1.0"),
+        Reader("hls4ml", ("qonnx",), tried="1.3", conventions=HLS4ML),
+        Reader("finn", ("qonnx",), tried="1.4", conventions=FINN),
+    )
+}
+ADVICE = {  # where an operator is not taken
+    "Slice": "use shortcuts with convolutions of 1x1 instead of option A",
+    "Pad": "use padding of the layers, and shortcuts with convolutions of 1x1",
+    "Clip": "give the site all levels of its bits: no n_steps, no upper bound such as ReLU6's",
+    "AveragePool": "average the whole map",
+    "Softmax": "let the network end with what the softmax reads",
+    "LogSoftmax": "let the network end with what the softmax reads",
+}
+
+
+def check_operators(reader: Reader, layer: str, operators: Iterable[str]) -> None:
+    """Raise a ConfigError for an operator that a reader does not take.
+
+    Args:
+        reader: of the file.
+        layer: name of the layer or site that is written with them.
+        operators: of ONNX.
+    """
+    taken = reader.conventions.operators
+    for kind in operators:
+        if taken is not None and kind not in taken:
+            advice = ADVICE.get(kind, "replace it, or use --for onnxruntime")
+            raise ConfigError(
+                f"{layer} is written with {kind}, which {reader.name} does not take: {advice}."
+            )
+
+
+def reader_of(kind: str) -> str:
+    """Return the reader that a format is written for where none is named."""
+    return next(name for name, reader in READERS.items() if kind in reader.formats)
+
+
+def chosen(name: str | None, kind: str | None, opset: int | None) -> tuple[str, str]:
+    """Return the names of reader and format for what a user asks for.
+
+    Args:
+        name: of the reader, None for the first that takes the format.
+        kind: the format, None for the reader's default.
+        opset: the one asked for, None for the lowest that does.
+
+    Raises:
+        ConfigError: for what does not go together.
+    """
+    if name is None:
+        name = reader_of(kind or "qdq")
+    if name not in READERS:
+        raise wrong("--for", name, READERS)
+    reader = READERS[name]
+    if kind is not None and kind not in reader.formats:
+        raise wrong("--format", kind, reader.formats, f"{name} reads no other.")
+    lowest, highest = reader.opsets
+    if opset is not None and not lowest <= opset <= highest:
+        advice = "" if reader.opsets == OPSETS else f"{name} reads no other."
+        raise wrong("--opset", opset, f"{lowest} to {highest}", advice)
+    return name, kind or reader.formats[0]

@@ -1,0 +1,46 @@
+"""What each reader of a file is given."""
+
+from __future__ import annotations
+
+import pytest
+
+from qatlab.deploy.readers import READERS, chosen
+from qatlab.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ((None, None, None), ("onnxruntime", "qdq")),
+        ((None, "integer", 13), ("onnxruntime", "integer")),
+        ((None, "qonnx", None), ("qonnx", "qonnx")),
+        (("hls4ml", None, None), ("hls4ml", "qonnx")),
+        (("finn", "qonnx", 13), ("finn", "qonnx")),
+        (("openvino", "integer", 21), ("openvino", "integer")),
+    ],
+)
+def test_a_reader_has_a_format_and_a_format_a_reader(
+    asked: tuple[str | None, str | None, int | None], expected: tuple[str, str]
+) -> None:
+    assert chosen(*asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("hls5ml", None, None), "--for=hls5ml is wrong. Did you mean 'hls4ml'. Accepted: onnxr"),
+        (("hls4ml", "qdq", None), "--format=qdq is wrong.* Accepted: qonnx. hls4ml reads no other"),
+        (("tvm", None, 21), "--opset=21 is wrong. Accepted: 13 to 19. tvm reads no other."),
+        ((None, "qdq", 12), "--opset=12 is wrong. Accepted: 13 to 25.$"),
+    ],
+)
+def test_what_a_reader_does_not_take_is_told(
+    asked: tuple[str | None, str | None, int | None], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        chosen(*asked)
+
+
+def test_each_format_has_a_reader_that_was_run() -> None:
+    for kind in ("qdq", "integer"):
+        assert READERS[chosen(None, kind, None)[0]].tried
