@@ -39,12 +39,12 @@ def _qonnx(network: IntegerNetwork, reader: Reader = READERS["qonnx"]) -> None:
     QonnxWriter(network, lowest_opset(network, "qonnx", reader), reader).write({})
 
 
-def _integer(network: IntegerNetwork) -> None:
+def _integer(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -> None:
     from qatlab.deploy.onnx.integer import IntegerWriter
     from qatlab.deploy.onnx.stored import lowest_opset
 
-    opset = lowest_opset(network, "integer", READERS["onnxruntime"])
-    IntegerWriter(with_rescale(network, RESCALE), opset).write({})
+    opset = lowest_opset(network, "integer", reader)
+    IntegerWriter(with_rescale(network, reader.rescale), opset).write({})
 
 
 def _c(network: IntegerNetwork) -> None:
@@ -57,8 +57,9 @@ FORMS: Mapping[str, Callable[[IntegerNetwork], None]] = {
     "qonnx": _qonnx,
     "c": _c,
 }
+WRITTEN: Mapping[str, Callable[..., None]] = {"integer": _integer, "qdq": _qdq, "qonnx": _qonnx}
 BY_READER: Mapping[str, Callable[[IntegerNetwork], None]] = {
-    name: partial(_qonnx if reader.formats[0] == "qonnx" else _qdq, reader=reader)
+    name: partial(WRITTEN[reader.formats[0]], reader=reader)
     for name, reader in READERS.items()
     if name not in FORMS
 }

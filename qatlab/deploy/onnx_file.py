@@ -15,7 +15,7 @@ from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.qonnx import QonnxWriter
 from qatlab.deploy.onnx.stored import lowest_opset
 from qatlab.deploy.pixels import AS_GIVEN, pixel_codes
-from qatlab.deploy.readers import READERS, chosen
+from qatlab.deploy.readers import READERS, check_rescale, chosen
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
@@ -56,6 +56,7 @@ def onnx_file(
     facts["runtime"] = runtime(opset)
     if of_bytes:
         facts["rescale"] = rescale = rescale or own.rescale
+        check_rescale(own, rescale)
         if network.output.function:
             facts["left out"] = network.output.function
         return IntegerWriter(with_rescale(network, rescale), opset).write(facts)

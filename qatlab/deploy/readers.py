@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from qatlab.deploy.onnx import OPSETS
 from qatlab.errors import ConfigError, wrong
@@ -18,11 +18,14 @@ class Conventions:
         bipolar: of qonnx: weights of -1 and 1 are a BipolarQuant; if not, a Quant of 2 bits.
         norm_behind: of qonnx: layers compute with the codes of their weights, and a
             BatchNormalization behind them has their scales and the bias.
+        rounds: of qdq: sites are a Div, a Round and a Mul in the place of a QuantizeLinear and a
+            DequantizeLinear.
     """
 
     operators: frozenset[str] | None = None
     bipolar: bool = True
     norm_behind: bool = False
+    rounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Reader:
         formats: that it takes; the first is its default.
         opsets: the lowest and the highest that it takes.
         rescale: of the format ``integer``, unless another one is asked for.
+        only: whether it computes other numbers with any other one.
+        spoils: what it does to files that were written for other readers, by their format.
+        advice: what has to be heeded to get the numbers of the network, by format.
         tried: the version that has computed exported files here; "" for none.
         conventions: what they are written after.
     """
@@ -42,6 +48,9 @@ class Reader:
     formats: tuple[str, ...]
     opsets: tuple[int, int] = OPSETS
     rescale: str = "fixed32"
+    only: bool = False
+    spoils: Mapping[str, str] = field(default_factory=dict)
+    advice: Mapping[str, str] = field(default_factory=dict)
     tried: str = ""
     conventions: Conventions = Conventions()
 
@@ -56,7 +65,19 @@ READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
         Reader("onnxruntime", ("qdq", "integer"), tried="1.32"),
-        Reader("openvino", ("qdq", "integer"), opsets=(21, OPSETS[1]), rescale="float"),
+        Reader(
+            "openvino",
+            ("integer", "qdq"),
+            rescale="sums24",
+            only=True,
+            spoils={
+                "integer": "computes sums of 64 bits in 32",
+                "qdq": "moves quantizers to compute in 8 bits",
+            },
+            advice={"qdq": "compile it with INFERENCE_PRECISION_HINT=f32, as it has bfloat16"},
+            tried="2026.4.1",
+            conventions=Conventions(rounds=True),
+        ),
         Reader("tensorrt", ("qdq",), opsets=(13, 19)),
         Reader("tflite", ("qdq",), opsets=(13, 19)),
         Reader("tvm", ("qdq",), opsets=(13, 19)),
@@ -90,6 +111,30 @@ def check_operators(reader: Reader, layer: str, operators: Iterable[str]) -> Non
             raise ConfigError(
                 f"{layer} is written with {kind}, which {reader.name} does not take: {advice}."
             )
+
+
+def check_rescale(reader: Reader, rescale: str) -> None:
+    """Raise a ConfigError for a rescaling with which a reader computes other numbers."""
+    if reader.only and rescale != reader.rescale:
+        raise wrong(
+            "--rescale", rescale, (reader.rescale,), f"{reader.name} {reader.spoils['integer']}."
+        )
+
+
+def unfit(facts: Mapping[str, str]) -> dict[str, str]:
+    """Return the readers that compute another network from a file without a warning, and how.
+
+    Args:
+        facts: metadata of the file.
+    """
+    kind = facts["format"]
+    return {
+        name: reader.spoils[kind]
+        for name, reader in READERS.items()
+        if kind in reader.spoils
+        and facts.get("reader") != name
+        and not (kind == "integer" and facts.get("rescale") == reader.rescale)
+    }
 
 
 def reader_of(kind: str) -> str:

@@ -123,7 +123,7 @@ class QdqWriter:
         graph, x = self.graph, self._total(op, op.codes.step)
         if op.slope is not None:  # of values below 0; what is quantized is above the offset
             offset = graph.constant(np.float32(op.codes.offset)) if op.codes.offset else ""
-            x = graph.node("Add", [x, offset]) if offset else x
+            x = self._plus(x, offset) if offset else x
             slope = self._of_channels(op.slope.astype(np.float32), op.inputs[0])
             x = graph.node("PRelu", [x, slope])
             x = graph.node("Sub", [x, offset]) if offset else x
@@ -187,8 +187,16 @@ class QdqWriter:
             total = self.graph.node("Add", [total, term])
         bias = np.asarray(op.bias * unit, dtype=np.float32)
         if bias.any():
-            total = self.graph.node("Add", [total, self._of_channels(bias, op.inputs[0])])
+            total = self._plus(total, self._of_channels(bias, op.inputs[0]))
         return total
+
+    def _plus(self, x: str, constant: str) -> str:
+        """Return a sum with a constant, which stands in front.
+
+        Behind a convolution onnxsim would make it the bias, which onnxruntime rounds to whole
+        numbers.
+        """
+        return self.graph.node("Add", [constant, x])
 
     def _term(self, name: str, factor: Reals) -> str:
         """Return ``factor`` times a result: accumulators, their sums, or codes."""
@@ -290,6 +298,12 @@ class QdqWriter:
             lowest = graph.constant(low) if codes.low else ""
             x = graph.node("Clip", [x, lowest, graph.constant(high)])
         scale = graph.constant(np.float32(codes.step))
+        if self.conventions.rounds:
+            rounded = graph.node("Round", [graph.node("Div", [x, scale])], f"{name}_codes")
+            x = graph.node("Mul", [rounded, scale])
+            offset = graph.constant(np.float32(codes.offset)) if codes.offset else ""
+            self.tensors[name] = self._plus(x, offset) if offset else x
+            return
         zero = graph.constant(np.array(0), kind=kind)
         made = graph.node("QuantizeLinear", [x, scale, zero], f"{name}_codes")
         self.stored[name] = Stored(made, scale, zero, kind, codes.offset)

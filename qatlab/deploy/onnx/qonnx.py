@@ -67,6 +67,9 @@ class QonnxWriter(QdqWriter):
             op = replace(op, bias=np.array(0.0))
         return super()._total(op, unit)
 
+    def _plus(self, x: str, constant: str) -> str:
+        return self.graph.node("Add", [x, constant])
+
     def _term(self, name: str, factor: Reals) -> str:
         op = self.by_name[name]
         if not (self.conventions.norm_behind and isinstance(op, (ops.Convolve, ops.Multiply))):
