@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from qatlab.cli.parser import Parser
 from qatlab.deploy.c_file import c_file
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
-from qatlab.deploy.readers import READERS, chosen, unfit
+from qatlab.deploy.readers import READERS, chosen, told
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError, wrong
 from qatlab.run.loading import load_arguments
@@ -98,17 +98,8 @@ def _write_onnx(trained: Trained, given: argparse.Namespace) -> str:
         f"{given.output}: {len(content):,} bytes, of which {facts:,} are metadata; weights and "
         f"biases at their bits take {table.size_bytes:,}. {entries['runtime']}. Checked."
         + _left_out(entries.get("left out"))
-        + _for_others(entries)
+        + "".join(f" {sentence}" for sentence in told(entries))
     )
-
-
-def _for_others(facts: Mapping[str, str]) -> str:
-    """Return sentences about readers that compute other numbers without a warning."""
-    advice = READERS[facts["reader"]].advice.get(facts["format"])
-    told = f" {facts['reader']}: {advice}." if advice else ""
-    for name, reason in unfit(facts).items():
-        told += f" Not for {name}, which {reason}: export with --for {name}."
-    return told
 
 
 def _left_out(function: str | None) -> str:

@@ -14,8 +14,9 @@ from qatlab import files
 from qatlab.cli.parser import Parser
 from qatlab.deploy.integer import RESCALES, IntegerNetwork
 from qatlab.deploy.pixels import pixel_codes
+from qatlab.deploy.readers import told
 from qatlab.deploy.verify.comparison import Comparison, compare
-from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized
+from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized, read_onnx
 from qatlab.deploy.verify.readers import PACKAGES, check_reader, forms_in
 from qatlab.deploy.verify.trained import batches_of, can_make_onnx, check_outputs, forms_of
 from qatlab.errors import ConfigError
@@ -99,6 +100,10 @@ def main(words: Sequence[str]) -> int:
         others = forms_of(trained, network, given.rescale, given.onnx, given.tolerance)
     else:
         others = forms_in(given.reader, trained, network, given.onnx, given.tolerance)
+    for path in given.onnx:
+        file, _ = read_onnx(path)
+        for sentence in told({entry.key: entry.value for entry in file.metadata_props}):
+            print(f"{path}: {sentence}")
     first, exact = FakeQuantized(trained.model), AsIntegers(network, "float", 0.0)
     batches = batches_of(data, given.data, given.images)
     with wide_console().status("comparing") as status:  # on a terminal only

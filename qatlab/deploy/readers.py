@@ -137,6 +137,22 @@ def unfit(facts: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def told(facts: Mapping[str, str]) -> list[str]:
+    """Return sentences on what a file is not for, and on how its reader is to be used.
+
+    Args:
+        facts: metadata of the file.
+    """
+    advice = READERS[facts.get("reader", "onnxruntime")].advice.get(facts["format"])
+    return [
+        *([f"For {facts['reader']}: {advice}."] if advice else []),
+        *(
+            f"Not for {name}, which {reason}: export with --for {name}."
+            for name, reason in unfit(facts).items()
+        ),
+    ]
+
+
 def reader_of(kind: str) -> str:
     """Return the reader that a format is written for where none is named."""
     return next(name for name, reader in READERS.items() if kind in reader.formats)

@@ -73,7 +73,7 @@ def test_a_file_that_a_reader_does_not_take_is_told(
     assert (facts["format"], facts["reader"]) == ("qonnx", "hls4ml")
     words = ["verify", str(finished), "--onnx", str(file), "--reader", "openvino"]
     assert run_command(words) == 1
-    assert "Accepted: what qatlab export has written with --format qdq or integer." in (
+    assert "Accepted: what qatlab export has written with --format integer or qdq." in (
         capsys.readouterr().err
     )
 

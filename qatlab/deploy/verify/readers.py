@@ -133,12 +133,15 @@ class InReader:
 
 
 def _openvino(file: Any) -> Callable[[Floats], Floats]:
-    """Return what OpenVINO computes on the processor, in float32: it would take bfloat16."""
+    """Return what OpenVINO computes on the processor: floats in float32, not in bfloat16."""
     import openvino
+    from onnx import TensorProto
 
     core = openvino.Core()
     model = core.read_model(file.SerializeToString())
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    takes_bytes = file.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    settings = {} if takes_bytes else {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(model, "CPU", settings)
     return lambda images: np.asarray(compiled(images)[0])
 
 
