@@ -41,7 +41,7 @@ def fake_quantize_fused(
         return fake_quantize(x, parameter, grid, gradient_scale, offset, ewgs)
     call = Call(grid, gradient_scale, ewgs)
     result: Tensor = _FakeQuantize.apply(x, parameter, offset, call)
-    if Memory.active is not None and result.requires_grad:
+    if Memory.active is not None and Memory.active.makes_again(x) and result.requires_grad:
         made_of, size, shift = held_by(x, parameter, offset)
         again = partial(_quantized, made_of, size, shift, call)
         Memory.active.quantized(result, x, again, partial(encoded, size, shift, grid))

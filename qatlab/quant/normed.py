@@ -93,7 +93,7 @@ def norm_and_quantize(
     result: Tensor = _NormQuantize.apply(
         x, norm.weight, norm.bias, parameter, offset, statistics, norm, moves, way
     )
-    if Memory.active is not None and result.requires_grad:
+    if Memory.active is not None and Memory.active.makes_again(x) and result.requires_grad:
         made_of, weight, bias, size, shift = held_by(x, norm.weight, norm.bias, parameter, offset)
 
         def again() -> Tensor:
