@@ -8,7 +8,9 @@ from typing import Any
 
 import onnx
 
-from qatlab.deploy.integer import lower, with_rescale
+from qatlab.deploy.integer import with_rescale
+from qatlab.deploy.integer.lowering import try_to_lower
+from qatlab.deploy.onnx import float_parts
 from qatlab.deploy.onnx.graph import runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
@@ -45,23 +47,28 @@ def onnx_file(
     name, kind = chosen(reader, kind, opset)
     own, model, data = READERS[name], trained.model, trained.data
     facts = facts_of(trained, kind) | {"reader": name}
-    of_bytes = kind == "integer"
-    network = (
-        trained.lowered()
-        if of_bytes
-        else lower(model, [AS_GIVEN] * data.in_channels, data.example_input())
-    )
-    if opset is None:
-        opset = lowest_opset(network, kind, own)
-    facts["runtime"] = runtime(opset)
-    if of_bytes:
-        facts["rescale"] = rescale = rescale or own.rescale
+    if kind == "integer":
+        network = trained.lowered()
+        opset = opset or lowest_opset(network, kind, own)
+        rescale = rescale or own.rescale
         check_rescale(own, rescale)
+        facts |= {"runtime": runtime(opset), "rescale": rescale}
         if network.output.function:
             facts["left out"] = network.output.function
         return IntegerWriter(with_rescale(network, rescale), opset).write(facts)
-    writer = QonnxWriter if kind == "qonnx" else QdqWriter
-    return writer(network, opset, own).write(facts)
+    example, writer = data.example_input(), QonnxWriter if kind == "qonnx" else QdqWriter
+    network, obstacles = try_to_lower(model, [AS_GIVEN] * data.in_channels, example)
+    if not obstacles:
+        opset = opset or lowest_opset(network, kind, own)
+        facts["runtime"] = runtime(opset)
+        return writer(network, opset, own).write(facts)
+    parts = float_parts.Marked(model)
+    lowest, highest = own.opsets
+    opset = opset or min(max(lowest, parts.lowest_opset(of_floats=kind == "qonnx")), highest)
+    exported = parts.export(example, opset)
+    facts |= {"runtime": runtime(opset), "batch": str(exported.batch)}
+    facts["float parts"] = json.dumps([one.layer for one in obstacles])
+    return float_parts.write(exported, writer, facts, own)
 
 
 def facts_of(trained: Trained, kind: str) -> dict[str, str]:

@@ -123,7 +123,7 @@ class Comparison:
             form: what has answered.
             batch: images, their bytes, labels.
             expected: of the fake-quantized network.
-            exact: of the integer network in float64, which knows what was rounded.
+            exact: of what knows what was rounded: the integer network in float64, if there is one.
             found: of the form.
         """
         images, pixels, labels = batch
@@ -156,7 +156,7 @@ class Comparison:
 @torch.no_grad()
 def compare(
     first: FakeQuantized,
-    exact: AsIntegers,
+    exact: AsIntegers | None,
     others: Sequence[Form],
     batches: Iterator[tuple[Tensor, Tensor]],
     codes: Sequence[Codes],
@@ -166,10 +166,12 @@ def compare(
 
     Args:
         first: the fake-quantized network.
-        exact: the integer network with float rescaling.
+        exact: the integer network with float rescaling; None where there is none, and the first
+            form tells what was rounded.
         others: further forms.
         batches: images and labels.
-        codes: of the images, see :func:`~qatlab.deploy.pixels.pixel_codes`.
+        codes: of the images, see :func:`~qatlab.deploy.pixels.pixel_codes`; none where no form
+            takes bytes.
         classifies: whether outputs stand for classes.
 
     Returns:
@@ -178,14 +180,15 @@ def compare(
     Raises:
         TrainingError: for answers that are not finite.
     """
-    forms: list[Form] = [first, exact, *others]
+    forms: list[Form] = [first, *([] if exact is None else [exact]), *others]
     found = [Comparison(form.name, form.tolerance, classifies) for form in forms]
     with first:
         for images, labels in batches:
-            pixels = bytes_of(images, codes)
-            expected, whole, *answers = (_finite(form, images, pixels) for form in forms)
-            batch = (images, pixels, labels)
-            for form, own, answer in zip(forms, found, [expected, whole, *answers], strict=True):
+            pixels = bytes_of(images, codes) if codes else images
+            answers = [_finite(form, images, pixels) for form in forms]
+            expected, batch = answers[0], (images, pixels, labels)
+            whole = expected if exact is None else answers[1]
+            for form, own, answer in zip(forms, found, answers, strict=True):
                 own.add(form, batch, expected, whole, answer)
     return found
 
