@@ -94,7 +94,7 @@ class Marked:
         self.weights: dict[str, tuple[Integers, Reals]] = {}
         self.sites: dict[str, Codes] = {}
         modules = list(self.copied.named_modules())
-        absorbed = {
+        absorbed: dict[Any, str] = {
             module.norm: path for path, module in modules if isinstance(module, ActivationQuantizer)
         }
         for path, module in modules:
