@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from qatlab.deploy.integer import lower, with_rescale
+from qatlab.deploy.onnx.fused import FusedWriter
 from qatlab.deploy.onnx.graph import runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
@@ -19,6 +20,12 @@ from qatlab.deploy.readers import READERS, chosen
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
+
+WRITERS: dict[tuple[str, bool], type[QdqWriter]] = {  # by format, and whether layers are fused
+    ("qdq", False): QdqWriter,
+    ("qdq", True): FusedWriter,
+    ("qonnx", False): QonnxWriter,
+}
 
 
 def onnx_file(
@@ -59,8 +66,7 @@ def onnx_file(
         if network.output.function:
             facts["left out"] = network.output.function
         return IntegerWriter(with_rescale(network, rescale), opset).write(facts)
-    writer = QonnxWriter if kind == "qonnx" else QdqWriter
-    return writer(network, opset, own).write(facts)
+    return WRITERS[kind, own.conventions.fused](network, opset, own).write(facts)
 
 
 def facts_of(trained: Trained, kind: str) -> dict[str, str]:
