@@ -26,18 +26,12 @@ from qatlab.quant.evaluating import evaluating
 RESCALE = "fixed32"
 
 
-def _qdq(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -> None:
-    from qatlab.deploy.onnx.qdq import QdqWriter
+def _floats(network: IntegerNetwork, kind: str, reader: Reader) -> None:
     from qatlab.deploy.onnx.stored import lowest_opset
+    from qatlab.deploy.onnx.writers import WRITERS
 
-    QdqWriter(network, lowest_opset(network, "qdq", reader), reader).write({})
-
-
-def _qonnx(network: IntegerNetwork, reader: Reader = READERS["qonnx"]) -> None:
-    from qatlab.deploy.onnx.qonnx import QonnxWriter
-    from qatlab.deploy.onnx.stored import lowest_opset
-
-    QonnxWriter(network, lowest_opset(network, "qonnx", reader), reader).write({})
+    opset = lowest_opset(network, kind, reader)
+    WRITERS[kind, reader.conventions.fused](network, opset, reader).write({})
 
 
 def _integer(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -> None:
@@ -54,13 +48,14 @@ def _c(network: IntegerNetwork) -> None:
 
 FORMS: Mapping[str, Callable[[IntegerNetwork], None]] = {
     "integer": _integer,
-    "qdq": _qdq,
-    "qonnx": _qonnx,
+    "qdq": partial(_floats, kind="qdq", reader=READERS["onnxruntime"]),
+    "qonnx": partial(_floats, kind="qonnx", reader=READERS["qonnx"]),
     "c": _c,
 }
-WRITTEN: Mapping[str, Callable[..., None]] = {"integer": _integer, "qdq": _qdq, "qonnx": _qonnx}
 BY_READER: Mapping[str, Callable[[IntegerNetwork], None]] = {
-    name: partial(WRITTEN[reader.formats[0]], reader=reader)
+    name: partial(_integer, reader=reader)
+    if reader.formats[0] == "integer"
+    else partial(_floats, kind=reader.formats[0], reader=reader)
     for name, reader in READERS.items()
     if name not in FORMS
 }
@@ -185,10 +180,8 @@ def _of_floats(
     if not (tried and find_spec("onnx") and find_spec("onnxscript")):
         return found
     from qatlab.deploy.onnx import float_parts
-    from qatlab.deploy.onnx.qdq import QdqWriter
-    from qatlab.deploy.onnx.qonnx import QonnxWriter
+    from qatlab.deploy.onnx.writers import WRITERS
 
-    writers = {"qdq": QdqWriter, "qonnx": QonnxWriter}
     try:
         marked = float_parts.Marked(model)
         exported = marked.export(example, marked.lowest_opset())
@@ -197,7 +190,8 @@ def _of_floats(
     for form in tried:
         kind, reader = _form_and_reader(form)
         try:
-            float_parts.write(exported, writers[kind], {}, reader)
+            writer = WRITERS[kind, reader.conventions.fused]
+            float_parts.write(exported, writer, {}, reader)
         except ConfigError as error:
             found[form] = (_obstacle(form, error),)
     return found

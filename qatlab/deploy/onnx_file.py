@@ -13,9 +13,8 @@ from qatlab.deploy.integer.lowering import try_to_lower
 from qatlab.deploy.onnx import float_parts
 from qatlab.deploy.onnx.graph import runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
-from qatlab.deploy.onnx.qdq import QdqWriter
-from qatlab.deploy.onnx.qonnx import QonnxWriter
 from qatlab.deploy.onnx.stored import lowest_opset
+from qatlab.deploy.onnx.writers import WRITERS
 from qatlab.deploy.pixels import AS_GIVEN, pixel_codes
 from qatlab.deploy.readers import READERS, check_rescale, chosen
 from qatlab.deploy.trained import Trained
@@ -56,7 +55,7 @@ def onnx_file(
         if network.output.function:
             facts["left out"] = network.output.function
         return IntegerWriter(with_rescale(network, rescale), opset).write(facts)
-    example, writer = data.example_input(), QonnxWriter if kind == "qonnx" else QdqWriter
+    example, writer = data.example_input(), WRITERS[kind, own.conventions.fused]
     network, obstacles = try_to_lower(model, [AS_GIVEN] * data.in_channels, example)
     if not obstacles:
         opset = opset or lowest_opset(network, kind, own)

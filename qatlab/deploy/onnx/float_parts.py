@@ -297,7 +297,8 @@ class _Writer:
         }
         network, opset = IntegerNetwork((image, *self.sites.values())), exported.opset
         self.writer = kind(network, opset) if reader is None else kind(network, opset, reader)
-        self.in_two_steps = not kind.domain  # others are not for onnxruntime
+        # Others are not for onnxruntime.
+        self.in_two_steps = not (kind.domain or self.writer.conventions.fused)
         self.graph = self.writer.graph
         if self.graph.batch == "N":
             self.graph.batch = exported.batch
