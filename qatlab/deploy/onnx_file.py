@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from qatlab.deploy.integer import lower, with_rescale
+from qatlab.deploy.integer.narrowing import in_parts
 from qatlab.deploy.onnx.graph import runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
@@ -59,7 +60,10 @@ def onnx_file(
         check_rescale(own, rescale)
         if network.output.function:
             facts["left out"] = network.output.function
-        return IntegerWriter(with_rescale(network, rescale), opset).write(facts)
+        network = with_rescale(network, rescale)
+        if network.is_narrow:
+            facts["channels in parts"] = "{} of {}".format(*in_parts(network))
+        return IntegerWriter(network, opset).write(facts)
     writer = QonnxWriter if kind == "qonnx" else QdqWriter
     return writer(network, opset, own).write(facts)
 
