@@ -1,6 +1,6 @@
 """What a training step of fake quantization costs, as a multiple of the same float network's.
 
-    python -m benchmarks.step_cost [--models resnet20 mobilenet_v2 resnet18] [--methods lsq sat]
+    python -m benchmarks.step_cost [--models resnet20 efficientnet_b0 ...] [--methods lsq sat]
     [--modes keep recompute compact compiled] [--bits 4] [--pairs 15]
     [--peers]
 
@@ -34,7 +34,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torchvision.models import mobilenet_v2, resnet18
+from torchvision.models import (
+    densenet121,
+    efficientnet_b0,
+    mobilenet_v2,
+    mobilenet_v3_large,
+    regnet_x_400mf,
+    resnet18,
+    shufflenet_v2_x1_0,
+    vgg11_bn,
+)
 from torchvision.models.resnet import BasicBlock
 
 from benchmarks.peers import PEERS
@@ -71,6 +80,12 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], int, int]] = {
     "resnet20": (resnet20, 64, 32),
     "mobilenet_v2": (mobilenet_v2, 16, 96),
     "resnet18": (resnet18, 16, 96),
+    "efficientnet_b0": (efficientnet_b0, 16, 96),
+    "mobilenet_v3_large": (mobilenet_v3_large, 16, 96),
+    "regnet_x_400mf": (regnet_x_400mf, 16, 96),
+    "shufflenet_v2_x1_0": (shufflenet_v2_x1_0, 16, 96),
+    "densenet121": (densenet121, 8, 64),
+    "vgg11_bn": (vgg11_bn, 8, 64),
 }
 
 

@@ -81,6 +81,7 @@ class TrainConfig:
     channels_last: Any = MISSING
     memory: str = MISSING
     mixup: float = MISSING
+    distill: Any = None
     target: Any = None
     allow: Any = None
     init_weights: str | None = None

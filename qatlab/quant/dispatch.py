@@ -21,6 +21,7 @@ from qatlab.quant.functional import GRIDS, Scaling, dorefa_weight, sat_fan, sat_
 from qatlab.quant.grid import Grid, fake_quantize
 from qatlab.quant.memory import Memory
 
+LARGE = 1 << 23  # weights, 32 MB, from where memory is mapped for each tensor anew
 ON_GPU = (torch.float32, torch.bfloat16, torch.float16)  # types that the kernels of a GPU read
 
 
@@ -40,7 +41,7 @@ def fake_quantize_fused(
         return fake_quantize(x, parameter, grid, gradient_scale, offset, ewgs)
     call = Call(grid, gradient_scale, ewgs)
     result: Tensor = _FakeQuantize.apply(x, parameter, offset, call)
-    if Memory.active is not None and result.requires_grad:
+    if Memory.active is not None and Memory.active.makes_again(x) and result.requires_grad:
         made_of, size, shift = held_by(x, parameter, offset)
         again = partial(_quantized, made_of, size, shift, call)
         Memory.active.quantized(result, x, again, partial(encoded, size, shift, grid))
@@ -79,10 +80,11 @@ def sat_weight_fused(
         return weight_by_definition(lambda w: sat_weight(w, *arguments, True), weight)
     if not fits(weight) or weight.numel() == 0:
         return sat_weight(weight, *arguments)
-    result: Tensor = _SatWeight.apply(weight, *arguments)
+    found = weight.new_empty(3)
+    result: Tensor = _SatWeight.apply(weight, found, *arguments)
     if Memory.active is not None and result.requires_grad:
         held = weight.detach()
-        again = lambda: _sat_quantized(held, *arguments)[1]  # noqa: E731
+        again = lambda: _sat_quantized(held, found, True, *arguments)[1]  # noqa: E731
         Memory.active.quantized(result, weight, again, _not_encoded)
     return result
 
@@ -94,10 +96,12 @@ def dorefa_weight_fused(weight: Tensor, n_steps: int) -> Tensor:
     """
     if n_steps == 1 or not fits(weight) or weight.numel() == 0:
         return weight_by_definition(partial(dorefa_weight, n_steps=n_steps), weight)
-    result: Tensor = _DorefaWeight.apply(weight, n_steps)
+    found = weight.new_empty(3)
+    result: Tensor = _DorefaWeight.apply(weight, found, n_steps)
     if Memory.active is not None and result.requires_grad:
         held = weight.detach()
-        again = lambda: _sat_quantized(held, n_steps, "default", True, False)[1]  # noqa: E731
+        arguments = (n_steps, "default", True, False)
+        again = lambda: _sat_quantized(held, found, True, *arguments)[1]  # noqa: E731
         Memory.active.quantized(result, weight, again, _not_encoded)
     return result
 
@@ -117,6 +121,25 @@ def weight_by_definition(function: Callable[[Tensor], Tensor], weight: Tensor) -
     result: Tensor = _ByDefinition.apply(weight, function)
     held = weight.detach()
     Memory.active.quantized(result, weight, lambda: function(held), _not_encoded)
+    return result
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Same as :func:`torch.nn.functional.linear`, with the same gradients to the last bit.
+
+    Autograd's gradient of large weights is new memory in small pages, which takes longer to get
+    than to fill; here it comes in large ones.
+
+    Args:
+        x: ``(N, ..., C_in)``.
+        weight: quantized, ``(C_out, C_in)``.
+        bias: ``(C_out,)``.
+    """
+    plain = x.ndim == 2 and all(t is None or t.dtype is torch.float32 for t in (x, bias))
+    plain = plain and not torch.is_autocast_enabled("cpu") and not on_gpu(x)
+    if weight.numel() < LARGE or not (plain and weight.requires_grad and fits(weight)):
+        return torch.nn.functional.linear(x, weight, bias)
+    result: Tensor = _Linear.apply(x, weight, bias)
     return result
 
 
@@ -224,20 +247,32 @@ def _not_encoded(y: Tensor) -> None:
 
 
 def _sat_quantized(
-    weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: Scaling
+    weight: Tensor,
+    found: Tensor,
+    known: bool,
+    n_steps: int,
+    grid: str,
+    quantized: bool,
+    scaling: Scaling,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weight, laid out densely, what SAT makes of it, and the slope."""
+    """Return the weight, laid out densely, what SAT makes of it, and the slope.
+
+    Args:
+        weight: float weights, any shape.
+        found: where a kernel of the CPU keeps what it finds, ``(3,)``.
+        known: whether it has found it earlier.
+        n_steps: see :func:`~qatlab.quant.functional.sat_weight`, as all others.
+    """
     weight, q = _dense(weight)
     fan = sat_fan(weight, scaling)
     if on_gpu(weight):
         slope: Tensor = _gpu().sat_weight_forward(weight, n_steps, grid, quantized, fan, q)
         return weight, q, slope
-    slope = weight.new_empty(())
     kernels.call(
-        *("sat_weight_forward", weight, q, slope, weight.numel()),
+        *("sat_weight_forward", weight, q, found, weight.numel(), known),
         *(n_steps, GRIDS.index(grid), quantized, float(fan)),
     )
-    return weight, q, slope
+    return weight, q, found[0]
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -275,6 +310,27 @@ class _FakeQuantize(torch.autograd.Function):
         return grad_x, grad_parameter, grad_offset, None
 
 
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.again = None if Memory.active is None else Memory.active.rebuild(weight)
+        ctx.save_for_backward(x, weight if ctx.again is None else None)
+        return torch.nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        (grad,), (x, kept) = grads, ctx.saved_tensors
+        weight = kept if ctx.again is None else ctx.again()
+        of_input, _, of_bias = ctx.needs_input_grad
+        grad_x = grad @ weight if of_input else None
+        grad_weight = weight  # what was made for this pass alone can be written over
+        if ctx.again is None:
+            grad_weight = torch.empty_like(weight)
+            kernels.call("large_pages", grad_weight, grad_weight.numel())
+        torch.mm(grad.t(), x, out=grad_weight)
+        return grad_x, grad_weight, grad.sum(0) if of_bias else None
+
+
 class _BlockZeroGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, parameter: Tensor, grid: Grid) -> Tensor:
@@ -293,35 +349,33 @@ class _BlockZeroGradient(torch.autograd.Function):
 
 class _SatWeight(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: Scaling
-    ) -> Tensor:
-        weight, q, slope = _sat_quantized(weight, n_steps, grid, quantized, scaling)
+    def forward(ctx: Any, weight: Tensor, found: Tensor, *arguments: Any) -> Tensor:
+        weight, q, slope = _sat_quantized(weight, found, False, *arguments)
         ctx.save_for_backward(weight, slope)
         return q
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return _through_tanh(ctx, grads[0])[0], None, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _through_tanh(ctx, grads[0])[0], None, None, None, None, None
 
 
 class _DorefaWeight(torch.autograd.Function):
     """SAT's values; the gradient flows through the maximum, too."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, n_steps: int) -> Tensor:
-        weight, q, slope = _sat_quantized(weight, n_steps, "default", True, False)
+    def forward(ctx: Any, weight: Tensor, found: Tensor, n_steps: int) -> Tensor:
+        weight, q, slope = _sat_quantized(weight, found, False, n_steps, "default", True, False)
         ctx.save_for_backward(weight, slope)
         return q
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         grad_weight, weight, grad, slope = _through_tanh(ctx, grads[0])
         # u = t / m, m = tanh(max|w|): du/dm = -t / m^2, dm/dw = (1 - m^2) sign(w) at the maximum.
         size = weight.abs()
         largest = size == size.amax()
         of_maximum = -(grad * weight.tanh()).sum() * (slope * slope - 1) / largest.sum()
-        return grad_weight + torch.where(largest, of_maximum * weight.sign(), 0.0), None
+        return grad_weight + torch.where(largest, of_maximum * weight.sign(), 0.0), None, None
 
 
 def _through_tanh(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ sees; :mod:`qatlab.quant.dispatch` does the same in one pass over memory each wa
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,6 +97,54 @@ def sat_divisor(n_steps: int, grid: str) -> int:
     if grid in ("symmetric", "asymmetric"):
         return n_steps // 2
     return n_steps + 1 if grid == "centered" else n_steps
+
+
+class SatLine(NamedTuple):
+    """Where weights in [-1, 1] lie between the levels of a grid: at ``factor * u + shift``.
+
+    Attributes:
+        factor: steps of the grid in 1.
+        shift: position of 0.
+        low: of the lowest level, a whole number as all levels have.
+        high: of the highest one.
+    """
+
+    factor: float
+    shift: float
+    low: int
+    high: int
+
+
+def sat_line(n_steps: int, grid: str) -> SatLine:
+    """Return the line on which rounding does what :func:`sat_grid` does, but for ties."""
+    half = n_steps // 2
+    slope, moved = sat_slope(n_steps, grid), sat_shift(n_steps, grid)
+    if grid in ("symmetric", "asymmetric"):
+        low = -half if grid == "symmetric" else -half - 1
+        return SatLine(half * slope, -half * moved, low, half)
+    if grid == "centered":
+        return SatLine((n_steps + 1) / 2, n_steps / 2, 0, n_steps)
+    return SatLine(n_steps / 2 * slope, n_steps * (slope / 2 - moved), 0, n_steps)
+
+
+def sat_position(weight: Tensor, line: SatLine) -> Tensor:
+    """Return where weights of any size lie on a line, clipped to its levels."""
+    return (line.factor * sat_unit_weight(weight) + line.shift).clamp(line.low, line.high)
+
+
+def sat_inverse(position: Tensor, weight: Tensor, line: SatLine) -> Tensor:
+    """Return the weights that lie at some positions, where the largest is that of ``weight``.
+
+    Args:
+        position: see :func:`sat_position`; shape of ``weight``.
+        weight: float weights, for the size of the largest.
+        line: of the grid.
+    """
+    unit = (position - line.shift) / line.factor
+    largest = weight.abs().amax()
+    # At the ends not by atanh: the largest weight would lose a bit each time.
+    inside = (unit * largest.tanh()).atanh()
+    return torch.where(unit.abs() < 1 - 1e-6, inside, unit.sign() * largest)
 
 
 def sat_clamp(unit: Tensor, n_steps: int, grid: str) -> Tensor:

@@ -9,6 +9,10 @@
 #include <cstring>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace {
 
 using index_t = std::int64_t;
@@ -16,6 +20,19 @@ using index_t = std::int64_t;
 constexpr index_t BLOCK = 4096;  // elements summed in float before they are added in double
 constexpr index_t PARALLEL = 1 << 15;  // elements from which a second thread pays
 constexpr float AT_END = 1.0f / (1 << 18);  // that of grid.py
+
+// Lets new memory of a large tensor come in pages of 2 MB, not of 4 KB, each of which the system has
+// to find and clear: for hundreds of megabytes that takes longer than to quantize them.
+void in_large_pages(float* y, index_t n) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr std::uintptr_t PAGE = 1 << 21, LARGE = 1 << 25;  // from where malloc maps each tensor
+  const auto first = (reinterpret_cast<std::uintptr_t>(y) + PAGE - 1) / PAGE * PAGE;
+  const auto end = reinterpret_cast<std::uintptr_t>(y + n) / PAGE * PAGE;
+  if (end >= first + LARGE) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#else
+  (void)y, (void)n;
+#endif
+}
 
 // What `fake_quantize` is told; the layout is that of kernels.Settings.
 struct Settings {
@@ -115,17 +132,8 @@ void backward_rows(const Settings& settings, const float* parameter, const float
   if (g_offset) g_offset[0] = static_cast<float>(offset_sum * settings.gradient_scale);
 }
 
-// tanh after Cephes: a polynomial near 0, else by exp; error below 2 ulp.
-inline float tanh_of(float x) {
-  const float a = std::fabs(x) > 10.0f ? 10.0f : std::fabs(x);
-  const float z = a * a;
-  float p = -5.70498872745e-3f;
-  p = p * z + 2.06390887954e-2f;
-  p = p * z - 5.37397155531e-2f;
-  p = p * z + 1.33314422036e-1f;
-  p = p * z - 3.33332819422e-1f;
-  const float near = p * z * a + a;
-  const float y = 2.0f * a;
+// exp after Cephes, for |y| up to 88; error below 2 ulp.
+inline float exp_of(float y) {
   const float k = std::rint(y * 1.44269504088896341f);
   const float f = (y - k * 0.693359375f) + k * 2.12194440e-4f;
   float e = 1.9875691500e-4f;
@@ -138,9 +146,35 @@ inline float tanh_of(float x) {
   const std::int32_t bits = (static_cast<std::int32_t>(k) + 127) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof power);
-  const float far = 1.0f - 2.0f / (e * power + 1.0f);
-  const float t = a < 0.625f ? near : far;
+  return e * power;
+}
+
+constexpr float SMALL = 0.625f;  // below it tanh is a polynomial
+constexpr index_t SAT_BLOCK = 512;  // weights of which one that is larger costs the exponentials
+
+// tanh after Cephes: a polynomial near 0, else by exp; error below 2 ulp.
+template <bool ALL_SMALL>
+inline float tanh_of(float x) {
+  const float a = std::fabs(x) > 10.0f ? 10.0f : std::fabs(x);
+  const float z = a * a;
+  float p = -5.70498872745e-3f;
+  p = p * z + 2.06390887954e-2f;
+  p = p * z - 5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z - 3.33332819422e-1f;
+  const float near = p * z * a + a;
+  if (ALL_SMALL) return std::copysign(near, x);
+  const float far = 1.0f - 2.0f / (exp_of(2.0f * a) + 1.0f);
+  const float t = a < SMALL ? near : far;
   return std::copysign(t, x);
+}
+
+// Whether the polynomial is enough for all; a NaN is not small.
+bool all_small(const float* w, index_t n) {
+  int large = 0;
+#pragma omp simd reduction(| : large)
+  for (index_t i = 0; i < n; ++i) large |= !(std::fabs(w[i]) < SMALL);
+  return !large;
 }
 
 // max|w|, NaN if there is one.
@@ -179,11 +213,28 @@ inline float sat_value(float unit, float n, float half) {
   return (2.0f * (index > n ? n : index) - n) / n;
 }
 
-template <SatGrid GRID, bool QUANTIZED>
-void sat_block(const float* w, float* q, index_t n, float n_steps, float half, float largest) {
+template <SatGrid GRID, bool QUANTIZED, bool ALL_SMALL>
+void sat_block_of_size(const float* w, float* q, index_t n, float n_steps, float half,
+                       float largest) {
 #pragma omp simd
   for (index_t i = 0; i < n; ++i)
-    q[i] = sat_value<GRID, QUANTIZED>(tanh_of(w[i]) / largest, n_steps, half);
+    q[i] = sat_value<GRID, QUANTIZED>(tanh_of<ALL_SMALL>(w[i]) / largest, n_steps, half);
+}
+
+template <SatGrid GRID, bool QUANTIZED>
+void sat_block(const float* w, float* q, index_t n, float n_steps, float half, float largest) {
+  const auto block = all_small(w, n) ? sat_block_of_size<GRID, QUANTIZED, true>
+                                     : sat_block_of_size<GRID, QUANTIZED, false>;
+  block(w, q, n, n_steps, half, largest);
+}
+
+template <bool ALL_SMALL>
+void sat_backward_block(const float* w, const float* g, float* gw, index_t n, float slope) {
+#pragma omp simd
+  for (index_t i = 0; i < n; ++i) {
+    const float t = tanh_of<ALL_SMALL>(w[i]);
+    gw[i] = g[i] * (1.0f - t * t) * slope;
+  }
 }
 
 using SatBlock = void (*)(const float*, float*, index_t, float, float, float);
@@ -232,13 +283,249 @@ double squares_of(const float* x, index_t n, float mean) {
   return total;
 }
 
+// What stands between a norm and a quantizer; the numbers are those of kernels.FUNCTIONS.
+enum class Function : std::int32_t { none, silu, hardswish, gelu, sigmoid, hardsigmoid };
+
+// The value of an activation function, and its slope.
+template <Function F>
+inline void function_of(float z, float& value, float& slope) {
+  value = z, slope = 1.0f;
+  if (F == Function::silu || F == Function::sigmoid) {
+    const float raised = z < -88.0f ? -88.0f : z;  // a NaN stays one
+    const float power = exp_of(-(raised > 88.0f ? 88.0f : raised));
+    const float sigmoid = 1.0f / (1.0f + power);
+    value = F == Function::silu ? z / (1.0f + power) : sigmoid;
+    slope = F == Function::silu ? sigmoid * (1.0f + z * (1.0f - sigmoid))
+                                : sigmoid * (1.0f - sigmoid);
+  }
+  if (F == Function::hardswish || F == Function::hardsigmoid) {
+    const float moved = z + 3.0f, raised = moved < 0.0f ? 0.0f : moved;
+    const float clipped = raised > 6.0f ? 6.0f : raised;
+    const bool inside = (z > -3.0f) & (z < 3.0f);
+    value = F == Function::hardswish ? z * clipped / 6.0f : clipped / 6.0f;
+    slope = inside ? (F == Function::hardswish ? z / 3.0f + 0.5f : 1.0f / 6.0f)
+                   : (F == Function::hardswish && z >= 3.0f ? 1.0f : 0.0f);
+  }
+  if (F == Function::gelu) {
+    // The error function by Abramowitz and Stegun, 7.1.26: error below 1.5e-7.
+    const float a = std::fabs(z) > 13.0f ? 13.0f : std::fabs(z);
+    const float t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * a);
+    const float density = exp_of(-0.5f * a * a);
+    float p = 1.061405429f;
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const float beyond = 0.5f * p * t * density;
+    const float share = z < 0.0f ? beyond : 1.0f - beyond;
+    value = z * share;
+    slope = share + z * (density * 0.39894228f);
+  }
+}
+
+constexpr index_t SHORT = 128;  // elements of a channel below which channels are taken together
+constexpr index_t WIDTH = 256;  // elements of an image that are taken together then
+constexpr index_t IMAGES = 64;  // summed in float before they are added in double
+
+index_t channels_of_tile(index_t s) {
+  if (s >= SHORT) return 1;
+  index_t whole = 16;  // channels that fill the widest registers
+  for (index_t rest = s; rest % 2 == 0 && whole > 1; rest /= 2) whole /= 2;
+  const index_t fit = WIDTH / s;
+  return fit < whole ? fit : fit / whole * whole;
+}
+
+// Channels of x of (N, C, S) that one thread works on: one, or as many as make rows worth a loop.
+struct Tile {
+  index_t n, c, s, first, channels, width;
+  bool together;
+
+  Tile(index_t n, index_t c, index_t s, index_t first) : n(n), c(c), s(s), first(first) {
+    channels = channels_of_tile(s) < c - first ? channels_of_tile(s) : c - first;
+    width = channels * s;
+    together = s < SHORT;
+  }
+  index_t at(index_t image) const { return (image * c + first) * s; }
+
+  // Moves what was summed, of each place of a row or of all of it, to the totals of channels.
+  void add(float* sums, double* totals) const {
+    const index_t each = together ? s : 1;
+    for (index_t channel = 0; channel < channels; ++channel) {
+      double total = 0;
+      for (index_t i = channel * each; i < (channel + 1) * each; ++i) total += sums[i], sums[i] = 0;
+      totals[channel] += total;
+    }
+  }
+  // Moves it to the total of all channels.
+  void add_all(float* sums, double& total) const {
+    const index_t count = together ? width : 1;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (index_t i = 0; i < count; ++i) sum += sums[i], sums[i] = 0;
+    total += sum;
+  }
+  // Sums of x, or of the squares of x - mean.
+  void add_sums(const float* x, const float* mean, double* totals) const {
+    if (!together) {
+      for (index_t i = 0; i < n; ++i)
+        *totals += mean ? squares_of(x + at(i), s, *mean) : sum_of(x + at(i), s);
+      return;
+    }
+    float sums[WIDTH] = {};
+    for (index_t i = 0; i < n; ++i) {
+      const float* from = x + at(i);
+      if (mean) {
+#pragma omp simd
+        for (index_t j = 0; j < width; ++j) sums[j] += (from[j] - mean[j]) * (from[j] - mean[j]);
+      } else {
+#pragma omp simd
+        for (index_t j = 0; j < width; ++j) sums[j] += from[j];
+      }
+      if (i + 1 == n || (i + 1) % IMAGES == 0) add(sums, totals);
+    }
+  }
+};
+
+// A number of each channel of a tile, for each place of a row if channels are taken together.
+struct Spread {
+  float values[WIDTH];
+  index_t each;
+
+  explicit Spread(const Tile& tile) : each(tile.together ? tile.s : 1) {}
+  void fill(index_t channel, float value) {
+    for (index_t i = channel * each; i < (channel + 1) * each; ++i) values[i] = value;
+  }
+};
+
+// Of the gradients h that reach a norm, of h * (x - mean), and of what is learned.
+struct Sums {
+  float total[WIDTH] = {}, product[WIDTH] = {}, step[WIDTH] = {}, offset[WIDTH] = {};
+};
+
+using ForwardRow = void (*)(const Step&, const float*, float*, index_t, const float*,
+                            const float*);
+using BackwardRow = void (*)(const Step&, const float*, const float*, float*, index_t,
+                             const float*, const float*, const float*, Sums&);
+
+template <Function F, bool TOGETHER>
+void forward_row(const Step& step, const float* x, float* y, index_t n, const float* scale,
+                 const float* shift) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) {
+    const index_t k = TOGETHER ? j : 0;
+    float value, slope;
+    function_of<F>(x[j] * scale[k] + shift[k], value, slope);
+    y[j] = step.quantized(value);
+  }
+}
+
+template <Function F, bool EWGS>
+inline float normed_gradient(const Step& step, float z, float g, float& of_step,
+                             float& of_offset) {
+  float value, slope;
+  function_of<F>(z, value, slope);
+  const float h = gradient<EWGS>(step, value, g, of_step, of_offset);
+  return F == Function::none ? h : h * slope;
+}
+
+template <Function F, bool EWGS, bool TOGETHER>
+void backward_row(const Step& step, const float* x, const float* g, float* gx, index_t n,
+                  const float* mean, const float* scale, const float* shift, Sums& sums) {
+  if (TOGETHER) {
+#pragma omp simd
+    for (index_t j = 0; j < n; ++j) {
+      float a, b;
+      const float h = normed_gradient<F, EWGS>(step, x[j] * scale[j] + shift[j], g[j], a, b);
+      gx[j] = h;
+      sums.total[j] += h;
+      sums.product[j] += h * (x[j] - mean[j]);
+      sums.step[j] += a;
+      sums.offset[j] += b;
+    }
+    return;
+  }
+  float total = 0, product = 0, of_step = 0, of_offset = 0;
+#pragma omp simd reduction(+ : total, product, of_step, of_offset)
+  for (index_t j = 0; j < n; ++j) {
+    float a, b;
+    const float h = normed_gradient<F, EWGS>(step, x[j] * *scale + *shift, g[j], a, b);
+    gx[j] = h;
+    total += h;
+    product += h * (x[j] - *mean);
+    of_step += a;
+    of_offset += b;
+  }
+  sums.total[0] = total, sums.product[0] = product;
+  sums.step[0] = of_step, sums.offset[0] = of_offset;
+}
+
+template <bool TOGETHER>
+void through_norm(const float* x, float* gx, index_t n, const float* mean, const float* scale,
+                  const float* average, const float* slope) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) {
+    const index_t k = TOGETHER ? j : 0;
+    gx[j] = (gx[j] - average[k] - (x[j] - mean[k]) * slope[k]) * scale[k];
+  }
+}
+
+template <Function F>
+ForwardRow forward_row_with(bool together) {
+  return together ? forward_row<F, true> : forward_row<F, false>;
+}
+
+ForwardRow forward_row_of(Function function, bool together) {
+  switch (function) {
+    case Function::silu: return forward_row_with<Function::silu>(together);
+    case Function::hardswish: return forward_row_with<Function::hardswish>(together);
+    case Function::gelu: return forward_row_with<Function::gelu>(together);
+    case Function::sigmoid: return forward_row_with<Function::sigmoid>(together);
+    case Function::hardsigmoid: return forward_row_with<Function::hardsigmoid>(together);
+    default: return forward_row_with<Function::none>(together);
+  }
+}
+
+template <Function F>
+BackwardRow backward_row_with(bool ewgs, bool together) {
+  if (ewgs) return together ? backward_row<F, true, true> : backward_row<F, true, false>;
+  return together ? backward_row<F, false, true> : backward_row<F, false, false>;
+}
+
+BackwardRow backward_row_of(Function function, bool ewgs, bool together) {
+  switch (function) {
+    case Function::silu: return backward_row_with<Function::silu>(ewgs, together);
+    case Function::hardswish: return backward_row_with<Function::hardswish>(ewgs, together);
+    case Function::gelu: return backward_row_with<Function::gelu>(ewgs, together);
+    case Function::sigmoid: return backward_row_with<Function::sigmoid>(ewgs, together);
+    case Function::hardsigmoid: return backward_row_with<Function::hardsigmoid>(ewgs, together);
+    default: return backward_row_with<Function::none>(ewgs, together);
+  }
+}
+
+// The sum over blocks of what `of` returns for one, added in order: repeatable.
+template <class Of>
+double sum_of_blocks(index_t n, int threads, Of of) {
+  const index_t blocks = (n + BLOCK - 1) / BLOCK;
+  std::vector<double> sums(blocks);
+#pragma omp parallel for num_threads(threads) if (n > PARALLEL)
+  for (index_t b = 0; b < blocks; ++b)
+    sums[b] = of(b * BLOCK, n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK);
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
 }  // namespace
 
 extern "C" {
 
+// Has new memory come in large pages when it is written.
+void large_pages(float* y, index_t n, int) { in_large_pages(y, n); }
+
 // x as rows x columns, with a parameter for each row.
 void fake_quantize_forward(const Settings* settings, const float* parameter, const float* offset,
                            const float* x, float* y, index_t rows, index_t columns, int threads) {
+  in_large_pages(y, rows * columns);
   const index_t blocks = (columns + BLOCK - 1) / BLOCK;
 #pragma omp parallel for num_threads(threads) if (rows * columns > PARALLEL)
   for (index_t b = 0; b < rows * blocks; ++b) {
@@ -253,148 +540,151 @@ void fake_quantize_forward(const Settings* settings, const float* parameter, con
 void fake_quantize_backward(const Settings* settings, const float* parameter, const float* offset,
                             const float* x, const float* g, float* gx, float* g_parameter,
                             float* g_offset, index_t rows, index_t columns, int threads) {
+  in_large_pages(gx, rows * columns);
   auto run = settings->ewgs != 0 ? backward_rows<true> : backward_rows<false>;
   run(*settings, parameter, offset, x, g, gx, g_parameter, g_offset, rows, columns, threads);
 }
 
-// Returns in `slope` what the derivative of tanh is multiplied by.
-void sat_weight_forward(const float* w, float* q, float* slope, index_t n, std::int32_t n_steps,
-                        std::int32_t grid, std::int32_t quantized, float fan, int threads) {
-  float largest = tanh_of(largest_of(w, n, threads));
-  if (largest < std::ldexp(1.0f, -100)) largest = NAN;  // as sat_largest
+// `found` holds what the derivative of tanh is multiplied by, the largest tanh, and the constant of
+// scaling; the last two are read if they are known from an earlier call.
+void sat_weight_forward(const float* w, float* q, float* found, index_t n, std::int32_t known,
+                        std::int32_t n_steps, std::int32_t grid, std::int32_t quantized, float fan,
+                        int threads) {
+  in_large_pages(q, n);
+  if (!known) found[1] = tanh_of<false>(largest_of(w, n, threads));
+  if (found[1] < std::ldexp(1.0f, -100)) found[1] = NAN;  // as sat_largest
+  const float largest = found[1];
   const float steps = static_cast<float>(n_steps), half = static_cast<float>(n_steps / 2);
   const auto kind = static_cast<SatGrid>(grid);
   const SatBlock block = quantized ? sat_block_of<true>(kind) : sat_block_of<false>(kind);
 #pragma omp parallel for num_threads(threads) if (n > PARALLEL)
-  for (index_t first = 0; first < n; first += BLOCK)
-    block(w + first, q + first, n - first < BLOCK ? n - first : BLOCK, steps, half, largest);
+  for (index_t first = 0; first < n; first += SAT_BLOCK)
+    block(w + first, q + first, n - first < SAT_BLOCK ? n - first : SAT_BLOCK, steps, half,
+          largest);
   double factor = 1;
   if (kind == SatGrid::asymmetric) factor = 1 + 1 / (2.0 * half);
   if (kind == SatGrid::full_range) factor = 1 + 0.9998 / n_steps;  // clamped, too, as in N2D2
-  *slope = static_cast<float>(factor / largest);
+  found[0] = static_cast<float>(factor / largest);
   if (fan > 0) {  // constant scaling
-    const double mean = sum_of(q, n) / n;
-    const double variance = squares_of(q, n, static_cast<float>(mean)) / (n - 1);
-    const float scale = static_cast<float>(std::sqrt(variance * fan));
+    if (!known) {
+      const auto mean = static_cast<float>(
+          sum_of_blocks(n, threads, [q](index_t i, index_t m) { return sum_of(q + i, m); }) / n);
+      const double squares = sum_of_blocks(
+          n, threads, [q, mean](index_t i, index_t m) { return squares_of(q + i, m, mean); });
+      found[2] = static_cast<float>(std::sqrt(squares / (n - 1) * fan));
+    }
+    const float scale = found[2];
 #pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
     for (index_t i = 0; i < n; ++i) q[i] = q[i] / scale;
-    *slope = static_cast<float>(factor / largest / scale);
+    found[0] = static_cast<float>(factor / largest / scale);
   }
 }
 
 void sat_weight_backward(const float* w, const float* g, float* gw, const float* slope, index_t n,
                          int threads) {
-  const float s = *slope;
-#pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
-  for (index_t i = 0; i < n; ++i) {
-    const float t = tanh_of(w[i]);
-    gw[i] = g[i] * (1.0f - t * t) * s;
+  in_large_pages(gw, n);
+#pragma omp parallel for num_threads(threads) if (n > PARALLEL)
+  for (index_t first = 0; first < n; first += SAT_BLOCK) {
+    const index_t count = n - first < SAT_BLOCK ? n - first : SAT_BLOCK;
+    const auto block =
+        all_small(w + first, count) ? sat_backward_block<true> : sat_backward_block<false>;
+    block(w + first, g + first, gw + first, count, *slope);
   }
 }
 
-// Batch norm and quantizer, x of (N, C, S). Means and inverse deviations are computed from the
-// batch, and the running statistics moved; with a momentum of -1 they are the running ones, with -2
-// those that are given.
+// Batch norm, activation function and quantizer, x of (N, C, S). Means and inverse deviations are
+// computed from the batch, and the running statistics moved; with a momentum of -1 they are the
+// running ones, with -2 those that are given.
 void norm_quantize_forward(const Settings* settings, const float* parameter, const float* offset,
                            const float* x, float* y, index_t n, index_t c, index_t s,
-                           const float* gamma, const float* beta, float eps, float momentum,
-                           float* running_mean, float* running_variance, float* means,
-                           float* inverses, int threads) {
+                           std::int32_t function, const float* gamma, const float* beta, float eps,
+                           float momentum, float* running_mean, float* running_variance,
+                           float* means, float* inverses, int threads) {
   const double count = static_cast<double>(n) * s;
   const Step step(*settings, *parameter, offset ? *offset : 0.0f);
+  const ForwardRow row = forward_row_of(static_cast<Function>(function), s < SHORT);
+  const index_t channels = channels_of_tile(s), tiles = (c + channels - 1) / channels;
 #pragma omp parallel for num_threads(threads) if (n * c * s > PARALLEL)
-  for (index_t channel = 0; channel < c; ++channel) {
+  for (index_t number = 0; number < tiles; ++number) {
+    const Tile tile(n, c, s, number * channels);
+    Spread mean(tile), scale(tile), shift(tile);
     if (momentum >= 0) {
-      double total = 0, squares = 0;
-      for (index_t i = 0; i < n; ++i) total += sum_of(x + (i * c + channel) * s, s);
-      const double mean = total / count;
-      for (index_t i = 0; i < n; ++i)
-        squares += squares_of(x + (i * c + channel) * s, s, static_cast<float>(mean));
-      const double variance = squares / count;
-      means[channel] = static_cast<float>(mean);
-      inverses[channel] = static_cast<float>(1 / std::sqrt(variance + eps));
-      const double unbiased = squares / (count - 1), keeps = 1.0 - momentum;
-      running_mean[channel] =
-          static_cast<float>(momentum * mean + keeps * running_mean[channel]);
-      running_variance[channel] =
-          static_cast<float>(momentum * unbiased + keeps * running_variance[channel]);
-    } else if (momentum > -1.5f) {
-      means[channel] = running_mean[channel];
-      inverses[channel] = 1.0f / std::sqrt(running_variance[channel] + eps);
+      double sums[WIDTH] = {}, squares[WIDTH] = {};
+      tile.add_sums(x, nullptr, sums);
+      for (index_t i = 0; i < tile.channels; ++i) mean.fill(i, static_cast<float>(sums[i] / count));
+      tile.add_sums(x, mean.values, squares);
+      for (index_t i = 0, channel = tile.first; i < tile.channels; ++i, ++channel) {
+        const double average = sums[i] / count, variance = squares[i] / count;
+        means[channel] = static_cast<float>(average);
+        inverses[channel] = static_cast<float>(1 / std::sqrt(variance + eps));
+        const double unbiased = squares[i] / (count - 1), keeps = 1.0 - momentum;
+        running_mean[channel] =
+            static_cast<float>(momentum * average + keeps * running_mean[channel]);
+        running_variance[channel] =
+            static_cast<float>(momentum * unbiased + keeps * running_variance[channel]);
+      }
     }
-    const Norm norm(means[channel], inverses[channel], gamma, beta, channel);
-    for (index_t i = 0; i < n; ++i) {
-      const float* from = x + (i * c + channel) * s;
-      float* to = y + (i * c + channel) * s;
-#pragma omp simd
-      for (index_t j = 0; j < s; ++j)
-        to[j] = step.quantized(from[j] * norm.scale + norm.shift);
+    for (index_t i = 0, channel = tile.first; i < tile.channels; ++i, ++channel) {
+      if (momentum < 0 && momentum > -1.5f) {
+        means[channel] = running_mean[channel];
+        inverses[channel] = 1.0f / std::sqrt(running_variance[channel] + eps);
+      }
+      const Norm norm(means[channel], inverses[channel], gamma, beta, channel);
+      scale.fill(i, norm.scale), shift.fill(i, norm.shift);
     }
+    for (index_t i = 0; i < n; ++i)
+      row(step, x + tile.at(i), y + tile.at(i), tile.width, scale.values, shift.values);
   }
 }
 
 void norm_quantize_backward(const Settings* settings, const float* parameter, const float* offset,
                             const float* x, const float* g, float* gx, index_t n, index_t c,
-                            index_t s, const float* gamma, const float* beta, const float* means,
-                            const float* inverses, float* g_gamma, float* g_beta,
-                            float* g_parameter, float* g_offset, int threads) {
+                            index_t s, std::int32_t function, const float* gamma,
+                            const float* beta, const float* means, const float* inverses,
+                            float* g_gamma, float* g_beta, float* g_parameter, float* g_offset,
+                            int threads) {
   const double count = static_cast<double>(n) * s;
   const Step step(*settings, *parameter, offset ? *offset : 0.0f);
-  const bool ewgs = settings->ewgs != 0;
-  std::vector<double> step_sums(c), offset_sums(c);
+  const BackwardRow row =
+      backward_row_of(static_cast<Function>(function), settings->ewgs != 0, s < SHORT);
+  const auto through = s < SHORT ? through_norm<true> : through_norm<false>;
+  const index_t channels = channels_of_tile(s), tiles = (c + channels - 1) / channels;
+  std::vector<double> step_sums(tiles), offset_sums(tiles);
 #pragma omp parallel for num_threads(threads) if (n * c * s > PARALLEL)
-  for (index_t channel = 0; channel < c; ++channel) {
-    const float mean = means[channel];
-    const Norm norm(mean, inverses[channel], gamma, beta, channel);
-    double total = 0, product = 0;
-    for (index_t i = 0; i < n; ++i) {
-      const float* from = x + (i * c + channel) * s;
-      const float* upper = g + (i * c + channel) * s;
-      float* to = gx + (i * c + channel) * s;
-      for (index_t first = 0; first < s; first += BLOCK) {
-        const index_t last = first + BLOCK < s ? first + BLOCK : s;
-        float sum = 0, dot = 0, of_step = 0, of_offset = 0;
-        if (ewgs) {
-          for (index_t j = first; j < last; ++j) {
-            float a, b;
-            const float h = gradient<true>(step, from[j] * norm.scale + norm.shift, upper[j], a, b);
-            to[j] = h, sum += h, dot += h * (from[j] - mean), of_step += a, of_offset += b;
-          }
-        } else {
-#pragma omp simd reduction(+ : sum, dot, of_step, of_offset)
-          for (index_t j = first; j < last; ++j) {
-            float a, b;
-            const float h =
-                gradient<false>(step, from[j] * norm.scale + norm.shift, upper[j], a, b);
-            to[j] = h;
-            sum += h;
-            dot += h * (from[j] - mean);
-            of_step += a;
-            of_offset += b;
-          }
-        }
-        total += sum, product += dot;
-        step_sums[channel] += of_step, offset_sums[channel] += of_offset;
+  for (index_t number = 0; number < tiles; ++number) {
+    const Tile tile(n, c, s, number * channels);
+    Spread mean(tile), scale(tile), shift(tile), average(tile), slope(tile);
+    for (index_t i = 0, channel = tile.first; i < tile.channels; ++i, ++channel) {
+      const Norm norm(means[channel], inverses[channel], gamma, beta, channel);
+      mean.fill(i, means[channel]), scale.fill(i, norm.scale), shift.fill(i, norm.shift);
+    }
+    double totals[WIDTH] = {}, products[WIDTH] = {};
+    Sums sums;
+    for (index_t i = 0; i < n; ++i)
+      for (index_t first = 0; first < tile.width; first += BLOCK) {
+        const index_t at = tile.at(i) + first;
+        const index_t width = tile.width - first < BLOCK ? tile.width - first : BLOCK;
+        row(step, x + at, g + at, gx + at, width, mean.values, scale.values, shift.values, sums);
+        if (tile.together && i + 1 < n && (i + 1) % IMAGES > 0) continue;
+        tile.add(sums.total, totals), tile.add(sums.product, products);
+        tile.add_all(sums.step, step_sums[number]), tile.add_all(sums.offset, offset_sums[number]);
       }
-    }
-    if (g_gamma) g_gamma[channel] = static_cast<float>(product * inverses[channel]);
-    if (g_beta) g_beta[channel] = static_cast<float>(total);
     // gx = scale * (h - mean(h) - x^ * mean(h * x^)),   x^ = (x - mean) * inverse
-    const double inverse = inverses[channel];
-    const float average = static_cast<float>(total / count);
-    const float slope = static_cast<float>(product * inverse * inverse / count);
-    for (index_t i = 0; i < n; ++i) {
-      const float* from = x + (i * c + channel) * s;
-      float* to = gx + (i * c + channel) * s;
-#pragma omp simd
-      for (index_t j = 0; j < s; ++j)
-        to[j] = (to[j] - average - (from[j] - mean) * slope) * norm.scale;
+    for (index_t i = 0, channel = tile.first; i < tile.channels; ++i, ++channel) {
+      const double inverse = inverses[channel];
+      if (g_gamma) g_gamma[channel] = static_cast<float>(products[i] * inverse);
+      if (g_beta) g_beta[channel] = static_cast<float>(totals[i]);
+      average.fill(i, static_cast<float>(totals[i] / count));
+      slope.fill(i, static_cast<float>(products[i] * inverse * inverse / count));
     }
+    for (index_t i = 0; i < n; ++i)
+      through(x + tile.at(i), gx + tile.at(i), tile.width, mean.values, scale.values,
+              average.values, slope.values);
   }
   double step_sum = 0, offset_sum = 0;
-  for (index_t channel = 0; channel < c; ++channel) {
-    step_sum += step_sums[channel];
-    offset_sum += offset_sums[channel];
+  for (index_t number = 0; number < tiles; ++number) {
+    step_sum += step_sums[number];
+    offset_sum += offset_sums[number];
   }
   *g_parameter = static_cast<float>(step_sum * step.factor);
   if (g_offset) *g_offset = static_cast<float>(offset_sum * settings->gradient_scale);

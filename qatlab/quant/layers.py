@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.prune import BasePruningMethod
 
+from qatlab.quant.dispatch import linear
 from qatlab.quant.memory import Memory
 from qatlab.quant.quantizer import Quantizer
 
@@ -70,7 +71,7 @@ class QuantLinear(nn.Linear):
         weight = quantized_weight(self)
         if self.weight_dropout:
             weight = F.dropout(weight, self.weight_dropout, self.training)
-        return F.linear(input, weight, self.bias)
+        return linear(input, weight, self.bias)
 
 
 def quantized_weight(layer: QuantConv2d | QuantLinear) -> Tensor:

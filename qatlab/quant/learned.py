@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from qatlab.errors import QuantRuleError, TrainingError, wrong
 from qatlab.quant.dispatch import block_zero_gradient, fake_quantize_fused
 from qatlab.quant.grid import Grid
-from qatlab.quant.normed import norm_and_quantize
+from qatlab.quant.normed import NOTHING, in_kernel, norm_and_quantize
 from qatlab.quant.ops import clip_range
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import GridSettings, Quantizer, check_choice, check_switch, is_number
@@ -284,7 +284,7 @@ class ActivationQuantizer(LearnedQuantizer):
 
         The norm stays registered where it is in the network.
         """
-        if self.clips or isinstance(self.activation, nn.Identity):
+        if self.clips or in_kernel(self.activation):
             self._norm = (norm,)  # in a tuple: not a submodule of this one, too
         return bool(self._norm)
 
@@ -295,7 +295,8 @@ class ActivationQuantizer(LearnedQuantizer):
         if (norm := self.norm) is not None:
             quantizes = self.phase is Phase.QUANTIZE and self._observed is None
             if quantizes and not dead_zeros and not self.needs_start:
-                return norm_and_quantize(x, norm, self.parameter, self.grid, *settings)
+                between = NOTHING if self.clips else self.activation
+                return norm_and_quantize(x, norm, self.parameter, self.grid, *settings, between)
             x = norm(x)
         if self._observed is not None:
             x = self.activation(x)

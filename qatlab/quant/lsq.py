@@ -77,6 +77,14 @@ class LsqWeight(LearnedQuantizer):
         """Return the learned step; not that of the grid, so that a step of 0 shows."""
         return self.step_size.detach().abs()
 
+    def positions(self, weight: Tensor) -> Tensor:
+        """Return weights in steps, clipped to the grid."""
+        return (weight / self.weight_step(weight)).clamp(self.grid.q_min, self.grid.q_max)
+
+    def weights_at(self, positions: Tensor, weight: Tensor) -> Tensor:
+        """Return ``positions`` times the step."""
+        return positions * self.weight_step(weight)
+
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
         if self.phase is not Phase.QUANTIZE:
@@ -123,7 +131,7 @@ class LsqActivation(ActivationQuantizer):
         """Return the factor on the gradient of the step for activations ``(N, ...)``."""
         if self.gradient_scaling == "none":
             return 1.0
-        count = x.numel() if self.gradient_scaling == "n2d2" else x[:1].numel()
+        count = x.numel() if self.gradient_scaling == "n2d2" else x.shape[1:].numel()
         return lsq_gradient_scale(count, self.grid.q_max)
 
 

@@ -64,6 +64,10 @@ class Memory:
         Memory.active = self._outer
         self._entries.clear()
 
+    def makes_again(self, x: Tensor) -> bool:
+        """Tell whether what a quantizer makes of ``x`` is made again in the backward pass."""
+        return self.mode != "keep" or x.is_leaf
+
     def quantized(
         self,
         y: Tensor,
@@ -80,7 +84,7 @@ class Memory:
             encode: turns values on the same grid into codes, and returns what decodes them; None
                 for more levels than codes have.
         """
-        if self.mode == "keep" and not x.is_leaf:
+        if not self.makes_again(x):
             return
         again: Rebuild | None = rebuild
         if self.mode == "compact" and self._find(x) is not None:
@@ -115,8 +119,12 @@ class Memory:
         same = entry.layout[:2] == layout[:2] if entry.whole else entry.layout == layout
         return entry if same else None
 
-    def _rebuild(self, x: Tensor) -> Rebuild | None:
-        """Return what makes ``x`` again, which may be a view of a tensor that was noted."""
+    def rebuild(self, x: Tensor) -> Rebuild | None:
+        """Return what makes ``x`` again in new memory; None where nothing was noted.
+
+        Args:
+            x: a tensor that was noted, or a view of one.
+        """
         entry = self._find(x)
         if entry is None or entry.layout == _layout(x):
             return None if entry is None else entry.rebuild
@@ -134,12 +142,12 @@ class Memory:
         return viewed
 
     def _pack(self, x: Tensor) -> tuple[Tensor, int] | Rebuild:
-        rebuild = self._rebuild(x)
+        rebuild = self.rebuild(x)
         return (x, x._version) if rebuild is None else rebuild
 
     def added(self, a: Tensor, b: Tensor, in_place: bool) -> Tensor:
         """Return ``a + b``, and note how to make it again."""
-        first, second = (self._rebuild(x) if self.mode == "compact" else None for x in (a, b))
+        first, second = (self.rebuild(x) if self.mode == "compact" else None for x in (a, b))
         result = a.add_(b) if in_place else a + b
         if first is not None and second is not None:
             over = result.dtype == a.dtype and result.shape == a.shape
@@ -148,7 +156,7 @@ class Memory:
 
     def masked(self, y: Tensor, x: Tensor, mask: Tensor) -> None:
         """Note that ``y`` is ``x * mask``, the quantized weights of a layer that are not pruned."""
-        rebuild = self._rebuild(x)
+        rebuild = self.rebuild(x)
         if rebuild is not None:
             held = mask.detach()
             self._add(y, lambda: rebuild() * held, None)

@@ -1,9 +1,12 @@
-"""A batch norm and the quantizer behind it in one kernel each way, which keeps its input only."""
+"""A batch norm and the quantizer behind it in one kernel each way, which keeps its input only.
+
+So is an activation function between the two, if it is one of :data:`FUNCTIONS`.
+"""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,30 @@ from qatlab.quant.dispatch import (
 from qatlab.quant.grid import Grid
 from qatlab.quant.memory import Memory
 
+# Activation functions that the kernels compute; the numbers are those of ``enum class Function``.
+FUNCTIONS: dict[type[nn.Module], int] = {
+    nn.Identity: 0,
+    nn.SiLU: 1,
+    nn.Hardswish: 2,
+    nn.GELU: 3,
+    nn.Sigmoid: 4,
+    nn.Hardsigmoid: 5,
+}
+NOTHING = nn.Identity()
+
+
+def in_kernel(activation: nn.Module) -> bool:
+    """Tell whether the kernels compute an activation function."""
+    return type(activation) in FUNCTIONS and getattr(activation, "approximate", "none") == "none"
+
+
+class _Way(NamedTuple):
+    """How a norm and what stands behind it are computed."""
+
+    call: Call
+    function: int
+    eps: float
+
 
 def norm_and_quantize(
     x: Tensor,
@@ -31,36 +58,46 @@ def norm_and_quantize(
     gradient_scale: float,
     offset: Tensor | None,
     ewgs: float,
+    activation: nn.Module = NOTHING,
 ) -> Tensor:
-    """Return ``fake_quantize(norm(x), ...)``; where it fits, without keeping ``norm(x)``.
+    """Return ``fake_quantize(activation(norm(x)), ...)``; where it fits, only ``x`` is kept.
+
+    The kernels' functions are within 1e-6 of torch's, so that a value that is as near to the middle
+    of two levels may fall to the other side; an evaluation computes with torch's.
 
     Args:
         x: ``(N, C, H, W)``.
         norm: in training its running statistics move, as by a call.
         parameter: see :func:`~qatlab.quant.grid.fake_quantize`, as all others.
+        activation: one that is :func:`in_kernel`.
     """
+
+    def one_by_one() -> Tensor:
+        values = activation(norm(x))
+        return fake_quantize_fused(values, parameter, grid, gradient_scale, offset, ewgs)
+
+    function = FUNCTIONS[type(activation)]
     tracks = norm.track_running_stats and norm.momentum is not None and norm.affine
     moves = norm.training and tracks
-    constant = not norm.training and tracks and not torch.is_grad_enabled()
+    constant = not (norm.training or function or torch.is_grad_enabled()) and tracks
     if norm._forward_hooks or norm._forward_pre_hooks:  # somebody looks at the norm alone
-        return fake_quantize_fused(norm(x), parameter, grid, gradient_scale, offset, ewgs)
+        return one_by_one()
     enough = not on_gpu(x) and x.ndim == 4 and x.is_contiguous() and x.numel() > x.shape[1]
     learned = (parameter, offset, norm.weight, norm.bias, norm.running_mean, norm.running_var)
     if not (fits(x) and enough and (moves or constant) and readable(x, *learned)):
-        return fake_quantize_fused(norm(x), parameter, grid, gradient_scale, offset, ewgs)
-    call = Call(grid, gradient_scale, ewgs)
+        return one_by_one()
+    way = _Way(Call(grid, gradient_scale, ewgs), function, float(norm.eps))
     if moves and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     statistics = (torch.empty_like(norm.weight), torch.empty_like(norm.weight))
     result: Tensor = _NormQuantize.apply(
-        x, norm.weight, norm.bias, parameter, offset, statistics, norm, moves, call
+        x, norm.weight, norm.bias, parameter, offset, statistics, norm, moves, way
     )
-    if Memory.active is not None and result.requires_grad:
+    if Memory.active is not None and Memory.active.makes_again(x) and result.requires_grad:
         made_of, weight, bias, size, shift = held_by(x, norm.weight, norm.bias, parameter, offset)
-        eps = float(norm.eps)
 
         def again() -> Tensor:
-            return _normed_again(made_of, weight, bias, size, shift, statistics, eps, call)
+            return _normed_again(made_of, weight, bias, size, shift, statistics, way)
 
         Memory.active.quantized(result, x, again, partial(encoded, size, shift, grid))
     return result
@@ -73,15 +110,14 @@ def _normed_again(
     parameter: Tensor,
     offset: Tensor | None,
     statistics: tuple[Tensor, Tensor],
-    eps: float,
-    call: Call,
+    way: _Way,
 ) -> Tensor:
     """Return what :class:`_NormQuantize` has made of ``x``, from the statistics it found."""
     n, c, h, w = x.shape
-    y, settings = torch.empty_like(x), kernels.settings(*call)
+    y, settings = torch.empty_like(x), kernels.settings(*way.call)
     kernels.call(
-        *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w),
-        *(weight, bias, eps, -2.0, None, None, *statistics),
+        *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w, way.function),
+        *(weight, bias, way.eps, -2.0, None, None, *statistics),
     )
     return y
 
@@ -100,15 +136,27 @@ class _NormQuantize(torch.autograd.Function):
         statistics: tuple[Tensor, Tensor],
         norm: nn.BatchNorm2d,
         moves: bool,
-        call: Call,
+        way: _Way,
     ) -> Tensor:
         n, c, h, w = x.shape
         y = torch.empty_like(x)
-        ctx.settings = settings = kernels.settings(*call)
+        settings = kernels.settings(*way.call)
+        ctx.settings, ctx.function = settings, way.function
         momentum = float(norm.momentum or 0.0) if moves else -1.0
         kernels.call(
-            *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w),
-            *(weight, bias, float(norm.eps), momentum, norm.running_mean, norm.running_var),
+            *(
+                "norm_quantize_forward",
+                settings,
+                parameter,
+                offset,
+                x,
+                y,
+                n,
+                c,
+                h * w,
+                way.function,
+            ),
+            *(weight, bias, way.eps, momentum, norm.running_mean, norm.running_var),
             *statistics,
         )
         ctx.save_for_backward(x, weight, bias, parameter, offset, *statistics)
@@ -124,7 +172,7 @@ class _NormQuantize(torch.autograd.Function):
         grad_offset = None if offset is None else torch.empty_like(offset)
         kernels.call(
             *("norm_quantize_backward", ctx.settings, parameter, offset, x, grad, grad_x),
-            *(n, c, h * w, weight, bias, mean, inverse),
+            *(n, c, h * w, ctx.function, weight, bias, mean, inverse),
             *(grad_weight, grad_bias, grad_parameter, grad_offset),
         )
         return grad_x, grad_weight, grad_bias, grad_parameter, grad_offset, None, None, None, None

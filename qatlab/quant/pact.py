@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from qatlab.quant.dispatch import dorefa_weight_fused
+from qatlab.quant.functional import sat_inverse, sat_line, sat_position
 from qatlab.quant.grid import pact_grid
 from qatlab.quant.learned import ClipActivation
 from qatlab.quant.phase import Phase
@@ -65,6 +66,14 @@ class DorefaWeight(Quantizer):
         """Return half the distance of two levels; codes are odd. Of 1 bit: the mean size."""
         mean = weight.detach().abs().mean()
         return mean if self.n_steps == 1 else torch.ones_like(mean) / self.n_steps
+
+    def positions(self, weight: Tensor) -> Tensor:
+        """Return weights in [-1, 1] on the line of the levels."""
+        return sat_position(weight, sat_line(self.n_steps, "default"))
+
+    def weights_at(self, positions: Tensor, weight: Tensor) -> Tensor:
+        """Return the weights whose tanh, over the largest, lies there."""
+        return sat_inverse(positions, weight, sat_line(self.n_steps, "default"))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""

@@ -107,6 +107,25 @@ class Quantizer(nn.Module):
         """Return the number, or one for each channel, of which quantized weights are multiples."""
         raise NotImplementedError
 
+    def positions(self, weight: Tensor) -> Tensor:
+        """Return where weights lie between levels: rounded, they are the numbers of their levels.
+
+        What lies beyond the lowest or the highest level is at that level.
+
+        Args:
+            weight: float weights, ``(C_out, C_in, ...)``.
+        """
+        raise NotImplementedError
+
+    def weights_at(self, positions: Tensor, weight: Tensor) -> Tensor:
+        """Return the float weights at some :meth:`positions`.
+
+        Args:
+            positions: shape of ``weight``.
+            weight: those of the layer now, whose range is kept.
+        """
+        raise NotImplementedError
+
     def describe(self) -> dict[str, Any]:
         """Return the facts of this quantizer for ``layers.json``."""
         if not self.on_grid:

@@ -15,6 +15,9 @@ from qatlab.quant.functional import (
     Scaling,
     sat_divisor,
     sat_grid,
+    sat_inverse,
+    sat_line,
+    sat_position,
     sat_scaling,
     sat_unit_weight,
 )
@@ -85,6 +88,14 @@ class SatWeight(Quantizer):
         levels = sat_grid(sat_unit_weight(weight), self.n_steps, self.grid)
         step = torch.ones_like(levels[(0,) * levels.ndim]) / sat_divisor(self.n_steps, self.grid)
         return step / sat_scaling(levels, scaling=self.scaling) if self.scaling else step
+
+    def positions(self, weight: Tensor) -> Tensor:
+        """Return weights in [-1, 1] on the line of the levels."""
+        return sat_position(weight, sat_line(self.n_steps, self.grid))
+
+    def weights_at(self, positions: Tensor, weight: Tensor) -> Tensor:
+        """Return the weights whose tanh, over the largest, lies there."""
+        return sat_inverse(positions, weight, sat_line(self.n_steps, self.grid))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weights that the layer computes with in the present phase.

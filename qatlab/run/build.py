@@ -21,6 +21,7 @@ from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.quant.trace import trace
 from qatlab.run.weights import init_weights
 from qatlab.terminal import say
+from qatlab.training.distillation import Distillation
 from qatlab.training.forward import TrainingForward
 from qatlab.training.limits import check_trainer
 from qatlab.training.loss import Loss, check_network, losses_of
@@ -45,6 +46,7 @@ class Built:
     losses: Sequence[Loss]
     step: TrainingForward
     mixup: float
+    distillation: Distillation | None = None
 
     @property
     def classifies(self) -> bool:

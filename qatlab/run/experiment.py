@@ -27,6 +27,7 @@ from qatlab.run.build import INSTANTIATED, Built, build
 from qatlab.run.environment import begin, environment
 from qatlab.run.layers import print_table
 from qatlab.run.plan import build_for_target
+from qatlab.run.teacher import distillation_of, teacher_of
 from qatlab.run.trackers import tracked
 from qatlab.run.trainer import callbacks_of, module_of, trainer_of
 from qatlab.run.weights import save_weights
@@ -57,7 +58,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _build(cfg: DictConfig) -> tuple[Built, dict[str, tuple[Obstacle, ...]]]:
+    teacher = teacher_of(cfg)
     built, found = build_for_target(cfg)
+    built.distillation = distillation_of(cfg, teacher, built)
     built.solver.build(built.model)  # arguments that the optimizer refuses are told now
     return built, found
 

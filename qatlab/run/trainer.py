@@ -16,10 +16,12 @@ from qatlab.run.trackers import make_tracker
 from qatlab.training.checkpoint import RunCheckpoint
 from qatlab.training.classifier import Classifier
 from qatlab.training.limits import INSTEAD, check_processes
+from qatlab.training.oscillation import Oscillation
 from qatlab.training.phase_schedule import PhaseSchedule
 from qatlab.training.progress import PhaseProgressBar
 from qatlab.training.random_state import RandomState
 from qatlab.training.schedule import Schedule
+from qatlab.training.transition_rate import TransitionRate
 
 
 def module_of(built: Built) -> Classifier:
@@ -33,6 +35,7 @@ def module_of(built: Built) -> Classifier:
         built.step,
         built.mixup,
         built.data.images_per_score,
+        built.distillation,
     )
 
 
@@ -55,7 +58,9 @@ def callbacks_of(cfg: DictConfig) -> tuple[list[Callback], RunCheckpoint]:
         advice = "Set the folder of the run with hydra.run.dir=."
         folder = checkpoints[0].folder
         raise wrong(f"callbacks.{key}.folder", folder, "${folder}/checkpoints", advice)
-    return chosen, checkpoints[0]
+    # In whatever order they were named: a step is scaled, then weights are frozen, then averaged.
+    order = {TransitionRate: 0, Oscillation: 1}
+    return sorted(chosen, key=lambda one: order.get(type(one), 2)), checkpoints[0]
 
 
 def trainer_of(

@@ -23,6 +23,7 @@ from qatlab.quant import (
     release_weights,
     warnings_of,
 )
+from qatlab.training.distillation import Distillation
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import IGNORED, Loss, as_tuple
 from qatlab.training.mixup import Mixup
@@ -45,6 +46,7 @@ class Classifier(LightningModule):
         step: computes the network in training.
         mixup: parameter of :class:`Mixup`; 0 trains on the images as they are.
         images_per_score: test images in a row whose mean loss is one score of an anomaly.
+        distillation: adds what a teacher says; None for labels alone.
 
     Attributes:
         classifies: whether the first output stands for a class; if not, there is no accuracy.
@@ -63,6 +65,7 @@ class Classifier(LightningModule):
         step: TrainingForward,
         mixup: float = 0.0,
         images_per_score: int = 1,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
         self.step = step
@@ -72,6 +75,7 @@ class Classifier(LightningModule):
         self.position = position
         self.mixup = Mixup(mixup)
         self.images_per_score = images_per_score
+        self.distillation = distillation
         self.classifies = losses[0].classifies
         self.num_classes = num_classes
         # Plain sums: a metric object costs several times as much in each training step.
@@ -137,6 +141,8 @@ class Classifier(LightningModule):
         if mixed is not None:
             of_partners = self._losses(outputs, images, labels[mixed.partners])
             losses = of_partners.lerp(losses, mixed.share)
+        if self.distillation is not None:
+            losses = self.distillation(losses, outputs[0], images)
         loss = losses.mean()
         with torch.no_grad():
             self._train_sums += self._sums(losses, outputs, labels)

@@ -17,8 +17,13 @@ from qatlab.training.checkpoint import load
 from qatlab.training.weight_average import TRAINED
 
 AVERAGED = ("callbacks=[ema,reestimate_norms]", "callbacks.ema.decay=0.9")
+HELD = ("callbacks.oscillation.freeze=0", "callbacks.oscillation.momentum=0.5")
 EVERYTHING = (
-    *AVERAGED,
+    *(
+        "callbacks=[ema,reestimate_norms,freezing,dampening,transition_rate]",
+        "callbacks.ema.decay=0.9",
+        *HELD,
+    ),
     *("solver=sat", "mixup=0.4", "data.random_erasing=0.5"),
     *("loss.label_smoothing=0.1", "trainer.gradient_clip_val=1.0"),
 )
@@ -29,12 +34,24 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "metrics.csv").open()))
 
 
-def test_a_killed_run_with_all_options_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    killed, whole = killed_and_whole(tmp_path, "SIGKILL 3 5", *EVERYTHING, *ACCUMULATED)
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    ended = run(folder, *SETTINGS, *SHORT, in_folder(folder))
+    assert ended.code == 0, ended.output
+    return folder
+
+
+def test_a_killed_run_with_all_options_equals_an_uninterrupted_one(
+    teacher: Path, tmp_path: Path
+) -> None:
+    words = (*EVERYTHING, *ACCUMULATED, f"distill={teacher}")
+    killed, whole = killed_and_whole(tmp_path, "SIGKILL 3 5", *words)
     assert_identical(killed, whole)
     groups = load(whole / "checkpoints" / "last.ckpt")["optimizer_states"][0]["param_groups"]
     decays = {group["name"]: group["weight_decay"] for group in groups}
     assert decays == {"weights": 4e-5, "norms_and_biases": 0.0, "quantizers": 0.0}
+    assert float(rows(whole)[-1]["quant/fc2/frozen"]) > 0
     # Half a cosine over each phase of two epochs, from the rate of an update of 2 x 30 images.
     rates = [float(row["lr"]) for row in rows(whole)]
     assert rates == pytest.approx([0.05 * 60 / 256, 0.025 * 60 / 256] * 2)
@@ -53,6 +70,21 @@ def test_a_killed_run_equals_an_uninterrupted_one(
     tmp_path: Path, place: str, settings: tuple[str, ...]
 ) -> None:
     assert_identical(*killed_and_whole(tmp_path, f"SIGKILL {place}", *settings))
+
+
+def test_a_teacher_of_other_images_is_refused(teacher: Path, told: Told, tmp_path: Path) -> None:
+    range_of = (
+        "+data.transforms.range={_target_: qatlab.data.transforms.RangeAffine, "
+        "first_operator: divides, first_value: [128]}"
+    )
+    for words, sentence in (
+        ([f"distill={tmp_path}"], f"distill.teacher={tmp_path}: |has no config.yaml"),
+        ([f"distill.teacher={teacher}", "distill.weight=0"], "distill.weight=0 is wrong"),
+        ([f"distill={teacher}", range_of], "was trained with other data.transforms"),
+        (["distill=3"], "distill=3 is wrong|the folder of a run"),
+        (["distill={teecher: x}"], "distill.teecher is unknown|'teacher'"),
+    ):
+        check(told(*words), tuple(sentence.split("|")))
 
 
 def test_the_average_is_what_is_tested_and_handed_on(tmp_path: Path) -> None:

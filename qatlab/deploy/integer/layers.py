@@ -294,7 +294,8 @@ def site(state: State, name: str, quantizer: ActivationQuantizer, node: Any) -> 
     if quantizer.norm is not None:
         parts = scaled(state, name, _before_scaling(state, node), *folded(name, quantizer.norm))
     if isinstance(quantizer.activation, nn.Hardsigmoid):  # what is left is to clip to 0 and 1
-        parts = scaled(state, name, _before_scaling(state, node), np.array(1 / 6), np.array(0.5))
+        before = parts if quantizer.norm is not None else _before_scaling(state, node)
+        parts = scaled(state, name, before, np.array(1 / 6), np.array(0.5))
     several = len(parts.values) > 1 or parts.order is not None or parts.index is not None
     base = f"{name}_each" if parts.pools and not several else name
     names = [base] if not several else [f"{base}[{i}]" for i in range(len(parts.values))]
@@ -353,11 +354,12 @@ def looked_up(
     several = len(parts.values) > 1 or parts.order is not None
     values: list[Value] = []
     for i, part in enumerate(parts.values):
-        if not isinstance(part, Coded):
+        if not isinstance(part, Coded) or quantizer.norm is not None:
+            behind = "" if quantizer.norm is None else "the batch norm behind "
             raise ConfigError(
-                f"{told} reads {state.paths[node]}, which is no codes, so whole numbers have no "
-                "table of it: set quant.inputs_of_functions=true for a site in front of it, and "
-                "let no rule take its bits away."
+                f"{told} reads {behind}{state.paths[node]}, which is no codes, so whole numbers "
+                "have no table of it: set quant.inputs_of_functions=true for a site in front of "
+                "it, and let no rule take its bits away."
             )
         offset = settled(part.offset)
         read = replace(part.codes, offset=float(offset)) if offset.ndim == 0 else None

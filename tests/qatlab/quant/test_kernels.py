@@ -22,7 +22,7 @@ from qatlab.quant.dispatch import (
 )
 from qatlab.quant.functional import GRIDS, Scaling, dorefa_weight, sat_weight
 from qatlab.quant.grid import Grid, cg_pact_grid, fake_quantize, lsq_grid, pact_grid
-from qatlab.quant.normed import norm_and_quantize
+from qatlab.quant.normed import FUNCTIONS, NOTHING, norm_and_quantize
 
 METHODS = {
     "cg_pact": (cg_pact_grid, 1.3),
@@ -144,7 +144,10 @@ def test_the_kernels_tanh_is_tanh() -> None:
 class Normed:
     """A batch norm and what it and a quantizer make of ``x``, together or one by one."""
 
-    def __init__(self, channels: int, training: bool = True) -> None:
+    def __init__(
+        self, channels: int, training: bool = True, activation: nn.Module = NOTHING
+    ) -> None:
+        self.activation = activation
         self.norm = nn.BatchNorm2d(channels).train(training)
         with torch.no_grad():
             self.norm.weight.copy_(randn(channels, seed=3))  # of both signs
@@ -152,20 +155,45 @@ class Normed:
             self.norm.running_mean.copy_(randn(channels, seed=5))
 
     def fast(self, x: Tensor, p: Tensor, grid: Grid, offset: Tensor | None = None) -> Tensor:
-        return norm_and_quantize(x, self.norm, p, grid, 0.5, offset, 0.0)
+        return norm_and_quantize(x, self.norm, p, grid, 0.5, offset, 0.0, self.activation)
 
     def slow(self, x: Tensor, p: Tensor, grid: Grid, offset: Tensor | None = None) -> Tensor:
-        return fake_quantize(self.norm(x), p, grid, 0.5, offset)
+        return fake_quantize(self.activation(self.norm(x)), p, grid, 0.5, offset)
 
 
-@pytest.mark.parametrize("size", [(6, 5, 17, 13), (40, 3, 1, 1), (2, 64, 40, 30), (1, 2, 70, 70)])
+# Rows of many elements, and channels that are taken together: of one tile, and of several.
+NORMED_SIZES = [
+    *((6, 5, 17, 13), (40, 3, 1, 1), (2, 64, 40, 30), (1, 2, 70, 70)),
+    *((130, 40, 3, 3), (3, 300, 1, 2), (2, 5, 11, 9), (70, 37, 2, 3)),
+]
+
+
+@pytest.mark.parametrize("size", NORMED_SIZES)
 @pytest.mark.parametrize("grid", [cg_pact_grid(255, False), lsq_grid(15, True)])
 def test_norm_and_quantizer_together_are_the_two(size: tuple[int, ...], grid: Grid) -> None:
+    assert_together_as_apart(size, grid, NOTHING)
+
+
+@pytest.mark.parametrize("size", [(6, 5, 17, 13), (70, 37, 3, 3)])
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("grid", [cg_pact_grid(15, False), lsq_grid(255, True)])
+@pytest.mark.parametrize("spread", [1.0, 60.0])
+def test_a_function_between_them_is_that_of_torch(
+    size: tuple[int, ...], function: type[nn.Module], grid: Grid, spread: float
+) -> None:
+    assert_together_as_apart(size, grid, function(), spread)
+
+
+def assert_together_as_apart(
+    size: tuple[int, ...], grid: Grid, activation: nn.Module, spread: float = 1.0
+) -> None:
+    """The same results, gradients and statistics of what has this spread behind the norm."""
     x = 2 * randn(*size) + 1
     parameter = torch.tensor(2.0 if grid.divisor > 1 else 0.2)
     found = []
     for name in ("fast", "slow"):
-        normed = Normed(size[1])
+        normed = Normed(size[1], activation=activation)
+        normed.norm.weight.data *= spread
         p, leaf = parameter.clone().requires_grad_(), x.clone().requires_grad_()
         y = getattr(normed, name)(leaf, p, grid)
         gradients = torch.autograd.grad(
@@ -178,6 +206,13 @@ def test_norm_and_quantizer_together_are_the_two(size: tuple[int, ...], grid: Gr
     assert ((y - y2).abs() > 1e-6).sum() <= 1e-5 * y.numel()
     for a, b in zip(fast, slow, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5 * (b.abs().max() + 1))
+
+
+def test_an_evaluation_computes_the_function_as_torch_does() -> None:
+    normed, p = Normed(16, training=False, activation=nn.SiLU()), torch.tensor(0.1)
+    x, grid = randn(20, 16, 30, 30), lsq_grid(255, True)
+    with torch.no_grad():
+        assert torch.equal(normed.fast(x, p, grid), normed.slow(x, p, grid))
 
 
 @pytest.mark.parametrize("case", ["evaluation", "channels_last", "no affine", "no momentum"])

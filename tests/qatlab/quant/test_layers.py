@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qatlab.quant import Phase, SatWeight
+from qatlab.quant import MODES, Memory, Phase, SatWeight, dispatch
 from qatlab.quant.layers import QuantConv2d, QuantLinear, hold_weights, release_weights
 
 
@@ -141,3 +143,26 @@ def test_weights_are_dropped_in_training_only(held: bool) -> None:
     kept = dropped != 0
     assert kept.float().mean().item() == pytest.approx(0.8, abs=0.03)  # of 5000: sigma 0.006
     torch.testing.assert_close(dropped[kept], whole[kept] / 0.8)
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_of_large_weights_are_those_of_small_ones(
+    bias: bool, mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    linear, x, upstream = nn.Linear(70, 30, bias), torch.randn(5, 70), torch.randn(5, 30)
+    quantizer = SatWeight(bits=4)
+    quantizer.phase = Phase.QUANTIZE
+    found = []
+    for large in (dispatch.LARGE, 1):
+        monkeypatch.setattr(dispatch, "LARGE", large)
+        layer = QuantLinear.of(copy.deepcopy(linear), quantizer)
+        read = x.clone().requires_grad_()
+        with Memory(mode) if mode else nullcontext():
+            y = layer(read)
+        y.backward(upstream, retain_graph=True)
+        y.backward(upstream)
+        found.append([y, *(leaf.grad for leaf in (read, *layer.parameters()))])
+    for plain, in_large_pages in zip(*found, strict=True):
+        assert torch.equal(plain, in_large_pages)

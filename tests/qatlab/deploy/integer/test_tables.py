@@ -80,6 +80,14 @@ def test_a_hardsigmoid_ends_at_1() -> None:
     assert network.codes["hardsigmoid"] == Codes(0, 10, site.step_size.item())
 
 
+def test_codes_that_a_norm_reads_are_not_looked_up() -> None:
+    relu, norm = nn.ReLU(), nn.BatchNorm2d(4)
+    layers = (nn.Conv2d(3, 4, 3), relu, norm, nn.SiLU(), nn.Flatten(), nn.Linear(144, 2))
+    model = convert(nn.Sequential(*layers))
+    with pytest.raises(ConfigError, match=r"3 \(SiLU\) reads the batch norm behind 1, which is no"):
+        lower(model, [PIXEL] * 3, EXAMPLE)
+
+
 def test_each_part_of_a_concatenation_has_its_table() -> None:
     torch.manual_seed(2)
     model = convert(Activated(lambda x: F.silu(torch.cat([F.relu(x), x * -0.5], 1)[:, 2:6])))
