@@ -26,10 +26,12 @@ RESCALE = "fixed32"
 
 
 def _qdq(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -> None:
+    from qatlab.deploy.onnx.fused import FusedWriter
     from qatlab.deploy.onnx.qdq import QdqWriter
     from qatlab.deploy.onnx.stored import lowest_opset
 
-    QdqWriter(network, lowest_opset(network, "qdq", reader), reader).write({})
+    writer = FusedWriter if reader.conventions.fused else QdqWriter
+    writer(network, lowest_opset(network, "qdq", reader), reader).write({})
 
 
 def _qonnx(network: IntegerNetwork, reader: Reader = READERS["qonnx"]) -> None:
@@ -63,6 +65,10 @@ BY_READER: Mapping[str, Callable[[IntegerNetwork], None]] = {
     for name, reader in READERS.items()
     if name not in FORMS
 }
+
+IN_INTEGERS = frozenset(  # forms, and readers of one, in which functions are tables of codes
+    {"integer", "c", *(name for name, own in READERS.items() if own.formats[0] == "integer")}
+)
 
 
 def obstacles(

@@ -10,6 +10,7 @@ import onnx
 
 from qatlab.deploy.integer import lower, with_rescale
 from qatlab.deploy.integer.narrowing import in_parts
+from qatlab.deploy.onnx.fused import FusedWriter
 from qatlab.deploy.onnx.graph import runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
@@ -20,6 +21,12 @@ from qatlab.deploy.readers import READERS, check_rescale, chosen
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
+
+WRITERS: dict[tuple[str, bool], type[QdqWriter]] = {  # by format, and whether layers are fused
+    ("qdq", False): QdqWriter,
+    ("qdq", True): FusedWriter,
+    ("qonnx", False): QonnxWriter,
+}
 
 
 def onnx_file(
@@ -64,8 +71,7 @@ def onnx_file(
         if network.is_narrow:
             facts["channels in parts"] = "{} of {}".format(*in_parts(network))
         return IntegerWriter(network, opset).write(facts)
-    writer = QonnxWriter if kind == "qonnx" else QdqWriter
-    return writer(network, opset, own).write(facts)
+    return WRITERS[kind, own.conventions.fused](network, opset, own).write(facts)
 
 
 def facts_of(trained: Trained, kind: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from qatlab.deploy.integer.lowering import Obstacle
-from qatlab.deploy.obstacles import check_target, forms_of, listed, obstacles, told
+from qatlab.deploy.obstacles import IN_INTEGERS, check_target, forms_of, listed, obstacles, told
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.errors import ConfigError
 from qatlab.run.build import Built, build
@@ -49,6 +49,6 @@ def _obstacles(cfg: DictConfig, built: Built) -> dict[str, tuple[Obstacle, ...]]
         codes, of_images = None, Obstacle("data.transforms", "", str(error))
     found = obstacles(built.model, codes, data.example_input(), forms_of(cfg.target))
     if of_images is not None:
-        found |= {form: (of_images, *found[form]) for form in ("integer", "c")}
+        found |= {form: (of_images, *found[form]) for form in IN_INTEGERS & found.keys()}
     check_target(cfg.target, found)
     return found

@@ -331,7 +331,7 @@ WRITERS: dict[type[ops.Operation], Callable[[Any, Any], None]] = {
     ops.Table: QdqWriter._table,
     ops.SumPool: QdqWriter._average,
     ops.Reinterpret: QdqWriter._reinterpret,
-    **dict.fromkeys(MOVES, QdqWriter._move),
+    **dict.fromkeys(MOVES, lambda writer, op: writer._move(op)),
 }
 # What accumulators, or their sums, come to when they are multiplied by a number.
 TERMS: dict[type[ops.Operation], Callable[[Any, Any, Reals], str]] = {

@@ -8,8 +8,8 @@ Source: the specification of the operators in Pappalardo et al. 2022, arXiv:2206
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,13 @@ from onnx import helper
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import NO_SIDES, Integers, Reals
-from qatlab.deploy.onnx.qdq import Floats, QdqWriter
+from qatlab.deploy.onnx.biases import BiasWriter
+from qatlab.deploy.onnx.graph import window
+from qatlab.deploy.onnx.qdq import Floats
 from qatlab.deploy.readers import READERS, Reader
 
 DOMAIN = "qonnx.custom_op.general"
+ONE = np.asarray(1, np.float32)
 # What these operators do where nothing is said.
 WINDOW: Mapping[str, list[int]] = {"strides": [1, 1], "pads": [0, 0, 0, 0]}
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -32,7 +35,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class QonnxWriter(QdqWriter):
+class QonnxWriter(BiasWriter):
     """Writes one network; weights are floats on their grid, and a Quant says which.
 
     Args:
@@ -47,28 +50,11 @@ class QonnxWriter(QdqWriter):
         self, network: IntegerNetwork, opset: int, reader: Reader = READERS["qonnx"]
     ) -> None:
         super().__init__(network, opset, reader)
-        self._biases: dict[str, Floats] = {}  # of the layers that are being summed up
+        self._sites: dict[str, Callable[[], str]] = {}
 
     def write(self, facts: Mapping[str, str]) -> onnx.ModelProto:
         """Return the file; see :meth:`~qatlab.deploy.onnx.qdq.QdqWriter.write`."""
         return _complete(super().write(facts))
-
-    def _total(self, op: ops.Weighted, unit: float) -> str:
-        """Return the sum of all terms; the last layer of them has the bias."""
-        bias = np.asarray(op.bias * unit, dtype=np.float32)
-        layers = [
-            name
-            for name in op.inputs
-            if isinstance(self.by_name[name], (ops.Convolve, ops.Multiply))
-        ]
-        self._biases = {}
-        if layers and bias.ndim < 2:
-            self._biases = {layers[-1]: np.broadcast_to(bias, self.shapes[layers[-1]][:1])}
-            op = replace(op, bias=np.array(0.0))
-        return super()._total(op, unit)
-
-    def _plus(self, x: str, constant: str) -> str:
-        return self.graph.node("Add", [x, constant])
 
     def _term(self, name: str, factor: Reals) -> str:
         op = self.by_name[name]
@@ -82,16 +68,13 @@ class QonnxWriter(QdqWriter):
         constants = [graph.constant(own) for own in numbers]
         return graph.node("BatchNormalization", [sums, *constants], epsilon=0.0)
 
-    def _layer(self, op: ops.Convolve | ops.Multiply, factor: Reals) -> list[str]:
-        inputs, bias = super()._layer(op, factor), self._biases.get(op.name)
-        if isinstance(op, ops.Multiply) and bias is None:
-            bias = np.zeros(len(op.weight), np.float32)  # readers take no Gemm without
-        if bias is not None and (bias.any() or isinstance(op, ops.Multiply)):
-            inputs.append(self.graph.constant(bias, f"{op.name}_bias"))
-        return inputs
-
     def _pooled(self, op: ops.SumPool, x: str) -> str:
-        if op.kernel == self.shapes[op.inputs[0]][1:] and op.padding == NO_SIDES:
+        shape = self.shapes[op.inputs[0]]
+        if self.conventions.averages_by_layers:
+            ones = self.weights(np.ones((shape[0], 1, *op.kernel), np.int64), ONE, op.name)
+            sums = self.graph.node("Conv", [x, ones], group=shape[0], **window(op))
+            return self._times(sums, np.array(1 / math.prod(op.kernel)), op.name)
+        if op.kernel == shape[1:] and op.padding == NO_SIDES:
             return self.graph.node("GlobalAveragePool", [x], op.name)
         return super()._pooled(op, x)
 
@@ -130,10 +113,21 @@ class QonnxWriter(QdqWriter):
             x = graph.node("Clip", [x, low if codes.low else "", high])
         if not signed:
             x = graph.node("Relu", [x])  # changes nothing, but is what unsigned codes are read with
-        real = self._quant(x, np.float32(codes.step), bits, signed, narrow, name)
-        if codes.offset:
-            real = graph.node("Add", [real, graph.constant(np.float32(codes.offset))])
-        self.tensors[name] = real
+
+        def made() -> str:
+            real = self._quant(x, np.float32(codes.step), bits, signed, narrow, name)
+            if codes.offset:
+                real = graph.node("Add", [real, graph.constant(np.float32(codes.offset))])
+            return real
+
+        if self.conventions.quant_for_each:
+            self._sites[name] = made
+        else:
+            self.tensors[name] = made()
+
+    def real(self, name: str) -> str:
+        """Return the real numbers that a result stands for."""
+        return self._sites[name]() if name in self._sites else super().real(name)
 
     def _quant(
         self,

@@ -176,9 +176,15 @@ def _hls4ml(file: Any) -> Callable[[Floats], Floats]:
         model, granularity="name", backend="Vitis", default_precision=PRECISION
     )
     config["Model"]["Strategy"] = "Resource"
+    for node in model.graph.node:
+        if any(one.name == "group" and one.i > 1 for one in node.attribute):
+            # If not, hls4ml multiplies a norm into such weights, though it has their quantizer.
+            for layer in (node.name, f"DepthwiseConv2D_{node.name}"):
+                own = config["LayerName"].setdefault(layer, {})
+                own.setdefault("Precision", {})["result"] = PRECISION
     folder = tempfile.TemporaryDirectory(prefix="qatlab_hls4ml_")
     program = hls4ml.converters.convert_from_onnx_model(
-        model, output_dir=folder.name, io_type="io_parallel", backend="Vitis", hls_config=config
+        model, output_dir=folder.name, io_type="io_stream", backend="Vitis", hls_config=config
     )
     program.compile()
 

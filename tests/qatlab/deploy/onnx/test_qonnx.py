@@ -166,3 +166,32 @@ def test_what_a_reader_does_not_take_is_told_by_layer_and_operator(
     assert QonnxWriter(network, 13).write({})
     with pytest.raises(ConfigError, match=words):
         QonnxWriter(network, 13, READERS[reader]).write({})
+
+
+def test_hls4ml_is_given_a_quantizer_for_each_that_reads_a_site_and_averages_as_layers() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.more = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+            self.pool, self.fc = nn.AvgPool2d(4), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.relu1(self.stem(x))
+            x = self.pool(self.relu2(self.more(x) + x))
+            return self.fc(x.flatten(1))
+
+    network = lowered(Residual())
+    graph = (file := QonnxWriter(network, 14, READERS["hls4ml"]).write({})).graph
+    quants = [node for node in graph.node if node.op_type == "Quant"]
+    for quant in quants:
+        read = [node for node in graph.node if quant.output[0] in node.input]
+        assert len(read) == 1
+    of_relu1 = [node for node in quants if node.output[0].startswith("relu1")]
+    assert len(of_relu1) == 2
+    assert of_relu1[0].input == of_relu1[1].input
+    kinds = [node.op_type for node in graph.node]
+    assert not {kind for kind in kinds if "Pool" in kind}
+    groups = [attributes(node)["group"] for node in graph.node if node.op_type == "Conv"]
+    assert groups == [1, 1, 4]
+    assert_computes(file, network)
