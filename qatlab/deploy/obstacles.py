@@ -61,6 +61,10 @@ BY_READER: Mapping[str, Callable[[IntegerNetwork], None]] = {
 }
 OF_FLOATS = ("qdq", "qonnx")  # forms in which parts of a network may stay float
 
+IN_INTEGERS = frozenset(  # forms, and readers of one, in which functions are tables of codes
+    {"integer", "c", *(name for name, own in READERS.items() if own.formats[0] == "integer")}
+)
+
 
 def obstacles(
     model: nn.Module,

@@ -10,6 +10,7 @@ import onnx
 
 from qatlab.deploy.integer import with_rescale
 from qatlab.deploy.integer.lowering import try_to_lower
+from qatlab.deploy.integer.narrowing import in_parts
 from qatlab.deploy.onnx import float_parts
 from qatlab.deploy.onnx.graph import runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
@@ -54,7 +55,10 @@ def onnx_file(
         facts |= {"runtime": runtime(opset), "rescale": rescale}
         if network.output.function:
             facts["left out"] = network.output.function
-        return IntegerWriter(with_rescale(network, rescale), opset).write(facts)
+        network = with_rescale(network, rescale)
+        if network.is_narrow:
+            facts["channels in parts"] = "{} of {}".format(*in_parts(network))
+        return IntegerWriter(network, opset).write(facts)
     example, writer = data.example_input(), WRITERS[kind, own.conventions.fused]
     network, obstacles = try_to_lower(model, [AS_GIVEN] * data.in_channels, example)
     if not obstacles:

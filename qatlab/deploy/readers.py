@@ -91,7 +91,10 @@ READERS: dict[str, Reader] = {
                 "integer": "computes sums of 64 bits in 32",
                 "qdq": "moves quantizers to compute in 8 bits",
             },
-            advice={"qdq": "compile it with INFERENCE_PRECISION_HINT=f32, as it has bfloat16"},
+            advice={
+                "qdq": "compile it with INFERENCE_PRECISION_HINT=f32, as it computes in bfloat16 "
+                "where the processor has that"
+            },
             tried="2026.4.1",
             conventions=Conventions(rounds=True),
         ),

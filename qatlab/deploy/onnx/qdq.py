@@ -287,6 +287,9 @@ class QdqWriter:
     def site(self, op: ops.Rescale | ops.Table, x: str) -> None:
         """Write the codes of a site; ``x`` are the real numbers above its offset."""
         graph, codes, name = self.graph, op.codes, op.name
+        if self.conventions.rounds:
+            self._rounded(op, x)
+            return
         kind = container(min(codes.low, 0), codes.high, graph.opset, of_bytes=True)
         if kind is None:
             raise ConfigError(
@@ -306,15 +309,20 @@ class QdqWriter:
             lowest = graph.constant(low) if codes.low else ""
             x = graph.node("Clip", [x, lowest, graph.constant(high)])
         scale = graph.constant(np.float32(codes.step))
-        if self.conventions.rounds:
-            rounded = graph.node("Round", [graph.node("Div", [x, scale])], f"{name}_codes")
-            x = graph.node("Mul", [rounded, scale])
-            offset = graph.constant(np.float32(codes.offset)) if codes.offset else ""
-            self.tensors[name] = self._plus(x, offset) if offset else x
-            return
         zero = graph.constant(np.array(0), kind=kind)
         made = graph.node("QuantizeLinear", [x, scale, zero], f"{name}_codes")
         self.stored[name] = Stored(made, scale, zero, kind, codes.offset)
+
+    def _rounded(self, op: ops.Rescale | ops.Table, x: str) -> None:
+        """Write a site in floats: OpenVINO moves what it takes for quantizers."""
+        graph, codes, name = self.graph, op.codes, op.name
+        ends = [graph.constant(np.float32(end * codes.step)) for end in (codes.low, codes.high)]
+        scale = graph.constant(np.float32(codes.step))
+        steps = graph.node("Div", [graph.node("Clip", [x, *ends]), scale])
+        real = graph.node("Mul", [graph.node("Round", [steps], f"{name}_codes"), scale])
+        if codes.offset:
+            real = self._plus(real, graph.constant(np.float32(codes.offset)))
+        self.tensors[name] = real
 
 
 def _is_bare(op: ops.Rescale | ops.Table) -> bool:
