@@ -234,13 +234,16 @@ class _Site(nn.Module):
 
     def __init__(self, quantizer: ActivationQuantizer, path: str) -> None:
         super().__init__()
-        self.norm = nn.Identity() if quantizer.norm is None else quantizer.norm
+        # In a tuple: it stays registered where it is, and the site may be a module inside of it.
+        self._norm = () if quantizer.norm is None else (quantizer.norm,)
         # Not always the activation: in the place of a ReLU6 the grid may end above 6.
         self.activation = nn.Identity() if quantizer.clips else quantizer.activation
         self.mark = _Mark(path)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.mark(self.activation(self.norm(x)))
+        for norm in self._norm:
+            x = norm(x)
+        result: Tensor = self.mark(self.activation(x))
         return result
 
 

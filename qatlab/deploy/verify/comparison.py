@@ -140,8 +140,10 @@ class Comparison:
         self.outputs += apart.numel()
         agree = torch.ones(len(labels), dtype=torch.bool)
         known = torch.ones(len(labels), dtype=torch.bool)
-        for name, codes in found.codes.items():
-            site, theirs_here = self.sites.setdefault(name, Site()), expected.codes[name]
+        for name, theirs_here in expected.codes.items():  # in the order of computation
+            if name not in found.codes:
+                continue
+            site, codes = self.sites.setdefault(name, Site()), found.codes[name]
             other = codes != theirs_here
             site.add(other, exact.positions[name], agree, known)
             agree &= ~other.flatten(1).any(1)
@@ -211,8 +213,10 @@ def _from_tie(position: Tensor) -> float:
 def _is_tie(found: Answer, expected: Answer, exact: Answer, classifies: bool) -> bool:
     """Tell whether the answers to one image part at a tie."""
     known = True
-    for name, codes in found.codes.items():
-        theirs = expected.codes[name]
+    for name, theirs in expected.codes.items():  # in the order of computation
+        if name not in found.codes:
+            continue
+        codes = found.codes[name]
         other = codes != theirs
         if other.any():
             if known:

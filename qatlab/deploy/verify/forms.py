@@ -102,7 +102,8 @@ class FakeQuantized:
         """Compute; see :class:`Form`."""
         returned = self.model(images)
         outputs = (returned if isinstance(returned, Tensor) else returned[0]).double()
-        return Answer(outputs.flatten(1), dict(self._codes), dict(self._positions))
+        found = (_by_image(shown, len(images)) for shown in (self._codes, self._positions))
+        return Answer(outputs.flatten(1), *found)
 
     look_inside = __call__
 
@@ -194,7 +195,7 @@ class InOnnxruntime:
         for site, parts in self._parts.items():
             made = torch.from_numpy(np.concatenate([codes.pop(0) for _ in parts], 1)).double()
             found[site] = (made / self._units[site]).round()
-        return Answer(self._answered(outputs), found)
+        return Answer(self._answered(outputs), _by_image(found, len(images)))
 
     def _run(self, session: Any, names: Sequence[str], images: Tensor, pixels: Tensor) -> list[Any]:
         given = pixels if self.takes_bytes else images
@@ -208,6 +209,18 @@ class InOnnxruntime:
     def _refused(self, error: Exception) -> ConfigError:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return ConfigError(f"{self.name}: onnxruntime cannot compute it: {reason}")
+
+
+def _by_image(shown: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
+    """Return what sites show with the images in front, which windows of them may have been.
+
+    A site that has no place for each image is left out.
+    """
+    return {
+        site: values if len(values) == images else values.reshape(images, -1)
+        for site, values in shown.items()
+        if len(values) % images == 0
+    }
 
 
 def finished(outputs: Tensor, function: str) -> Tensor:

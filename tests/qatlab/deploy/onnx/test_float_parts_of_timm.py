@@ -13,9 +13,10 @@ from qatlab.deploy.onnx import float_parts
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.verify.comparison import compare
 from qatlab.deploy.verify.forms import FakeQuantized, InOnnxruntime
+from qatlab.models.timm_models import timm_model
 from qatlab.quant.learned import ActivationQuantizer
 
-timm = pytest.importorskip("timm")
+pytest.importorskip("timm")
 SMALL = {"vit_tiny_patch16_224": {"img_size": 64}, "swin_tiny_patch4_window7_224": {"img_size": 56}}
 
 
@@ -31,7 +32,7 @@ SMALL = {"vit_tiny_patch16_224": {"img_size": 64}, "swin_tiny_patch4_window7_224
 @pytest.mark.parametrize("method", ["lsq", "sat"])
 def test_onnxruntime_answers_what_was_trained(name: str, size: int, method: str) -> None:
     torch.manual_seed(0)
-    network = timm.create_model(name, num_classes=10, **SMALL.get(name, {}))
+    network = timm_model(name, 10, 3, options=SMALL.get(name))
     for path, parameter in network.named_parameters():
         if not parameter.any():  # such as a head or a gate that starts as zeros
             nn.init.normal_(parameter, std=0.1)
