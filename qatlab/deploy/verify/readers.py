@@ -27,6 +27,7 @@ from qatlab.errors import ConfigError, wrong
 
 Floats = NDArray[np.float32]
 PRECISION = "fixed<48,16>"  # of hls4ml where the file says none: scales and biases are floats there
+SUMS = "fixed<48,26>"  # of hls4ml, where it must be said: sums of bytes times bytes
 PACKAGES = {  # what has to be installed for a reader
     "onnxruntime": ("onnx", "onnxruntime"),
     "openvino": ("onnx", "openvino"),
@@ -187,7 +188,7 @@ def _hls4ml(file: Any) -> Callable[[Floats], Floats]:
             # If not, hls4ml multiplies a norm into such weights, though it has their quantizer.
             for layer in (node.name, f"DepthwiseConv2D_{node.name}"):
                 own = config["LayerName"].setdefault(layer, {})
-                own.setdefault("Precision", {})["result"] = PRECISION
+                own.setdefault("Precision", {})["result"] = SUMS
     folder = tempfile.TemporaryDirectory(prefix="qatlab_hls4ml_")
     program = hls4ml.converters.convert_from_onnx_model(
         model, output_dir=folder.name, io_type="io_stream", backend="Vitis", hls_config=config
