@@ -39,7 +39,7 @@ ROOMS = {
     # A network with its data, an integer network, a file. Nothing here knows runs.
     "qatlab.deploy": {
         *("qatlab.data", "qatlab.quant", "qatlab.results.record"),
-        *("torch", "numpy", "onnx", "onnxruntime"),
+        *("torch", "numpy", "onnx", "onnxruntime", "openvino", "qonnx", "hls4ml"),
     },
     "qatlab.results": {"numpy", "matplotlib"},
     "qatlab.config": {"qatlab.results", "qatlab.terminal", "hydra", "omegaconf", "filelock"},

@@ -15,7 +15,7 @@ from qatlab.cli.parser import Parser
 from qatlab.deploy.c_file import c_file
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
-from qatlab.deploy.readers import READERS, chosen
+from qatlab.deploy.readers import READERS, chosen, told
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError, wrong
 from qatlab.run.loading import load_arguments
@@ -100,6 +100,8 @@ def _write_onnx(trained: Trained, given: argparse.Namespace) -> str:
         f"biases at their bits take {table.size_bytes:,}. {entries['runtime']}. Checked."
         + _left_out(entries.get("left out"))
         + _in_float(json.loads(entries.get("float parts", "[]")), entries.get("batch"))
+        + _in_parts(entries.get("channels in parts"))
+        + "".join(f" {sentence}" for sentence in told(entries))
     )
 
 
@@ -118,6 +120,11 @@ def _left_out(function: str | None) -> str:
     if not function:
         return ""
     return f" The final {function} is left out: the outputs are its inputs."
+
+
+def _in_parts(channels: str | None) -> str:
+    """Return a sentence about channels whose sums take more than 24 bits."""
+    return f" Channels with sums in parts: {channels}." if channels else ""
 
 
 def _write_c(trained: Trained, path: Path, rescale: str) -> str:

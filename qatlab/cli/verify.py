@@ -14,8 +14,10 @@ from qatlab import files
 from qatlab.cli.parser import Parser
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.pixels import pixel_codes
+from qatlab.deploy.readers import told
 from qatlab.deploy.verify.comparison import Comparison, compare
-from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized
+from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized, read_onnx
+from qatlab.deploy.verify.readers import PACKAGES, check_reader, forms_in
 from qatlab.deploy.verify.trained import (
     batches_of,
     can_make_onnx,
@@ -85,15 +87,27 @@ def main(words: Sequence[str]) -> int:
         help="ONNX files of this run; by default one is exported",
     )
     parser.add_argument(
+        "--reader", help=f"a program that computes its file, too: {', '.join(PACKAGES)}"
+    )
+    parser.add_argument(
         "--tolerance", type=float, default=TOLERANCE, help="share of images whose class may change"
     )
     parser.add_argument("--json", type=Path, help="file for the numbers")
     given = parser.parse_args(words)
+    if given.reader is not None:
+        check_reader(given.reader)
     trained = load_arguments(given.run, given.checkpoint)
     data = trained.data
     check_outputs(trained, given.images)
     network, why_not = integers_of(trained)
-    others = forms_of(trained, network, given.rescale, given.onnx, given.tolerance)
+    if given.reader is None:
+        others = forms_of(trained, network, given.rescale, given.onnx, given.tolerance)
+    else:
+        others = forms_in(given.reader, trained, network, given.onnx, given.tolerance)
+    for path in given.onnx:
+        file, _ = read_onnx(path)
+        for sentence in told({entry.key: entry.value for entry in file.metadata_props}):
+            print(f"{path}: {sentence}")
     first = FakeQuantized(trained.model, positions=network is None)
     exact = None if network is None else AsIntegers(network, "float", 0.0)
     codes = [] if network is None else pixel_codes(data)
@@ -105,14 +119,14 @@ def main(words: Sequence[str]) -> int:
     _print(found)
     bits = {} if network is None else network.accumulator_bits
     widths = ", ".join(f"{name} {width}" for name, width in bits.items())
-    told = f"accumulator bits: {widths}." if network else f"no integers are compared: {why_not}"
-    print(f"{found[0].images:,} images; {told}")
+    inside = f"accumulator bits: {widths}." if network else f"no integers are compared: {why_not}"
+    print(f"{found[0].images:,} images; {inside}")
     if given.json is not None:
         forms = {form.name: form.to_json() for form in found}
         numbers = {"images": found[0].images, "forms": forms}
         files.write_json(given.json, {**numbers, "accumulator_bits": bits})
     failed = [form.name for form in found if not form.passes]
-    if not given.onnx and not can_make_onnx():
+    if not given.onnx and given.reader is None and not can_make_onnx():
         print(f"ONNX was not compared, as onnxruntime is not installed: {HINT}.")
     if failed:
         print(f"Beyond the tolerance: {', '.join(failed)}.", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +16,7 @@ from qatlab.deploy.c import check_c
 from qatlab.deploy.integer import Codes, IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import Obstacle, try_to_lower
 from qatlab.deploy.pixels import AS_GIVEN
+from qatlab.deploy.readers import READERS, Reader
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.quant import quantizers
 from qatlab.quant.calibration import as_if_started
@@ -24,25 +26,20 @@ from qatlab.quant.evaluating import evaluating
 RESCALE = "fixed32"
 
 
-def _qdq(network: IntegerNetwork) -> None:
-    from qatlab.deploy.onnx.qdq import QdqWriter
+def _floats(network: IntegerNetwork, kind: str, reader: Reader) -> None:
     from qatlab.deploy.onnx.stored import lowest_opset
+    from qatlab.deploy.onnx.writers import WRITERS
 
-    QdqWriter(network, lowest_opset(network)).write({})
-
-
-def _qonnx(network: IntegerNetwork) -> None:
-    from qatlab.deploy.onnx.qonnx import QonnxWriter
-    from qatlab.deploy.onnx.stored import lowest_opset
-
-    QonnxWriter(network, lowest_opset(network, of_floats=True)).write({})
+    opset = lowest_opset(network, kind, reader)
+    WRITERS[kind, reader.conventions.fused](network, opset, reader).write({})
 
 
-def _integer(network: IntegerNetwork) -> None:
+def _integer(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -> None:
     from qatlab.deploy.onnx.integer import IntegerWriter
     from qatlab.deploy.onnx.stored import lowest_opset
 
-    IntegerWriter(with_rescale(network, RESCALE), lowest_opset(network)).write({})
+    opset = lowest_opset(network, "integer", reader)
+    IntegerWriter(with_rescale(network, reader.rescale), opset).write({})
 
 
 def _c(network: IntegerNetwork) -> None:
@@ -51,11 +48,22 @@ def _c(network: IntegerNetwork) -> None:
 
 FORMS: Mapping[str, Callable[[IntegerNetwork], None]] = {
     "integer": _integer,
-    "qdq": _qdq,
-    "qonnx": _qonnx,
+    "qdq": partial(_floats, kind="qdq", reader=READERS["onnxruntime"]),
+    "qonnx": partial(_floats, kind="qonnx", reader=READERS["qonnx"]),
     "c": _c,
 }
+BY_READER: Mapping[str, Callable[[IntegerNetwork], None]] = {
+    name: partial(_integer, reader=reader)
+    if reader.formats[0] == "integer"
+    else partial(_floats, kind=reader.formats[0], reader=reader)
+    for name, reader in READERS.items()
+    if name not in FORMS
+}
 OF_FLOATS = ("qdq", "qonnx")  # forms in which parts of a network may stay float
+
+IN_INTEGERS = frozenset(  # forms, and readers of one, in which functions are tables of codes
+    {"integer", "c", *(name for name, own in READERS.items() if own.formats[0] == "integer")}
+)
 
 
 def obstacles(
@@ -74,15 +82,18 @@ def obstacles(
         model: what :func:`qatlab.quantize` returned, on the CPU.
         input_codes: those of each channel of the images; by default bytes from 0 to 1.
         example_input: ``(1, C, H, W)``; by default zeros in the shape that it was quantized for.
-        tried: of a network of which parts stay float, forms that are written, which takes seconds;
-            others of :data:`OF_FLOATS` are taken to have no obstacles.
+        tried: forms, and readers whose files are to be tried, too. Of a network of which parts
+            stay float, forms that are written, which takes seconds; others of :data:`OF_FLOATS` are
+            taken to have no obstacles.
 
     Returns:
-        By form, ``integer``, ``qdq``, ``qonnx`` and ``c``, the obstacles; none where it can leave.
+        By form, ``integer``, ``qdq``, ``qonnx``, ``c`` and the readers, the obstacles; none where
+        it can leave.
     """
+    asked = {**FORMS, **{name: BY_READER[name] for name in tried if name in BY_READER}}
     if not quantizers(model):
         reason = "the network is float: give it quantizers, such as quant=sat_4bit."
-        return dict.fromkeys(FORMS, (Obstacle("network", type(model).__name__, reason),))
+        return dict.fromkeys(asked, (Obstacle("network", type(model).__name__, reason),))
     meta: Any = model.meta
     example = torch.zeros(meta[IMAGE_SHAPE]) if example_input is None else example_input
     codes = [AS_GIVEN] * example.shape[1] if input_codes is None else input_codes
@@ -91,29 +102,30 @@ def obstacles(
         with torch.no_grad(), evaluating(model), as_if_started(model):
             network, found = try_to_lower(model, codes, example)
             if not found:
-                return {form: _of_form(network, form) for form in FORMS}
-            own = _of_floats(model, example, [form for form in OF_FLOATS if form in tried])
+                return {form: _of_form(network, form, write) for form, write in asked.items()}
+            own = _of_floats(model, example, [form for form in asked if form in tried])
             found = tuple(replace(one, in_float=not any(own.values())) for one in found)
-            return {form: own.get(form, found) for form in FORMS}
+            return {form: own.get(form, found) for form in asked}
     finally:
         logging.disable(logging.NOTSET)
 
 
 def forms_of(target: object) -> list[str]:
-    """Return the forms that ``target`` of the configuration asks for.
+    """Return the forms and readers that ``target`` of the configuration asks for.
 
     Raises:
-        ConfigError: for a form that there is not.
+        ConfigError: for one that there is not.
     """
     if target is None:
         return []
     asked = [target] if isinstance(target, str) else target
     for form in asked if isinstance(asked, Sequence) else [asked]:
-        if form not in FORMS:
-            hint = did_you_mean(str(form), FORMS)
+        if form not in FORMS and form not in BY_READER:
+            names = (*FORMS, *BY_READER)
+            hint = did_you_mean(str(form), names)
             raise ConfigError(
-                f"target={form} is no form of a network.{hint} Accepted: {', '.join(FORMS)}, a "
-                "list of these, or null."
+                f"target={form} is no form of a network and no reader.{hint} Accepted: "
+                f"{', '.join(names)}, a list of these, or null."
             )
     return [str(form) for form in asked]  # type: ignore[attr-defined] # a sequence, as seen above
 
@@ -168,24 +180,32 @@ def _of_floats(
 ) -> dict[str, tuple[Obstacle, ...]]:
     """Return what stands in the way of each form in which parts of a network stay float."""
     found: dict[str, tuple[Obstacle, ...]] = dict.fromkeys(OF_FLOATS, ())
+    tried = [name for name in tried if _form_and_reader(name)[0] in OF_FLOATS]
     if not (tried and find_spec("onnx") and find_spec("onnxscript")):
         return found
     from qatlab.deploy.onnx import float_parts
-    from qatlab.deploy.onnx.qdq import QdqWriter
-    from qatlab.deploy.onnx.qonnx import QonnxWriter
+    from qatlab.deploy.onnx.writers import WRITERS
 
-    writers = {"qdq": QdqWriter, "qonnx": QonnxWriter}
     try:
         marked = float_parts.Marked(model)
         exported = marked.export(example, marked.lowest_opset())
     except ConfigError as error:
         return found | dict.fromkeys(tried, (_obstacle("", error),))
     for form in tried:
+        kind, reader = _form_and_reader(form)
         try:
-            float_parts.write(exported, writers[form], {})
+            writer = WRITERS[kind, reader.conventions.fused]
+            float_parts.write(exported, writer, {}, reader)
         except ConfigError as error:
             found[form] = (_obstacle(form, error),)
     return found
+
+
+def _form_and_reader(name: str) -> tuple[str, Reader]:
+    """Return the form that is written for a form or a reader, and its reader."""
+    if name in FORMS:
+        return name, READERS["qonnx" if name == "qonnx" else "onnxruntime"]
+    return READERS[name].formats[0], READERS[name]
 
 
 def _obstacle(form: str, error: ConfigError) -> Obstacle:
@@ -193,11 +213,13 @@ def _obstacle(form: str, error: ConfigError) -> Obstacle:
     return Obstacle(str(error).partition(" ")[0].rstrip(":"), form, str(error))
 
 
-def _of_form(network: IntegerNetwork, form: str) -> tuple[Obstacle, ...]:
+def _of_form(
+    network: IntegerNetwork, form: str, write: Callable[[IntegerNetwork], None]
+) -> tuple[Obstacle, ...]:
     if form != "c" and not find_spec("onnx"):
         return ()  # nothing is written then; what can be known without it is known
     try:
-        FORMS[form](network)
+        write(network)
     except ConfigError as error:
         return (_obstacle(form, error),)
     return ()

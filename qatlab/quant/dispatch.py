@@ -41,7 +41,7 @@ def fake_quantize_fused(
         return fake_quantize(x, parameter, grid, gradient_scale, offset, ewgs)
     call = Call(grid, gradient_scale, ewgs)
     result: Tensor = _FakeQuantize.apply(x, parameter, offset, call)
-    if Memory.active is not None and result.requires_grad:
+    if Memory.active is not None and Memory.active.makes_again(x) and result.requires_grad:
         made_of, size, shift = held_by(x, parameter, offset)
         again = partial(_quantized, made_of, size, shift, call)
         Memory.active.quantized(result, x, again, partial(encoded, size, shift, grid))
@@ -80,10 +80,11 @@ def sat_weight_fused(
         return weight_by_definition(lambda w: sat_weight(w, *arguments, True), weight)
     if not fits(weight) or weight.numel() == 0:
         return sat_weight(weight, *arguments)
-    result: Tensor = _SatWeight.apply(weight, *arguments)
+    found = weight.new_empty(3)
+    result: Tensor = _SatWeight.apply(weight, found, *arguments)
     if Memory.active is not None and result.requires_grad:
         held = weight.detach()
-        again = lambda: _sat_quantized(held, *arguments)[1]  # noqa: E731
+        again = lambda: _sat_quantized(held, found, True, *arguments)[1]  # noqa: E731
         Memory.active.quantized(result, weight, again, _not_encoded)
     return result
 
@@ -95,10 +96,12 @@ def dorefa_weight_fused(weight: Tensor, n_steps: int) -> Tensor:
     """
     if n_steps == 1 or not fits(weight) or weight.numel() == 0:
         return weight_by_definition(partial(dorefa_weight, n_steps=n_steps), weight)
-    result: Tensor = _DorefaWeight.apply(weight, n_steps)
+    found = weight.new_empty(3)
+    result: Tensor = _DorefaWeight.apply(weight, found, n_steps)
     if Memory.active is not None and result.requires_grad:
         held = weight.detach()
-        again = lambda: _sat_quantized(held, n_steps, "default", True, False)[1]  # noqa: E731
+        arguments = (n_steps, "default", True, False)
+        again = lambda: _sat_quantized(held, found, True, *arguments)[1]  # noqa: E731
         Memory.active.quantized(result, weight, again, _not_encoded)
     return result
 
@@ -181,7 +184,7 @@ def _gpu() -> Any:
         return None
 
 
-def _dense(x: Tensor) -> tuple[Tensor, Tensor]:
+def dense(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``x``, copied if its memory has gaps, and an empty tensor of the same layout."""
     like = torch.empty_like(x)
     if like.stride() != x.stride():
@@ -208,7 +211,7 @@ def held_by(*tensors: Tensor | None) -> Any:
 def _quantized(x: Tensor, parameter: Tensor, offset: Tensor | None, call: Call) -> Tensor:
     if parameter.numel() > 1:
         x = x.contiguous()  # a row has to be one piece
-    x, y = _dense(x)
+    x, y = dense(x)
     if on_gpu(x):
         _gpu().fake_quantize_forward(x, parameter, offset, call.grid, y)
     else:
@@ -244,20 +247,32 @@ def _not_encoded(y: Tensor) -> None:
 
 
 def _sat_quantized(
-    weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: Scaling
+    weight: Tensor,
+    found: Tensor,
+    known: bool,
+    n_steps: int,
+    grid: str,
+    quantized: bool,
+    scaling: Scaling,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weight, laid out densely, what SAT makes of it, and the slope."""
-    weight, q = _dense(weight)
+    """Return the weight, laid out densely, what SAT makes of it, and the slope.
+
+    Args:
+        weight: float weights, any shape.
+        found: where a kernel of the CPU keeps what it finds, ``(3,)``.
+        known: whether it has found it earlier.
+        n_steps: see :func:`~qatlab.quant.functional.sat_weight`, as all others.
+    """
+    weight, q = dense(weight)
     fan = sat_fan(weight, scaling)
     if on_gpu(weight):
         slope: Tensor = _gpu().sat_weight_forward(weight, n_steps, grid, quantized, fan, q)
         return weight, q, slope
-    slope = weight.new_empty(())
     kernels.call(
-        *("sat_weight_forward", weight, q, slope, weight.numel()),
+        *("sat_weight_forward", weight, q, found, weight.numel(), known),
         *(n_steps, GRIDS.index(grid), quantized, float(fan)),
     )
-    return weight, q, slope
+    return weight, q, found[0]
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -276,7 +291,7 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, parameter, offset = ctx.saved_tensors
-        x = x.contiguous() if parameter.numel() > 1 else _dense(x)[0]
+        x = x.contiguous() if parameter.numel() > 1 else dense(x)[0]
         grad = as_laid_out(grads[0], x)
         grad_x = torch.empty_like(x)
         if on_gpu(x):
@@ -334,35 +349,33 @@ class _BlockZeroGradient(torch.autograd.Function):
 
 class _SatWeight(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, n_steps: int, grid: str, quantized: bool, scaling: Scaling
-    ) -> Tensor:
-        weight, q, slope = _sat_quantized(weight, n_steps, grid, quantized, scaling)
+    def forward(ctx: Any, weight: Tensor, found: Tensor, *arguments: Any) -> Tensor:
+        weight, q, slope = _sat_quantized(weight, found, False, *arguments)
         ctx.save_for_backward(weight, slope)
         return q
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return _through_tanh(ctx, grads[0])[0], None, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _through_tanh(ctx, grads[0])[0], None, None, None, None, None
 
 
 class _DorefaWeight(torch.autograd.Function):
     """SAT's values; the gradient flows through the maximum, too."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, n_steps: int) -> Tensor:
-        weight, q, slope = _sat_quantized(weight, n_steps, "default", True, False)
+    def forward(ctx: Any, weight: Tensor, found: Tensor, n_steps: int) -> Tensor:
+        weight, q, slope = _sat_quantized(weight, found, False, n_steps, "default", True, False)
         ctx.save_for_backward(weight, slope)
         return q
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         grad_weight, weight, grad, slope = _through_tanh(ctx, grads[0])
         # u = t / m, m = tanh(max|w|): du/dm = -t / m^2, dm/dw = (1 - m^2) sign(w) at the maximum.
         size = weight.abs()
         largest = size == size.amax()
         of_maximum = -(grad * weight.tanh()).sum() * (slope * slope - 1) / largest.sum()
-        return grad_weight + torch.where(largest, of_maximum * weight.sign(), 0.0), None
+        return grad_weight + torch.where(largest, of_maximum * weight.sign(), 0.0), None, None
 
 
 def _through_tanh(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

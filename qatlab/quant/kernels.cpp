@@ -150,6 +150,7 @@ inline float exp_of(float y) {
 }
 
 constexpr float SMALL = 0.625f;  // below it tanh is a polynomial
+constexpr index_t SAT_BLOCK = 512;  // weights of which one that is larger costs the exponentials
 
 // tanh after Cephes: a polynomial near 0, else by exp; error below 2 ulp.
 template <bool ALL_SMALL>
@@ -501,6 +502,19 @@ BackwardRow backward_row_of(Function function, bool ewgs, bool together) {
   }
 }
 
+// The sum over blocks of what `of` returns for one, added in order: repeatable.
+template <class Of>
+double sum_of_blocks(index_t n, int threads, Of of) {
+  const index_t blocks = (n + BLOCK - 1) / BLOCK;
+  std::vector<double> sums(blocks);
+#pragma omp parallel for num_threads(threads) if (n > PARALLEL)
+  for (index_t b = 0; b < blocks; ++b)
+    sums[b] = of(b * BLOCK, n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK);
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
 }  // namespace
 
 extern "C" {
@@ -531,29 +545,38 @@ void fake_quantize_backward(const Settings* settings, const float* parameter, co
   run(*settings, parameter, offset, x, g, gx, g_parameter, g_offset, rows, columns, threads);
 }
 
-// Returns in `slope` what the derivative of tanh is multiplied by.
-void sat_weight_forward(const float* w, float* q, float* slope, index_t n, std::int32_t n_steps,
-                        std::int32_t grid, std::int32_t quantized, float fan, int threads) {
+// `found` holds what the derivative of tanh is multiplied by, the largest tanh, and the constant of
+// scaling; the last two are read if they are known from an earlier call.
+void sat_weight_forward(const float* w, float* q, float* found, index_t n, std::int32_t known,
+                        std::int32_t n_steps, std::int32_t grid, std::int32_t quantized, float fan,
+                        int threads) {
   in_large_pages(q, n);
-  float largest = tanh_of<false>(largest_of(w, n, threads));
-  if (largest < std::ldexp(1.0f, -100)) largest = NAN;  // as sat_largest
+  if (!known) found[1] = tanh_of<false>(largest_of(w, n, threads));
+  if (found[1] < std::ldexp(1.0f, -100)) found[1] = NAN;  // as sat_largest
+  const float largest = found[1];
   const float steps = static_cast<float>(n_steps), half = static_cast<float>(n_steps / 2);
   const auto kind = static_cast<SatGrid>(grid);
   const SatBlock block = quantized ? sat_block_of<true>(kind) : sat_block_of<false>(kind);
 #pragma omp parallel for num_threads(threads) if (n > PARALLEL)
-  for (index_t first = 0; first < n; first += BLOCK)
-    block(w + first, q + first, n - first < BLOCK ? n - first : BLOCK, steps, half, largest);
+  for (index_t first = 0; first < n; first += SAT_BLOCK)
+    block(w + first, q + first, n - first < SAT_BLOCK ? n - first : SAT_BLOCK, steps, half,
+          largest);
   double factor = 1;
   if (kind == SatGrid::asymmetric) factor = 1 + 1 / (2.0 * half);
   if (kind == SatGrid::full_range) factor = 1 + 0.9998 / n_steps;  // clamped, too, as in N2D2
-  *slope = static_cast<float>(factor / largest);
+  found[0] = static_cast<float>(factor / largest);
   if (fan > 0) {  // constant scaling
-    const double mean = sum_of(q, n) / n;
-    const double variance = squares_of(q, n, static_cast<float>(mean)) / (n - 1);
-    const float scale = static_cast<float>(std::sqrt(variance * fan));
+    if (!known) {
+      const auto mean = static_cast<float>(
+          sum_of_blocks(n, threads, [q](index_t i, index_t m) { return sum_of(q + i, m); }) / n);
+      const double squares = sum_of_blocks(
+          n, threads, [q, mean](index_t i, index_t m) { return squares_of(q + i, m, mean); });
+      found[2] = static_cast<float>(std::sqrt(squares / (n - 1) * fan));
+    }
+    const float scale = found[2];
 #pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
     for (index_t i = 0; i < n; ++i) q[i] = q[i] / scale;
-    *slope = static_cast<float>(factor / largest / scale);
+    found[0] = static_cast<float>(factor / largest / scale);
   }
 }
 
@@ -561,8 +584,8 @@ void sat_weight_backward(const float* w, const float* g, float* gw, const float*
                          int threads) {
   in_large_pages(gw, n);
 #pragma omp parallel for num_threads(threads) if (n > PARALLEL)
-  for (index_t first = 0; first < n; first += BLOCK) {
-    const index_t count = n - first < BLOCK ? n - first : BLOCK;
+  for (index_t first = 0; first < n; first += SAT_BLOCK) {
+    const index_t count = n - first < SAT_BLOCK ? n - first : SAT_BLOCK;
     const auto block =
         all_small(w + first, count) ? sat_backward_block<true> : sat_backward_block<false>;
     block(w + first, g + first, gw + first, count, *slope);
@@ -662,6 +685,44 @@ void norm_quantize_backward(const Settings* settings, const float* parameter, co
   for (index_t number = 0; number < tiles; ++number) {
     step_sum += step_sums[number];
     offset_sum += offset_sums[number];
+  }
+  *g_parameter = static_cast<float>(step_sum * step.factor);
+  if (g_offset) *g_offset = static_cast<float>(offset_sum * settings->gradient_scale);
+}
+
+// Activation function and quantizer, without a norm.
+void function_quantize_forward(const Settings* settings, const float* parameter,
+                               const float* offset, const float* x, float* y, index_t n,
+                               std::int32_t function, int threads) {
+  const Step step(*settings, *parameter, offset ? *offset : 0.0f);
+  const ForwardRow row = forward_row_of(static_cast<Function>(function), false);
+  const float one = 1, zero = 0;
+#pragma omp parallel for num_threads(threads) if (n > PARALLEL)
+  for (index_t at = 0; at < n; at += BLOCK)
+    row(step, x + at, y + at, n - at < BLOCK ? n - at : BLOCK, &one, &zero);
+}
+
+void function_quantize_backward(const Settings* settings, const float* parameter,
+                                const float* offset, const float* x, const float* g, float* gx,
+                                index_t n, std::int32_t function, float* g_parameter,
+                                float* g_offset, int threads) {
+  const Step step(*settings, *parameter, offset ? *offset : 0.0f);
+  const BackwardRow row =
+      backward_row_of(static_cast<Function>(function), settings->ewgs != 0, false);
+  const float one = 1, zero = 0;
+  const index_t blocks = (n + BLOCK - 1) / BLOCK;
+  std::vector<double> step_sums(blocks), offset_sums(blocks);
+#pragma omp parallel for num_threads(threads) if (n > PARALLEL)
+  for (index_t b = 0; b < blocks; ++b) {
+    const index_t at = b * BLOCK;
+    Sums sums;
+    row(step, x + at, g + at, gx + at, n - at < BLOCK ? n - at : BLOCK, &zero, &one, &zero, sums);
+    step_sums[b] = sums.step[0], offset_sums[b] = sums.offset[0];
+  }
+  double step_sum = 0, offset_sum = 0;
+  for (index_t b = 0; b < blocks; ++b) {
+    step_sum += step_sums[b];
+    offset_sum += offset_sums[b];
   }
   *g_parameter = static_cast<float>(step_sum * step.factor);
   if (g_offset) *g_offset = static_cast<float>(offset_sum * settings->gradient_scale);

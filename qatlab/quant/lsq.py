@@ -131,7 +131,7 @@ class LsqActivation(ActivationQuantizer):
         """Return the factor on the gradient of the step for activations ``(N, ...)``."""
         if self.gradient_scaling == "none":
             return 1.0
-        count = x.numel() if self.gradient_scaling == "n2d2" else x[:1].numel()
+        count = x.numel() if self.gradient_scaling == "n2d2" else x.shape[1:].numel()
         return lsq_gradient_scale(count, self.grid.q_max)
 
 

@@ -64,6 +64,10 @@ class Memory:
         Memory.active = self._outer
         self._entries.clear()
 
+    def makes_again(self, x: Tensor) -> bool:
+        """Tell whether what a quantizer makes of ``x`` is made again in the backward pass."""
+        return self.mode != "keep" or x.is_leaf
+
     def quantized(
         self,
         y: Tensor,
@@ -80,7 +84,7 @@ class Memory:
             encode: turns values on the same grid into codes, and returns what decodes them; None
                 for more levels than codes have.
         """
-        if self.mode == "keep" and not x.is_leaf:
+        if not self.makes_again(x):
             return
         again: Rebuild | None = rebuild
         if self.mode == "compact" and self._find(x) is not None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from qatlab.config.targets import make
 from qatlab.data import ImageModule
-from qatlab.deploy.obstacles import forms_of
+from qatlab.deploy.obstacles import IN_INTEGERS, forms_of
 from qatlab.errors import ConfigError, wrong
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.quant.trace import trace
@@ -30,7 +30,6 @@ from qatlab.training.schedule import Schedule
 from qatlab.training.solver import AnySolver
 from qatlab.training.sync_norm import synchronise_norms
 
-IN_INTEGERS = {"integer", "c"}  # forms in which functions are tables of codes
 INSTANTIATED = ("data", "model", "quant", "solver", "loss")  # groups that become objects here
 
 

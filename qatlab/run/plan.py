@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from qatlab.deploy.integer.lowering import Obstacle
-from qatlab.deploy.obstacles import OF_FLOATS, check_target, forms_of, listed, obstacles, told
+from qatlab.deploy.obstacles import (
+    IN_INTEGERS,
+    OF_FLOATS,
+    check_target,
+    forms_of,
+    listed,
+    obstacles,
+    told,
+)
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.errors import ConfigError
 from qatlab.run.build import Built, build
@@ -60,6 +68,6 @@ def _obstacles(
         codes, of_images = None, Obstacle("data.transforms", "", str(error))
     found = obstacles(built.model, codes, data.example_input(), tried)
     if of_images is not None:
-        found |= {form: (of_images, *found[form]) for form in ("integer", "c")}
+        found |= {form: (of_images, *found[form]) for form in IN_INTEGERS & found.keys()}
     check_target(cfg.target, found)
     return found

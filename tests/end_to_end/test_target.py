@@ -60,9 +60,20 @@ def ran(
             "target=[qdq,integer] quant.rules.first.weight.bits=12",
             "target=integer: |conv1: weights of 12 bits are more than the 8 that|use --format qdq",
         ),
-        ("target=d", "target=d is no form of a network.|Accepted: integer, qdq, qonnx, c, a list"),
-        ("target=qonx", "target=qonx is no form of a network.|Did you mean 'qonnx'?"),
-        ("target=[c,intger]", "target=intger is no form of a network.|Did you mean 'integer'?"),
+        (
+            "target=d",
+            "target=d is no form of a network and no reader.|Accepted: integer, qdq, qonnx",
+        ),
+        ("target=hls5ml", "is no form of a network and no reader.|Did you mean 'hls4ml'?"),
+        ("target=qonx", "target=qonx is no form of a network and no reader.|Did you mean 'qonnx'?"),
+        (
+            "target=[c,intger]",
+            "target=intger is no form of a network and no reader.|Did you mean 'integer'?",
+        ),
+        (
+            "target=[qonnx,finn] +quant.rules.x={name:relu1,activation:{bits:null,n_steps:12}}",
+            "target=finn: the network cannot leave so: relu1 is written with Clip, which finn does",
+        ),
         ("target=[qdq,c] quant.rules.first.weight.bits=0", "quant.rules.first.weight"),
     ],
 )
@@ -147,6 +158,11 @@ class Swish(nn.Module):
         return result
 
 
+def test_a_reader_is_a_target_like_a_form(ran: Ran) -> None:
+    lines = ran("mode=plan", "target=[c,hls4ml]").splitlines()
+    assert lines[-1] == "Can be exported as integer, qdq, qonnx, c, hls4ml."
+
+
 @pytest.mark.parametrize(
     ("words", "in_front"),
     [
@@ -190,7 +206,7 @@ def test_a_layer_norm_stays_float_in_files_of_floats_only(
     assert len([line for line in lines if line.startswith(floats)]) == 1
     words = ["run", f"allow={__name__}"]
     assert run_command(["export", *words, "-o", "net.onnx"]) == 0
-    assert " In float between quantizers: 1 part (norm).\n" in capsys.readouterr().out
+    assert " In float between quantizers: 1 part (norm)." in capsys.readouterr().out
     facts = {entry.key: entry.value for entry in onnx.load("net.onnx").metadata_props}
     assert (facts["format"], facts["float parts"], facts["batch"]) == ("qdq", '["norm"]', "N")
     assert run_command(["export", *words, "-o", "net.c", "--format", "c"]) == 1

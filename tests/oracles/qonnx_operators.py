@@ -16,14 +16,16 @@ class Quant(OpRun):
     """Pappalardo et al. 2022, arXiv:2206.07527, section 3.
 
     clip(round(x / scale + zero), low, high) of so many bits, back to real numbers.
+    Narrow ones leave out the lowest.
     """
 
     op_domain = DOMAIN
 
     def _run(self, x: Any, scale: Any, zero: Any, bits: Any, **given: Any) -> tuple[Any]:
-        assert given == {"signed": given["signed"], "narrow": 0, "rounding_mode": "ROUND"}
-        signed = given["signed"]
-        low = -(2 ** (bits - 1)) if signed else 0
+        signed, narrow = given["signed"], given["narrow"]
+        assert given == {"signed": signed, "narrow": narrow, "rounding_mode": "ROUND"}
+        assert signed or not narrow
+        low = -(2 ** (bits - 1)) + narrow if signed else 0
         high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         index = np.clip(np.round(x / scale + zero), low, high)
         return (((index - zero) * scale).astype(np.float32),)

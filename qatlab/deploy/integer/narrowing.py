@@ -62,6 +62,22 @@ def narrowed(network: IntegerNetwork) -> IntegerNetwork:
     return IntegerNetwork(operations, network.sites, is_narrow=True)
 
 
+def in_parts(network: IntegerNetwork, bits: int = FLOAT) -> tuple[int, int]:
+    """Return for how many channels of sites one sum of few bits is not enough, and of how many.
+
+    Args:
+        network: in fixed point.
+        bits: of the sums, without their sign.
+    """
+    known = ranges(network)
+    needed = [
+        needs_parts(op, [known[name] for name in op.inputs], bits)
+        for op in network.operations
+        if isinstance(op, ops.FixedRescale)
+    ]
+    return sum(int(own.sum()) for own in needed), sum(map(len, needed))
+
+
 def ranges(network: IntegerNetwork) -> dict[str, Range]:
     """Return, by the name of each result of whole numbers, between which numbers it lies.
 

@@ -26,16 +26,18 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from qatlab.deploy.integer import operations as ops
-from qatlab.deploy.integer.folding import checked_size
+from qatlab.deploy.integer.folding import checked_size, folded
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Codes, Integers, Reals
 from qatlab.deploy.integer.weights import integer_weight
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.stored import opset_of_site, opset_of_weights
 from qatlab.deploy.pixels import AS_GIVEN
+from qatlab.deploy.readers import Reader, check_operators
 from qatlab.errors import ConfigError, wrong
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 from qatlab.quant.learned import ActivationQuantizer
@@ -94,14 +96,23 @@ class Marked:
         self.model, self.copied = model, copy.deepcopy(model).eval()
         self.weights: dict[str, tuple[Integers, Reals]] = {}
         self.sites: dict[str, Codes] = {}
-        for path, module in list(self.copied.named_modules()):
+        modules = list(self.copied.named_modules())
+        absorbed: dict[Any, str] = {
+            module.norm: path for path, module in modules if isinstance(module, ActivationQuantizer)
+        }
+        for path, module in modules:
             if isinstance(module, (QuantConv2d, QuantLinear)):
                 self._mark_weights(path, module)
+            elif isinstance(module, _BatchNorm) and module.track_running_stats:
+                folded(absorbed.get(module, path), module)  # refuses what are no numbers
             elif isinstance(module, ActivationQuantizer):
                 self.sites[path] = _codes(path, module)
                 parent, _, child = path.rpartition(".")
                 setattr(self.copied.get_submodule(parent), child, _Site(module, path))
         self.copied.float()
+        for name, value in self.copied.named_parameters():  # a mask of attention may be infinite
+            if not value.isfinite().all():
+                raise ConfigError(f"{name} holds values that are not finite.")
 
     def _mark_weights(self, path: str, layer: QuantConv2d | QuantLinear) -> None:
         mark: Any = _Mark(path)
@@ -304,18 +315,24 @@ def _codes(name: str, quantizer: ActivationQuantizer) -> Codes:
     return Codes(grid.q_min, grid.q_max, step, offset)
 
 
-def write(exported: Exported, kind: type[QdqWriter], facts: Mapping[str, str]) -> onnx.ModelProto:
+def write(
+    exported: Exported,
+    kind: type[QdqWriter],
+    facts: Mapping[str, str],
+    reader: Reader | None = None,
+) -> onnx.ModelProto:
     """Return the file.
 
     Args:
         exported: the network.
         kind: writes weights and sites in the format.
         facts: become its metadata.
+        reader: of the file; None for the first that takes the format.
 
     Raises:
-        ConfigError: for what its opset cannot say, naming layer or site.
+        ConfigError: for what its opset or its reader has not, naming layer or site.
     """
-    return _Writer(exported, kind).write(facts)
+    return _Writer(exported, kind, reader).write(facts)
 
 
 class _Writer:
@@ -331,7 +348,7 @@ class _Writer:
     - It rounds biases to whole numbers: they are an Add of their own.
     """
 
-    def __init__(self, exported: Exported, kind: type[QdqWriter]) -> None:
+    def __init__(self, exported: Exported, kind: type[QdqWriter], reader: Reader | None) -> None:
         self.exported, graph = exported, exported.file.graph
         image = ops.Input("image", (), AS_GIVEN, exported.shape)
         one, zero = np.ones(()), np.zeros(())
@@ -339,10 +356,13 @@ class _Writer:
             name: ops.Rescale(name, ("image",), (one,), zero, zero, codes)
             for name, codes in exported.sites.items()
         }
-        self.writer = kind(IntegerNetwork((image, *self.sites.values())), exported.opset)
-        self.in_two_steps = not kind.domain  # others are not for onnxruntime
+        network, opset = IntegerNetwork((image, *self.sites.values())), exported.opset
+        self.writer = kind(network, opset) if reader is None else kind(network, opset, reader)
+        # Others are not for onnxruntime.
+        self.in_two_steps = not (kind.domain or self.writer.conventions.fused)
         self.graph = self.writer.graph
-        self.graph.batch = exported.batch
+        if self.graph.batch == "N":
+            self.graph.batch = exported.batch
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.names = {graph.input[0].name: "image", "": ""}  # here, by those that torch gave
         self.readers: dict[str, set[str]] = defaultdict(set)  # operators that read a tensor
@@ -370,7 +390,8 @@ class _Writer:
             for name, sizes in others
         )
         onnx.checker.check_model(file)
-        return file
+        check_operators(self.writer.reader, "network", (node.op_type for node in file.graph.node))
+        return self.writer.completed(file)
 
     def _transposed_weights(self) -> dict[str, str]:
         """Return, by the output of a node for weights, that of the Transpose that reads it."""
@@ -404,7 +425,8 @@ class _Writer:
         if codes.offset:
             x = self.graph.node("Sub", [x, self.graph.constant(np.float32(codes.offset))])
         writer.site(self.sites[name], x)
-        if not self.in_two_steps or codes.offset or not self.readers[output] & JOINED:
+        two = self.in_two_steps and name in writer.stored
+        if not two or codes.offset or not self.readers[output] & JOINED:
             return writer.real(name)
         stored = writer.stored[name]
         whole = self.graph.node("Cast", [stored.codes], to=TensorProto.FLOAT)
@@ -419,7 +441,7 @@ class _Writer:
             inputs = inputs[:at]
         outputs = self.graph.take(node, inputs)
         if bias:
-            outputs = [self.graph.node("Add", [outputs[0], bias])]
+            outputs = [self.graph.node("Add", [bias, outputs[0]])]  # as in QdqWriter
         self.names.update(zip(node.output, outputs, strict=True))
 
     def _bias(self, node: onnx.NodeProto) -> str:

@@ -73,12 +73,15 @@ class Graph:
         opset: of the file.
         reserved: names that are given on demand only: those of layers and sites.
         domain: a further domain of operators, or "".
+        batch: how many images the file takes: a number, or a name for any.
     """
 
-    def __init__(self, opset: int, reserved: Iterable[str], domain: str = "") -> None:
+    def __init__(
+        self, opset: int, reserved: Iterable[str], domain: str = "", batch: int | str = "N"
+    ) -> None:
         self.opset, self.domain, self._reserved = opset, domain, frozenset(reserved)
-        self.batch: int | str = "N"  # the size of a batch, or a name for any
-        self._nodes: list[onnx.NodeProto] = []
+        self.batch = batch
+        self.nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._known: dict[tuple[Any, ...], str] = {}
         self._names: set[str] = set()
@@ -94,7 +97,7 @@ class Graph:
         """
         output = self._free(name)
         attributes = {key: value for key, value in attributes.items() if value is not None}
-        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
     def take(self, node: onnx.NodeProto, inputs: Sequence[str]) -> list[str]:
@@ -107,7 +110,7 @@ class Graph:
         outputs = [self._free("") if name else "" for name in node.output]
         made = helper.make_node(node.op_type, inputs, outputs, domain=node.domain)
         made.attribute.extend(node.attribute)
-        self._nodes.append(made)
+        self.nodes.append(made)
         return outputs
 
     def constant(self, values: ArrayLike, name: str = "", kind: int | None = None) -> str:
@@ -198,7 +201,7 @@ class Graph:
             )
         output = helper.make_tensor_value_info(answer, kind, [self.batch, *shape])
         graph = helper.make_graph(
-            self._nodes, PRODUCER, [image], [output], list(self._constants.values())
+            self.nodes, PRODUCER, [image], [output], list(self._constants.values())
         )
         opsets = [helper.make_opsetid("", self.opset)]
         if self.domain:

@@ -25,6 +25,7 @@ from qatlab.deploy.onnx.functions import FUNCTIONS
 from qatlab.deploy.onnx.graph import NARROW, Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, inside_kernel
 from qatlab.deploy.onnx.stored import stored
+from qatlab.deploy.readers import READERS, Reader, check_operators
 from qatlab.errors import ConfigError
 
 Floats = NDArray[np.float32]
@@ -57,14 +58,19 @@ class QdqWriter:
     Args:
         network: with float rescaling; its codes say what tensors are, in real numbers.
         opset: of the file.
+        reader: of the file.
     """
 
     domain = ""
+    batch: int | str = "N"
 
-    def __init__(self, network: IntegerNetwork, opset: int) -> None:
+    def __init__(
+        self, network: IntegerNetwork, opset: int, reader: Reader = READERS["onnxruntime"]
+    ) -> None:
+        self.reader, self.conventions = reader, reader.conventions
         self.network, self.codes, self.shapes = network, network.codes, network.shapes
         self.by_name = {op.name: op for op in network.operations}
-        self.graph = Graph(opset, self.by_name, self.domain)
+        self.graph = Graph(opset, self.by_name, self.domain, self.batch)
         self.tensors: dict[str, str] = {}  # the real numbers that a result stands for
         self.stored: dict[str, Stored] = {}  # results that are codes in the file
 
@@ -75,19 +81,31 @@ class QdqWriter:
             facts: become its metadata.
 
         Raises:
-            ConfigError: for what its opset cannot say, naming layer or site.
+            ConfigError: for what its opset or its reader has not, naming layer or site.
         """
+        before = 0
         image = self.graph.input("image", TensorProto.FLOAT, self.network.input.shape)
         for op in self.network.operations:
             if op.name in self.codes or op.group is ops.Group.ANSWER:
                 # Accumulators are written where they are read.
+                before = len(self.graph.nodes)
                 of_kind(WRITERS, op, "ONNX")(self, op)
+                self._check(op.name, before)
         output = self.network.output
         answer, shape = self.tensors[output.name], self.shapes[output.name]
         if output.function:
             answer = self.graph.node(LAST[output.function], [answer], axis=1)
         answer, sizes = self.graph.in_shape(answer, shape, output.shape, output.places)
-        return self.graph.model(image, answer, TensorProto.FLOAT, sizes, facts)
+        self._check("output", before)
+        return self.completed(self.graph.model(image, answer, TensorProto.FLOAT, sizes, facts))
+
+    def completed(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return a file with all that its readers want written out."""
+        return model
+
+    def _check(self, name: str, first: int) -> None:
+        """Raise a ConfigError for operators that the reader does not take."""
+        check_operators(self.reader, name, (node.op_type for node in self.graph.nodes[first:]))
 
     def real(self, name: str) -> str:
         """Return the real numbers that a result stands for."""
@@ -109,7 +127,7 @@ class QdqWriter:
         graph, x = self.graph, self._total(op, op.codes.step)
         if op.slope is not None:  # of values below 0; what is quantized is above the offset
             offset = graph.constant(np.float32(op.codes.offset)) if op.codes.offset else ""
-            x = graph.node("Add", [x, offset]) if offset else x
+            x = self._plus(x, offset) if offset else x
             slope = self._of_channels(op.slope.astype(np.float32), op.inputs[0])
             x = graph.node("PRelu", [x, slope])
             x = graph.node("Sub", [x, offset]) if offset else x
@@ -173,8 +191,16 @@ class QdqWriter:
             total = self.graph.node("Add", [total, term])
         bias = np.asarray(op.bias * unit, dtype=np.float32)
         if bias.any():
-            total = self.graph.node("Add", [total, self._of_channels(bias, op.inputs[0])])
+            total = self._plus(total, self._of_channels(bias, op.inputs[0]))
         return total
+
+    def _plus(self, x: str, constant: str) -> str:
+        """Return a sum with a constant, which stands in front.
+
+        Behind a convolution onnxsim would make it the bias, which onnxruntime rounds to whole
+        numbers.
+        """
+        return self.graph.node("Add", [constant, x])
 
     def _term(self, name: str, factor: Reals) -> str:
         """Return ``factor`` times a result: accumulators, their sums, or codes."""
@@ -261,6 +287,9 @@ class QdqWriter:
     def site(self, op: ops.Rescale | ops.Table, x: str) -> None:
         """Write the codes of a site; ``x`` are the real numbers above its offset."""
         graph, codes, name = self.graph, op.codes, op.name
+        if self.conventions.rounds:
+            self._rounded(op, x)
+            return
         kind = container(min(codes.low, 0), codes.high, graph.opset, of_bytes=True)
         if kind is None:
             raise ConfigError(
@@ -284,6 +313,17 @@ class QdqWriter:
         made = graph.node("QuantizeLinear", [x, scale, zero], f"{name}_codes")
         self.stored[name] = Stored(made, scale, zero, kind, codes.offset)
 
+    def _rounded(self, op: ops.Rescale | ops.Table, x: str) -> None:
+        """Write a site in floats: OpenVINO moves what it takes for quantizers."""
+        graph, codes, name = self.graph, op.codes, op.name
+        ends = [graph.constant(np.float32(end * codes.step)) for end in (codes.low, codes.high)]
+        scale = graph.constant(np.float32(codes.step))
+        steps = graph.node("Div", [graph.node("Clip", [x, *ends]), scale])
+        real = graph.node("Mul", [graph.node("Round", [steps], f"{name}_codes"), scale])
+        if codes.offset:
+            real = self._plus(real, graph.constant(np.float32(codes.offset)))
+        self.tensors[name] = real
+
 
 def _is_bare(op: ops.Rescale | ops.Table) -> bool:
     """Tell whether a site reads a single layer, to which nothing is added."""
@@ -299,7 +339,7 @@ WRITERS: dict[type[ops.Operation], Callable[[Any, Any], None]] = {
     ops.Table: QdqWriter._table,
     ops.SumPool: QdqWriter._average,
     ops.Reinterpret: QdqWriter._reinterpret,
-    **dict.fromkeys(MOVES, QdqWriter._move),
+    **dict.fromkeys(MOVES, lambda writer, op: writer._move(op)),
 }
 # What accumulators, or their sums, come to when they are multiplied by a number.
 TERMS: dict[type[ops.Operation], Callable[[Any, Any, Reals], str]] = {

@@ -12,6 +12,7 @@ from qatlab.deploy.integer.operations import Codes, Integers
 from qatlab.deploy.onnx import OPSETS
 from qatlab.deploy.onnx.graph import NARROW, container
 from qatlab.deploy.onnx.moves import WRAPS
+from qatlab.deploy.readers import Reader
 from qatlab.errors import ConfigError
 
 
@@ -65,29 +66,32 @@ def width(codes: Integers) -> int:
     return max(int(-codes.min() - 1).bit_length(), int(codes.max()).bit_length()) + 1
 
 
-def lowest_opset(network: IntegerNetwork, of_floats: bool = False) -> int:
-    """Return the lowest opset that has all types and operators of a network.
+def lowest_opset(network: IntegerNetwork, kind: str, reader: Reader) -> int:
+    """Return the lowest opset of a reader that has all types and operators of a network.
 
-    Weights are stored at their width from there on, codes of sites in bytes or 16 bits.
+    Weights are stored at their width from there on, codes of sites in bytes or 16 bits, if the
+    reader takes such an opset; its highest is returned if not.
 
     Args:
         network: the operations.
-        of_floats: weights and sites are no whole numbers in the file, as in QONNX.
+        kind: ``integer``, ``qdq`` or ``qonnx``, in which weights and codes are floats.
+        reader: of the file.
 
     Raises:
         ConfigError: if no opset stores its weights.
     """
-    found = [OPSETS[0]]
+    lowest, highest = reader.opsets
+    found = [lowest]
     for op in network.operations:
         if isinstance(op, ops.Pad) and op.mode == "circular":
             found.append(WRAPS)
-        if of_floats:
+        if kind == "qonnx":
             continue
         if isinstance(op, (ops.Convolve, ops.Multiply)):
             found.append(opset_of_weights(op.weight, op.name))
         elif op.group is ops.Group.SITE:
             found.append(opset_of_site(network.codes[op.name]))
-    return max(found)
+    return min(max(found), highest)
 
 
 def opset_of_weights(codes: Integers, name: str) -> int:

@@ -253,8 +253,12 @@ def _session(file: Any, optimised: bool, more: Sequence[str] = ()) -> Any:
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def read_onnx(path: Path) -> tuple[Any, str]:
+def read_onnx(path: Path, formats: Sequence[str] = ("qdq", "qonnx", "integer")) -> tuple[Any, str]:
     """Return an ONNX file of this project, and its format.
+
+    Args:
+        path: of the file.
+        formats: that are taken.
 
     Raises:
         ConfigError: if it is none.
@@ -269,9 +273,9 @@ def read_onnx(path: Path) -> tuple[Any, str]:
     except Exception as error:  # of protobuf or the file system
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"cannot read {path}: {reason}") from error
-    if facts.get("format") not in ("qdq", "qonnx", "integer"):
+    if facts.get("format") not in formats:
         raise ConfigError(
-            f"{path} is no file that onnxruntime computes. Accepted: what qatlab export "
-            "has written with --format qdq, qonnx or integer."
+            f"{path} is no file that can be computed. Accepted: what qatlab export has written "
+            f"with --format {' or '.join(formats)}."
         )
     return file, facts["format"]

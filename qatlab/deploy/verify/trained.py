@@ -60,7 +60,7 @@ def integers_of(trained: Trained) -> tuple[IntegerNetwork | None, str]:
     return network, ""
 
 
-def _sites_of(trained: Trained) -> IntegerNetwork | Mapping[str, float]:
+def sites_of(trained: Trained) -> IntegerNetwork | Mapping[str, float]:
     """Return what names the sites of files of floats, where there is no integer network."""
     data = trained.data
     codes = [AS_GIVEN] * data.in_channels
@@ -100,7 +100,7 @@ def forms_of(
         from qatlab.deploy.onnx_file import onnx_file
 
         given = [("onnx qdq", onnx_file(trained, "qdq"), "qdq")]
-    sites = _sites_of(trained) if network is None else network
+    sites = sites_of(trained) if network is None else network
     for name, file, kind in given:
         if kind == "integer" and network is None:
             raise ConfigError(f"{name} holds whole numbers, and so is no file of this network.")

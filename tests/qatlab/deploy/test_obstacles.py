@@ -192,9 +192,9 @@ def test_a_target_is_a_form_or_a_list(target: Any, forms: list[str]) -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("qdqq", "target=qdqq is no form of a network. Did you mean 'qdq'? Accepted: integer, qdq"),
-        (["c", "qonx"], "target=qonx is no form of a network. Did you mean 'qonnx'?"),
-        (3, "target=3 is no form of a network. Accepted: integer, qdq, qonnx, c, a list of th"),
+        ("qdqq", "target=qdqq is no form of a network and no reader. Did you mean 'qdq'?"),
+        (["c", "qonx"], "target=qonx is no form of a network and no reader. Did you mean 'qonnx'?"),
+        (3, "target=3 is no form of a network and no reader. Accepted: integer, qdq, qonnx, c, o"),
     ],
 )
 def test_a_target_that_is_no_form_is_told(target: Any, words: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qatlab.deploy.readers import READERS, chosen
+from qatlab.deploy.readers import READERS, check_rescale, chosen, unfit
 from qatlab.errors import ConfigError
 
 
@@ -16,7 +16,8 @@ from qatlab.errors import ConfigError
         ((None, "qonnx", None), ("qonnx", "qonnx")),
         (("hls4ml", None, None), ("hls4ml", "qonnx")),
         (("finn", "qonnx", 13), ("finn", "qonnx")),
-        (("openvino", "integer", 21), ("openvino", "integer")),
+        (("openvino", None, None), ("openvino", "integer")),
+        (("openvino", "qdq", 21), ("openvino", "qdq")),
     ],
 )
 def test_a_reader_has_a_format_and_a_format_a_reader(
@@ -44,3 +45,27 @@ def test_what_a_reader_does_not_take_is_told(
 def test_each_format_has_a_reader_that_was_run() -> None:
     for kind in ("qdq", "integer"):
         assert READERS[chosen(None, kind, None)[0]].tried
+
+
+def test_a_rescale_that_a_reader_computes_wrongly_is_refused() -> None:
+    check_rescale(READERS["openvino"], "sums24")
+    check_rescale(READERS["onnxruntime"], "fixed16")
+    reason = "Accepted: sums24. openvino computes sums of 64 bits in 32."
+    with pytest.raises(ConfigError, match=f"--rescale=fixed32 is wrong.* {reason}"):
+        check_rescale(READERS["openvino"], "fixed32")
+
+
+@pytest.mark.parametrize(
+    ("facts", "readers"),
+    [
+        ({"format": "qdq", "reader": "onnxruntime"}, {"openvino"}),
+        ({"format": "qdq", "reader": "openvino"}, set()),
+        ({"format": "integer", "reader": "onnxruntime", "rescale": "fixed32"}, {"openvino"}),
+        ({"format": "integer", "reader": "onnxruntime", "rescale": "sums24"}, set()),
+        ({"format": "qonnx", "reader": "finn"}, set()),
+    ],
+)
+def test_readers_that_would_compute_another_network_are_named(
+    facts: dict[str, str], readers: set[str]
+) -> None:
+    assert unfit(facts).keys() == readers

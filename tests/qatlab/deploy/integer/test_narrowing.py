@@ -11,7 +11,15 @@ from networks import EXAMPLE, NETWORKS, PIXEL, PIXELS, convert
 from numpy.typing import NDArray
 
 from qatlab.deploy.integer import Codes, compute, lower, with_rescale
-from qatlab.deploy.integer.narrowing import Part, Range, needs_parts, parts, ranges, shortened
+from qatlab.deploy.integer.narrowing import (
+    Part,
+    Range,
+    in_parts,
+    needs_parts,
+    parts,
+    ranges,
+    shortened,
+)
 from qatlab.deploy.integer.operations import FixedPoint, FixedRescale
 from qatlab.deploy.integer.vectorised import results
 from qatlab.errors import ConfigError
@@ -142,6 +150,19 @@ def test_no_number_leaves_the_range_that_it_is_said_to_have(name: str) -> None:
             low, high = (torch.from_numpy(np.array(end)) for end in known[op.name])
             assert (channels.amin((0, 2)) >= low).all()
             assert (channels.amax((0, 2)) <= high).all()
+
+
+def test_channels_of_a_network_with_sums_in_parts_are_counted() -> None:
+    torch.manual_seed(2)
+    exact = lower(convert(NETWORKS["chain"](), "sat", 4), [PIXEL] * 3, EXAMPLE)
+    wide, narrow = with_rescale(exact, "fixed32"), with_rescale(exact, "sums24")
+    (most, channels), (few, same), (none, _) = (
+        in_parts(wide),
+        in_parts(narrow),
+        in_parts(narrow, bits=61),
+    )
+    assert channels == same
+    assert none < few < most / 2
 
 
 def test_channels_that_one_sum_cannot_hold_are_named() -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from qatlab.deploy.integer import IntegerNetwork, compute, lower, with_rescale
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
+from qatlab.deploy.readers import READERS, Reader
 
 VARIANTS = {  # changes of all weights
     "lsq by channel": {"per_channel": True},
@@ -70,8 +71,17 @@ ONE_WIDTH = {"dorefa": 4, "lsq by channel": 8, "sat ternary": 2, "sat binary": 4
 def test_quantized_tensors_hold_what_the_integer_network_computes(
     name: str, method: str, bits: int, opset: int, level: Any
 ) -> None:
-    network = network_of(name, method, bits)
-    file = QdqWriter(network, opset).write({})
+    assert_holds_the_codes(network_of(name, method, bits), opset, level, READERS["onnxruntime"])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("method", ["sat", "lsq_plus"])
+def test_sites_in_floats_hold_what_the_integer_network_computes(name: str, method: str) -> None:
+    assert_holds_the_codes(network_of(name, method, 4), 21, ALL, READERS["openvino"])
+
+
+def assert_holds_the_codes(network: IntegerNetwork, opset: int, level: Any, reader: Reader) -> None:
+    file = QdqWriter(network, opset, reader).write({})
     computed = compute(network, PIXELS)
     images = (PIXELS / 255).numpy()
     names = [f"{part}_codes" for site in computed.codes for part in network.sites[site]]

@@ -18,6 +18,7 @@ from qatlab.deploy.onnx.graph import NARROW, Graph, container, runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.stored import lowest_opset, stored
+from qatlab.deploy.readers import READERS
 from qatlab.errors import ConfigError
 
 ODD_4 = np.arange(-15, 16, 2)
@@ -140,8 +141,9 @@ def test_the_lowest_opset_stores_weights_at_their_width(
     bits: int, rules: dict[str, Any], opset: int
 ) -> None:
     network = lower(convert(NETWORKS["chain"](), "sat", bits, **rules), [PIXEL] * 3, EXAMPLE)
-    assert lowest_opset(network) == opset
-    assert lowest_opset(network, of_floats=True) == 13
+    assert lowest_opset(network, "qdq", READERS["onnxruntime"]) == opset
+    assert lowest_opset(network, "qonnx", READERS["qonnx"]) == 13
+    assert lowest_opset(network, "qdq", READERS["tvm"]) == min(opset, 19)
 
     def size(opset: int) -> int:
         return sum(len(t.raw_data) for t in QdqWriter(network, opset).write({}).graph.initializer)
@@ -153,7 +155,8 @@ def test_circular_padding_needs_its_opset_in_files_of_floats_too() -> None:
     layers = (nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
     padded = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
     network = lower(convert(nn.Sequential(*layers, padded), "sat", 8), [PIXEL] * 3, EXAMPLE)
-    assert lowest_opset(network) == lowest_opset(network, of_floats=True) == 19
+    for kind, reader in (("qdq", "onnxruntime"), ("qonnx", "qonnx")):
+        assert lowest_opset(network, kind, READERS[reader]) == 19
 
 
 @pytest.mark.parametrize(
