@@ -440,8 +440,12 @@ def check_floats(program: Program) -> Outcome:
     sites = {name: own.step for name, own in exported.sites.items()}
     given, exact = Answer(expected.outputs, expected.codes), Computed(**vars(expected))
     for kind, writer in (("qdq", QdqWriter), ("qonnx", QonnxWriter)):
-        with stage(kind):
-            file = float_parts.write(exported, writer, {})
+        try:
+            with stage(kind):
+                file = float_parts.write(exported, writer, {})
+        except Refused as refused:
+            outcome.refused[kind] = str(refused)
+            continue
         for optimised in (False, True):
             name = f"{kind}, {'optimised' if optimised else 'as written'}"
             form = _in_onnxruntime(name, file, kind, sites, optimised)

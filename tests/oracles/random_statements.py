@@ -949,7 +949,7 @@ def random_program(random: Random, in_float: bool = False) -> Program:
         last = a.either(*LAST)
     elif a.chance(0.04) and (other := a.pick(sides_of_newest(a))) and other != a.newest:
         outputs, named = (a.newest, other), a.chance(0.3)
-    named = named and not last
+    named = named and not last and not in_float  # no training takes a dictionary
     program = Program(tuple(a.statements), outputs, recipe, last, named, dict(a.blocks))
     return program.without_dead_ends()
 

@@ -70,6 +70,7 @@ class Exported:
         shape: of an image.
         opset: of the file.
         batch: the size of a batch, or ``N`` for any.
+        of_batch: path of a norm that computes with the statistics of a batch, "" without one.
     """
 
     file: onnx.ModelProto
@@ -78,6 +79,7 @@ class Exported:
     shape: tuple[int, int, int]
     opset: int
     batch: int | str
+    of_batch: str = ""
 
 
 class Marked:
@@ -96,6 +98,7 @@ class Marked:
         self.model, self.copied = model, copy.deepcopy(model).eval()
         self.weights: dict[str, tuple[Integers, Reals]] = {}
         self.sites: dict[str, Codes] = {}
+        self.of_batch = ""
         modules = list(self.copied.named_modules())
         absorbed: dict[Any, str] = {
             module.norm: path for path, module in modules if isinstance(module, ActivationQuantizer)
@@ -103,7 +106,9 @@ class Marked:
         for path, module in modules:
             if isinstance(module, (QuantConv2d, QuantLinear)):
                 self._mark_weights(path, module)
-            elif isinstance(module, _BatchNorm) and module.track_running_stats:
+            elif isinstance(module, _BatchNorm) and module.running_mean is None:
+                self.of_batch = path
+            elif isinstance(module, _BatchNorm):
                 folded(absorbed.get(module, path), module)  # refuses what are no numbers
             elif isinstance(module, ActivationQuantizer):
                 self.sites[path] = _codes(path, module)
@@ -132,8 +137,8 @@ class Marked:
         """
         if of_floats:
             return LOWEST_OPSET
-        weights = (opset_of_weights(codes, path) for path, (codes, _) in self.weights.items())
-        return max(LOWEST_OPSET, *weights, *map(opset_of_site, self.sites.values()))
+        weights = [opset_of_weights(codes, path) for path, (codes, _) in self.weights.items()]
+        return max([LOWEST_OPSET, *weights, *map(opset_of_site, self.sites.values())])
 
     @torch.no_grad()
     def export(self, example_input: Tensor, opset: int) -> Exported:
@@ -167,7 +172,7 @@ class Marked:
         _check(file)
         channels, height, width = image.shape[1:]
         shape = (channels, height, width)
-        return Exported(file, self.weights, self.sites, shape, opset, batch)
+        return Exported(file, self.weights, self.sites, shape, opset, batch, self.of_batch)
 
 
 def _check(file: onnx.ModelProto) -> None:
@@ -363,6 +368,11 @@ class _Writer:
         self.graph = self.writer.graph
         if self.graph.batch == "N":
             self.graph.batch = exported.batch
+        if self.graph.batch == 1 and exported.of_batch:
+            raise ConfigError(
+                f"{exported.of_batch} computes with the statistics of its batch, and this file has "
+                "batches of one image; give it running statistics."
+            )
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.names = {graph.input[0].name: "image", "": ""}  # here, by those that torch gave
         self.readers: dict[str, list[str]] = defaultdict(list)  # operators that read a tensor
