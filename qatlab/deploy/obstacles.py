@@ -15,7 +15,7 @@ from qatlab.deploy.c import check_c
 from qatlab.deploy.integer import Codes, IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import Lowering, Obstacle
 from qatlab.deploy.pixels import AS_GIVEN
-from qatlab.deploy.readers import READERS, Reader
+from qatlab.deploy.readers import READERS, Reader, check_layers
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.quant import quantizers
 from qatlab.quant.calibration import as_if_started
@@ -30,6 +30,7 @@ def _qdq(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -> No
     from qatlab.deploy.onnx.qdq import QdqWriter
     from qatlab.deploy.onnx.stored import lowest_opset
 
+    check_layers(reader, network)
     writer = FusedWriter if reader.conventions.fused else QdqWriter
     writer(network, lowest_opset(network, "qdq", reader), reader).write({})
 
@@ -45,6 +46,7 @@ def _integer(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -
     from qatlab.deploy.onnx.integer import IntegerWriter
     from qatlab.deploy.onnx.stored import lowest_opset
 
+    check_layers(reader, network)
     opset = lowest_opset(network, "integer", reader)
     IntegerWriter(with_rescale(network, reader.rescale), opset).write({})
 

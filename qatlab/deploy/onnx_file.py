@@ -17,7 +17,7 @@ from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.qonnx import QonnxWriter
 from qatlab.deploy.onnx.stored import lowest_opset
 from qatlab.deploy.pixels import AS_GIVEN, pixel_codes
-from qatlab.deploy.readers import READERS, check_rescale, chosen
+from qatlab.deploy.readers import READERS, check_layers, check_rescale, chosen
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
@@ -59,6 +59,7 @@ def onnx_file(
         if of_bytes
         else lower(model, [AS_GIVEN] * data.in_channels, data.example_input())
     )
+    check_layers(own, network)
     if opset is None:
         opset = lowest_opset(network, kind, own)
     facts["runtime"] = runtime(opset)
