@@ -17,7 +17,7 @@ from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.stored import lowest_opset
 from qatlab.deploy.onnx.writers import WRITERS
 from qatlab.deploy.pixels import AS_GIVEN, pixel_codes
-from qatlab.deploy.readers import READERS, check_rescale, chosen
+from qatlab.deploy.readers import READERS, check_layers, check_rescale, chosen
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
@@ -49,6 +49,7 @@ def onnx_file(
     facts = facts_of(trained, kind) | {"reader": name}
     if kind == "integer":
         network = trained.lowered()
+        check_layers(own, network)
         opset = opset or lowest_opset(network, kind, own)
         rescale = rescale or own.rescale
         check_rescale(own, rescale)
@@ -62,6 +63,7 @@ def onnx_file(
     example, writer = data.example_input(), WRITERS[kind, own.conventions.fused]
     network, obstacles = try_to_lower(model, [AS_GIVEN] * data.in_channels, example)
     if not obstacles:
+        check_layers(own, network)
         opset = opset or lowest_opset(network, kind, own)
         facts["runtime"] = runtime(opset)
         return writer(network, opset, own).write(facts)
