@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,9 +99,20 @@ def _write_onnx(trained: Trained, given: argparse.Namespace) -> str:
         f"{given.output}: {len(content):,} bytes, of which {facts:,} are metadata; weights and "
         f"biases at their bits take {table.size_bytes:,}. {entries['runtime']}. Checked."
         + _left_out(entries.get("left out"))
+        + _in_float(json.loads(entries.get("float parts", "[]")), entries.get("batch"))
         + _in_parts(entries.get("channels in parts"))
         + "".join(f" {sentence}" for sentence in told(entries))
     )
+
+
+def _in_float(parts: Sequence[str], batch: str | None) -> str:
+    """Return sentences about parts of the network that stay float, and the batch of the file."""
+    if not parts:
+        return ""
+    names = ", ".join([*parts[:3], *["..."] * (len(parts) > 3)])
+    told = f" In float between quantizers: {len(parts)} part{'s' * (len(parts) > 1)} ({names})."
+    fixed = " The batch is 1: the network computes no other, or torch cannot tell."
+    return told + (fixed if batch == "1" else "")
 
 
 def _left_out(function: str | None) -> str:

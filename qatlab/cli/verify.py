@@ -12,13 +12,19 @@ from torch import Tensor
 
 from qatlab import files
 from qatlab.cli.parser import Parser
-from qatlab.deploy.integer import RESCALES, IntegerNetwork
+from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.readers import told
 from qatlab.deploy.verify.comparison import Comparison, compare
 from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized, read_onnx
 from qatlab.deploy.verify.readers import PACKAGES, check_reader, forms_in
-from qatlab.deploy.verify.trained import batches_of, can_make_onnx, check_outputs, forms_of
+from qatlab.deploy.verify.trained import (
+    batches_of,
+    can_make_onnx,
+    check_outputs,
+    forms_of,
+    integers_of,
+)
 from qatlab.errors import ConfigError
 from qatlab.run.loading import load_arguments
 from qatlab.terminal import wide_console
@@ -37,7 +43,7 @@ def _shown(
         status.update(f"{done:,} images compared")
 
 
-def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
+def _print(found: Sequence[Comparison]) -> None:
     classifies = found[0].classifies
     other = "class changed" if classifies else "other outputs"
     titles = ("form", *["top-1"] * classifies, other, "of which ties", "max abs. difference")
@@ -61,8 +67,6 @@ def _print(found: Sequence[Comparison], network: IntegerNetwork) -> None:
         inside.add_row(site, f"{shown[0].sites[site].codes:,}", *counts)
     if shown:
         wide_console().print(inside)
-    bits = ", ".join(f"{name} {width}" for name, width in network.accumulator_bits.items())
-    print(f"{found[0].images:,} images; accumulator bits: {bits}.")
 
 
 def main(words: Sequence[str]) -> int:
@@ -93,9 +97,9 @@ def main(words: Sequence[str]) -> int:
     if given.reader is not None:
         check_reader(given.reader)
     trained = load_arguments(given.run, given.checkpoint)
-    data, codes = trained.data, pixel_codes(trained.data)
+    data = trained.data
     check_outputs(trained, given.images)
-    network = trained.lowered()
+    network, why_not = integers_of(trained)
     if given.reader is None:
         others = forms_of(trained, network, given.rescale, given.onnx, given.tolerance)
     else:
@@ -104,17 +108,23 @@ def main(words: Sequence[str]) -> int:
         file, _ = read_onnx(path)
         for sentence in told({entry.key: entry.value for entry in file.metadata_props}):
             print(f"{path}: {sentence}")
-    first, exact = FakeQuantized(trained.model), AsIntegers(network, "float", 0.0)
+    first = FakeQuantized(trained.model, positions=network is None)
+    exact = None if network is None else AsIntegers(network, "float", 0.0)
+    codes = [] if network is None else pixel_codes(data)
     batches = batches_of(data, given.data, given.images)
     with wide_console().status("comparing") as status:  # on a terminal only
         found = compare(first, exact, others, _shown(batches, status), codes, trained.classifies)
     if found[0].images == 0:
         raise ConfigError(f"--data {given.data} has no images.")
-    _print(found, network)
+    _print(found)
+    bits = {} if network is None else network.accumulator_bits
+    widths = ", ".join(f"{name} {width}" for name, width in bits.items())
+    inside = f"accumulator bits: {widths}." if network else f"no integers are compared: {why_not}"
+    print(f"{found[0].images:,} images; {inside}")
     if given.json is not None:
         forms = {form.name: form.to_json() for form in found}
         numbers = {"images": found[0].images, "forms": forms}
-        files.write_json(given.json, {**numbers, "accumulator_bits": network.accumulator_bits})
+        files.write_json(given.json, {**numbers, "accumulator_bits": bits})
     failed = [form.name for form in found if not form.passes]
     if not given.onnx and given.reader is None and not can_make_onnx():
         print(f"ONNX was not compared, as onnxruntime is not installed: {HINT}.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from qatlab.deploy.c import check_c
 from qatlab.deploy.integer import Codes, IntegerNetwork, with_rescale
-from qatlab.deploy.integer.lowering import Lowering, Obstacle
+from qatlab.deploy.integer.lowering import Obstacle, try_to_lower
 from qatlab.deploy.pixels import AS_GIVEN
 from qatlab.deploy.readers import READERS, Reader, check_layers
 from qatlab.errors import ConfigError, did_you_mean
@@ -25,21 +26,13 @@ from qatlab.quant.evaluating import evaluating
 RESCALE = "fixed32"
 
 
-def _qdq(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -> None:
-    from qatlab.deploy.onnx.fused import FusedWriter
-    from qatlab.deploy.onnx.qdq import QdqWriter
+def _floats(network: IntegerNetwork, kind: str, reader: Reader) -> None:
     from qatlab.deploy.onnx.stored import lowest_opset
+    from qatlab.deploy.onnx.writers import WRITERS
 
     check_layers(reader, network)
-    writer = FusedWriter if reader.conventions.fused else QdqWriter
-    writer(network, lowest_opset(network, "qdq", reader), reader).write({})
-
-
-def _qonnx(network: IntegerNetwork, reader: Reader = READERS["qonnx"]) -> None:
-    from qatlab.deploy.onnx.qonnx import QonnxWriter
-    from qatlab.deploy.onnx.stored import lowest_opset
-
-    QonnxWriter(network, lowest_opset(network, "qonnx", reader), reader).write({})
+    opset = lowest_opset(network, kind, reader)
+    WRITERS[kind, reader.conventions.fused](network, opset, reader).write({})
 
 
 def _integer(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -> None:
@@ -57,16 +50,18 @@ def _c(network: IntegerNetwork) -> None:
 
 FORMS: Mapping[str, Callable[[IntegerNetwork], None]] = {
     "integer": _integer,
-    "qdq": _qdq,
-    "qonnx": _qonnx,
+    "qdq": partial(_floats, kind="qdq", reader=READERS["onnxruntime"]),
+    "qonnx": partial(_floats, kind="qonnx", reader=READERS["qonnx"]),
     "c": _c,
 }
-WRITTEN: Mapping[str, Callable[..., None]] = {"integer": _integer, "qdq": _qdq, "qonnx": _qonnx}
 BY_READER: Mapping[str, Callable[[IntegerNetwork], None]] = {
-    name: partial(WRITTEN[reader.formats[0]], reader=reader)
+    name: partial(_integer, reader=reader)
+    if reader.formats[0] == "integer"
+    else partial(_floats, kind=reader.formats[0], reader=reader)
     for name, reader in READERS.items()
     if name not in FORMS
 }
+OF_FLOATS = ("qdq", "qonnx")  # forms in which parts of a network may stay float
 
 IN_INTEGERS = frozenset(  # forms, and readers of one, in which functions are tables of codes
     {"integer", "c", *(name for name, own in READERS.items() if own.formats[0] == "integer")}
@@ -77,7 +72,7 @@ def obstacles(
     model: nn.Module,
     input_codes: Sequence[Codes] | None = None,
     example_input: Tensor | None = None,
-    readers: Sequence[str] = (),
+    tried: Collection[str] = OF_FLOATS,
 ) -> dict[str, tuple[Obstacle, ...]]:
     """Return what stands in the way of each form of a network.
 
@@ -89,13 +84,15 @@ def obstacles(
         model: what :func:`qatlab.quantize` returned, on the CPU.
         input_codes: those of each channel of the images; by default bytes from 0 to 1.
         example_input: ``(1, C, H, W)``; by default zeros in the shape that it was quantized for.
-        readers: of :data:`~qatlab.deploy.readers.READERS`, to try their files, too.
+        tried: forms, and readers whose files are to be tried, too. Of a network of which parts
+            stay float, forms that are written, which takes seconds; others of :data:`OF_FLOATS` are
+            taken to have no obstacles.
 
     Returns:
         By form, ``integer``, ``qdq``, ``qonnx``, ``c`` and the readers, the obstacles; none where
         it can leave.
     """
-    asked = {**FORMS, **{name: BY_READER[name] for name in readers if name in BY_READER}}
+    asked = {**FORMS, **{name: BY_READER[name] for name in tried if name in BY_READER}}
     if not quantizers(model):
         reason = "the network is float: give it quantizers, such as quant=sat_4bit."
         return dict.fromkeys(asked, (Obstacle("network", type(model).__name__, reason),))
@@ -105,11 +102,12 @@ def obstacles(
     logging.disable(logging.WARNING)  # of values that nothing has been made of yet
     try:
         with torch.no_grad(), evaluating(model), as_if_started(model):
-            lowering = Lowering(model, codes, example, goes_on=True)
-            network = lowering.network()
-            if lowering.obstacles:
-                return dict.fromkeys(asked, tuple(lowering.obstacles))
-            return {form: _of_form(network, form, write) for form, write in asked.items()}
+            network, found = try_to_lower(model, codes, example)
+            if not found:
+                return {form: _of_form(network, form, write) for form, write in asked.items()}
+            own = _of_floats(model, example, [form for form in asked if form in tried])
+            found = tuple(replace(one, in_float=not any(own.values())) for one in found)
+            return {form: own.get(form, found) for form in asked}
     finally:
         logging.disable(logging.NOTSET)
 
@@ -142,8 +140,13 @@ def check_target(target: object, found: Mapping[str, Sequence[Obstacle]]) -> Non
             raise ConfigError(f"target={form}: the network cannot leave so: {own[0].reason}{more}")
 
 
-def told(found: Mapping[str, Sequence[Obstacle]]) -> str:
-    """Return one line that says in which forms a network can be exported."""
+def told(found: Mapping[str, Sequence[Obstacle]], tried: Collection[str] = OF_FLOATS) -> str:
+    """Return one line that says in which forms a network can be exported.
+
+    Args:
+        found: what stands in the way of each.
+        tried: as it was asked for.
+    """
     free = [form for form, own in found.items() if not own]
     if len(free) == len(found):
         return f"Can be exported as {', '.join(free)}."
@@ -151,7 +154,18 @@ def told(found: Mapping[str, Sequence[Obstacle]]) -> str:
     more = f" ({len(own) - 1} more: mode=plan lists them)" if len(own) > 1 else ""
     if not free:
         return f"Cannot be exported: {own[0].reason}{more}"
-    return f"Can be exported as {', '.join(free)}, but not as {form}: {own[0].reason}{more}"
+    floats = _told_floats(own, [form for form in free if form in OF_FLOATS and form not in tried])
+    return f"Can be exported as {', '.join(free)}{floats}, but not as {form}: {own[0].reason}{more}"
+
+
+def _told_floats(own: Sequence[Obstacle], untried: Sequence[str]) -> str:
+    """Return which parts of a network stay float."""
+    parts = [one.layer for one in own if one.in_float]
+    if not parts:
+        return ""
+    names = ", ".join([*parts[:3], *["..."] * (len(parts) > 3)])
+    also = f"; mode=plan tries {', '.join(untried)}" if untried else ""
+    return f" with {len(parts)} part{'s' * (len(parts) > 1)} in float ({names}{also})"
 
 
 def listed(found: Mapping[str, Sequence[Obstacle]]) -> list[str]:
@@ -163,6 +177,44 @@ def listed(found: Mapping[str, Sequence[Obstacle]]) -> list[str]:
     return [f"  {', '.join(forms)}: {obstacle.reason}" for obstacle, forms in by_obstacle.items()]
 
 
+def _of_floats(
+    model: nn.Module, example: Tensor, tried: Sequence[str]
+) -> dict[str, tuple[Obstacle, ...]]:
+    """Return what stands in the way of each form in which parts of a network stay float."""
+    found: dict[str, tuple[Obstacle, ...]] = dict.fromkeys(OF_FLOATS, ())
+    tried = [name for name in tried if _form_and_reader(name)[0] in OF_FLOATS]
+    if not (tried and find_spec("onnx") and find_spec("onnxscript")):
+        return found
+    from qatlab.deploy.onnx import float_parts
+    from qatlab.deploy.onnx.writers import WRITERS
+
+    try:
+        marked = float_parts.Marked(model)
+        exported = marked.export(example, marked.lowest_opset())
+    except ConfigError as error:
+        return found | dict.fromkeys(tried, (_obstacle("", error),))
+    for form in tried:
+        kind, reader = _form_and_reader(form)
+        try:
+            writer = WRITERS[kind, reader.conventions.fused]
+            float_parts.write(exported, writer, {}, reader)
+        except ConfigError as error:
+            found[form] = (_obstacle(form, error),)
+    return found
+
+
+def _form_and_reader(name: str) -> tuple[str, Reader]:
+    """Return the form that is written for a form or a reader, and its reader."""
+    if name in FORMS:
+        return name, READERS["qonnx" if name == "qonnx" else "onnxruntime"]
+    return READERS[name].formats[0], READERS[name]
+
+
+def _obstacle(form: str, error: ConfigError) -> Obstacle:
+    """Return what a message tells that begins with a layer."""
+    return Obstacle(str(error).partition(" ")[0].rstrip(":"), form, str(error))
+
+
 def _of_form(
     network: IntegerNetwork, form: str, write: Callable[[IntegerNetwork], None]
 ) -> tuple[Obstacle, ...]:
@@ -171,5 +223,5 @@ def _of_form(
     try:
         write(network)
     except ConfigError as error:
-        return (Obstacle(str(error).partition(" ")[0].rstrip(":"), form, str(error)),)
+        return (_obstacle(form, error),)
     return ()

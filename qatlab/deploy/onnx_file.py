@@ -8,25 +8,19 @@ from typing import Any
 
 import onnx
 
-from qatlab.deploy.integer import lower, with_rescale
+from qatlab.deploy.integer import with_rescale
+from qatlab.deploy.integer.lowering import try_to_lower
 from qatlab.deploy.integer.narrowing import in_parts
-from qatlab.deploy.onnx.fused import FusedWriter
+from qatlab.deploy.onnx import float_parts
 from qatlab.deploy.onnx.graph import runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
-from qatlab.deploy.onnx.qdq import QdqWriter
-from qatlab.deploy.onnx.qonnx import QonnxWriter
 from qatlab.deploy.onnx.stored import lowest_opset
+from qatlab.deploy.onnx.writers import WRITERS
 from qatlab.deploy.pixels import AS_GIVEN, pixel_codes
 from qatlab.deploy.readers import READERS, check_layers, check_rescale, chosen
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
-
-WRITERS: dict[tuple[str, bool], type[QdqWriter]] = {  # by format, and whether layers are fused
-    ("qdq", False): QdqWriter,
-    ("qdq", True): FusedWriter,
-    ("qonnx", False): QonnxWriter,
-}
 
 
 def onnx_file(
@@ -53,26 +47,33 @@ def onnx_file(
     name, kind = chosen(reader, kind, opset)
     own, model, data = READERS[name], trained.model, trained.data
     facts = facts_of(trained, kind) | {"reader": name}
-    of_bytes = kind == "integer"
-    network = (
-        trained.lowered()
-        if of_bytes
-        else lower(model, [AS_GIVEN] * data.in_channels, data.example_input())
-    )
-    check_layers(own, network)
-    if opset is None:
-        opset = lowest_opset(network, kind, own)
-    facts["runtime"] = runtime(opset)
-    if of_bytes:
-        facts["rescale"] = rescale = rescale or own.rescale
+    if kind == "integer":
+        network = trained.lowered()
+        check_layers(own, network)
+        opset = opset or lowest_opset(network, kind, own)
+        rescale = rescale or own.rescale
         check_rescale(own, rescale)
+        facts |= {"runtime": runtime(opset), "rescale": rescale}
         if network.output.function:
             facts["left out"] = network.output.function
         network = with_rescale(network, rescale)
         if network.is_narrow:
             facts["channels in parts"] = "{} of {}".format(*in_parts(network))
         return IntegerWriter(network, opset).write(facts)
-    return WRITERS[kind, own.conventions.fused](network, opset, own).write(facts)
+    example, writer = data.example_input(), WRITERS[kind, own.conventions.fused]
+    network, obstacles = try_to_lower(model, [AS_GIVEN] * data.in_channels, example)
+    if not obstacles:
+        check_layers(own, network)
+        opset = opset or lowest_opset(network, kind, own)
+        facts["runtime"] = runtime(opset)
+        return writer(network, opset, own).write(facts)
+    parts = float_parts.Marked(model)
+    lowest, highest = own.opsets
+    opset = opset or min(max(lowest, parts.lowest_opset(of_floats=kind == "qonnx")), highest)
+    exported = parts.export(example, opset)
+    facts |= {"runtime": runtime(opset), "batch": str(exported.batch)}
+    facts["float parts"] = json.dumps([one.layer for one in obstacles])
+    return float_parts.write(exported, writer, facts, own)
 
 
 def facts_of(trained: Trained, kind: str) -> dict[str, str]:

@@ -18,27 +18,25 @@ class Conventions:
     Attributes:
         operators: the only ones that the reader takes; None for any.
         bipolar: of qonnx: weights of -1 and 1 are a BipolarQuant; if not, a Quant of 2 bits.
-        norm_behind: of qonnx: layers compute with the codes of their weights, and a
-            BatchNormalization behind them has their scales and the bias.
-        quant_for_each: of qonnx: each that reads a site has a Quant of its own.
+        norm_behind: of qonnx: layers compute with codes, and a BatchNormalization behind them has
+            all scales and the bias.
+        rounds: of qdq: sites are a Div, a Round and a Mul in the place of a QuantizeLinear and a
+            DequantizeLinear.
         averages_by_layers: of qonnx: averages are depthwise convolutions with weights of 1.
         fused: of qdq: layers as engines of signed bytes fuse them, see
             :mod:`qatlab.deploy.onnx.fused`.
         zero_points: of those: a byte other than 0 may stand for 0.
         narrow_weights: of those: no weight is -128.
-        rounds: of qdq: sites are a Div, a Round and a Mul in the place of a QuantizeLinear and a
-            DequantizeLinear.
     """
 
     operators: frozenset[str] | None = None
     bipolar: bool = True
     norm_behind: bool = False
-    quant_for_each: bool = False
+    rounds: bool = False
     averages_by_layers: bool = False
     fused: bool = False
     zero_points: bool = False
     narrow_weights: bool = False
-    rounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,11 @@ class Reader:
 
 OF_ALL = {"Conv", "Gemm", "Quant", "Relu", "MaxPool", "Add", "Sub", "Mul", "Flatten", "Concat"}
 FINN = Conventions(operators=frozenset({*OF_ALL, "BipolarQuant", "GlobalAveragePool"}))
-# Without a warning, it takes channels of a GlobalAveragePool for rows, and moves the scale of a
-# site behind one of the layers that read it, so that the others read codes.
+# Without a warning, it takes channels of a GlobalAveragePool for rows.
 HLS4ML = Conventions(
     operators=frozenset({*OF_ALL, "BatchNormalization"}),
     bipolar=False,
     norm_behind=True,
-    quant_for_each=True,
     averages_by_layers=True,
 )
 TFLITE = Conventions(fused=True, zero_points=True, narrow_weights=True)

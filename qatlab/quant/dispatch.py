@@ -184,7 +184,7 @@ def _gpu() -> Any:
         return None
 
 
-def _dense(x: Tensor) -> tuple[Tensor, Tensor]:
+def dense(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``x``, copied if its memory has gaps, and an empty tensor of the same layout."""
     like = torch.empty_like(x)
     if like.stride() != x.stride():
@@ -211,7 +211,7 @@ def held_by(*tensors: Tensor | None) -> Any:
 def _quantized(x: Tensor, parameter: Tensor, offset: Tensor | None, call: Call) -> Tensor:
     if parameter.numel() > 1:
         x = x.contiguous()  # a row has to be one piece
-    x, y = _dense(x)
+    x, y = dense(x)
     if on_gpu(x):
         _gpu().fake_quantize_forward(x, parameter, offset, call.grid, y)
     else:
@@ -263,7 +263,7 @@ def _sat_quantized(
         known: whether it has found it earlier.
         n_steps: see :func:`~qatlab.quant.functional.sat_weight`, as all others.
     """
-    weight, q = _dense(weight)
+    weight, q = dense(weight)
     fan = sat_fan(weight, scaling)
     if on_gpu(weight):
         slope: Tensor = _gpu().sat_weight_forward(weight, n_steps, grid, quantized, fan, q)
@@ -291,7 +291,7 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, parameter, offset = ctx.saved_tensors
-        x = x.contiguous() if parameter.numel() > 1 else _dense(x)[0]
+        x = x.contiguous() if parameter.numel() > 1 else dense(x)[0]
         grad = as_laid_out(grads[0], x)
         grad_x = torch.empty_like(x)
         if on_gpu(x):

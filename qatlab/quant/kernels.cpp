@@ -690,6 +690,44 @@ void norm_quantize_backward(const Settings* settings, const float* parameter, co
   if (g_offset) *g_offset = static_cast<float>(offset_sum * settings->gradient_scale);
 }
 
+// Activation function and quantizer, without a norm.
+void function_quantize_forward(const Settings* settings, const float* parameter,
+                               const float* offset, const float* x, float* y, index_t n,
+                               std::int32_t function, int threads) {
+  const Step step(*settings, *parameter, offset ? *offset : 0.0f);
+  const ForwardRow row = forward_row_of(static_cast<Function>(function), false);
+  const float one = 1, zero = 0;
+#pragma omp parallel for num_threads(threads) if (n > PARALLEL)
+  for (index_t at = 0; at < n; at += BLOCK)
+    row(step, x + at, y + at, n - at < BLOCK ? n - at : BLOCK, &one, &zero);
+}
+
+void function_quantize_backward(const Settings* settings, const float* parameter,
+                                const float* offset, const float* x, const float* g, float* gx,
+                                index_t n, std::int32_t function, float* g_parameter,
+                                float* g_offset, int threads) {
+  const Step step(*settings, *parameter, offset ? *offset : 0.0f);
+  const BackwardRow row =
+      backward_row_of(static_cast<Function>(function), settings->ewgs != 0, false);
+  const float one = 1, zero = 0;
+  const index_t blocks = (n + BLOCK - 1) / BLOCK;
+  std::vector<double> step_sums(blocks), offset_sums(blocks);
+#pragma omp parallel for num_threads(threads) if (n > PARALLEL)
+  for (index_t b = 0; b < blocks; ++b) {
+    const index_t at = b * BLOCK;
+    Sums sums;
+    row(step, x + at, g + at, gx + at, n - at < BLOCK ? n - at : BLOCK, &zero, &one, &zero, sums);
+    step_sums[b] = sums.step[0], offset_sums[b] = sums.offset[0];
+  }
+  double step_sum = 0, offset_sum = 0;
+  for (index_t b = 0; b < blocks; ++b) {
+    step_sum += step_sums[b];
+    offset_sum += offset_sums[b];
+  }
+  *g_parameter = static_cast<float>(step_sum * step.factor);
+  if (g_offset) *g_offset = static_cast<float>(offset_sum * settings->gradient_scale);
+}
+
 // Indices of values on a grid, from q_min on, `width` bits each: 1, 2, 4 or 8.
 void encode(const Settings* settings, const float* parameter, const float* offset, const float* y,
             std::uint8_t* codes, index_t n, std::int32_t width, int threads) {

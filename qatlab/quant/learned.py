@@ -12,7 +12,12 @@ from typing_extensions import Unpack
 from qatlab.errors import QuantRuleError, TrainingError, wrong
 from qatlab.quant.dispatch import block_zero_gradient, fake_quantize_fused
 from qatlab.quant.grid import Grid
-from qatlab.quant.normed import NOTHING, in_kernel, norm_and_quantize
+from qatlab.quant.normed import (
+    NOTHING,
+    activate_and_quantize,
+    in_kernel,
+    norm_and_quantize,
+)
 from qatlab.quant.ops import clip_range
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import GridSettings, Quantizer, check_choice, check_switch, is_number
@@ -307,6 +312,9 @@ class ActivationQuantizer(LearnedQuantizer):
             return result
         if self.needs_start:
             self._begin_unobserved(x)
+        plain = dead_zeros or isinstance(self.activation, nn.Identity)
+        if in_kernel(self.activation) and not plain:
+            return activate_and_quantize(x, self.activation, self.parameter, self.grid, *settings)
         if not self.clips:
             x = rectify(x, self.activation, self.grid.near(self.parameter.detach()))
         if dead_zeros:

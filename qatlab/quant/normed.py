@@ -1,6 +1,6 @@
 """A batch norm and the quantizer behind it in one kernel each way, which keeps its input only.
 
-So is an activation function between the two, if it is one of :data:`FUNCTIONS`.
+So is an activation function in front of the quantizer, if it is one of :data:`FUNCTIONS`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from qatlab.quant import kernels
 from qatlab.quant.dispatch import (
     Call,
     as_laid_out,
+    dense,
     encoded,
     fake_quantize_fused,
     fits,
@@ -101,6 +102,69 @@ def norm_and_quantize(
 
         Memory.active.quantized(result, x, again, partial(encoded, size, shift, grid))
     return result
+
+
+def activate_and_quantize(
+    x: Tensor,
+    activation: nn.Module,
+    parameter: Tensor,
+    grid: Grid,
+    gradient_scale: float,
+    offset: Tensor | None,
+    ewgs: float,
+) -> Tensor:
+    """Return ``fake_quantize(activation(x), ...)``; where it fits, only ``x`` is kept.
+
+    As in :func:`norm_and_quantize`, what needs no gradient is computed with torch's functions.
+
+    Args:
+        x: any shape.
+        activation: one that is :func:`in_kernel`.
+        parameter: see :func:`~qatlab.quant.grid.fake_quantize`, as all others.
+    """
+    trains = torch.is_grad_enabled() and x.requires_grad
+    one_step = parameter.numel() == 1 and (offset is None or offset.numel() == 1)
+    if not (trains and one_step and not on_gpu(x) and fits(x) and readable(x, parameter, offset)):
+        return fake_quantize_fused(activation(x), parameter, grid, gradient_scale, offset, ewgs)
+    call, function = Call(grid, gradient_scale, ewgs), FUNCTIONS[type(activation)]
+    result: Tensor = _FunctionQuantize.apply(x, parameter, offset, call, function)
+    if Memory.active is not None and Memory.active.makes_again(x):
+        held, size, shift = held_by(x, parameter, offset)
+        again = partial(_activated, held, size, shift, call, function)
+        Memory.active.quantized(result, x, again, partial(encoded, size, shift, grid))
+    return result
+
+
+def _activated(
+    x: Tensor, parameter: Tensor, offset: Tensor | None, call: Call, function: int
+) -> Tensor:
+    x, y = dense(x)
+    told = (kernels.settings(*call), parameter, offset)
+    kernels.call("function_quantize_forward", *told, x, y, x.numel(), function)
+    return y
+
+
+class _FunctionQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, parameter: Tensor, offset: Tensor | None, call: Call, function: int
+    ) -> Tensor:
+        ctx.save_for_backward(x, parameter, offset)
+        ctx.call, ctx.function = call, function
+        return _activated(x, parameter, offset, call, function)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, parameter, offset = ctx.saved_tensors
+        x, grad_x = dense(x)
+        grad = as_laid_out(grads[0], x)
+        grad_parameter = torch.empty_like(parameter)
+        grad_offset = None if offset is None else torch.empty_like(offset)
+        kernels.call(
+            *("function_quantize_backward", kernels.settings(*ctx.call), parameter, offset, x),
+            *(grad, grad_x, x.numel(), ctx.function, grad_parameter, grad_offset),
+        )
+        return grad_x, grad_parameter, grad_offset, None, None
 
 
 def _normed_again(

@@ -16,7 +16,7 @@ from qatlab import files, sweep
 from qatlab.config import apply_given, clear_initial_weights, in_sweep, portable_yaml, stored_config
 from qatlab.config.trust import foreign
 from qatlab.deploy.integer.lowering import Obstacle
-from qatlab.deploy.obstacles import told
+from qatlab.deploy.obstacles import forms_of, told
 from qatlab.errors import CheckpointError, ConfigError, wrong
 from qatlab.results import record
 from qatlab.results.compare import configuration, differences, flat
@@ -167,7 +167,7 @@ def _fit_and_report(
         sweep.train_in_subprocess(folder, foreign(OmegaConf.to_container(cfg)))
         return record.read_result(folder)
     print_table(built.table)
-    say(told(found))
+    say(told(found, forms_of(cfg.target)))
     names = list(cfg.logger or {})
     with tracked(trainer, names, folder, config, built.table) as trackers:
         result = _fit_and_test(cfg, built, trainer, checkpoint, start_from, changes)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from omegaconf import DictConfig
 
 from qatlab.deploy.integer.lowering import Obstacle
-from qatlab.deploy.obstacles import IN_INTEGERS, check_target, forms_of, listed, obstacles, told
+from qatlab.deploy.obstacles import (
+    IN_INTEGERS,
+    OF_FLOATS,
+    check_target,
+    forms_of,
+    listed,
+    obstacles,
+    told,
+)
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.errors import ConfigError
 from qatlab.run.build import Built, build
@@ -19,24 +29,33 @@ def plan(cfg: DictConfig) -> None:
     Raises:
         QatlabError: for a network that cannot be made, or cannot leave as ``cfg.target`` asks.
     """
-    built, found = build_for_target(cfg)
+    built, found = build_for_target(cfg, OF_FLOATS)
     print_table(built.table)
     for line in [told(found), *listed(found)]:
         say(line)
 
 
-def build_for_target(cfg: DictConfig) -> tuple[Built, dict[str, tuple[Obstacle, ...]]]:
+def build_for_target(
+    cfg: DictConfig, tried: Sequence[str] = ()
+) -> tuple[Built, dict[str, tuple[Obstacle, ...]]]:
     """Make what is configured; return what stands in the way of each form of the network, too.
+
+    Args:
+        cfg: the configuration.
+        tried: of a network of which parts stay float, forms that are written beside those that
+            ``cfg.target`` asks for.
 
     Raises:
         ConfigError: if ``cfg.target`` asks for a form that the network cannot have.
     """
-    forms_of(cfg.target)  # a word that is wrong is told before anything is built
+    asked = forms_of(cfg.target)  # a word that is wrong is told before anything is built
     built = build(cfg)
-    return built, _obstacles(cfg, built)
+    return built, _obstacles(cfg, built, [*asked, *tried])
 
 
-def _obstacles(cfg: DictConfig, built: Built) -> dict[str, tuple[Obstacle, ...]]:
+def _obstacles(
+    cfg: DictConfig, built: Built, tried: Sequence[str]
+) -> dict[str, tuple[Obstacle, ...]]:
     """Return what stands in the way of each form of the network.
 
     Raises:
@@ -47,7 +66,7 @@ def _obstacles(cfg: DictConfig, built: Built) -> dict[str, tuple[Obstacle, ...]]
         codes, of_images = pixel_codes(data), None
     except ConfigError as error:  # files of floats take any images
         codes, of_images = None, Obstacle("data.transforms", "", str(error))
-    found = obstacles(built.model, codes, data.example_input(), forms_of(cfg.target))
+    found = obstacles(built.model, codes, data.example_input(), tried)
     if of_images is not None:
         found |= {form: (of_images, *found[form]) for form in IN_INTEGERS & found.keys()}
     check_target(cfg.target, found)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qatlab.cli import hydra_app
+from qatlab.cli.main import run as run_command
 
 Ran = Callable[..., str]
 FLOAT_FIRST = "quant.rules.first.weight=null"
@@ -51,8 +53,8 @@ def ran(
     ("overrides", "words"),
     [
         (f"target=c {FLOAT_FIRST}", f"target=c: the network cannot leave so: {NO_FORM}"),
-        (f"target=qonnx {FLOAT_FIRST}", f"target=qonnx: the network cannot leave so: {NO_FORM}"),
-        (f"target=[qdq,c] {FLOAT_FIRST}", "target=qdq: the network cannot leave so: "),
+        (f"target=[c,integer] {FLOAT_FIRST}", f"target=c: the network cannot leave so: {NO_FORM}"),
+        (f"target=integer {FLOAT_FIRST}", "target=integer: the network cannot leave so: "),
         (f"target=c mode=plan {FLOAT_FIRST}", "target=c: the network cannot leave so: "),
         (
             "target=[qdq,integer] quant.rules.first.weight.bits=12",
@@ -99,11 +101,12 @@ class OwnWeights(nn.Module):
 
 def test_a_plan_lists_all_that_stands_in_the_way(ran: Ran) -> None:
     lines = ran("mode=plan", network="OwnWeights").splitlines()
-    (line,) = (line for line in lines if line.startswith("Cannot be exported: "))
-    assert line.startswith("Cannot be exported: up (ConvTranspose2d: ")
+    (line,) = (line for line in lines if line.startswith("Can be exported as "))
+    floats = "qdq, qonnx with 3 parts in float (up, line, linear), but not as integer: up (Conv"
+    assert line.startswith(f"Can be exported as {floats}Transpose2d: ")
     assert line.endswith("(2 more: mode=plan lists them)")
-    listed = [line for line in lines if line.startswith("  integer, qdq, qonnx, c: ")]
-    assert [line.split()[4] for line in listed] == ["up", "line", "linear"]
+    listed = [line for line in lines if line.startswith("  integer, c: ")]
+    assert [line.split()[2] for line in listed] == ["up", "line", "linear"]
     assert all(line.endswith(" has no integer form.") for line in listed)
     assert not list(Path().rglob("layers.json"))
 
@@ -116,10 +119,11 @@ def test_a_plan_says_that_a_network_can_leave(ran: Ran) -> None:
 
 def test_a_training_tells_its_forms_and_float_weights_at_its_start_and_keeps_them(ran: Ran) -> None:
     lines = ran("schedule.clamp_epochs=0", network="OwnWeights").splitlines()
-    told = [i for i, line in enumerate(lines) if line.startswith("Cannot be exported: ")]
+    told = [i for i, line in enumerate(lines) if line.startswith("Can be exported as qdq, qonnx ")]
     floats = [i for i, line in enumerate(lines) if line.strip().startswith("Weights that stay fl")]
     report = next(i for i, line in enumerate(lines) if line.startswith("    Size: "))
     assert len(told) == 1
+    assert "(up, line, linear; mode=plan tries qdq, qonnx), but not as integer: " in lines[told[0]]
     assert len(floats) == 2
     assert floats[0] < told[0] < report < floats[1]
     for i in floats:
@@ -127,9 +131,11 @@ def test_a_training_tells_its_forms_and_float_weights_at_its_start_and_keeps_the
         assert all(name in words for name in ("up (ConvTranspose2d)", "line (Conv1d)", "table ("))
     forms = json.loads(Path("run/layers.json").read_text())["forms"]
     assert forms.keys() == {"integer", "qdq", "qonnx", "c"}
-    for own in forms.values():
+    assert forms["qdq"] == forms["qonnx"] == []  # which nothing has tried
+    for own in (forms["integer"], forms["c"]):
         assert [one["layer"] for one in own] == ["up", "line", "linear"]
-        assert own[0].keys() == {"layer", "operator", "reason"}
+        assert own[0].keys() == {"layer", "operator", "reason", "in_float"}
+        assert own[0]["in_float"] is True
         assert own[0]["operator"].startswith("ConvTranspose2d")
 
 
@@ -160,7 +166,7 @@ def test_a_reader_is_a_target_like_a_form(ran: Ran) -> None:
 @pytest.mark.parametrize(
     ("words", "in_front"),
     [
-        ("", False),
+        ("target=[qdq,qonnx]", False),
         ("target=[qdq,integer]", True),
         ("target=c", True),
         ("quant.inputs_of_functions=true", True),
@@ -172,8 +178,48 @@ def test_a_target_of_whole_numbers_puts_a_site_in_front_of_functions(
 ) -> None:
     table = ran("mode=plan", *words.split(), network="Swish")
     assert ("norm_site" in table) is in_front
-    last = "Can be exported as integer, qdq, qonnx, c." if in_front else "Cannot be exported: silu"
-    assert last in table
+    floats = "Can be exported as qdq, qonnx with 1 part in float (silu), but not as integer: silu"
+    assert ("Can be exported as integer, qdq, qonnx, c." if in_front else floats) in table
+
+
+class Normed(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, stride=4), nn.LayerNorm(4)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).relu()
+        result: Tensor = self.fc(x.mean((2, 3)))
+        return result
+
+
+def test_a_layer_norm_stays_float_in_files_of_floats_only(
+    ran: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        ran("target=integer", network="Normed")
+    refused = "target=integer: the network cannot leave so: norm (LayerNorm: (4,), "
+    check(capsys.readouterr().err, (refused,))
+    lines = ran("schedule.clamp_epochs=0", "target=[qdq,qonnx]", network="Normed").splitlines()
+    floats = "Can be exported as qdq, qonnx with 1 part in float (norm), but not as integer: norm ("
+    assert len([line for line in lines if line.startswith(floats)]) == 1
+    words = ["run", f"allow={__name__}"]
+    assert run_command(["export", *words, "-o", "net.onnx"]) == 0
+    assert " In float between quantizers: 1 part (norm)." in capsys.readouterr().out
+    facts = {entry.key: entry.value for entry in onnx.load("net.onnx").metadata_props}
+    assert (facts["format"], facts["float parts"], facts["batch"]) == ("qdq", '["norm"]', "N")
+    assert run_command(["export", *words, "-o", "net.c", "--format", "c"]) == 1
+    assert "norm (LayerNorm: (4,), " in capsys.readouterr().err
+    assert run_command(["export", *words, "-o", "q.onnx", "--format", "qonnx"]) == 0
+    files = ["--onnx", "net.onnx", "q.onnx", "--json", "found.json"]
+    assert run_command(["verify", *words, *files]) == 0
+    assert "no integers are compared: norm (LayerNorm: " in capsys.readouterr().out
+    found = json.loads(Path("found.json").read_text())
+    names = [f"{file}, {way}" for file in files[1:3] for way in ("as written", "optimised")]
+    assert list(found["forms"]) == ["fake-quantized", *names]
+    assert [form["different"] - form["ties"] for form in found["forms"].values()] == [0] * 5
+    assert found["forms"]["net.onnx, as written"]["sites"].keys() == {"relu", "mean_site"}
 
 
 def test_whether_there_are_sites_in_front_of_functions_is_true_or_false(told: Told) -> None:

@@ -71,6 +71,19 @@ def lower(model: nn.Module, input_codes: Sequence[Codes], example_input: Tensor)
     return Lowering(model, input_codes, example_input).network()
 
 
+@torch.no_grad()
+def try_to_lower(
+    model: nn.Module, input_codes: Sequence[Codes], example_input: Tensor
+) -> tuple[IntegerNetwork, tuple[Obstacle, ...]]:
+    """Return the integer network, and what has no place in it.
+
+    Where something has none, the network is not the one that was trained. Arguments and errors
+    that concern the whole network: see :func:`lower`.
+    """
+    lowering = Lowering(model, input_codes, example_input, goes_on=True)
+    return lowering.network(), tuple(lowering.obstacles)
+
+
 @dataclass(frozen=True)
 class Obstacle:
     """Why a network has no integer form, at one place.
@@ -79,11 +92,13 @@ class Obstacle:
         layer: path of the layer, site or function.
         operator: what it calls.
         reason: one sentence.
+        in_float: whether it is a part that files of floats compute as it is.
     """
 
     layer: str
     operator: str
     reason: str
+    in_float: bool = False
 
 
 class Lowering(State):

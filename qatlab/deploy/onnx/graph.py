@@ -100,6 +100,19 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
+    def take(self, node: onnx.NodeProto, inputs: Sequence[str]) -> list[str]:
+        """Add a node that was made elsewhere, and return the names of its outputs.
+
+        Args:
+            node: its operator and attributes are taken.
+            inputs: names of tensors of this graph.
+        """
+        outputs = [self._free("") if name else "" for name in node.output]
+        made = helper.make_node(node.op_type, inputs, outputs, domain=node.domain)
+        made.attribute.extend(node.attribute)
+        self.nodes.append(made)
+        return outputs
+
     def constant(self, values: ArrayLike, name: str = "", kind: int | None = None) -> str:
         """Add a constant, and return its name; what is there already is not stored twice.
 

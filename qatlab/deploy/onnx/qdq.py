@@ -97,7 +97,11 @@ class QdqWriter:
             answer = self.graph.node(LAST[output.function], [answer], axis=1)
         answer, sizes = self.graph.in_shape(answer, shape, output.shape, output.places)
         self._check("output", before)
-        return self.graph.model(image, answer, TensorProto.FLOAT, sizes, facts)
+        return self.completed(self.graph.model(image, answer, TensorProto.FLOAT, sizes, facts))
+
+    def completed(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return a file with all that its readers want written out."""
+        return model
 
     def _check(self, name: str, first: int) -> None:
         """Raise a ConfigError for operators that the reader does not take."""
@@ -261,20 +265,24 @@ class QdqWriter:
         return [x, self.weights(codes, np.asarray(size, np.float32), op.name)]
 
     def weights(self, codes: Integers, scale: Floats, name: str) -> str:
-        """Return real weights: ``codes * scale``, one or one for each output channel."""
+        """Return real weights: ``codes * scale``, one or one for each output channel.
+
+        A scale of as many axes as the codes is a Mul of its own.
+        """
         graph = self.graph
         numbers, kind, gap, base = stored(codes, graph.opset, name)
         constant = graph.constant(numbers, f"{name}_weight", kind)
-        if not base:
+        if not base and scale.ndim < codes.ndim:
             scales = graph.constant(np.asarray(gap * scale, np.float32))
             axis = 0 if scale.ndim else None
             return graph.node("DequantizeLinear", [constant, scales], axis=axis)
-        # Odd codes, exactly: 2 * numbers + 1.
-        two, one = (graph.constant(np.float32(number)) for number in (gap, base))
-        even = graph.node("DequantizeLinear", [constant, two])
-        odd = graph.node("Add", [even, one])
-        shaped = scale.reshape(-1, *(1,) * (codes.ndim - 1)) if scale.ndim else scale
-        return graph.node("Mul", [odd, graph.constant(shaped)])
+        # Exactly, gap * numbers + base; odd codes are 2 * numbers + 1.
+        factors = [graph.constant(np.float32(number)) for number in (gap, base) if number]
+        whole = graph.node("DequantizeLinear", [constant, factors[0]])
+        if base:
+            whole = graph.node("Add", [whole, factors[1]])
+        shaped = scale.reshape(-1, *(1,) * (codes.ndim - 1)) if scale.ndim == 1 else scale
+        return graph.node("Mul", [whole, graph.constant(shaped)])
 
     def site(self, op: ops.Rescale | ops.Table, x: str) -> None:
         """Write the codes of a site; ``x`` are the real numbers above its offset."""

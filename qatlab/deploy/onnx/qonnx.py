@@ -9,7 +9,8 @@ Source: the specification of the operators in Pappalardo et al. 2022, arXiv:2206
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from qatlab.deploy.onnx.qdq import Floats
 from qatlab.deploy.readers import READERS, Reader
 
 DOMAIN = "qonnx.custom_op.general"
-ONE = np.asarray(1, np.float32)
+ZERO, ONE = (np.asarray(number, np.float32) for number in (0, 1))
 # What these operators do where nothing is said.
 WINDOW: Mapping[str, list[int]] = {"strides": [1, 1], "pads": [0, 0, 0, 0]}
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -49,24 +50,29 @@ class QonnxWriter(BiasWriter):
     def __init__(
         self, network: IntegerNetwork, opset: int, reader: Reader = READERS["qonnx"]
     ) -> None:
+        if reader.conventions.norm_behind:
+            network = _in_steps(network)
         super().__init__(network, opset, reader)
-        self._sites: dict[str, Callable[[], str]] = {}
 
-    def write(self, facts: Mapping[str, str]) -> onnx.ModelProto:
-        """Return the file; see :meth:`~qatlab.deploy.onnx.qdq.QdqWriter.write`."""
-        return _complete(super().write(facts))
+    def completed(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Write out attributes that have a default, and the shapes of all tensors."""
+        return _complete(model)
 
     def _term(self, name: str, factor: Reals) -> str:
-        op = self.by_name[name]
-        if not (self.conventions.norm_behind and isinstance(op, (ops.Convolve, ops.Multiply))):
+        op, channels = self.by_name[name], self.shapes[name][0]
+        if not self.conventions.norm_behind or factor.ndim > 1:
             return super()._term(name, factor)
-        step, graph, channels = self.codes[op.inputs[0]].step, self.graph, len(op.weight)
-        bias = self._biases.pop(name, np.zeros(channels, np.float32))
-        sums = super()._term(name, np.array(step))
-        scale = np.broadcast_to(factor / step, channels).astype(np.float32)
-        numbers = [scale, bias, np.zeros_like(scale), np.ones_like(scale)]
-        constants = [graph.constant(own) for own in numbers]
-        return graph.node("BatchNormalization", [sums, *constants], epsilon=0.0)
+        if name in self.codes:
+            x, rest, bias = self.real(name), factor / self.codes[name].step, ZERO
+        elif isinstance(op, (ops.Convolve, ops.Multiply)):
+            step, bias = self.codes[op.inputs[0]].step, self._biases.pop(name, ZERO)
+            x, rest = super()._term(name, np.array(step)), factor / step
+        else:
+            return super()._term(name, factor)
+        scale, offset = (np.broadcast_to(n, channels).astype(np.float32) for n in (rest, bias))
+        numbers = (scale, offset, np.zeros_like(scale), np.ones_like(scale))
+        constants = [self.graph.constant(own) for own in numbers]
+        return self.graph.node("BatchNormalization", [x, *constants], epsilon=0.0)
 
     def _pooled(self, op: ops.SumPool, x: str) -> str:
         shape = self.shapes[op.inputs[0]]
@@ -113,21 +119,10 @@ class QonnxWriter(BiasWriter):
             x = graph.node("Clip", [x, low if codes.low else "", high])
         if not signed:
             x = graph.node("Relu", [x])  # changes nothing, but is what unsigned codes are read with
-
-        def made() -> str:
-            real = self._quant(x, np.float32(codes.step), bits, signed, narrow, name)
-            if codes.offset:
-                real = graph.node("Add", [real, graph.constant(np.float32(codes.offset))])
-            return real
-
-        if self.conventions.quant_for_each:
-            self._sites[name] = made
-        else:
-            self.tensors[name] = made()
-
-    def real(self, name: str) -> str:
-        """Return the real numbers that a result stands for."""
-        return self._sites[name]() if name in self._sites else super().real(name)
+        real = self._quant(x, np.float32(codes.step), bits, signed, narrow, name)
+        if codes.offset:
+            real = graph.node("Add", [real, graph.constant(np.float32(codes.offset))])
+        self.tensors[name] = real
 
     def _quant(
         self,
@@ -148,6 +143,32 @@ class QonnxWriter(BiasWriter):
         return self.graph.node("Quant", inputs, name, domain=DOMAIN, **settings)
 
 
+def _in_steps(network: IntegerNetwork) -> IntegerNetwork:
+    """Return a network whose real numbers behind a site are in steps of this site: its codes.
+
+    hls4ml takes a scale other than a power of two apart, and puts the pieces at the wrong places
+    where one tensor is read twice, or is the second of a sum.
+    """
+    units: dict[str, float] = {}  # of real numbers, by the name of the result
+    operations: list[ops.Operation] = []
+    codes = network.codes
+    for op in network.operations:
+        unit = units.get(op.inputs[0], 1.0) if op.inputs else 1.0
+        if op.group is ops.Group.SITE:
+            unit = codes[op.name].step
+        units[op.name] = unit
+        changes: dict[str, Any] = {}
+        if isinstance(op, (ops.Rescale, ops.Table, ops.SumPool, ops.Reinterpret)) and op.codes:
+            own = op.codes
+            changes["codes"] = replace(own, step=own.step / unit, offset=own.offset / unit)
+        if isinstance(op, ops.Reinterpret):
+            changes["shift"] = op.shift / unit
+        if isinstance(op, ops.Pad):
+            changes["value"] = op.value / unit
+        operations.append(replace(op, **changes))
+    return IntegerNetwork(operations, network.sites)
+
+
 def _complete(model: onnx.ModelProto) -> onnx.ModelProto:
     """Write out attributes that have a default, and the shapes of all tensors; return the file."""
     for node in model.graph.node:
@@ -160,6 +181,6 @@ def _complete(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in standard.graph.node:
         if node.domain == DOMAIN:  # shapes are those of what it quantizes
             node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output))
-    found = onnx.shape_inference.infer_shapes(standard, strict_mode=True, data_prop=True)
+    found = onnx.shape_inference.infer_shapes(standard, data_prop=True)
     model.graph.value_info.extend(found.graph.value_info)
     return model

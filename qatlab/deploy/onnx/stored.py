@@ -8,7 +8,7 @@ import numpy as np
 
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
-from qatlab.deploy.integer.operations import Integers
+from qatlab.deploy.integer.operations import Codes, Integers
 from qatlab.deploy.onnx import OPSETS
 from qatlab.deploy.onnx.graph import NARROW, container
 from qatlab.deploy.onnx.moves import WRAPS
@@ -88,9 +88,23 @@ def lowest_opset(network: IntegerNetwork, kind: str, reader: Reader) -> int:
         if kind == "qonnx":
             continue
         if isinstance(op, (ops.Convolve, ops.Multiply)):
-            found.append(NARROW[stored(op.weight, OPSETS[1], op.name).kind][0])
+            found.append(opset_of_weights(op.weight, op.name))
         elif op.group is ops.Group.SITE:
-            codes = network.codes[op.name]
-            container_of = container(min(codes.low, 0), codes.high, OPSETS[1], of_bytes=True)
-            found += [] if container_of is None else [NARROW[container_of][0]]
+            found.append(opset_of_site(network.codes[op.name]))
     return min(max(found), highest)
+
+
+def opset_of_weights(codes: Integers, name: str) -> int:
+    """Return the lowest opset that stores weights at their width; of the layer ``name``.
+
+    Raises:
+        ConfigError: if none does.
+    """
+    return NARROW[stored(codes, OPSETS[1], name).kind][0]
+
+
+def opset_of_site(codes: Codes) -> int:
+    """Return the lowest opset that has bytes, or 16 bits, for the codes of a site."""
+    lowest, highest = OPSETS
+    kind = container(min(codes.low, 0), codes.high, highest, of_bytes=True)
+    return lowest if kind is None else NARROW[kind][0]

@@ -123,7 +123,7 @@ class Comparison:
             form: what has answered.
             batch: images, their bytes, labels.
             expected: of the fake-quantized network.
-            exact: of the integer network in float64, which knows what was rounded.
+            exact: of what knows what was rounded: the integer network in float64, if there is one.
             found: of the form.
         """
         images, pixels, labels = batch
@@ -140,8 +140,10 @@ class Comparison:
         self.outputs += apart.numel()
         agree = torch.ones(len(labels), dtype=torch.bool)
         known = torch.ones(len(labels), dtype=torch.bool)
-        for name, codes in found.codes.items():
-            site, theirs_here = self.sites.setdefault(name, Site()), expected.codes[name]
+        for name, theirs_here in expected.codes.items():  # in the order of computation
+            if name not in found.codes:
+                continue
+            site, codes = self.sites.setdefault(name, Site()), found.codes[name]
             other = codes != theirs_here
             site.add(other, exact.positions[name], agree, known)
             agree &= ~other.flatten(1).any(1)
@@ -156,7 +158,7 @@ class Comparison:
 @torch.no_grad()
 def compare(
     first: FakeQuantized,
-    exact: AsIntegers,
+    exact: AsIntegers | None,
     others: Sequence[Form],
     batches: Iterator[tuple[Tensor, Tensor]],
     codes: Sequence[Codes],
@@ -166,10 +168,12 @@ def compare(
 
     Args:
         first: the fake-quantized network.
-        exact: the integer network with float rescaling.
+        exact: the integer network with float rescaling; None where there is none, and the first
+            form tells what was rounded.
         others: further forms.
         batches: images and labels.
-        codes: of the images, see :func:`~qatlab.deploy.pixels.pixel_codes`.
+        codes: of the images, see :func:`~qatlab.deploy.pixels.pixel_codes`; none where no form
+            takes bytes.
         classifies: whether outputs stand for classes.
 
     Returns:
@@ -178,14 +182,15 @@ def compare(
     Raises:
         TrainingError: for answers that are not finite.
     """
-    forms: list[Form] = [first, exact, *others]
+    forms: list[Form] = [first, *([] if exact is None else [exact]), *others]
     found = [Comparison(form.name, form.tolerance, classifies) for form in forms]
     with first:
         for images, labels in batches:
-            pixels = bytes_of(images, codes)
-            expected, whole, *answers = (_finite(form, images, pixels) for form in forms)
-            batch = (images, pixels, labels)
-            for form, own, answer in zip(forms, found, [expected, whole, *answers], strict=True):
+            pixels = bytes_of(images, codes) if codes else images
+            answers = [_finite(form, images, pixels) for form in forms]
+            expected, batch = answers[0], (images, pixels, labels)
+            whole = expected if exact is None else answers[1]
+            for form, own, answer in zip(forms, found, answers, strict=True):
                 own.add(form, batch, expected, whole, answer)
     return found
 
@@ -208,8 +213,10 @@ def _from_tie(position: Tensor) -> float:
 def _is_tie(found: Answer, expected: Answer, exact: Answer, classifies: bool) -> bool:
     """Tell whether the answers to one image part at a tie."""
     known = True
-    for name, codes in found.codes.items():
-        theirs = expected.codes[name]
+    for name, theirs in expected.codes.items():  # in the order of computation
+        if name not in found.codes:
+            continue
+        codes = found.codes[name]
         other = codes != theirs
         if other.any():
             if known:

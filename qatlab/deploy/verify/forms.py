@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,10 @@ class Answer:
     """What a form answers to a batch.
 
     Attributes:
-        outputs: ``(N, classes)``, float64.
+        outputs: ``(N, classes)``, float64; the first of several, which is the one that is scored.
         codes: of each site, by its name; empty for a form that does not show them.
-        positions: of each site, what was rounded, in steps; of integer networks only.
+        positions: of each site, what was rounded, in steps; of integer networks, and of a
+            fake-quantized one that has no integer form.
     """
 
     outputs: Tensor
@@ -63,12 +64,17 @@ class FakeQuantized:
     """The network as it was trained.
 
     While it is entered (``with``), its weights are held quantized, and its codes are read.
+
+    Args:
+        model: the network.
+        positions: show what its sites round, too, for a network without an integer form.
     """
 
     name, tolerance = "fake-quantized", 0.0
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, positions: bool = False) -> None:
         self.model, self._codes = model, dict[str, Tensor]()
+        self._shows_positions, self._positions = positions, dict[str, Tensor]()
         self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> None:
@@ -88,11 +94,16 @@ class FakeQuantized:
         step = site.grid.step(site.parameter.double())
         offset = 0 if site.learned_offset is None else site.learned_offset.double()
         self._codes[name] = ((output.double() - offset) / step).round()
+        if self._shows_positions:
+            in_steps = (site.float_values(*args).double() - offset) / step
+            self._positions[name] = in_steps.clamp(site.grid.q_min, site.grid.q_max)
 
     def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute; see :class:`Form`."""
-        outputs = self.model(images).double()
-        return Answer(outputs.flatten(1), dict(self._codes))
+        returned = self.model(images)
+        outputs = (returned if isinstance(returned, Tensor) else returned[0]).double()
+        found = (_by_image(shown, len(images)) for shown in (self._codes, self._positions))
+        return Answer(outputs.flatten(1), *found)
 
     look_inside = __call__
 
@@ -121,7 +132,8 @@ class InOnnxruntime:
         file: its content.
         kind: ``qdq``, ``qonnx``, whose operators it gets as functions, or ``integer``, which takes
             bytes.
-        network: what it was made of; names the sites.
+        network: what it was made of; names the sites. Or the steps of the sites, by their names,
+            where parts of it stay float.
         optimised: whether onnxruntime may change the graph.
         tolerance: see :class:`Form`.
     """
@@ -131,7 +143,7 @@ class InOnnxruntime:
         name: str,
         file: Any,
         kind: str,
-        network: IntegerNetwork,
+        network: IntegerNetwork | Mapping[str, float],
         optimised: bool,
         tolerance: float,
     ) -> None:
@@ -139,20 +151,25 @@ class InOnnxruntime:
         self.name, self.tolerance = f"{name}, {how}", tolerance
         self.takes_bytes, self.optimised = kind == "integer", optimised
         suffix = "_codes" if kind == "qdq" else ""
-        self._one_by_one = file.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
         written = {name for node in file.graph.node for name in node.output}
-        self._last = network.output.function if self.takes_bytes else ""
+        self._last = ""
+        if isinstance(network, IntegerNetwork):
+            self._last = network.output.function if self.takes_bytes else ""
+            sites = {site: list(parts) for site, parts in network.sites.items()}
+            steps = {site: network.codes[parts[0]].step for site, parts in sites.items()}
+        else:
+            sites, steps = {site: [site] for site in network}, dict(network)
         self._parts = {
             site: [f"{part}{suffix}" for part in parts]
-            for site, parts in network.sites.items()
+            for site, parts in sites.items()
             if all(f"{part}{suffix}" in written for part in parts)
         }
         # A Quant of QONNX makes codes times their step.
-        self._units = {
-            site: network.codes[network.sites[site][0]].step if kind == "qonnx" else 1.0
-            for site in self._parts
-        }
+        self._units = {site: steps[site] if kind == "qonnx" else 1.0 for site in self._parts}
+        (image,) = file.graph.input
+        self._one_by_one = image.type.tensor_type.shape.dim[0].dim_value == 1
         shown = [part for parts in self._parts.values() for part in parts]
+        self._names = [file.graph.output[0].name, *shown]
         try:
             self._session = _session(file, optimised)
             self._inside = _session(file, optimised, shown)
@@ -165,7 +182,7 @@ class InOnnxruntime:
         """Compute; see :class:`Form`."""
         if not self.optimised:
             return self.look_inside(images, pixels)
-        (outputs,) = self._run(self._session, images, pixels)
+        (outputs,) = self._run(self._session, self._names[:1], images, pixels)
         return Answer(self._answered(outputs))
 
     def _answered(self, outputs: Any) -> Tensor:
@@ -173,25 +190,37 @@ class InOnnxruntime:
 
     def look_inside(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute, and show all codes."""
-        outputs, *codes = self._run(self._inside, images, pixels)
+        outputs, *codes = self._run(self._inside, self._names, images, pixels)
         found = {}
         for site, parts in self._parts.items():
             made = torch.from_numpy(np.concatenate([codes.pop(0) for _ in parts], 1)).double()
             found[site] = (made / self._units[site]).round()
-        return Answer(self._answered(outputs), found)
+        return Answer(self._answered(outputs), _by_image(found, len(images)))
 
-    def _run(self, session: Any, images: Tensor, pixels: Tensor) -> list[Any]:
-        image = pixels.numpy() if self.takes_bytes else images.numpy()
-        at_once = image[:, None] if self._one_by_one else [image]
+    def _run(self, session: Any, names: Sequence[str], images: Tensor, pixels: Tensor) -> list[Any]:
+        given = pixels if self.takes_bytes else images
+        batches = torch.split(given, 1) if self._one_by_one else (given,)
         try:
-            answers = [session.run(None, {"image": part}) for part in at_once]
-            return [np.concatenate(own) for own in zip(*answers, strict=True)]
+            made = [session.run(names, {"image": batch.numpy()}) for batch in batches]
+            return [np.concatenate(parts) for parts in zip(*made, strict=True)]
         except Exception as error:  # of onnxruntime, such as for images of another size
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> ConfigError:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return ConfigError(f"{self.name}: onnxruntime cannot compute it: {reason}")
+
+
+def _by_image(shown: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
+    """Return what sites show with the images in front, which windows of them may have been.
+
+    A site that has no place for each image is left out.
+    """
+    return {
+        site: values if len(values) == images else values.reshape(images, -1)
+        for site, values in shown.items()
+        if len(values) % images == 0
+    }
 
 
 def finished(outputs: Tensor, function: str) -> Tensor:

@@ -22,10 +22,12 @@ from qatlab.deploy.integer import IntegerNetwork
 from qatlab.deploy.readers import READERS
 from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.forms import Answer, Form, InOnnxruntime, finished, read_onnx
+from qatlab.deploy.verify.trained import sites_of
 from qatlab.errors import ConfigError, wrong
 
 Floats = NDArray[np.float32]
 PRECISION = "fixed<48,16>"  # of hls4ml where the file says none: scales and biases are floats there
+SUMS = "fixed<48,26>"  # of hls4ml, where it must be said: sums of bytes times bytes
 PACKAGES = {  # what has to be installed for a reader
     "onnxruntime": ("onnx", "onnxruntime"),
     "openvino": ("onnx", "openvino"),
@@ -51,14 +53,18 @@ def check_reader(name: str) -> None:
 
 
 def forms_in(
-    name: str, trained: Trained, network: IntegerNetwork, files: Sequence[Path], tolerance: float
+    name: str,
+    trained: Trained,
+    network: IntegerNetwork | None,
+    files: Sequence[Path],
+    tolerance: float,
 ) -> list[Form]:
     """Return what a reader computes of files of a network.
 
     Args:
         name: of the reader, see :data:`PACKAGES`.
         trained: the network.
-        network: what its files are made of; names the sites.
+        network: the same in whole numbers; None where it has no such form.
         files: of its, or none to write the one that the reader takes.
         tolerance: see :class:`~qatlab.deploy.verify.forms.Form`.
 
@@ -72,8 +78,9 @@ def forms_in(
         kind = READERS[name].formats[0]
         given = [(f"{name}, {kind}", onnx_file(trained, reader=name), kind)]
     if name == "onnxruntime":
+        sites = sites_of(trained) if network is None else network
         return [
-            InOnnxruntime(called, file, kind, network, way, tolerance * (kind == "integer"))
+            InOnnxruntime(called, file, kind, sites, way, tolerance * (kind == "integer"))
             for called, file, kind in given
             for way in (False, True)
         ]
@@ -88,7 +95,7 @@ class InReader:
         reader: of the file.
         file: its content.
         kind: its format; ``integer`` takes bytes.
-        network: what it was made of.
+        network: what it was made of; None where parts of it stay float.
         tolerance: see :class:`~qatlab.deploy.verify.forms.Form`.
     """
 
@@ -98,12 +105,12 @@ class InReader:
         reader: str,
         file: Any,
         kind: str,
-        network: IntegerNetwork,
+        network: IntegerNetwork | None,
         tolerance: float,
     ) -> None:
         self.name, self.tolerance = name, tolerance
         self._reader, self._takes_bytes = reader, kind == "integer"
-        self._last = network.output.function if self._takes_bytes else ""
+        self._last = network.output.function if network and self._takes_bytes else ""
         with self._telling():
             self._computed = COMPUTED[reader](file)
 
@@ -181,7 +188,7 @@ def _hls4ml(file: Any) -> Callable[[Floats], Floats]:
             # If not, hls4ml multiplies a norm into such weights, though it has their quantizer.
             for layer in (node.name, f"DepthwiseConv2D_{node.name}"):
                 own = config["LayerName"].setdefault(layer, {})
-                own.setdefault("Precision", {})["result"] = PRECISION
+                own.setdefault("Precision", {})["result"] = SUMS
     folder = tempfile.TemporaryDirectory(prefix="qatlab_hls4ml_")
     program = hls4ml.converters.convert_from_onnx_model(
         model, output_dir=folder.name, io_type="io_stream", backend="Vitis", hls_config=config

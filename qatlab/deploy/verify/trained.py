@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ from torch import Tensor
 
 from qatlab.data import ImageModule
 from qatlab.deploy.integer import IntegerNetwork, with_rescale
+from qatlab.deploy.integer.lowering import try_to_lower
+from qatlab.deploy.pixels import AS_GIVEN, pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.forms import AsIntegers, Form, InOnnxruntime, read_onnx
 from qatlab.errors import ConfigError, wrong
+from qatlab.quant.learned import ActivationQuantizer
 
 AT_ONCE = 100  # images: their tensors then stay in the processor's caches
 
@@ -44,27 +47,65 @@ def can_make_onnx() -> bool:
     return all(find_spec(name) is not None for name in ("onnx", "onnxruntime"))
 
 
+def integers_of(trained: Trained) -> tuple[IntegerNetwork | None, str]:
+    """Return the integer network of a trained one, or None and why there is none."""
+    try:
+        codes = pixel_codes(trained.data)
+    except ConfigError as error:
+        return None, str(error)
+    network, obstacles = try_to_lower(trained.model, codes, trained.data.example_input())
+    if obstacles:
+        more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
+        return None, f"{obstacles[0].reason}{more}"
+    return network, ""
+
+
+def sites_of(trained: Trained) -> IntegerNetwork | Mapping[str, float]:
+    """Return what names the sites of files of floats, where there is no integer network."""
+    data = trained.data
+    codes = [AS_GIVEN] * data.in_channels
+    network, obstacles = try_to_lower(trained.model, codes, data.example_input())
+    if not obstacles:
+        return network
+    return {
+        path: float(module.grid.step(module.parameter.detach().double()))
+        for path, module in trained.model.named_modules()
+        if isinstance(module, ActivationQuantizer)
+    }
+
+
 def forms_of(
     trained: Trained,
-    network: IntegerNetwork,
+    network: IntegerNetwork | None,
     rescales: Sequence[str],
     files: Sequence[Path],
     tolerance: float,
 ) -> list[Form]:
-    """Return the forms beside the fake-quantized network and exact integers."""
+    """Return the forms beside the fake-quantized network and exact integers.
+
+    Args:
+        trained: the network.
+        network: the same in whole numbers; None where it has no such form.
+        rescales: of further integer networks.
+        files: written of it; without any, a new one.
+        tolerance: share of images that may get another class in whole numbers.
+    """
     forms: list[Form] = [
         AsIntegers(with_rescale(network, rescale), rescale, tolerance)
         for rescale in rescales
-        if rescale != "float"
+        if rescale != "float" and network is not None
     ]
     given = [(str(path), *read_onnx(path)) for path in files]
     if not given and can_make_onnx():
         from qatlab.deploy.onnx_file import onnx_file
 
         given = [("onnx qdq", onnx_file(trained, "qdq"), "qdq")]
+    sites = sites_of(trained) if network is None else network
     for name, file, kind in given:
+        if kind == "integer" and network is None:
+            raise ConfigError(f"{name} holds whole numbers, and so is no file of this network.")
         own = tolerance if kind == "integer" else 0.0
-        forms += [InOnnxruntime(name, file, kind, network, way, own) for way in (False, True)]
+        forms += [InOnnxruntime(name, file, kind, sites, way, own) for way in (False, True)]
     return forms
 
 
@@ -80,5 +121,6 @@ def check_outputs(trained: Trained, images: int | None) -> None:
 
 @torch.no_grad()
 def _count(trained: Trained) -> int:
-    outputs = trained.model(trained.data.example_input())
-    return int(outputs.flatten(1).shape[1]) if isinstance(outputs, Tensor) else 0
+    returned = trained.model(trained.data.example_input())
+    first = returned if isinstance(returned, Tensor) else returned[0]  # the one that is scored
+    return int(first.flatten(1).shape[1])

@@ -22,7 +22,7 @@ from qatlab.quant.dispatch import (
 )
 from qatlab.quant.functional import GRIDS, Scaling, dorefa_weight, sat_weight
 from qatlab.quant.grid import Grid, cg_pact_grid, fake_quantize, lsq_grid, pact_grid
-from qatlab.quant.normed import FUNCTIONS, NOTHING, norm_and_quantize
+from qatlab.quant.normed import FUNCTIONS, NOTHING, activate_and_quantize, norm_and_quantize
 
 METHODS = {
     "cg_pact": (cg_pact_grid, 1.3),
@@ -206,6 +206,33 @@ def assert_together_as_apart(
     assert ((y - y2).abs() > 1e-6).sum() <= 1e-5 * y.numel()
     for a, b in zip(fast, slow, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5 * (b.abs().max() + 1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("offset", [None, 0.3])
+def test_a_function_without_a_norm_is_that_of_torch(
+    layout: str, function: type[nn.Module], offset: float | None
+) -> None:
+    activation, grid = function(), lsq_grid(255, True)
+    x = LAYOUTS[layout](3 * randn(6, 8, 20, 10))
+    p, b = torch.tensor(0.02), None if offset is None else torch.tensor(offset)
+    found = []
+    for fast in (True, False):
+
+        def once(x: Tensor, p: Tensor, b: Tensor | None, fast: bool = fast) -> Tensor:
+            if fast:
+                return activate_and_quantize(x, activation, p, grid, 0.5, b, 0.0)
+            return fake_quantize(activation(x), p, grid, 0.5, b)
+
+        found.append(results(once, x, p, b))
+    (y, *fast_ones), (y2, *slow_ones) = found
+    assert ((y - y2).abs() > 1e-6).sum() <= 1e-4 * y.numel()
+    for ours, theirs in zip(fast_ones, slow_ones, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5 * (theirs.abs().max() + 1))
+    with torch.no_grad():
+        exact = activate_and_quantize(x, activation, p, grid, 0.5, b, 0.0)
+    assert torch.equal(exact, y2)
 
 
 def test_an_evaluation_computes_the_function_as_torch_does() -> None:

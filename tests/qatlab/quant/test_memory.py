@@ -81,7 +81,7 @@ IMAGES, LABELS = randn(6, 3, 24, 24), torch.arange(6)
 def functions_network() -> nn.Module:
     first = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU())
     second = (nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.Hardswish())
-    third = (nn.Conv2d(8, 8, 3, 3), nn.BatchNorm2d(8), nn.GELU())
+    third = (nn.Conv2d(8, 8, 3, 3), nn.GELU())
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
     return nn.Sequential(*first, *second, *third, *head)
 
@@ -107,7 +107,7 @@ def gradients(model: nn.Module, mode: str | None) -> list[Tensor]:
         loss = F.cross_entropy(model(IMAGES), LABELS)
     loss.backward()
     found = [p.grad for p in model.parameters() if p.grad is not None]
-    assert len(found) > 15
+    assert len(found) > 13
     return [loss.detach(), *(gradient.clone() for gradient in found)]
 
 

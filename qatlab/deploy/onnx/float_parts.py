@@ -1,0 +1,405 @@
+"""ONNX of networks of which parts stay float: torch's exporter writes all but the quantizers.
+
+A copy of the network is exported in which each quantizer is a node that stands for it. The nodes of
+torch are then taken over as they are, and the others become what the writer of the format makes of
+weights and sites. What an attention or a layer norm computes between two sites is float32, as in
+training.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.folding import checked_size, folded
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import Codes, Integers, Reals
+from qatlab.deploy.integer.weights import integer_weight
+from qatlab.deploy.onnx.qdq import QdqWriter
+from qatlab.deploy.onnx.stored import opset_of_site, opset_of_weights
+from qatlab.deploy.pixels import AS_GIVEN
+from qatlab.deploy.readers import Reader, check_operators
+from qatlab.errors import ConfigError, wrong
+from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
+from qatlab.quant.learned import ActivationQuantizer
+from qatlab.quant.sites import paths_of
+
+LOWEST_OPSET = 18  # that torch writes
+DOMAIN = "qatlab"  # of the nodes that stand for quantizers
+# Readers of a site that onnxruntime joins with its DequantizeLinear, or may once it has left out
+# what is in between: products, and what moves values.
+JOINED = {
+    *("Concat", "Expand", "Flatten", "Gather", "Gemm", "Identity", "MatMul", "MaxPool", "Pad"),
+    *("Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+}
+RANDOM = {
+    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"),
+    "RandomUniformLike",
+}
+BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}  # where their bias is
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network as torch has exported it.
+
+    Attributes:
+        file: with a node of :data:`DOMAIN` for each quantizer.
+        weights: by the path of a layer, the codes of its weights and their step.
+        sites: by its path, the codes of a site.
+        shape: of an image.
+        opset: of the file.
+        batch: the size of a batch, or ``N`` for any.
+    """
+
+    file: onnx.ModelProto
+    weights: Mapping[str, tuple[Integers, Reals]]
+    sites: Mapping[str, Codes]
+    shape: tuple[int, int, int]
+    opset: int
+    batch: int | str
+
+
+class Marked:
+    """A copy of a network in evaluation, in which something stands for each quantizer.
+
+    Args:
+        model: what :func:`qatlab.quant.quantize` returned, with trained values, on the CPU.
+
+    Raises:
+        ConfigError: for a layer or a site that has no levels.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module) -> None:
+        assert isinstance(model, fx.GraphModule)  # as all that are quantized
+        self.model, self.copied = model, copy.deepcopy(model).eval()
+        self.weights: dict[str, tuple[Integers, Reals]] = {}
+        self.sites: dict[str, Codes] = {}
+        modules = list(self.copied.named_modules())
+        absorbed: dict[Any, str] = {
+            module.norm: path for path, module in modules if isinstance(module, ActivationQuantizer)
+        }
+        for path, module in modules:
+            if isinstance(module, (QuantConv2d, QuantLinear)):
+                self._mark_weights(path, module)
+            elif isinstance(module, _BatchNorm) and module.track_running_stats:
+                folded(absorbed.get(module, path), module)  # refuses what are no numbers
+            elif isinstance(module, ActivationQuantizer):
+                self.sites[path] = _codes(path, module)
+                parent, _, child = path.rpartition(".")
+                setattr(self.copied.get_submodule(parent), child, _Site(module, path))
+        self.copied.float()
+        for name, value in self.copied.state_dict().items():
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise ConfigError(f"{name} holds values that are not finite.")
+
+    def _mark_weights(self, path: str, layer: QuantConv2d | QuantLinear) -> None:
+        mark: Any = _Mark(path)
+        if layer.weight_quantizer.on_grid:
+            self.weights[path] = integer_weight(layer)
+        else:
+            layer.weight, mark = nn.Parameter(quantized_weight(layer).clone()), nn.Identity()
+        layer.weight_quantizer = mark
+        layer.weight_mask = layer.held = None
+
+    def lowest_opset(self, of_floats: bool = False) -> int:
+        """Return the lowest opset that stores weights at their width.
+
+        Args:
+            of_floats: weights and sites are no whole numbers in the file, as in QONNX.
+        """
+        if of_floats:
+            return LOWEST_OPSET
+        weights = (opset_of_weights(codes, path) for path, (codes, _) in self.weights.items())
+        return max(LOWEST_OPSET, *weights, *map(opset_of_site, self.sites.values()))
+
+    @torch.no_grad()
+    def export(self, example_input: Tensor, opset: int) -> Exported:
+        """Let torch export the network.
+
+        Args:
+            example_input: ``(1, C, H, W)``.
+            opset: of the file.
+
+        Raises:
+            ConfigError: for an opset that torch does not write, and what it cannot export, by the
+                layer and the operator.
+        """
+        if not find_spec("onnxscript"):
+            raise ConfigError(
+                "parts of this network stay float, which needs the package onnxscript: "
+                "pip install 'qatlab[onnx]'."
+            )
+        if opset < LOWEST_OPSET:
+            raise wrong("--opset", opset, f"{LOWEST_OPSET} or higher, as parts stay float")
+        image = example_input.float()
+        batch: int | str = "N"
+        try:
+            file = _by_torch(self.copied, torch.cat([image, image]), opset, dynamic=True)
+        except Exception:  # whatever torch's exporter raises, such as of a fixed size of the batch
+            batch = 1
+            try:
+                file = _by_torch(self.copied, image, opset, dynamic=False)
+            except Exception as error:
+                raise _refused(self.model, error) from error
+        _check(file)
+        channels, height, width = image.shape[1:]
+        shape = (channels, height, width)
+        return Exported(file, self.weights, self.sites, shape, opset, batch)
+
+
+def _check(file: onnx.ModelProto) -> None:
+    """Raise a ConfigError for a network that no file answers like."""
+    for node in file.graph.node:
+        if node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) > 2):
+            raise ConfigError(
+                f"the network computes with random numbers in evaluation ({node.op_type}), so no "
+                "file answers what it does; give F.dropout training=self.training, for example."
+            )
+
+
+def _by_torch(model: nn.Module, images: Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
+    sizes = ({0: torch.export.Dim("N")},) if dynamic else None
+    with _silent():
+        # By itself first: torch.onnx would write a fixed batch where it finds no other.
+        program = torch.export.export(model, (images,), dynamic_shapes=sizes)
+        made = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
+    assert made is not None  # as it is with dynamo=True
+    file: onnx.ModelProto = made.model_proto
+    return file
+
+
+@contextmanager
+def _silent() -> Any:
+    """Keep back what the exporter logs and warns of: its own ways."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _refused(model: fx.GraphModule, error: Exception) -> ConfigError:
+    """Return what torch's exporter has stopped at, in a sentence."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    told = "\n".join(str(one) for one in causes)
+    paths = {node.name: path for node, path in paths_of(model.graph).items()}
+    at = re.search(r"(?:While executing|translating node) %(\w+)", told)
+    operator = re.search(r"torch\.ops\.aten\.(\w+)", told)
+    where = paths.get(at[1], at[1]) if at else type(model).__name__
+    what = f" ({operator[1]})" if operator else ""
+    reason = (str(causes[-1]).strip().splitlines() or [type(causes[-1]).__name__])[0]
+    return ConfigError(f"{where}{what} cannot be exported by torch.onnx: {reason}")
+
+
+class _Mark(nn.Module):
+    """Becomes a node that stands for a quantizer."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.onnx.ops.symbolic(
+            f"{DOMAIN}::Quantizer", (x,), {"path": self.path}, dtype=x.dtype, shape=x.shape
+        )
+        return result
+
+
+class _Site(nn.Module):
+    """What a site computes in front of its quantizer, and a node that stands for this."""
+
+    def __init__(self, quantizer: ActivationQuantizer, path: str) -> None:
+        super().__init__()
+        # In a tuple: it stays registered where it is, and the site may be a module inside of it.
+        self._norm = () if quantizer.norm is None else (quantizer.norm,)
+        # Not always the activation: in the place of a ReLU6 the grid may end above 6.
+        self.activation = nn.Identity() if quantizer.clips else quantizer.activation
+        self.mark = _Mark(path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm in self._norm:
+            x = norm(x)
+        result: Tensor = self.mark(self.activation(x))
+        return result
+
+
+def _codes(name: str, quantizer: ActivationQuantizer) -> Codes:
+    """Return the codes of a site: all of its grid, as the function in front of it is computed."""
+    grid, moved = quantizer.grid, quantizer.learned_offset
+    step = checked_size(name, quantizer.learned, quantizer.parameter) / grid.divisor
+    offset = 0.0 if moved is None else float(moved)
+    if not math.isfinite(offset):
+        raise ConfigError(f"{name}: its learned offset is {offset}: no codes stand for its values.")
+    return Codes(grid.q_min, grid.q_max, step, offset)
+
+
+def write(
+    exported: Exported,
+    kind: type[QdqWriter],
+    facts: Mapping[str, str],
+    reader: Reader | None = None,
+) -> onnx.ModelProto:
+    """Return the file.
+
+    Args:
+        exported: the network.
+        kind: writes weights and sites in the format.
+        facts: become its metadata.
+        reader: of the file; None for the first that takes the format.
+
+    Raises:
+        ConfigError: for what its opset or its reader has not, naming layer or site.
+    """
+    return _Writer(exported, kind, reader).write(facts)
+
+
+class _Writer:
+    """Takes over the nodes of torch, and writes what others stand for.
+
+    In a file of QuantizeLinear and DequantizeLinear, onnxruntime would change numbers:
+
+    - It computes a product of a tensor and dequantized weights with the tensor in 8 bits, or with
+      sums of 16 bits, which overflow on some processors. So the weights of a product are multiplied
+      by their step apart from the DequantizeLinear, and the codes of a site that is a factor by a
+      Cast and a Mul.
+    - It moves a DequantizeLinear behind what moves values, and loses its type: likewise.
+    - It rounds biases to whole numbers: they are an Add of their own.
+    """
+
+    def __init__(self, exported: Exported, kind: type[QdqWriter], reader: Reader | None) -> None:
+        self.exported, graph = exported, exported.file.graph
+        image = ops.Input("image", (), AS_GIVEN, exported.shape)
+        one, zero = np.ones(()), np.zeros(())
+        self.sites = {
+            name: ops.Rescale(name, ("image",), (one,), zero, zero, codes)
+            for name, codes in exported.sites.items()
+        }
+        network, opset = IntegerNetwork((image, *self.sites.values())), exported.opset
+        self.writer = kind(network, opset) if reader is None else kind(network, opset, reader)
+        # Others are not for onnxruntime.
+        self.in_two_steps = not (kind.domain or self.writer.conventions.fused)
+        self.graph = self.writer.graph
+        if self.graph.batch == "N":
+            self.graph.batch = exported.batch
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.names = {graph.input[0].name: "image", "": ""}  # here, by those that torch gave
+        self.readers: dict[str, set[str]] = defaultdict(set)  # operators that read a tensor
+        for node in graph.node:
+            for name in node.input:
+                self.readers[name].add(node.op_type)
+
+    def write(self, facts: Mapping[str, str]) -> onnx.ModelProto:
+        graph = self.exported.file.graph
+        image = self.graph.input("image", TensorProto.FLOAT, self.exported.shape)
+        transposed = self._transposed_weights()
+        for node in graph.node:
+            if node.domain == DOMAIN:
+                self._quantizer(node, transposed)
+            elif node.output[0] not in self.names:
+                self._taken_over(node)
+        shapes = {
+            self.names[output.name]: [dim.dim_value for dim in output.type.tensor_type.shape.dim]
+            for output in graph.output
+        }
+        (answer, sizes), *others = shapes.items()
+        file = self.graph.model(image, answer, TensorProto.FLOAT, sizes[1:], facts)
+        file.graph.output.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [self.graph.batch, *sizes[1:]])
+            for name, sizes in others
+        )
+        onnx.checker.check_model(file)
+        check_operators(self.writer.reader, "network", (node.op_type for node in file.graph.node))
+        return self.writer.completed(file)
+
+    def _transposed_weights(self) -> dict[str, str]:
+        """Return, by the output of a node for weights, that of the Transpose that reads it."""
+        if not self.in_two_steps:
+            return {}
+        by_input = {
+            node.input[0]: node.output[0]
+            for node in self.exported.file.graph.node
+            if node.op_type == "Transpose"
+        }
+        return {name: by_input[name] for name in by_input if self.readers[name] == {"Transpose"}}
+
+    def _quantizer(self, node: onnx.NodeProto, transposed: Mapping[str, str]) -> None:
+        (attribute,) = (one for one in node.attribute if one.name == "path")
+        path, output = attribute.s.decode(), node.output[0]
+        if path in self.sites:
+            self.names[output] = self._site(path, self.names[node.input[0]], output)
+            return
+        codes, steps = self.exported.weights[path]
+        scale = np.asarray(steps, np.float32)
+        if self.in_two_steps and codes.ndim == 2:
+            scale = scale.reshape(-1, 1)
+            if output in transposed:
+                output = transposed[output]
+                codes, scale = codes.T, scale.T
+        self.names[output] = self.writer.weights(codes, scale, path)
+
+    def _site(self, name: str, x: str, output: str) -> str:
+        """Write a site; return the real numbers that it makes."""
+        codes, writer = self.exported.sites[name], self.writer
+        if codes.offset:
+            x = self.graph.node("Sub", [x, self.graph.constant(np.float32(codes.offset))])
+        writer.site(self.sites[name], x)
+        two = self.in_two_steps and name in writer.stored
+        if not two or codes.offset or not self.readers[output] & JOINED:
+            return writer.real(name)
+        stored = writer.stored[name]
+        whole = self.graph.node("Cast", [stored.codes], to=TensorProto.FLOAT)
+        return self.graph.node("Mul", [whole, stored.scale], name)
+
+    def _taken_over(self, node: onnx.NodeProto) -> None:
+        """Write a node of torch as it is, but for a bias."""
+        inputs = [self._name(name) for name in node.input]
+        at, bias = BIASED.get(node.op_type, len(inputs)), ""
+        if self.in_two_steps and len(inputs) > at:
+            bias = self._bias(node)
+            inputs = inputs[:at]
+        outputs = self.graph.take(node, inputs)
+        if bias:
+            outputs = [self.graph.node("Add", [bias, outputs[0]])]  # as in QdqWriter
+        self.names.update(zip(node.output, outputs, strict=True))
+
+    def _bias(self, node: onnx.NodeProto) -> str:
+        """Return a bias in the shape in which it is added to what the node makes."""
+        name = node.input[BIASED[node.op_type]]
+        if node.op_type == "Gemm":
+            return self._name(name)
+        places = next(len(one.ints) for one in node.attribute if one.name == "strides")
+        if name in self.constants:
+            values = numpy_helper.to_array(self.constants[name])
+            return self.graph.constant(values.reshape(1, -1, *(1,) * places))
+        shape = self.graph.constant(np.array([1, -1, *(1,) * places]))
+        return self.graph.node("Reshape", [self._name(name), shape])
+
+    def _name(self, name: str) -> str:
+        """Return the name here of a tensor of torch."""
+        if name not in self.names:
+            self.names[name] = self.graph.constant(numpy_helper.to_array(self.constants[name]))
+        return self.names[name]
