@@ -365,10 +365,10 @@ class _Writer:
             self.graph.batch = exported.batch
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.names = {graph.input[0].name: "image", "": ""}  # here, by those that torch gave
-        self.readers: dict[str, set[str]] = defaultdict(set)  # operators that read a tensor
+        self.readers: dict[str, list[str]] = defaultdict(list)  # operators that read a tensor
         for node in graph.node:
             for name in node.input:
-                self.readers[name].add(node.op_type)
+                self.readers[name].append(node.op_type)
 
     def write(self, facts: Mapping[str, str]) -> onnx.ModelProto:
         graph = self.exported.file.graph
@@ -402,7 +402,7 @@ class _Writer:
             for node in self.exported.file.graph.node
             if node.op_type == "Transpose"
         }
-        return {name: by_input[name] for name in by_input if self.readers[name] == {"Transpose"}}
+        return {name: by_input[name] for name in by_input if self.readers[name] == ["Transpose"]}
 
     def _quantizer(self, node: onnx.NodeProto, transposed: Mapping[str, str]) -> None:
         (attribute,) = (one for one in node.attribute if one.name == "path")
@@ -426,7 +426,7 @@ class _Writer:
             x = self.graph.node("Sub", [x, self.graph.constant(np.float32(codes.offset))])
         writer.site(self.sites[name], x)
         two = self.in_two_steps and name in writer.stored
-        if not two or codes.offset or not self.readers[output] & JOINED:
+        if not two or codes.offset or JOINED.isdisjoint(self.readers[output]):
             return writer.real(name)
         stored = writer.stored[name]
         whole = self.graph.node("Cast", [stored.codes], to=TensorProto.FLOAT)

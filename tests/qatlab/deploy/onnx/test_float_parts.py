@@ -67,7 +67,7 @@ class Attention(nn.Module):
         self.patch, self.norm = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8)
         self.token = nn.Parameter(torch.rand(1, 1, 8))
         self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8, bias=False)
-        self.pool, self.fc = nn.MaxPool2d(2), nn.Linear(12, 5)
+        self.pool, self.shared, self.fc = nn.MaxPool2d(2), nn.Linear(8, 8), nn.Linear(12, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
@@ -75,7 +75,7 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x)).reshape(x.shape[0], 17, 3, 2, 4).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape[0], 17, 8)
-        x = x + self.proj(y)
+        x = x + self.shared(self.shared(self.proj(y)).relu())
         places = torch.relu(x[:, 1:]).transpose(1, 2).reshape(x.shape[0], 8, 4, 4)
         seen = self.pool(places).flatten(2).amax(1)
         result: Tensor = self.fc(torch.cat([x[:, 0], seen], 1))
