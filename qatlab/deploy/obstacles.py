@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from qatlab.deploy.c import check_c
 from qatlab.deploy.integer import Codes, IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import Obstacle, try_to_lower
-from qatlab.deploy.pixels import AS_GIVEN
-from qatlab.deploy.readers import READERS, Reader, check_layers
+from qatlab.deploy.integer.operations import AS_GIVEN
+from qatlab.deploy.onnx.readers import READERS, Reader, check_layers
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.quant import quantizers
 from qatlab.quant.calibration import as_if_started

@@ -7,7 +7,7 @@ import pytest
 
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Convolve
-from qatlab.deploy.readers import READERS, check_layers, check_rescale, chosen, unfit
+from qatlab.deploy.onnx.readers import READERS, check_layers, check_rescale, chosen, unfit
 from qatlab.errors import ConfigError
 
 
