@@ -123,6 +123,8 @@ def examined(library: str, name: str, largest: float) -> dict[str, Any]:
         row["stages"] += [form for form, own in found.items() if not own]
         if small and not any(found.values()):
             _compare(model, pixels, images, row)
+        elif small and not found["qdq"]:
+            _compare_floats(model, pixels, images, row)
     except QatlabError as error:
         row["why"] = str(error)
     except Exception:
@@ -191,6 +193,32 @@ def _compare(model: nn.Module, pixels: Tensor, images: Tensor, row: dict[str, An
         row["program"] = _answers_as_c(whole, pixels)
 
 
+@torch.no_grad()
+def _compare_floats(model: nn.Module, pixels: Tensor, images: Tensor, row: dict[str, Any]) -> None:
+    """Compare the classes that a network and its files give of which parts stay float."""
+    from qatlab.deploy.onnx import float_parts
+    from qatlab.deploy.onnx.writers import WRITERS
+    from qatlab.deploy.verify.comparison import compare
+    from qatlab.deploy.verify.forms import FakeQuantized, InOnnxruntime
+
+    model.eval()
+    marked = float_parts.Marked(model)
+    exported = marked.export(images[:1], marked.lowest_opset())
+    steps = {path: codes.step for path, codes in marked.sites.items()}
+    others = [
+        InOnnxruntime(
+            kind, float_parts.write(exported, WRITERS[kind, False], {}), kind, steps, optimised, 0.0
+        )
+        for kind in ("qdq", "qonnx")
+        for optimised in (False, True)
+    ]
+    batches = iter([(images, torch.zeros(IMAGES, dtype=torch.long))])
+    found = compare(FakeQuantized(model, positions=True), None, others, batches, [])
+    row["different"] = {one.name: one.different - one.ties for one in found}
+    row["ties"] = sum(one.ties for one in found)
+    row["stages"].append("classes")
+
+
 def _answers_as_c(network: IntegerNetwork, pixels: Tensor) -> bool:
     """Tell whether a compiled program has the outputs of the integer network, to the last bit."""
     expected = compute(network, pixels).outputs.flatten(1).numpy()
@@ -223,6 +251,8 @@ def _answers(row: dict[str, Any]) -> str:
     alike = "alike" if not differ else f"{differ} files differ"
     if row.get("program") is False:
         alike = "C differs"
+    elif "program" not in row and not differ and "c" in row["stages"]:
+        alike += " in ONNX"
     return alike + (f", {row['ties']} ties" if row["ties"] else "")
 
 

@@ -37,7 +37,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _programs(count: int) -> list[Program]:
+def _programs(count: int, in_float: bool = False) -> list[Program]:
     """Return networks, the same each time.
 
     Hypothesis chooses seeds, not the statements themselves: of networks made of its own choices
@@ -55,7 +55,7 @@ def _programs(count: int) -> list[Program]:
     )
     @given(st.integers(0, 2**32 - 1))
     def write(seed: int) -> None:
-        found.append(random_program(Random(seed)))
+        found.append(random_program(Random(seed), in_float))
 
     write()
     return found
@@ -76,6 +76,18 @@ def test_all_forms_of_random_networks_compute_the_same(count: int, c_share: floa
     assert counts.networks == count
     assert counts.unfit < 0.05 * count
     assert counts.right["integers"] > 0
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(200, marks=pytest.mark.slow)])
+def test_files_of_floats_compute_what_random_networks_of_any_operators_do(count: int) -> None:
+    counts = counted(_programs(count, in_float=True), 0.0, in_float=True)
+    print(counts)
+    texts = [
+        f"{len(found)} of {count} networks: {kind}: {found[0][1]}\n{found[0][0]}"
+        for kind, found in counts.different.items()
+    ]
+    assert not texts, "\n\n".join(texts)
+    assert counts.right["qdq"] > 0.8 * count
 
 
 def test_calls_are_spelled_in_many_ways() -> None:

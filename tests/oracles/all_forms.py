@@ -30,14 +30,16 @@ from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import Codes, Computed, IntegerNetwork, compute, lower, with_rescale
 from qatlab.deploy.integer.operations import Group
 from qatlab.deploy.integer.vectorised import results
+from qatlab.deploy.onnx import float_parts
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.qonnx import QonnxWriter
 from qatlab.deploy.pixels import AS_GIVEN
-from qatlab.deploy.verify.forms import InOnnxruntime, finished
+from qatlab.deploy.verify.forms import FakeQuantized, InOnnxruntime, finished
 from qatlab.errors import QatlabError
 from qatlab.quant.learned import ActivationQuantizer
 
+Network = IntegerNetwork | Mapping[str, float]
 IMAGES = 6
 EXACT_TIE = 1e-6  # steps; float64
 TIE = 1e-3  # steps; float32
@@ -413,6 +415,42 @@ def check(program: Program) -> Outcome:
     return outcome
 
 
+def check_floats(program: Program) -> Outcome:
+    """Train a network and compare files of floats, of which parts may have no integer form.
+
+    Raises:
+        Difference: if they compute other numbers, or for a stack trace.
+        Unfit: if torch cannot compute or train the float network.
+    """
+    outcome = Outcome()
+    pixels, codes = images_of(program)
+    images = real(pixels, codes)
+    try:
+        model = trained(program, images)
+        first = FakeQuantized(model, positions=True)
+        with stage("evaluate"), torch.no_grad(), first:
+            expected = first(images.clone(), pixels)
+        with stage("export"):
+            marked = float_parts.Marked(model)
+            opset = max(program.recipe.opset, marked.lowest_opset())
+            exported = marked.export(images[:1], opset)
+    except Refused as refused:
+        outcome.refused["network"] = str(refused)
+        return outcome
+    sites = {name: own.step for name, own in exported.sites.items()}
+    given, exact = Answer(expected.outputs, expected.codes), Computed(**vars(expected))
+    for kind, writer in (("qdq", QdqWriter), ("qonnx", QonnxWriter)):
+        with stage(kind):
+            file = float_parts.write(exported, writer, {})
+        for optimised in (False, True):
+            name = f"{kind}, {'optimised' if optimised else 'as written'}"
+            form = _in_onnxruntime(name, file, kind, sites, optimised)
+            found = form.look_inside(images.float(), pixels)
+            outcome.ties += compare(name, given, exact, found.codes, found.outputs, TIE, NEAR)
+        outcome.right.append(kind)
+    return outcome
+
+
 @dataclass
 class _Case:
     program: Program
@@ -477,7 +515,7 @@ def _qdq(outcome: Outcome, case: _Case) -> None:
 
 
 def _in_onnxruntime(
-    name: str, file: Any, kind: str, network: IntegerNetwork, optimised: bool
+    name: str, file: Any, kind: str, network: Network, optimised: bool
 ) -> InOnnxruntime:
     try:
         return InOnnxruntime(name, file, kind, network, optimised, 0.0)

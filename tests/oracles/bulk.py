@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from all_forms import CCase, Difference, check, reason_of
+from all_forms import CCase, Difference, check, check_floats, reason_of
 from c_programs import SANITIZERS, differences
 from random_programs import Program, Unfit
 from random_statements import random_program
@@ -70,19 +70,25 @@ class Counts:
         )
 
 
-def counted(programs: Iterable[Program], c_share: float = 1.0, flags: Sequence[str] = ()) -> Counts:
+def counted(
+    programs: Iterable[Program],
+    c_share: float = 1.0,
+    flags: Sequence[str] = (),
+    in_float: bool = False,
+) -> Counts:
     """Compare all forms of networks.
 
     Args:
         programs: the networks.
         c_share: of which so many are compiled as C: one of two for 0.5.
         flags: of the C compiler.
+        in_float: compare files of floats only, as parts of the networks may have no other form.
     """
     counts, written = Counts(), list[CCase]()
     for program in programs:
         counts.networks += 1
         try:
-            outcome = check(program)
+            outcome = check_floats(program) if in_float else check(program)
         except Unfit:
             counts.unfit += 1
             continue
@@ -103,18 +109,19 @@ def counted(programs: Iterable[Program], c_share: float = 1.0, flags: Sequence[s
     return counts
 
 
-def kind_of(program: Program, in_c: bool = False) -> str | None:
+def kind_of(program: Program, in_c: bool = False, in_float: bool = False) -> str | None:
     """Return the kind of difference that a network has, if any.
 
     Args:
         program: the network.
         in_c: compile and run its C program, too.
+        in_float: see :func:`counted`.
 
     Raises:
         Unfit: if torch cannot train it.
     """
     try:
-        outcome = check(program)
+        outcome = check_floats(program) if in_float else check(program)
     except Difference as error:
         return error.kind
     if in_c and outcome.c is not None:
@@ -124,17 +131,20 @@ def kind_of(program: Program, in_c: bool = False) -> str | None:
     return None
 
 
-def smallest(kind: str, found: Sequence[tuple[Program, str]], tries: int) -> list[str]:
+def smallest(
+    kind: str, found: Sequence[tuple[Program, str]], tries: int, in_float: bool = False
+) -> list[str]:
     """Return the texts of some networks of a kind of difference, shrunk, the smallest first."""
-    fails = partial(kind_of, in_c=kind.startswith("c: "))
+    fails = partial(kind_of, in_c=kind.startswith("c: "), in_float=in_float)
     shortest = sorted((program for program, _ in found), key=lambda p: len(p.statements))
     return sorted({str(shrunk(program, fails)) for program in shortest[:tries]}, key=len)
 
 
-def _of_seeds(flags: Sequence[str], seeds: range) -> Counts:
+def _of_seeds(flags: Sequence[str], in_float: bool, seeds: range) -> Counts:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torch's own, of odd networks
-    return counted((random_program(Random(seed)) for seed in seeds), flags=flags)
+    programs = (random_program(Random(seed), in_float) for seed in seeds)
+    return counted(programs, flags=flags, in_float=in_float)
 
 
 def _chunks(seed: int, count: int) -> Iterator[range]:
@@ -154,18 +164,20 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--sanitize", action="store_true", help="compile C with sanitizers")
     parser.add_argument("--shrink", type=int, default=2, help="networks of each kind to shrink")
+    parser.add_argument("--floats", action="store_true", help="with parts that stay float")
     given = parser.parse_args()
     flags = SANITIZERS if given.sanitize else ()
     start, total = time.monotonic(), Counts()
+    found = partial(_of_seeds, flags, given.floats)
     with ProcessPoolExecutor(given.jobs) as pool:
-        for counts in pool.map(partial(_of_seeds, flags), _chunks(given.seed, given.count)):
+        for counts in pool.map(found, _chunks(given.seed, given.count)):
             total.add(counts)
             different = sum(map(len, total.different.values()))
             print(f"{total.networks:,} networks, {different:,} different", file=sys.stderr)
     print(f"{total}\n{time.monotonic() - start:.0f} seconds")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    for kind, found in sorted(total.different.items(), key=lambda item: -len(item[1])):
-        print(f"\n# ==== {len(found)} x {kind}\n# {found[0][1]}")
-        print("\n\n".join(smallest(kind, found, given.shrink)), flush=True)
+    for kind, wrong in sorted(total.different.items(), key=lambda item: -len(item[1])):
+        print(f"\n# ==== {len(wrong)} x {kind}\n# {wrong[0][1]}")
+        print("\n\n".join(smallest(kind, wrong, given.shrink, given.floats)), flush=True)
     return 1 if total.different else 0

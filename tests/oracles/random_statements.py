@@ -868,6 +868,43 @@ RARE_VECTOR: Mapping[Maker, int] = {
     smooth: 2,
     product: 1,
 }
+ATTENTION = """\
+a = {0}.flatten(2)
+((a @ a.transpose(1, 2)).softmax(-1) @ a).view_as({0})"""
+HEADS = """\
+q, k = {0}.flatten(2).transpose(1, 2).reshape({0}.shape[0], -1, 2, {c0} // 2).chunk(2, 1)
+F.scaled_dot_product_attention(q, k, k).transpose(1, 2).reshape({0}.shape[0], {c0}, -1, {w0})"""
+RESPONSE = """\
+size = torch.linalg.vector_norm({0}, dim=(2, 3), keepdim=True)
+{0} + 0.5 * {0} * (size / (size.mean(1, keepdim=True) + 1e-2))"""
+OF_FLOATS = (  # what has no integer form, of maps
+    *("nn.LayerNorm([{c0}, {h0}, {w0}])", "nn.LayerNorm({w0}, eps=1e-2)", "nn.GroupNorm(1, {c0})"),
+    *("nn.GroupNorm(2, {c0}, affine=False)", "nn.InstanceNorm2d({c0}, affine=True)", RESPONSE),
+    "F.layer_norm({0}.permute(0, 2, 3, 1), ({c0},), eps=1e-2).permute(0, 3, 1, 2)",
+    *(ATTENTION, ATTENTION, HEADS, "{0}.softmax(1)", "F.softmax({0}.flatten(2), -1).view_as({0})"),
+    *("nn.ConvTranspose2d({c0}, 3, 2, stride=2)", "nn.Conv2d({c0}, 4, 2).requires_grad_()"),
+    *("F.interpolate({0}, scale_factor=2, mode='bilinear')", "F.normalize({0}, dim=1, eps=1e-2)"),
+    *("torch.einsum('nchw,ndhw->ncdh', {0}, {0})", "F.adaptive_avg_pool2d({0}, (3, 2))"),
+    *("{0} - {0}.mean(1, keepdim=True)", "torch.exp(-{0}.abs())", "nn.PReLU({c0})", "nn.SiLU()"),
+    *("{0}.cumsum(2)", "torch.maximum({0}, {0}.flip(1) * 0.7)", "{0} / (1 + {0}.abs())"),
+    "{0} * torch.sigmoid({0}.amax((2, 3), keepdim=True))",
+)
+OF_FLOAT_VECTORS = (
+    *("nn.LayerNorm({c0}, eps=1e-2)", "F.normalize({0}, eps=1e-2)", "{0}.softmax(-1)", "nn.GELU()"),
+    *(
+        "{0}.tanh() * {0}",
+        "torch.cat([{0}, {0}.cos()], 1)",
+        "({0}[:, None] * {0}[..., None]).mean(1)",
+    ),
+)
+
+
+def float_part(a: Author) -> str | None:
+    """Write what only files of floats compute."""
+    sides = sides_of_newest(a)
+    return _function(a, a.either(*(OF_FLOATS if sides == 3 else OF_FLOAT_VECTORS)), sides)
+
+
 LAST = (
     *("F.log_softmax({0}, dim=1)", "F.softmax({0}, 1)", "torch.softmax({0}, dim=-1)"),
     *("F.log_softmax({0}, 1)", "{0}.log_softmax(dim=1)"),
@@ -882,8 +919,8 @@ def _one(a: Author, makers: Mapping[Maker, int]) -> None:
             return
 
 
-def random_program(random: Random) -> Program:
-    """Return a random network, and how it is quantized."""
+def random_program(random: Random, in_float: bool = False) -> Program:
+    """Return a random network, and how it is quantized; parts of it may stay float."""
     recipe = random_recipe(random)
     a = Author(random, torch.rand(2, recipe.channels, *recipe.size))
     spare = random.choice([0, 0, 0, 1, 1, 2, 4])
@@ -897,6 +934,8 @@ def random_program(random: Random) -> Program:
             _one(a, RARE if sides_of_newest(a) == 3 else RARE_VECTOR)
         else:
             _one(a, common if sides_of_newest(a) == 3 else VECTOR)
+        if in_float and a.chance(0.5):
+            float_part(a)
     if sides_of_newest(a) == 3 and a.chance(0.9):
         newest = a.newest
         a.write((newest,), a.either(*WHOLE_MAPS, *FLATTENINGS)) or a.module("flat", "nn.Flatten()")

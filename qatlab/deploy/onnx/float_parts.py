@@ -14,7 +14,7 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,7 +25,9 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.folding import checked_size, folded
@@ -42,6 +44,7 @@ from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.sites import paths_of
 
 LOWEST_OPSET = 18  # that torch writes
+ADAPTIVE = torch.ops.aten.adaptive_max_pool2d.default
 DOMAIN = "qatlab"  # of the nodes that stand for quantizers
 # Readers of a site that onnxruntime joins with its DequantizeLinear, or may once it has left out
 # what is in between: products, and what moves values.
@@ -107,14 +110,15 @@ class Marked:
                 parent, _, child = path.rpartition(".")
                 setattr(self.copied.get_submodule(parent), child, _Site(module, path))
         self.copied.float()
-        for name, value in self.copied.state_dict().items():
-            if isinstance(value, Tensor) and not value.isfinite().all():
+        for name, value in self.copied.named_parameters():  # a mask of attention may be infinite
+            if not value.isfinite().all():
                 raise ConfigError(f"{name} holds values that are not finite.")
 
     def _mark_weights(self, path: str, layer: QuantConv2d | QuantLinear) -> None:
         mark: Any = _Mark(path)
         if layer.weight_quantizer.on_grid:
-            self.weights[path] = integer_weight(layer)
+            codes, steps = integer_weight(layer)
+            self.weights[path] = codes, np.where(steps == 0, 1.0, steps)  # of weights that are 0
         else:
             layer.weight, mark = nn.Parameter(quantized_weight(layer).clone()), nn.Identity()
         layer.weight_quantizer = mark
@@ -180,11 +184,65 @@ def _by_torch(model: nn.Module, images: Tensor, opset: int, dynamic: bool) -> on
     sizes = ({0: torch.export.Dim("N")},) if dynamic else None
     with _silent():
         # By itself first: torch.onnx would write a fixed batch where it finds no other.
-        program = torch.export.export(model, (images,), dynamic_shapes=sizes)
+        with _Exactly():
+            program = torch.export.export(model, (images,), dynamic_shapes=sizes)
+        if any(node.target is ADAPTIVE for node in program.graph.nodes):
+            program = program.run_decompositions({ADAPTIVE: _largest})
         made = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
     assert made is not None  # as it is with dynamo=True
     file: onnx.ModelProto = made.model_proto
     return file
+
+
+class _Exactly(TorchFunctionMode):
+    """Writes what torch's exporter would write otherwise than it computes in other words.
+
+    It forgets the ``divisor_override`` of an average.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is F.avg_pool2d:
+            return _average(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _average(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Compute ``F.avg_pool2d``, of which arguments see there."""
+    if divisor_override is None:
+        return F.avg_pool2d(input, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    kernel, padded = _pair(kernel_size), _pair(padding)
+    steps = kernel if stride in (None, []) else _pair(stride)
+    sides: list[int] = []
+    for size, taps, step, zeros in zip(input.shape[-2:], kernel, steps, padded, strict=True):
+        left = (size + 2 * zeros - taps) % step
+        # A last window that begins in the zeros behind the map is none.
+        more = ceil_mode and left > 0 and size + zeros > size + 2 * zeros - taps - left + step
+        sides = [zeros, zeros + (step - left if more else 0), *sides]
+    area = kernel[0] * kernel[1]
+    return F.avg_pool2d(F.pad(input, sides), kernel, steps) * (area / divisor_override)
+
+
+def _largest(x: Tensor, output_size: Sequence[int]) -> Any:
+    """Compute ``F.adaptive_max_pool2d`` where windows tile the map; torch's exporter lacks it."""
+    (height, width), (rows, columns) = x.shape[-2:], output_size
+    if height % rows or width % columns:
+        return NotImplemented
+    kernel = [height // rows, width // columns]
+    return torch.ops.aten.max_pool2d_with_indices(x, kernel, kernel)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value[0], value[-1]) if isinstance(value, (list, tuple)) else (value, value)
 
 
 @contextmanager
@@ -307,10 +365,10 @@ class _Writer:
             self.graph.batch = exported.batch
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.names = {graph.input[0].name: "image", "": ""}  # here, by those that torch gave
-        self.readers: dict[str, set[str]] = defaultdict(set)  # operators that read a tensor
+        self.readers: dict[str, list[str]] = defaultdict(list)  # operators that read a tensor
         for node in graph.node:
             for name in node.input:
-                self.readers[name].add(node.op_type)
+                self.readers[name].append(node.op_type)
 
     def write(self, facts: Mapping[str, str]) -> onnx.ModelProto:
         graph = self.exported.file.graph
@@ -344,7 +402,7 @@ class _Writer:
             for node in self.exported.file.graph.node
             if node.op_type == "Transpose"
         }
-        return {name: by_input[name] for name in by_input if self.readers[name] == {"Transpose"}}
+        return {name: by_input[name] for name in by_input if self.readers[name] == ["Transpose"]}
 
     def _quantizer(self, node: onnx.NodeProto, transposed: Mapping[str, str]) -> None:
         (attribute,) = (one for one in node.attribute if one.name == "path")
@@ -368,7 +426,7 @@ class _Writer:
             x = self.graph.node("Sub", [x, self.graph.constant(np.float32(codes.offset))])
         writer.site(self.sites[name], x)
         two = self.in_two_steps and name in writer.stored
-        if not two or codes.offset or not self.readers[output] & JOINED:
+        if not two or codes.offset or JOINED.isdisjoint(self.readers[output]):
             return writer.real(name)
         stored = writer.stored[name]
         whole = self.graph.node("Cast", [stored.codes], to=TensorProto.FLOAT)

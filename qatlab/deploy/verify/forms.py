@@ -83,6 +83,9 @@ class FakeQuantized:
         for name, module in self.model.named_modules():
             if isinstance(module, ActivationQuantizer):
                 self._hooks.append(module.register_forward_hook(partial(self._keep, name)))
+                if self._shows_positions:
+                    keep = partial(self._keep_position, name)
+                    self._hooks.append(module.register_forward_pre_hook(keep))
 
     def __exit__(self, *_: object) -> None:
         """Leave the network as it was."""
@@ -91,12 +94,12 @@ class FakeQuantized:
             self._hooks.pop().remove()
 
     def _keep(self, name: str, site: ActivationQuantizer, args: Any, output: Tensor) -> None:
-        step = site.grid.step(site.parameter.double())
-        offset = 0 if site.learned_offset is None else site.learned_offset.double()
-        self._codes[name] = ((output.double() - offset) / step).round()
-        if self._shows_positions:
-            in_steps = (site.float_values(*args).double() - offset) / step
-            self._positions[name] = in_steps.clamp(site.grid.q_min, site.grid.q_max)
+        self._codes[name] = _in_steps(site, output).round()
+
+    def _keep_position(self, name: str, site: ActivationQuantizer, args: Any) -> None:
+        values = site.float_values(args[0].clone())  # some functions work in place
+        position = _in_steps(site, values)
+        self._positions[name] = position.clamp(site.grid.q_min, site.grid.q_max)
 
     def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute; see :class:`Form`."""
@@ -106,6 +109,12 @@ class FakeQuantized:
         return Answer(outputs.flatten(1), *found)
 
     look_inside = __call__
+
+
+def _in_steps(site: ActivationQuantizer, values: Tensor) -> Tensor:
+    """Return values of a site in its steps above its offset, float64."""
+    offset = 0 if site.learned_offset is None else site.learned_offset.double()
+    return (values.double() - offset) / site.grid.step(site.parameter.double())
 
 
 class AsIntegers:

@@ -185,10 +185,12 @@ def _hls4ml(file: Any) -> Callable[[Floats], Floats]:
     config["Model"]["Strategy"] = "Resource"
     for node in model.graph.node:
         if any(one.name == "group" and one.i > 1 for one in node.attribute):
-            # If not, hls4ml multiplies a norm into such weights, though it has their quantizer.
+            # If not, hls4ml multiplies a norm into such weights, though it has their quantizer,
+            # and reads them in another order.
             for layer in (node.name, f"DepthwiseConv2D_{node.name}"):
                 own = config["LayerName"].setdefault(layer, {})
                 own.setdefault("Precision", {})["result"] = SUMS
+                own["Strategy"] = "Latency"
     folder = tempfile.TemporaryDirectory(prefix="qatlab_hls4ml_")
     program = hls4ml.converters.convert_from_onnx_model(
         model, output_dir=folder.name, io_type="io_stream", backend="Vitis", hls_config=config

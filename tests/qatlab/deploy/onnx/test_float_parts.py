@@ -67,7 +67,7 @@ class Attention(nn.Module):
         self.patch, self.norm = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8)
         self.token = nn.Parameter(torch.rand(1, 1, 8))
         self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8, bias=False)
-        self.pool, self.fc = nn.MaxPool2d(2), nn.Linear(12, 5)
+        self.pool, self.shared, self.fc = nn.MaxPool2d(2), nn.Linear(8, 8), nn.Linear(12, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
@@ -75,7 +75,7 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x)).reshape(x.shape[0], 17, 3, 2, 4).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape[0], 17, 8)
-        x = x + self.proj(y)
+        x = x + self.shared(self.shared(self.proj(y)).relu())
         places = torch.relu(x[:, 1:]).transpose(1, 2).reshape(x.shape[0], 8, 4, 4)
         seen = self.pool(places).flatten(2).amax(1)
         result: Tensor = self.fc(torch.cat([x[:, 0], seen], 1))
@@ -83,19 +83,22 @@ class Attention(nn.Module):
 
 
 class Groups(nn.Module):
-    """GroupNorm, a convolution back, several activations and layers that rules keep in float."""
+    """GroupNorm, a convolution back, activations and poolings; rules keep some layers in float."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm, self.act = nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.LeakyReLU(0.1)
         self.plain, self.up = nn.Conv2d(8, 6, 3, bias=True), nn.ConvTranspose2d(6, 4, 2)
         self.grouped, self.mish = nn.Conv2d(4, 4, 3, groups=2), nn.Mish()
-        self.fc = nn.Linear(36, 5)
+        self.pool = nn.AvgPool2d(2, 2, 1, ceil_mode=True, divisor_override=3)
+        self.fc = nn.Linear(36 + 16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm(self.conv(x)))
         x = self.up(F.relu6(self.plain(x)))
-        result: Tensor = self.fc(self.mish(self.grouped(x)).flatten(1))
+        y = self.grouped(F.adaptive_max_pool2d(self.pool(x).exp(), 1).tanh() + x)
+        y = torch.cat([self.mish(y).flatten(1), self.pool(y)[..., :2, :2].flatten(1)], 1)
+        result: Tensor = self.fc(y)
         return result
 
 
