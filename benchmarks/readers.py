@@ -11,7 +11,6 @@ onnxsim, openvino. Columns that end in "(!)" are files that export calls unfit f
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -155,14 +154,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--opsets", type=int, nargs="+", default=[13, 21])
     given = parser.parse_args()
-    packages = dict.fromkeys(["onnx", *(column.package for column in found())])
-    print(", ".join(f"{name} {version(name)}" for name in packages), platform.processor(), "\n")
-    titles = ["network", "opset", *(column.title for column in found())]
-    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    lines = []
     for run in given.runs:
         trained = load_arguments([run], "best")
-        for row in rows(trained, given.images, given.opsets):
-            print(f"| {trained.source} | {' | '.join(row)} |", flush=True)
+        lines += [[trained.source, *row] for row in rows(trained, given.images, given.opsets)]
+    packages = dict.fromkeys(["onnx", *(column.package for column in found())])
+    print(", ".join(f"{name} {version(name)}" for name in packages), "\n")
+    titles = ["run", "opset", *(column.title for column in found())]
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    for line in lines:
+        print(f"| {' | '.join(line)} |")
 
 
 if __name__ == "__main__":

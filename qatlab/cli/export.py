@@ -15,7 +15,7 @@ from qatlab.cli.parser import Parser
 from qatlab.deploy.c_file import c_file
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
-from qatlab.deploy.readers import READERS, chosen, told
+from qatlab.deploy.onnx.readers import READERS, chosen, told
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError, wrong
 from qatlab.run.loading import load_arguments

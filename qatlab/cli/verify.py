@@ -13,8 +13,8 @@ from torch import Tensor
 from qatlab import files
 from qatlab.cli.parser import Parser
 from qatlab.deploy.integer import RESCALES
+from qatlab.deploy.onnx.readers import told
 from qatlab.deploy.pixels import pixel_codes
-from qatlab.deploy.readers import told
 from qatlab.deploy.verify.comparison import Comparison, compare
 from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized, read_onnx
 from qatlab.deploy.verify.readers import PACKAGES, check_reader, forms_in

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from qatlab.deploy.c import check_c
 from qatlab.deploy.integer import Codes, IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import Obstacle, try_to_lower
-from qatlab.deploy.pixels import AS_GIVEN
-from qatlab.deploy.readers import READERS, Reader
+from qatlab.deploy.integer.operations import AS_GIVEN
+from qatlab.deploy.onnx.readers import READERS, Reader, check_layers
 from qatlab.errors import ConfigError, did_you_mean
 from qatlab.quant import quantizers
 from qatlab.quant.calibration import as_if_started
@@ -30,6 +30,7 @@ def _floats(network: IntegerNetwork, kind: str, reader: Reader) -> None:
     from qatlab.deploy.onnx.stored import lowest_opset
     from qatlab.deploy.onnx.writers import WRITERS
 
+    check_layers(reader, network)
     opset = lowest_opset(network, kind, reader)
     WRITERS[kind, reader.conventions.fused](network, opset, reader).write({})
 
@@ -38,6 +39,7 @@ def _integer(network: IntegerNetwork, reader: Reader = READERS["onnxruntime"]) -
     from qatlab.deploy.onnx.integer import IntegerWriter
     from qatlab.deploy.onnx.stored import lowest_opset
 
+    check_layers(reader, network)
     opset = lowest_opset(network, "integer", reader)
     IntegerWriter(with_rescale(network, reader.rescale), opset).write({})
 

@@ -11,13 +11,14 @@ import onnx
 from qatlab.deploy.integer import with_rescale
 from qatlab.deploy.integer.lowering import try_to_lower
 from qatlab.deploy.integer.narrowing import in_parts
+from qatlab.deploy.integer.operations import AS_GIVEN
 from qatlab.deploy.onnx import float_parts
 from qatlab.deploy.onnx.graph import runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
+from qatlab.deploy.onnx.readers import READERS, check_layers, check_rescale, chosen
 from qatlab.deploy.onnx.stored import lowest_opset
 from qatlab.deploy.onnx.writers import WRITERS
-from qatlab.deploy.pixels import AS_GIVEN, pixel_codes
-from qatlab.deploy.readers import READERS, check_rescale, chosen
+from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.results import record
@@ -38,8 +39,8 @@ def onnx_file(
         opset: None for the lowest of the reader that stores weights at their width.
         rescale: of ``integer``, one of :data:`~qatlab.deploy.integer.RESCALES`; None for the
             reader's.
-        reader: one of :data:`~qatlab.deploy.readers.READERS`; None for the first that takes the
-            format.
+        reader: one of :data:`~qatlab.deploy.onnx.readers.READERS`; None for the first that takes
+            the format.
 
     Raises:
         ConfigError: for what has no such form, naming layer, site or option.
@@ -49,6 +50,7 @@ def onnx_file(
     facts = facts_of(trained, kind) | {"reader": name}
     if kind == "integer":
         network = trained.lowered()
+        check_layers(own, network)
         opset = opset or lowest_opset(network, kind, own)
         rescale = rescale or own.rescale
         check_rescale(own, rescale)
@@ -62,6 +64,7 @@ def onnx_file(
     example, writer = data.example_input(), WRITERS[kind, own.conventions.fused]
     network, obstacles = try_to_lower(model, [AS_GIVEN] * data.in_channels, example)
     if not obstacles:
+        check_layers(own, network)
         opset = opset or lowest_opset(network, kind, own)
         facts["runtime"] = runtime(opset)
         return writer(network, opset, own).write(facts)

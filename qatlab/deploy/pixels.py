@@ -13,7 +13,6 @@ from qatlab.data.transforms.pipeline import apply
 from qatlab.deploy.integer import Codes
 from qatlab.errors import ConfigError
 
-AS_GIVEN = Codes(0, 255, 1 / 255)  # of images that a file takes in float: whatever they are
 PROBES = (0, 51, 255)  # bytes; 51 tells whether what is between the ends lies on a line
 NEAR = 1e-4  # steps that float32 may be off its byte
 

@@ -28,13 +28,12 @@ from torch.nn import functional as F
 from qatlab import quant
 from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import Codes, Computed, IntegerNetwork, compute, lower, with_rescale
-from qatlab.deploy.integer.operations import Group
+from qatlab.deploy.integer.operations import AS_GIVEN, Group
 from qatlab.deploy.integer.vectorised import results
 from qatlab.deploy.onnx import float_parts
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.qonnx import QonnxWriter
-from qatlab.deploy.pixels import AS_GIVEN
 from qatlab.deploy.verify.forms import FakeQuantized, InOnnxruntime, finished
 from qatlab.errors import QatlabError
 from qatlab.quant.learned import ActivationQuantizer

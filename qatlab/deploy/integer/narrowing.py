@@ -21,7 +21,6 @@ from qatlab.deploy.integer.operations import Integers
 from qatlab.errors import ConfigError
 
 FLOAT = 24  # bits of whole numbers that float32 holds, too: int32 is computed in it by OpenVINO
-WHOLE = 31  # bits of int32, without its sign
 NONE = 1 << 62  # larger than what any inequality asks for
 
 

@@ -47,6 +47,9 @@ class Codes:
         return max(-self.low, self.high)
 
 
+AS_GIVEN = Codes(0, 255, 1 / 255)  # of images that a file takes in float: whatever they are
+
+
 class Group(Enum):
     """What operations make: walkers that treat kinds alike ask for it."""
 

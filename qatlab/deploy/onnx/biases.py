@@ -10,7 +10,7 @@ from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Reals
 from qatlab.deploy.onnx.qdq import Floats, QdqWriter
-from qatlab.deploy.readers import Reader
+from qatlab.deploy.onnx.readers import Reader
 
 LAYERS = (ops.Convolve, ops.Multiply)
 

@@ -32,12 +32,11 @@ from torch.overrides import TorchFunctionMode
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.folding import checked_size, folded
 from qatlab.deploy.integer.network import IntegerNetwork
-from qatlab.deploy.integer.operations import Codes, Integers, Reals
+from qatlab.deploy.integer.operations import AS_GIVEN, Codes, Integers, Reals
 from qatlab.deploy.integer.weights import integer_weight
 from qatlab.deploy.onnx.qdq import QdqWriter
+from qatlab.deploy.onnx.readers import Reader, check_operators
 from qatlab.deploy.onnx.stored import opset_of_site, opset_of_weights
-from qatlab.deploy.pixels import AS_GIVEN
-from qatlab.deploy.readers import Reader, check_operators
 from qatlab.errors import ConfigError, wrong
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 from qatlab.quant.learned import ActivationQuantizer

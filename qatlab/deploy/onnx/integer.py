@@ -291,23 +291,18 @@ class IntegerWriter:
 
     def _fixed_output(self, op: ops.FixedOutput, inputs: list[str]) -> str:
         graph, ndim = self.graph, self._ndim(op)
-        if self.is_narrow:
-            return self._narrow_output(op, inputs, ndim)
+        if self.is_narrow:  # float64 holds each product and each sum
+            *multipliers, bias = (
+                np.ldexp(numbers.astype(np.float64), -beside(op.shift, numbers))
+                for numbers in (*op.multipliers, op.offset)
+            )
+            nothing = np.zeros_like(bias)
+            real_op = ops.Output(op.name, op.inputs, tuple(multipliers), bias, nothing)
+            return self._output(real_op, inputs)
         total = self._total(op, inputs, np.int64, ndim)
         real = graph.node("Cast", [total], to=TensorProto.DOUBLE)
         unit = self._numbers(np.ldexp(1.0, -op.shift), ndim)
         return graph.node("Mul", [real, unit], op.name)
-
-    def _narrow_output(self, op: ops.FixedOutput, inputs: list[str], ndim: int) -> str:
-        """Return the sum of all parts, each in its unit: float64 holds it."""
-        graph, shift, answer = self.graph, op.shift, ""
-        for part in parts(op, [self.ranges[name] for name in op.inputs]):
-            total = self._total(part, inputs, np.int32, ndim)
-            real = graph.node("Cast", [total], to=TensorProto.DOUBLE)
-            own = graph.node("Mul", [real, self._numbers(np.ldexp(1.0, -shift), ndim)])
-            answer = graph.node("Add", [answer, own]) if answer else own
-            shift = shift - part.shift
-        return answer
 
     def _fixed_rescale(self, op: ops.FixedRescale, inputs: list[str]) -> str:
         if self.is_narrow:

@@ -24,8 +24,8 @@ from qatlab.deploy.integer.operations import Integers, Reals, of_kind
 from qatlab.deploy.onnx.functions import FUNCTIONS
 from qatlab.deploy.onnx.graph import NARROW, Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, inside_kernel
+from qatlab.deploy.onnx.readers import READERS, Reader, check_operators
 from qatlab.deploy.onnx.stored import stored
-from qatlab.deploy.readers import READERS, Reader, check_operators
 from qatlab.errors import ConfigError
 
 Floats = NDArray[np.float32]

@@ -23,7 +23,7 @@ from qatlab.deploy.integer.operations import NO_SIDES, Integers, Reals
 from qatlab.deploy.onnx.biases import BiasWriter
 from qatlab.deploy.onnx.graph import window
 from qatlab.deploy.onnx.qdq import Floats
-from qatlab.deploy.readers import READERS, Reader
+from qatlab.deploy.onnx.readers import READERS, Reader
 
 DOMAIN = "qonnx.custom_op.general"
 ZERO, ONE = (np.asarray(number, np.float32) for number in (0, 1))

@@ -12,7 +12,7 @@ from qatlab.deploy.integer.operations import Codes, Integers
 from qatlab.deploy.onnx import OPSETS
 from qatlab.deploy.onnx.graph import NARROW, container
 from qatlab.deploy.onnx.moves import WRAPS
-from qatlab.deploy.readers import Reader
+from qatlab.deploy.onnx.readers import Reader
 from qatlab.errors import ConfigError
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qatlab.deploy.integer import IntegerNetwork
-from qatlab.deploy.readers import READERS
+from qatlab.deploy.onnx.readers import READERS
 from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.forms import Answer, Form, InOnnxruntime, finished, read_onnx
 from qatlab.deploy.verify.trained import sites_of

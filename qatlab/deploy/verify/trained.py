@@ -13,7 +13,8 @@ from torch import Tensor
 from qatlab.data import ImageModule
 from qatlab.deploy.integer import IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import try_to_lower
-from qatlab.deploy.pixels import AS_GIVEN, pixel_codes
+from qatlab.deploy.integer.operations import AS_GIVEN
+from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.forms import AsIntegers, Form, InOnnxruntime, read_onnx
 from qatlab.errors import ConfigError, wrong

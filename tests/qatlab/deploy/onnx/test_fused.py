@@ -16,7 +16,7 @@ from torch import nn
 
 from qatlab.deploy.integer import IntegerNetwork, compute, lower
 from qatlab.deploy.onnx.fused import FusedWriter
-from qatlab.deploy.readers import READERS
+from qatlab.deploy.onnx.readers import READERS
 from qatlab.errors import ConfigError
 
 SYMMETRIC = {"name": "*", "weight": {"grid": "symmetric"}}

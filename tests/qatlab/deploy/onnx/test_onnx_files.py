@@ -17,7 +17,7 @@ from torch import nn
 from qatlab.deploy.integer import IntegerNetwork, compute, lower, with_rescale
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
-from qatlab.deploy.readers import READERS, Reader
+from qatlab.deploy.onnx.readers import READERS, Reader
 
 VARIANTS = {  # changes of all weights
     "lsq by channel": {"per_channel": True},

@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 from qatlab.deploy.integer import IntegerNetwork, compute, lower, with_rescale
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
-from qatlab.deploy.readers import READERS
+from qatlab.deploy.onnx.readers import READERS
 
 OPSETS = (13, 21)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qatlab.deploy.integer import IntegerNetwork, compute, lower
 from qatlab.deploy.onnx.qonnx import QonnxWriter
-from qatlab.deploy.readers import READERS
+from qatlab.deploy.onnx.readers import READERS
 from qatlab.errors import ConfigError
 from qatlab.models.resnet import PaddedShortcut
 

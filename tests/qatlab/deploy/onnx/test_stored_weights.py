@@ -17,8 +17,8 @@ from qatlab.deploy.integer import lower
 from qatlab.deploy.onnx.graph import NARROW, Graph, container, runtime
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
+from qatlab.deploy.onnx.readers import READERS
 from qatlab.deploy.onnx.stored import lowest_opset, stored
-from qatlab.deploy.readers import READERS
 from qatlab.errors import ConfigError
 
 ODD_4 = np.arange(-15, 16, 2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qatlab.deploy.integer import compute, lower
 from qatlab.deploy.onnx.qonnx import QonnxWriter
-from qatlab.deploy.readers import READERS
+from qatlab.deploy.onnx.readers import READERS
 from qatlab.deploy.verify.readers import InReader
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import NO_SIDES, Convolve
 from qatlab.deploy.onnx import OPSETS
 from qatlab.errors import ConfigError, wrong
 
@@ -47,6 +49,7 @@ class Reader:
         opsets: the lowest and the highest that it takes.
         rescale: of the format ``integer``, unless another one is asked for.
         only: whether it computes other numbers with any other one.
+        moves_strides: whether it does so for strides of layers of 1x1 with padding.
         spoils: what it does to files that were written for other readers, by their format.
         advice: what has to be heeded to get the numbers of the network, by format.
         tried: the version that has computed exported files here; "" for none.
@@ -58,6 +61,7 @@ class Reader:
     opsets: tuple[int, int] = OPSETS
     rescale: str = "fixed32"
     only: bool = False
+    moves_strides: bool = False
     spoils: Mapping[str, str] = field(default_factory=dict)
     advice: Mapping[str, str] = field(default_factory=dict)
     tried: str = ""
@@ -82,7 +86,9 @@ READERS: dict[str, Reader] = {
             "openvino",
             ("integer", "qdq"),
             rescale="sums24",
+            opsets=(13, 24),  # it has no integers of 2 bits
             only=True,
+            moves_strides=True,
             spoils={
                 "integer": "computes sums of 64 bits in 32",
                 "qdq": "moves quantizers to compute in 8 bits",
@@ -135,6 +141,22 @@ def check_rescale(reader: Reader, rescale: str) -> None:
         raise wrong(
             "--rescale", rescale, (reader.rescale,), f"{reader.name} {reader.spoils['integer']}."
         )
+
+
+def check_layers(reader: Reader, network: IntegerNetwork) -> None:
+    """Raise a ConfigError for a layer that a reader computes wrongly without a warning."""
+    for op in network.operations:
+        if (
+            reader.moves_strides
+            and isinstance(op, Convolve)
+            and op.kernel == (1, 1)
+            and op.padding != NO_SIDES
+            and max(op.stride) > 1
+        ):
+            raise ConfigError(
+                f"{op.name}: {reader.name} computes a map of another size for a layer of 1x1 with "
+                "strides and padding: leave out the padding, or use --for onnxruntime."
+            )
 
 
 def unfit(facts: Mapping[str, str]) -> dict[str, str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from qatlab.deploy.readers import READERS, check_rescale, chosen, unfit
+from qatlab.deploy.integer.network import IntegerNetwork
+from qatlab.deploy.integer.operations import Convolve
+from qatlab.deploy.onnx.readers import READERS, check_layers, check_rescale, chosen, unfit
 from qatlab.errors import ConfigError
 
 
@@ -69,3 +72,22 @@ def test_readers_that_would_compute_another_network_are_named(
     facts: dict[str, str], readers: set[str]
 ) -> None:
     assert unfit(facts).keys() == readers
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "refused"),
+    [(1, 2, 1, True), (1, 2, 0, False), (1, 1, 1, False), (3, 2, 1, False)],
+)
+def test_strides_that_openvino_moves_are_refused_for_it_only(
+    kernel: int, stride: int, padding: int, refused: bool
+) -> None:
+    weight = np.ones((2, 3, kernel, kernel), np.int64)
+    sides = ((padding, padding), (padding, padding))
+    layer = Convolve("conv1", ("image",), weight, (stride, stride), sides, (1, 1), 1, 100)
+    network = IntegerNetwork([layer])
+    check_layers(READERS["onnxruntime"], network)
+    if refused:
+        with pytest.raises(ConfigError, match="conv1: openvino computes a map of another size"):
+            check_layers(READERS["openvino"], network)
+    else:
+        check_layers(READERS["openvino"], network)
