@@ -114,8 +114,11 @@ class Quantizer(nn.Module):
 
         Args:
             weight: float weights, ``(C_out, C_in, ...)``.
+
+        Raises:
+            QuantRuleError: by a method that does not define it.
         """
-        raise NotImplementedError
+        raise self._no_positions()
 
     def weights_at(self, positions: Tensor, weight: Tensor) -> Tensor:
         """Return the float weights at some :meth:`positions`.
@@ -123,8 +126,17 @@ class Quantizer(nn.Module):
         Args:
             positions: shape of ``weight``.
             weight: those of the layer now, whose range is kept.
+
+        Raises:
+            QuantRuleError: by a method that does not define it.
         """
-        raise NotImplementedError
+        raise self._no_positions()
+
+    def _no_positions(self) -> QuantRuleError:
+        return QuantRuleError(
+            f"{self.layer}: {type(self).__name__} defines no positions and weights_at, which "
+            "callbacks=oscillation, freezing, dampening and transition_rate need."
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return the facts of this quantizer for ``layers.json``."""

@@ -186,3 +186,13 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], words: str) -> Non
     with pytest.raises(ConfigError) as caught:
         Oscillation(**settings)
     assert words in str(caught.value)
+
+
+def test_a_quantizer_without_positions_is_refused_by_its_layer() -> None:
+    class Own(Quantizer):
+        method = "own"
+
+    quantizer = Own(bits=2)
+    quantizer.layer = "conv1"
+    with pytest.raises(ConfigError, match=r"^conv1: Own defines no positions and weights_at"):
+        quantizer.positions(torch.zeros(1))
