@@ -10,16 +10,16 @@ from pathlib import Path
 
 from rich.table import Table
 
-from qatlab import files
 from qatlab.cli.parser import Parser
 from qatlab.deploy.c_file import c_file
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
 from qatlab.deploy.onnx.readers import READERS, chosen, told
 from qatlab.deploy.trained import Trained
-from qatlab.errors import ConfigError, wrong
 from qatlab.run.loading import load_arguments
-from qatlab.terminal import wide_console
+from qatlab.utils import files
+from qatlab.utils.errors import ConfigError, wrong
+from qatlab.utils.terminal import wide_console
 
 FORMATS = {
     "qdq": "ONNX: QuantizeLinear and DequantizeLinear around operators on floats",

@@ -10,7 +10,6 @@ from rich.status import Status
 from rich.table import Table
 from torch import Tensor
 
-from qatlab import files
 from qatlab.cli.parser import Parser
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.onnx.readers import told
@@ -25,9 +24,10 @@ from qatlab.deploy.verify.trained import (
     forms_of,
     integers_of,
 )
-from qatlab.errors import ConfigError
 from qatlab.run.loading import load_arguments
-from qatlab.terminal import wide_console
+from qatlab.utils import files
+from qatlab.utils.errors import ConfigError
+from qatlab.utils.terminal import wide_console
 
 TOLERANCE = 5e-4  # share of images that may get another class in fixed point
 

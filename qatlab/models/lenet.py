@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from qatlab.errors import wrong
+from qatlab.utils.errors import wrong
 
 
 class LeNet(nn.Module):

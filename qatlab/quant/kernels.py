@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qatlab.native import compiled
 from qatlab.quant.grid import Grid
+from qatlab.utils.native import compiled
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = (

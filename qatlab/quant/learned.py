@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from qatlab.errors import QuantRuleError, TrainingError, wrong
 from qatlab.quant.dispatch import block_zero_gradient, fake_quantize_fused
 from qatlab.quant.grid import Grid
 from qatlab.quant.normed import (
@@ -22,6 +21,7 @@ from qatlab.quant.ops import clip_range
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import GridSettings, Quantizer, check_choice, check_switch, is_number
 from qatlab.quant.starts import STARTS, start_parameter
+from qatlab.utils.errors import QuantRuleError, TrainingError, wrong
 
 
 class Levels(Protocol):

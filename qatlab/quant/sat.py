@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from qatlab.errors import QuantRuleError, wrong
 from qatlab.quant.dispatch import sat_weight_fused
 from qatlab.quant.functional import (
     GRIDS,
@@ -31,6 +30,7 @@ from qatlab.quant.quantizer import (
     check_switch,
     checked_weight,
 )
+from qatlab.utils.errors import QuantRuleError, wrong
 
 
 class SatWeight(Quantizer):

@@ -13,8 +13,6 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab import files
-from qatlab.errors import ConfigError
 from qatlab.results.limits import (
     BYTES,
     LONGEST_LINE,
@@ -27,6 +25,8 @@ from qatlab.results.limits import (
     MOST_PHASES,
     MOST_QUANTIZER_COLUMNS,
 )
+from qatlab.utils import files
+from qatlab.utils.errors import ConfigError
 
 CURVES = ("train/acc", "val/acc", "train/loss", "val/loss")
 LEARNED = ("alpha", "step_size")

@@ -12,12 +12,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 
-from qatlab import files, sweep
+from qatlab import sweep
 from qatlab.config import apply_given, clear_initial_weights, in_sweep, portable_yaml, stored_config
 from qatlab.config.trust import foreign
 from qatlab.deploy.integer.lowering import Obstacle
 from qatlab.deploy.obstacles import forms_of, told
-from qatlab.errors import CheckpointError, ConfigError, wrong
 from qatlab.results import record
 from qatlab.results.compare import configuration, differences, flat
 from qatlab.results.conditions import MOVABLE, settings_of
@@ -31,10 +30,12 @@ from qatlab.run.teacher import distillation_of, teacher_of
 from qatlab.run.trackers import tracked
 from qatlab.run.trainer import callbacks_of, module_of, trainer_of
 from qatlab.run.weights import save_weights
-from qatlab.terminal import say
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
 from qatlab.training.data_module import DataModule
+from qatlab.utils import files
+from qatlab.utils.errors import CheckpointError, ConfigError, wrong
+from qatlab.utils.terminal import say
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:

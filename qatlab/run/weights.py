@@ -10,8 +10,6 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from qatlab.errors import CheckpointError, ConfigError
-from qatlab.files import write_bytes
 from qatlab.quant import Phase, set_phase
 from qatlab.quant.quantizer import phase_of
 from qatlab.results.record import CONFIG, RESULT, read_result
@@ -27,6 +25,8 @@ from qatlab.run.weight_files import (
 from qatlab.run.weight_match import Match, counted, extra_states, match
 from qatlab.training.loaded_values import fault_of, learned_names
 from qatlab.training.torch_files import LAST, describe
+from qatlab.utils.errors import CheckpointError, ConfigError
+from qatlab.utils.files import write_bytes
 
 PHASES = [phase.value for phase in Phase]
 

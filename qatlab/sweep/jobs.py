@@ -27,12 +27,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from qatlab import files
 from qatlab.config.folders import override_list, unlock_run
-from qatlab.errors import ConfigError, QatlabError, wrong
 from qatlab.results import record
 from qatlab.sweep import launchers
-from qatlab.terminal import wide_console
+from qatlab.utils import files
+from qatlab.utils.errors import ConfigError, QatlabError, wrong
+from qatlab.utils.terminal import wide_console
 
 NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this sweep
 ERROR = "error.txt"  # in the folder of a job that failed: why

@@ -10,8 +10,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from qatlab import files
-from qatlab.errors import ConfigError
+from qatlab.utils import files
+from qatlab.utils.errors import ConfigError
 
 LINE = b'{"op_code":'  # begins each line of it
 OVERRIDES = "overrides"  # of a trial: the settings of its job

@@ -26,12 +26,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from qatlab import files
 from qatlab.config.targets import make
-from qatlab.errors import ConfigError, wrong
 from qatlab.results import record
 from qatlab.sweep.journal import END, OVERRIDES, check_trials, open_journal
-from qatlab.terminal import wide_console
+from qatlab.utils import files
+from qatlab.utils.errors import ConfigError, wrong
+from qatlab.utils.terminal import wide_console
 
 JOURNAL = "optuna.journal"  # in the sweep's folder
 DIRECTIONS = ("maximize", "minimize")

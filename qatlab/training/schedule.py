@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from qatlab.errors import ConfigError, wrong
 from qatlab.quant import Phase, quantizers
+from qatlab.utils.errors import ConfigError, wrong
 
 
 @dataclass(frozen=True)

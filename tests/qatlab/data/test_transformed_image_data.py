@@ -19,7 +19,7 @@ from qatlab.data.transforms import (
     SliceExtraction,
     Transform,
 )
-from qatlab.errors import ConfigError
+from qatlab.utils.errors import ConfigError
 
 
 class Counted(Transform):

@@ -12,7 +12,6 @@ from methods import randn
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from qatlab.errors import ConfigError, QuantRuleError
 from qatlab.quant import (
     MODES,
     DorefaActivation,
@@ -31,6 +30,7 @@ from qatlab.quant import (
     quantize,
     start_quantizers,
 )
+from qatlab.utils.errors import ConfigError, QuantRuleError
 
 # Said by the switch of oneDNN.
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")

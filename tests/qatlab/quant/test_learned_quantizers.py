@@ -11,7 +11,6 @@ import torch
 from methods import randn, saved_and_loaded
 from torch import Tensor, nn
 
-from qatlab.errors import TrainingError
 from qatlab.quant import (
     LsqActivation,
     LsqPlusActivation,
@@ -22,6 +21,7 @@ from qatlab.quant import (
     quantize,
     start_quantizers,
 )
+from qatlab.utils.errors import TrainingError
 
 SITES: dict[str, Any] = {
     "SAT": (SatActivation, "alpha"),

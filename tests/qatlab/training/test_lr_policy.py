@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from qatlab.errors import ConfigError
 from qatlab.training.lr_policy import (
     LrPolicy,
     constant,
@@ -17,6 +16,7 @@ from qatlab.training.lr_policy import (
     step,
     with_warmup,
 )
+from qatlab.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize(
