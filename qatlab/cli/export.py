@@ -14,7 +14,7 @@ from qatlab.cli.parser import Parser
 from qatlab.deploy.c_file import c_file
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
-from qatlab.deploy.onnx.readers import READERS, chosen, told
+from qatlab.deploy.onnx.readers import READERS, advice, chosen
 from qatlab.deploy.trained import Trained
 from qatlab.run.loading import load_arguments
 from qatlab.utils import files
@@ -101,7 +101,7 @@ def _write_onnx(trained: Trained, given: argparse.Namespace) -> str:
         + _left_out(entries.get("left out"))
         + _in_float(json.loads(entries.get("float parts", "[]")), entries.get("batch"))
         + _in_parts(entries.get("channels in parts"))
-        + "".join(f" {sentence}" for sentence in told(entries))
+        + "".join(f" {sentence}" for sentence in advice(entries))
     )
 
 
@@ -110,9 +110,9 @@ def _in_float(parts: Sequence[str], batch: str | None) -> str:
     if not parts:
         return ""
     names = ", ".join([*parts[:3], *["..."] * (len(parts) > 3)])
-    told = f" In float between quantizers: {len(parts)} part{'s' * (len(parts) > 1)} ({names})."
+    text = f" In float between quantizers: {len(parts)} part{'s' * (len(parts) > 1)} ({names})."
     fixed = " The batch is 1: the network computes no other, or torch cannot tell."
-    return told + (fixed if batch == "1" else "")
+    return text + (fixed if batch == "1" else "")
 
 
 def _left_out(function: str | None) -> str:

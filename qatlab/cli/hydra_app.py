@@ -100,7 +100,7 @@ def checked(command: str, cfg: DictConfig) -> None:
         _begin(command, cfg, job is not None)
         config.check(cfg)
         command = _function(command, cfg)
-        # torch: a wrong key is told before
+        # torch: a wrong key is refused before
         room = import_module("qatlab.run.plan" if command == "plan" else "qatlab.run.experiment")
         # After the import, which sets the level itself.
         for name in ("pytorch_lightning", "lightning_fabric.utilities.distributed"):

@@ -53,7 +53,7 @@ def main() -> None:
 def run(words: Sequence[str]) -> int:
     """Run a command that takes no configuration; return its exit code.
 
-    A mistake of the user is told in one sentence, with exit code 1.
+    A mistake of the user is reported in one sentence, with exit code 1.
     """
     command, *arguments = words
     try:

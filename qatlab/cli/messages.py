@@ -1,4 +1,4 @@
-"""What a user is told of a mistake: one sentence, also where Hydra or OmegaConf has many lines."""
+"""What a user reads of a mistake: one sentence, also where Hydra or OmegaConf has many lines."""
 
 from __future__ import annotations
 

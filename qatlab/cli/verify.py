@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qatlab.cli.parser import Parser
 from qatlab.deploy.integer import RESCALES
-from qatlab.deploy.onnx.readers import told
+from qatlab.deploy.onnx.readers import advice
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.verify.comparison import Comparison, compare
 from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized, read_onnx
@@ -106,7 +106,7 @@ def main(words: Sequence[str]) -> int:
         others = forms_in(given.reader, trained, network, given.onnx, given.tolerance)
     for path in given.onnx:
         file, _ = read_onnx(path)
-        for sentence in told({entry.key: entry.value for entry in file.metadata_props}):
+        for sentence in advice({entry.key: entry.value for entry in file.metadata_props}):
             print(f"{path}: {sentence}")
     first = FakeQuantized(trained.model, positions=network is None)
     exact = None if network is None else AsIntegers(network, "float", 0.0)

@@ -56,7 +56,7 @@ class OwnFolder(Callback):
         try:
             _make_own(config)
         except (OmegaConfBaseException, OSError):
-            return  # Hydra meets the same, and it is told
+            return  # Hydra meets the same, and reports it
         finally:
             HydraConfig.instance().cfg = before
 

@@ -155,7 +155,7 @@ def _check_allowed(where: str, target: str, allowed: Sequence[str]) -> None:
     try:
         found = resolve_name(target)
     except Exception:
-        return  # the module may be anyone's, and fail in any way: told when it is called
+        return  # the module may be anyone's, and fail in any way: reported when it is called
     module = str(getattr(found, "__module__", None) or getattr(type(found), "__module__", ""))
     if not _lies_in(module, (*allowed, *CLASSES)):
         raise ConfigError(

@@ -232,7 +232,7 @@ class ImageNet:
     @cached_property
     def _classes(self) -> tuple[str, ...]:
         train = self.folder / "train"
-        if not train.is_dir():  # told where an image is asked for
+        if not train.is_dir():  # reported where an image is asked for
             return tuple(f"{number:04d}" for number in range(self.num_classes or 1000))
         classes = subfolders(train)
         if self.num_classes not in (None, len(classes)):

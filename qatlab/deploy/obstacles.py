@@ -21,7 +21,7 @@ from qatlab.quant import quantizers
 from qatlab.quant.calibration import as_if_started
 from qatlab.quant.convert import IMAGE_SHAPE
 from qatlab.quant.evaluating import evaluating
-from qatlab.utils.errors import ConfigError, did_you_mean
+from qatlab.utils.errors import ConfigError, wrong
 
 RESCALE = "fixed32"
 
@@ -78,7 +78,7 @@ def obstacles(
 
     The network is lowered and written with the values that it has, be it trained or not, and is
     afterwards as it was. What only training decides is not known before: whether an accumulator
-    fits into 32 bits, for example, is told for the weights that there are.
+    fits into 32 bits, for example, is decided for the weights that there are.
 
     Args:
         model: what :func:`qatlab.quantize` returned, on the CPU.
@@ -123,12 +123,8 @@ def forms_of(target: object) -> list[str]:
     asked = [target] if isinstance(target, str) else target
     for form in asked if isinstance(asked, Sequence) else [asked]:
         if form not in FORMS and form not in BY_READER:
-            names = (*FORMS, *BY_READER)
-            hint = did_you_mean(str(form), names)
-            raise ConfigError(
-                f"target={form} is no form of a network and no reader.{hint} Accepted: "
-                f"{', '.join(names)}, a list of these, or null."
-            )
+            advice = "A list of these is accepted, too, and null."
+            raise wrong("target", form, (*FORMS, *BY_READER), advice)
     return [str(form) for form in asked]  # type: ignore[attr-defined] # a sequence, as seen above
 
 
@@ -140,7 +136,7 @@ def check_target(target: object, found: Mapping[str, Sequence[Obstacle]]) -> Non
             raise ConfigError(f"target={form}: the network cannot leave so: {own[0].reason}{more}")
 
 
-def told(found: Mapping[str, Sequence[Obstacle]], tried: Collection[str] = OF_FLOATS) -> str:
+def in_short(found: Mapping[str, Sequence[Obstacle]], tried: Collection[str] = OF_FLOATS) -> str:
     """Return one line that says in which forms a network can be exported.
 
     Args:
@@ -154,11 +150,11 @@ def told(found: Mapping[str, Sequence[Obstacle]], tried: Collection[str] = OF_FL
     more = f" ({len(own) - 1} more: mode=plan lists them)" if len(own) > 1 else ""
     if not free:
         return f"Cannot be exported: {own[0].reason}{more}"
-    floats = _told_floats(own, [form for form in free if form in OF_FLOATS and form not in tried])
+    floats = _left_in_float(own, [form for form in free if form in OF_FLOATS and form not in tried])
     return f"Can be exported as {', '.join(free)}{floats}, but not as {form}: {own[0].reason}{more}"
 
 
-def _told_floats(own: Sequence[Obstacle], untried: Sequence[str]) -> str:
+def _left_in_float(own: Sequence[Obstacle], untried: Sequence[str]) -> str:
     """Return which parts of a network stay float."""
     parts = [one.layer for one in own if one.in_float]
     if not parts:

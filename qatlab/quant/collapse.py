@@ -18,7 +18,7 @@ from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import Quantizer
 
 SAMPLED = 64  # values of an image or a channel
-LINES = 5  # that a user is told; a collapsed quantizer may make others collapse
+LINES = 5  # that a user reads; a collapsed quantizer may make others collapse
 
 
 class CollapseWatch:

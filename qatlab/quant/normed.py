@@ -139,8 +139,8 @@ def _activated(
     x: Tensor, parameter: Tensor, offset: Tensor | None, call: Call, function: int
 ) -> Tensor:
     x, y = dense(x)
-    told = (kernels.settings(*call), parameter, offset)
-    kernels.call("function_quantize_forward", *told, x, y, x.numel(), function)
+    given = (kernels.settings(*call), parameter, offset)
+    kernels.call("function_quantize_forward", *given, x, y, x.numel(), function)
     return y
 
 

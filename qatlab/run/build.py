@@ -97,7 +97,7 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
     solver = _solver(cfg.solver)
     solver.images_per_update = data.batch_size * cfg.trainer.accumulate_grad_batches
     for _, count in schedule.phases:
-        solver.check_phase(count)  # a warm-up that is too long is told now
+        solver.check_phase(count)  # a warm-up that is too long is refused now
     if cfg.channels_last:
         model.to(memory_format=torch.channels_last)  # convolutions answer as their weights lie
     step = TrainingForward(cfg.compile, cfg.memory)

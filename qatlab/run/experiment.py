@@ -16,7 +16,7 @@ from qatlab import sweep
 from qatlab.config import apply_given, clear_initial_weights, in_sweep, portable_yaml, stored_config
 from qatlab.config.trust import foreign
 from qatlab.deploy.integer.lowering import Obstacle
-from qatlab.deploy.obstacles import forms_of, told
+from qatlab.deploy.obstacles import forms_of, in_short
 from qatlab.results import record
 from qatlab.results.compare import configuration, differences, flat
 from qatlab.results.conditions import MOVABLE, settings_of
@@ -62,7 +62,7 @@ def _build(cfg: DictConfig) -> tuple[Built, dict[str, tuple[Obstacle, ...]]]:
     teacher = teacher_of(cfg)
     built, found = build_for_target(cfg)
     built.distillation = distillation_of(cfg, teacher, built)
-    built.solver.build(built.model)  # arguments that the optimizer refuses are told now
+    built.solver.build(built.model)  # arguments that the optimizer refuses are refused now
     return built, found
 
 
@@ -168,7 +168,7 @@ def _fit_and_report(
         sweep.train_in_subprocess(folder, foreign(OmegaConf.to_container(cfg)))
         return record.read_result(folder)
     print_table(built.table)
-    say(told(found, forms_of(cfg.target)))
+    say(in_short(found, forms_of(cfg.target)))
     names = list(cfg.logger or {})
     with tracked(trainer, names, folder, config, built.table) as trackers:
         result = _fit_and_test(cfg, built, trainer, checkpoint, start_from, changes)
@@ -261,7 +261,7 @@ def _fit(
 def _test_best(
     module: Classifier, data: DataModule, trainer: Trainer, checkpoint: RunCheckpoint, best: Path
 ) -> evaluation.Evaluation:
-    load(best)  # a damaged one is told in a sentence
+    load(best)  # a damaged one is reported in a sentence
     with _restoring(best, checkpoint):
         return _test(module, data, trainer, best)
 

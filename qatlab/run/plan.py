@@ -12,9 +12,9 @@ from qatlab.deploy.obstacles import (
     OF_FLOATS,
     check_target,
     forms_of,
+    in_short,
     listed,
     obstacles,
-    told,
 )
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.run.build import Built, build
@@ -31,7 +31,7 @@ def plan(cfg: DictConfig) -> None:
     """
     built, found = build_for_target(cfg, OF_FLOATS)
     print_table(built.table)
-    for line in [told(found), *listed(found)]:
+    for line in [in_short(found), *listed(found)]:
         say(line)
 
 
@@ -48,7 +48,7 @@ def build_for_target(
     Raises:
         ConfigError: if ``cfg.target`` asks for a form that the network cannot have.
     """
-    asked = forms_of(cfg.target)  # a word that is wrong is told before anything is built
+    asked = forms_of(cfg.target)  # a word that is wrong is refused before anything is built
     built = build(cfg)
     return built, _obstacles(cfg, built, [*asked, *tried])
 

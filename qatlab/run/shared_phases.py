@@ -107,7 +107,7 @@ def shared_phases(
 def origin(folder: Path) -> str | None:
     """Return the name of the job whose first phases a run has taken over, None for its own.
 
-    A file that is damaged is told; it decides nothing.
+    A file that is damaged is reported; it decides nothing.
     """
     try:
         return _job_of(folder)

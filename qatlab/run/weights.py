@@ -60,7 +60,7 @@ def init_weights(
 
     A float file fits a quantized network, and a quantized one a float network. What quantizers have
     learned is taken where it means the same: by those of the same method and number of steps (a
-    clip value serves any number). What is left out is told, and those start anew. All quantizers
+    clip value serves any number). What is left out is reported, and starts anew. All quantizers
     are then in the phase of those for which the file has values, if these are in the same one.
 
     Of the dictionaries in a file, the one that fits is taken; of several that fit a plain one

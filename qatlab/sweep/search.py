@@ -143,7 +143,7 @@ class SearchSweeper(Sweeper):
                 failed = states.FAIL if reached[settings] is None else None
                 study.tell(trial, reached[settings], state=failed)
             if all(values is None for values in reached.values()):
-                break  # it is told above why; the rest would hardly fare better
+                break  # the reason is printed above; the rest would hardly fare better
 
     def _propose(self, study: Any, overrides: list[Override], size: int, states: Any) -> list[Any]:
         """Return trials to run together: those of a command that was killed, and what they lack."""

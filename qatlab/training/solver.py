@@ -111,7 +111,7 @@ class Solver(AnySolver):
             lr_at_batch: images of an update for which the learning rates are meant; None: for any.
             decay_by_bits: factor on the weight decay of all groups, by the `network_bits`.
         """
-        # A wrong option is told now, not after the data is loaded.
+        # A wrong option is refused now, not after the data is loaded.
         starts_with = policy_factor("solver.lr_policy", lr_policy, 0.0, math.inf)
         self.optimizer = optimizer
         self.groups = _checked_groups(groups)

@@ -124,7 +124,7 @@ def read(path: Path, stand_ins: bool = False) -> Any:
                 torch.serialization.safe_globals(allowed),  # type: ignore[arg-type] # pairs, too
                 warnings.catch_warnings(),
             ):
-                warnings.simplefilter("ignore")  # of formats that are refused, and told, below
+                warnings.simplefilter("ignore")  # of formats that are refused below
                 return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a file of another kind can stop the reader in any way
             if not (stand_ins and _stand_in(str(error), path, known)):

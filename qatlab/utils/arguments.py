@@ -144,7 +144,7 @@ def _fits(value: Any, option: Any) -> bool:
     if kind in (bool, int):
         return type(value) is kind
     if getattr(kind, "_is_protocol", False):
-        return isinstance(value, Mapping)  # whose _target_ is missing, which is told elsewhere
+        return isinstance(value, Mapping)  # whose _target_ is missing, which is refused elsewhere
     if kind is Any or not isinstance(kind, type):
         return True  # a type variable, a text: who knows
     try:
@@ -160,7 +160,7 @@ def _fits(value: Any, option: Any) -> bool:
 def _makes_no(kind: type, target: Any) -> bool:
     """Tell whether a target is a class, and its objects are surely not of a kind."""
     found = None
-    with suppress(Exception):  # that it cannot be found is told elsewhere
+    with suppress(Exception):  # that it cannot be found is refused elsewhere
         found = resolve_name(str(target))
     return isinstance(found, type) and not issubclass(found, kind)
 

@@ -51,7 +51,7 @@ def scores(folder: Path) -> Any:
     return json.loads((folder / "result.json").read_text())["test"]
 
 
-def test_a_flipped_bit_in_the_best_checkpoint_is_told_by_all_who_read_it(
+def test_a_flipped_bit_in_the_best_checkpoint_is_reported_by_all_who_read_it(
     run: Path, command: Told
 ) -> None:
     best = run / "checkpoints/best_quantize.ckpt"
@@ -85,7 +85,7 @@ def test_a_resume_falls_back_on_the_checkpoint_before_a_flipped_bit(
         ("conv1.weight", -torch.inf, "holds infinite values"),
     ],
 )
-def test_values_that_no_network_can_compute_with_are_told(
+def test_values_that_no_network_can_compute_with_are_reported(
     name: str, value: float, fault: str, run: Path, command: Told
 ) -> None:
     best = run / "checkpoints/best_quantize.ckpt"
@@ -93,7 +93,7 @@ def test_values_that_no_network_can_compute_with_are_told(
     check(command(f"run={run}", script="test.py"), (str(best), name, fault))
 
 
-def test_values_that_no_network_can_compute_with_are_told_by_a_resume(
+def test_values_that_no_network_can_compute_with_are_reported_by_a_resume(
     unfinished: Path, command: Told
 ) -> None:
     for stem in ("best_quantize", "last"):  # the best is what it would be tested with
@@ -106,7 +106,7 @@ def test_values_that_no_network_can_compute_with_are_told_by_a_resume(
     ("result", "fault"),
     [("[1]", "it holds no mapping"), ("{}", "its checkpoint is"), ("", "cannot read")],
 )
-def test_a_damaged_result_is_told(result: str, fault: str, run: Path, command: Told) -> None:
+def test_a_damaged_result_is_reported(result: str, fault: str, run: Path, command: Told) -> None:
     (run / "result.json").write_text(result)
     check(command(f"run={run}", script="test.py"), (str(run / "result.json"), fault))
     check(command(*TINY, f"init_weights={run}"), (f"init_weights={run}", "result.json", fault))
@@ -119,7 +119,7 @@ def test_a_damaged_result_is_told(result: str, fault: str, run: Path, command: T
         (lambda place: (place / "last.ckpt").mkdir(parents=True), "last.ckpt: it is a folder"),
     ],
 )
-def test_what_stands_in_the_place_of_checkpoints_is_told(
+def test_what_stands_in_the_place_of_checkpoints_is_reported(
     damage: Callable[[Path], None], fault: str, unfinished: Path, command: Told
 ) -> None:
     shutil.rmtree(unfinished / "checkpoints")
@@ -127,7 +127,7 @@ def test_what_stands_in_the_place_of_checkpoints_is_told(
     check(command(f"resume={unfinished}"), (str(unfinished / "checkpoints"), fault))
 
 
-def test_initial_weights_without_a_value_are_told(command: Told) -> None:
+def test_initial_weights_without_a_value_are_reported(command: Told) -> None:
     check(command(*TINY, "init_weights="), ("init_weights has no value", "null"))
 
 
@@ -144,7 +144,7 @@ def test_initial_weights_without_a_value_are_told(command: Told) -> None:
         ("pytorch-lightning_version", 7),
     ],
 )
-def test_a_sound_file_of_other_content_is_told(
+def test_a_sound_file_of_other_content_is_reported(
     key: str, value: Any, unfinished: Path, command: Told
 ) -> None:
     last = unfinished / "checkpoints/last.ckpt"
@@ -153,7 +153,7 @@ def test_a_sound_file_of_other_content_is_told(
 
 
 @pytest.mark.parametrize("content", [{}, {"state_dict": {}}])
-def test_a_best_checkpoint_of_other_content_is_told(
+def test_a_best_checkpoint_of_other_content_is_reported(
     content: Any, unfinished: Path, command: Told
 ) -> None:
     best = unfinished / "checkpoints/best_quantize.ckpt"

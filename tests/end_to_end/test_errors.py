@@ -348,7 +348,7 @@ def test_no_jobs_at_the_same_time_are_none(command: Told) -> None:
     check(told, ("hydra.launcher.n_jobs=0 is wrong", "-1"))
 
 
-def test_memory_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
+def test_memory_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
     def fill(cfg: DictConfig) -> None:
         torch.empty(1 << 50, dtype=torch.uint8)
 

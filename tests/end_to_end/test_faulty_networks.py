@@ -112,7 +112,7 @@ def test_a_run_without_validation_ends_at_its_test(run: Path, tmp_path: Path) ->
     assert not (folder / "result.json").exists()
 
 
-def test_a_collapsed_quantizer_is_told_in_training_and_in_its_result(
+def test_a_collapsed_quantizer_is_reported_in_training_and_in_its_result(
     run: Path, tmp_path: Path
 ) -> None:
     folder = changed(run, tmp_path / "run", explode)

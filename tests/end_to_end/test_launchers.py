@@ -142,7 +142,7 @@ def error_of(ended: Ended) -> str:
     return error
 
 
-def test_a_job_that_sbatch_refuses_is_told_with_its_own_reason(tmp_path: Path) -> None:
+def test_a_job_that_sbatch_refuses_is_reported_with_its_own_reason(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="extra `slurm` is missing")
     ended = slurm(tmp_path, "echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
     assert error_of(ended) == (
@@ -151,7 +151,7 @@ def test_a_job_that_sbatch_refuses_is_told_with_its_own_reason(tmp_path: Path) -
     )
 
 
-def test_what_a_launcher_cannot_use_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_what_a_launcher_cannot_use_is_reported_in_a_sentence(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra `parallel` is missing")
 
     def told(*words: str) -> str:

@@ -28,7 +28,7 @@ def images(folder: Path, *classes: str, count: int = 20) -> Path:
     return folder
 
 
-def test_a_single_class_is_told_before_training(command: Told, tmp_path: Path) -> None:
+def test_a_single_class_is_reported_before_training(command: Told, tmp_path: Path) -> None:
     folder = images(tmp_path / "images", "cat")
     (folder / "images.csv").write_text("".join(f"cat/{n:02}.png,cat\n" for n in range(20)))
     for data in ("image_folder", "image_table"):

@@ -58,7 +58,7 @@ def test_an_own_project_needs_nothing_but_the_package(tmp_path: Path) -> None:
         (["import", "convert", "none.ini"], "none.ini"),
     ],
 )
-def test_wrong_words_are_told(
+def test_wrong_words_are_reported(
     words: list[str],
     told: str,
     tmp_path: Path,
@@ -89,7 +89,7 @@ def test_ctrl_c_before_the_run_begins_is_one_word(
     assert capsys.readouterr().out == "\nInterrupted.\n"
 
 
-def test_a_reader_that_has_ended_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_a_reader_that_has_ended_is_reported_in_one_sentence(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -120,7 +120,7 @@ def test_the_average_is_what_is_tested_and_handed_on(tmp_path: Path) -> None:
         ("solver.groups.depthwise.lrr=1", "solver.groups.depthwise.lrr|'lr'"),
     ],
 )
-def test_a_wrong_value_is_told_in_a_sentence(told: Told, overrides: str, words: str) -> None:
+def test_a_wrong_value_is_reported_in_a_sentence(told: Told, overrides: str, words: str) -> None:
     check(told(*overrides.split()), tuple(words.split("|")))
 
 
@@ -141,5 +141,7 @@ def test_a_wrong_value_is_told_in_a_sentence(told: Told, overrides: str, words: 
         ),
     ],
 )
-def test_a_wrong_callback_is_told_in_a_sentence(command: Told, overrides: str, words: str) -> None:
+def test_a_wrong_callback_is_reported_in_a_sentence(
+    command: Told, overrides: str, words: str
+) -> None:
     check(command(*TINY, *overrides.split()), tuple(words.split("|")))

@@ -66,7 +66,7 @@ def assert_undisturbed(ended: Ended, folder: Path, finished: Path) -> None:
     assert left == []
 
 
-def test_a_file_that_may_not_be_so_large_is_told_and_the_run_goes_on_later(
+def test_a_file_that_may_not_be_so_large_is_reported_and_the_run_goes_on_later(
     tmp_path: Path, run: Run, finished: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -86,7 +86,7 @@ def test_a_file_that_may_not_be_so_large_is_told_and_the_run_goes_on_later(
         pytest.param("2250k", marks=pytest.mark.slow),  # for all, but not for the weights
     ],
 )
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+def test_a_full_disk_is_reported_and_the_run_goes_on_when_there_is_room(
     size: str, disk: Callable[[str], Path], run: Run, finished: Path
 ) -> None:
     folder = disk(size) / "run"

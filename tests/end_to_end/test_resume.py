@@ -193,7 +193,7 @@ def test_a_run_killed_after_its_training_is_only_tested(
     assert result_of(tmp_path)["seconds"] == round(seconds, 1)
 
 
-def test_damaged_checkpoints_are_told_and_the_one_before_is_used(
+def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(
     tmp_path: Path, run: Run, killed: Killed, whole: Whole
 ) -> None:
     killed("SIGKILL 3 7", tmp_path)
@@ -225,7 +225,7 @@ def test_damaged_checkpoints_are_told_and_the_one_before_is_used(
         ("4 end", -10, "metrics.csv ends at step 32, in epoch 3: "),  # nothing is left to train
     ],
 )
-def test_lost_metrics_are_told_and_the_run_goes_on(
+def test_lost_metrics_are_reported_and_the_run_goes_on(
     tmp_path: Path, run: Run, killed: Killed, whole: Whole, place: str, left: int | None, told: str
 ) -> None:
     killed(f"SIGKILL {place}", tmp_path)
@@ -259,7 +259,9 @@ def test_ctrl_c_leaves_a_run_that_the_printed_command_continues(
 @pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="needs a C++ compiler"
 )
-def test_a_resume_under_other_conditions_is_told(tmp_path: Path, run: Run, killed: Killed) -> None:
+def test_a_resume_under_other_conditions_is_reported(
+    tmp_path: Path, run: Run, killed: Killed
+) -> None:
     folder = tmp_path / "run"
     killed("SIGKILL 3 7", folder)
     begun = json.loads((folder / "environment.json").read_text())["environments"]
@@ -274,7 +276,9 @@ def test_a_resume_under_other_conditions_is_told(tmp_path: Path, run: Run, kille
     assert (result["changes"], result["environment"]["kernels"]) == ([changed], "definitions")
 
 
-def test_a_configuration_that_was_edited_is_told(tmp_path: Path, run: Run, killed: Killed) -> None:
+def test_a_configuration_that_was_edited_is_reported(
+    tmp_path: Path, run: Run, killed: Killed
+) -> None:
     folder = tmp_path / "run"
     killed("SIGKILL 3 7", folder)
     file = folder / "config.yaml"
@@ -292,7 +296,9 @@ def test_a_finished_run_is_left_alone(run: Run, whole: Whole) -> None:
     assert {path: path.stat().st_mtime_ns for path in whole().glob("*.*")} == before
 
 
-def test_what_cannot_be_done_is_told_in_a_sentence(tmp_path: Path, run: Run, whole: Whole) -> None:
+def test_what_cannot_be_done_is_reported_in_a_sentence(
+    tmp_path: Path, run: Run, whole: Whole
+) -> None:
     finished = whole()
     for script, arguments, sentence in [
         ("train.py", [f"resume={tmp_path / 'none'}"], "is not the folder of a run"),

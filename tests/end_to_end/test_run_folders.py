@@ -272,7 +272,7 @@ def test_a_configuration_that_was_changed_after_the_training_is_refused(
 
 
 @pytest.mark.parametrize("name", ["result.json", "environment.json", "metrics.csv"])
-def test_a_folder_in_the_place_of_a_file_is_told_before_training(
+def test_a_folder_in_the_place_of_a_file_is_reported_before_training(
     name: str, finished: Path, tmp_path: Path, command: Command
 ) -> None:
     run = tmp_path / "run"

@@ -129,7 +129,7 @@ def test_spaces_are_those_of_hydras_grammar(given: str, asked: Any, word: str) -
     assert trial.asked == ([] if asked is None else [asked])
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"size_bytes=minimise is wrong\. Did you mean 'minimize'"
     ):
@@ -282,7 +282,7 @@ def test_two_searches_of_one_folder_do_not_meet(
             pass
 
 
-def test_the_half_of_a_line_in_a_journal_is_removed_and_other_damage_is_told(
+def test_the_half_of_a_line_in_a_journal_is_removed_and_other_damage_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trials(tmp_path, "RandomSampler", 1, monkeypatch)

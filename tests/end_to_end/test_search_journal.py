@@ -137,7 +137,7 @@ def check(folder: Path, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "words"), [case[1:] for case in FINISHED], ids=[case[0] for case in FINISHED]
 )
-def test_a_journal_that_no_search_has_written_is_told(
+def test_a_journal_that_no_search_has_written_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Lines], None], words: str
 ) -> None:
     trials(tmp_path, "RandomSampler", 3, monkeypatch)
@@ -202,7 +202,7 @@ def test_a_real_search_tells_what_is_wrong_in_its_journal(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_result_that_cannot_be_compared_is_told(tmp_path: Path, value: float) -> None:
+def test_a_result_that_cannot_be_compared_is_reported(tmp_path: Path, value: float) -> None:
     with pytest.raises(ConfigError, match=r"objectives: acc is (nan|-?inf) in .*result\.json"):
         _inner({"acc": value}, "acc", tmp_path)
 

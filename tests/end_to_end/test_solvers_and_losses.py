@@ -139,7 +139,7 @@ def test_a_killed_run_without_classes_equals_an_uninterrupted_one(tmp_path: Path
         ),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(command: Told, overrides: str, words: str) -> None:
+def test_mistakes_are_reported_in_a_sentence(command: Told, overrides: str, words: str) -> None:
     head, brace, rest = overrides.partition("{")
     *settings, last = head.split()
     given = (*settings, last + brace + rest)

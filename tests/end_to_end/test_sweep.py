@@ -290,7 +290,7 @@ def test_a_note_that_was_half_written_does_not_count(
     assert not folder.parent.exists()
 
 
-def test_a_cache_that_is_no_folder_is_told(sweep: Sweep, tmp_path: Path) -> None:
+def test_a_cache_that_is_no_folder_is_reported(sweep: Sweep, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ended = sweep("s", f"sweep.cache={tmp_path / 'file'}", "quant.weight.bits=2")
     assert ended.code == 1

@@ -62,13 +62,13 @@ def ran(
         ),
         (
             "target=d",
-            "target=d is no form of a network and no reader.|Accepted: integer, qdq, qonnx",
+            "target=d is wrong.|Accepted: integer, qdq, qonnx",
         ),
-        ("target=hls5ml", "is no form of a network and no reader.|Did you mean 'hls4ml'?"),
-        ("target=qonx", "target=qonx is no form of a network and no reader.|Did you mean 'qonnx'?"),
+        ("target=hls5ml", "is wrong.|Did you mean 'hls4ml'?"),
+        ("target=qonx", "target=qonx is wrong.|Did you mean 'qonnx'?"),
         (
             "target=[c,intger]",
-            "target=intger is no form of a network and no reader.|Did you mean 'integer'?",
+            "target=intger is wrong.|Did you mean 'integer'?",
         ),
         (
             "target=[qonnx,finn] +quant.rules.x={name:relu1,activation:{bits:null,n_steps:12}}",

@@ -65,7 +65,7 @@ def test_a_run_answers_the_same_in_all_forms(run: Path, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("rescale", [["float"], ["float", "fixed32"]])
-def test_onnx_that_is_not_there_is_told_whatever_else_is_compared(
+def test_onnx_that_is_not_there_is_reported_whatever_else_is_compared(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, rescale: list[str]
 ) -> None:
     words = [str(run), "--images", "10", "--rescale", *rescale]
@@ -190,12 +190,12 @@ def test_a_file_of_another_run_fails(
     [
         (["--onnx", "{tmp}/missing.onnx"], "cannot read {tmp}/missing.onnx"),
         (["--onnx", "{tmp}/run.log"], "cannot read {tmp}/run.log"),
-        (["--rescale", "fixed23"], "rescale='fixed23' is unknown. Did you mean 'fixed32'?"),
+        (["--rescale", "fixed23"], "rescale=fixed23 is wrong. Did you mean 'fixed32'?"),
         (["--checkpoint", "lats"], "Did you mean 'last'?"),
         (["--images", "0"], "--images=0 is wrong. Accepted: a whole number above 0."),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_reported(
     run: Path, tmp_path: Path, capsys: Captured, words: list[str], told: str
 ) -> None:
     (tmp_path / "run.log").write_text("no protocol buffer")
@@ -206,7 +206,7 @@ def test_mistakes_are_told(
     assert told.format(tmp=tmp_path) in error
 
 
-def test_an_interruption_and_missing_images_are_told(
+def test_an_interruption_and_missing_images_are_reported(
     run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify_command, "batches_of", lambda *given: iter(()))
@@ -240,7 +240,7 @@ def test_images_that_no_bytes_stand_for_are_exported_in_float(
     assert "no bytes stand for" in capsys.readouterr().err
 
 
-def test_a_folder_without_a_run_is_told(tmp_path: Path, capsys: Captured) -> None:
+def test_a_folder_without_a_run_is_reported(tmp_path: Path, capsys: Captured) -> None:
     assert run_command(["verify", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         f"Error: {tmp_path} is not the folder of a run: it has no config.yaml\n"
@@ -279,11 +279,11 @@ def test_a_clamped_run_has_nothing_to_export(run: Path, tmp_path: Path, capsys: 
         ),
         (
             ["-o", "m.onnx", "--format", "integer", "--rescale", "float32"],
-            "rescale='float32' is unknown",
+            "rescale=float32 is wrong",
         ),
     ],
 )
-def test_options_of_no_effect_are_told(
+def test_options_of_no_effect_are_reported(
     run: Path,
     tmp_path: Path,
     capsys: Captured,

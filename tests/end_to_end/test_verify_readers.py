@@ -63,7 +63,7 @@ def test_finn_turns_all_quantizers_into_thresholds(finished: Path, tmp_path: Pat
     assert {*kinds} <= {"Conv", "MatMul", "MultiThreshold", "MaxPool", "Mul", "Add", "Flatten"}
 
 
-def test_a_file_that_a_reader_does_not_take_is_told(
+def test_a_file_that_a_reader_does_not_take_is_reported(
     finished: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "find_spec", lambda name: name)
@@ -90,7 +90,7 @@ def test_a_file_that_a_reader_does_not_take_is_told(
         ("hls5ml", "--reader=hls5ml is wrong. Did you mean 'hls4ml'?"),
     ],
 )
-def test_a_reader_that_cannot_be_run_is_told(
+def test_a_reader_that_cannot_be_run_is_reported(
     finished: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, reader: str, told: str
 ) -> None:
     monkeypatch.setattr(readers, "find_spec", lambda name: None)

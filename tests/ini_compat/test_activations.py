@@ -140,7 +140,7 @@ def test_qact_without_function_has_no_effect(tmp_path: Path) -> None:
         ]
 
 
-def test_keys_of_a_quantizer_that_is_not_there_are_told(tmp_path: Path) -> None:
+def test_keys_of_a_quantizer_that_is_not_there_are_reported(tmp_path: Path) -> None:
     found = cells(tmp_path, said("Linear") + "QAct.Alpha=2\nQActSolver=SGD\n")
     reason = "there is no QAct= line that it would belong to"
     assert found.lost == [

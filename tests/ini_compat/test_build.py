@@ -88,7 +88,7 @@ def test_long_chains_end_soon(tmp_path: Path) -> None:
     assert list(network.cells) == [f"c{i}" for i in range(count)]
 
 
-def test_circles_are_told_and_the_other_cells_listed(tmp_path: Path) -> None:
+def test_circles_are_reported_and_the_other_cells_listed(tmp_path: Path) -> None:
     text = fc("a", "b") + fc("b", "a") + fc("fc") + fc("after", "a")
     network = read(tmp_path, project(text))
     assert problems(network).endswith(
@@ -309,13 +309,13 @@ def test_cells_that_are_wrong(tmp_path: Path, lines: str, expected: str) -> None
     assert network.cells["fc"].shape == (10, 1, 1)
 
 
-def test_every_cell_that_is_wrong_is_told(tmp_path: Path) -> None:
+def test_every_cell_that_is_wrong_is_reported(tmp_path: Path) -> None:
     text = fc("a").replace("=10", "=0") + fc("b", "none") + fc("c").replace("Fc", "FC") + FC
     network = read(tmp_path, project(text))
     assert [problem.place.line for problem in network.problems if problem.place] == [11, 13, 18]
 
 
-def test_what_many_cells_share_is_told_once(tmp_path: Path) -> None:
+def test_what_many_cells_share_is_reported_once(tmp_path: Path) -> None:
     text = fc("a", "sp", "ConfigSection=c") + fc("fc", "sp", "ConfigSection=c")
     network = read(tmp_path, project(f"{text}[c]\nNoBais=1\n"))
     assert len(network.problems) == 1
@@ -369,7 +369,7 @@ def test_global_keys(tmp_path: Path) -> None:
 # -- what is left over ------------------------------------------------------------------------
 
 
-def test_sections_that_nothing_uses_are_told(tmp_path: Path) -> None:
+def test_sections_that_nothing_uses_are_reported(tmp_path: Path) -> None:
     passive = "[def]\nNbOutputs=10\n[fc2] def\nInput=fc\nType=Fc\n[old]\nX=1\n[empty]\n"
     network = built(tmp_path, FC + passive)
     assert losses(network) == "[old] ignored: is used by nothing"

@@ -88,7 +88,7 @@ def test_the_table_has_all_cells(run: Run) -> None:
         assert "[unread] ignored: no target depends on it" in said.out
 
 
-def test_all_problems_are_told(run: Run) -> None:
+def test_all_problems_are_reported(run: Run) -> None:
     Path("wrong.ini").write_text(project(WRONG + FC.replace("[fc]", "[a]").replace("10", "ten")))
     for command in (
         *(("check",), ("convert",), ("weights", ".", "-o", "x")),

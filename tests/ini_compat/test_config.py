@@ -133,7 +133,7 @@ def test_the_nearest_parameter_is_named(tmp_path: Path) -> None:
     assert message.endswith("Accepted: none")
 
 
-def test_keys_that_no_cell_has_are_told(tmp_path: Path) -> None:
+def test_keys_that_no_cell_has_are_reported(tmp_path: Path) -> None:
     found = cells(tmp_path, f"{cell('Pool')}NoBias=1\nKernelSize=3\n")
     assert found.lost == [
         "8: [x] NoBias ignored: Pool has no such key",
@@ -141,7 +141,7 @@ def test_keys_that_no_cell_has_are_told(tmp_path: Path) -> None:
     ]
 
 
-def test_a_key_that_many_inherit_is_told_once(tmp_path: Path) -> None:
+def test_a_key_that_many_inherit_is_reported_once(tmp_path: Path) -> None:
     text = "[def]\nType=Fc\nNbOutputs=2\nNoBias=1\nBiasSolver.LearningRate=1\n"
     text += "[a] def\nInput=env\n[b] def\nInput=a\n[c] b\nInput=b\nNoBias=0\n"
     found = cells(tmp_path, text)
@@ -152,7 +152,7 @@ def test_a_key_that_many_inherit_is_told_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_key_that_only_some_heirs_read_is_told_where_it_is_not(tmp_path: Path) -> None:
+def test_a_key_that_only_some_heirs_read_is_reported_where_it_is_not(tmp_path: Path) -> None:
     text = "[def]\nType=Fc\nNbOutputs=2\nQAct=SAT\n[a] def\nInput=env\nActivationFunction=Linear\n"
     found = cells(tmp_path, f"{text}[b] def\nInput=a\n")
     assert found["a"].activation
@@ -192,7 +192,7 @@ def test_a_section_for_the_model_stands_for_the_other(tmp_path: Path) -> None:
     assert config(tmp_path, f"{LISTED}ConfigSection(Frame*)=b\n", "Frame").sections == []
 
 
-def test_sections_for_another_model_are_told(tmp_path: Path) -> None:
+def test_sections_for_another_model_are_reported(tmp_path: Path) -> None:
     text = f"{cell('Conv')}ConfigSection(Frame)=c\n[c]\nNoBias=1\n"
     found = cells(tmp_path, text)
     assert "bias" not in found.layers["x"]
@@ -218,7 +218,7 @@ def test_missing_sections(tmp_path: Path, value: str, expected: str) -> None:
     assert expected in str(error.value)
 
 
-def test_wrong_values_are_told_where_they_stand(tmp_path: Path) -> None:
+def test_wrong_values_are_reported_where_they_stand(tmp_path: Path) -> None:
     text = f"{cell('Dropout')}Dropout=0.1\nConfigSection=c\n[c]\nDropout=1.5\n"
     assert (
         refusal(tmp_path, text) == "9: [c] Dropout=1.5 is wrong. Accepted: a probability in [0, 1)"

@@ -253,7 +253,7 @@ def test_keys_without_effect_of_one_type(database: Lines, kind: str, line: str) 
 
 
 @pytest.mark.parametrize("name", ["slicing", "filterROIs", "sortAndDropLabels", "more"])
-def test_post_processing_is_told(database: Lines, name: str) -> None:
+def test_post_processing_is_reported(database: Lines, name: str) -> None:
     _, losses = database("Type=MNIST_IDX_Database", more=f"[database.{name}]\nWidth=3\n")
     assert losses == [
         f"[database.{name}] ignored: images are neither added, sorted, filtered nor cut into "

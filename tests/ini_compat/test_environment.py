@@ -198,7 +198,7 @@ def test_transformations_of_channels_are_refused(document: Read, kind: str) -> N
     assert told.endswith(f"Accepted: sp.{KINDS[0]}, sp.{KINDS[1]}")
 
 
-def test_an_unknown_part_is_told(document: Read) -> None:
+def test_an_unknown_part_is_reported(document: Read) -> None:
     made = Environment(document(MNIST + SP + FLIP.format("Tansformation")))
     assert made.names() == []
     assert made.deviations == [
@@ -294,7 +294,7 @@ def test_transformations_on_the_fly_do_not_change_what_is_measured(
     assert made.node["transforms"]["range_affine"]["first_value"] != "???"
 
 
-def test_a_folder_without_the_data_set_is_told(document: Read, tmp_path: Path) -> None:
+def test_a_folder_without_the_data_set_is_reported(document: Read, tmp_path: Path) -> None:
     made = Environment(document(MNIST + SP + STATISTICS), folder=tmp_path)
     assert made.document.notices == [
         f"--data {tmp_path} holds no training images of MNIST_IDX_Database for [sp.StimuliData-raw]"

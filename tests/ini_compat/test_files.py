@@ -169,7 +169,7 @@ def test_paths_of_data_take_the_environment(document: Read) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_what_is_written_in_utf_16_is_told(tmp_path: Path, encoding: str) -> None:
+def test_what_is_written_in_utf_16_is_reported(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "model.ini"
     path.write_text("[database]\nType=MNIST_IDX_Database\n", encoding=encoding)
     with pytest.raises(IniError, match=r"is not UTF-8 text, but in UTF-16.*Accepted: UTF-8"):

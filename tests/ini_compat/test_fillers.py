@@ -75,7 +75,7 @@ def test_a_constant_without_value_is_zero(tmp_path: Path) -> None:
     )
 
 
-def test_parameters_without_filler_are_told(tmp_path: Path) -> None:
+def test_parameters_without_filler_are_reported(tmp_path: Path) -> None:
     found = cells(tmp_path, f"{CONV}WeightsFiller.StdDev=2\n")
     assert found.lost == [
         "7: [x] WeightsFiller.StdDev ignored: there is no WeightsFiller= line that it would belong "

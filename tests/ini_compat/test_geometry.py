@@ -88,7 +88,7 @@ def test_what_is_refused(tmp_path: Path, lines: str, expected: str) -> None:
     assert expected in refusal(tmp_path, CONV + lines, IMAGE)
 
 
-def test_keys_of_the_same_thing_count_by_rank_and_the_others_are_told(tmp_path: Path) -> None:
+def test_keys_of_the_same_thing_count_by_rank_and_the_others_are_reported(tmp_path: Path) -> None:
     found = cells(tmp_path, f"{CONV}KernelSize=3\nStrideDims=2 1\nStrideX=4\nStrideY=4\n")
     told = "another key of the cell says it already"
     assert found.lost == [f"8: [x] StrideX ignored: {told}", f"9: [x] StrideY ignored: {told}"]

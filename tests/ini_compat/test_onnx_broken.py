@@ -223,7 +223,7 @@ def _attribute(source: random.Random, keys: list[str], values: list[Any]) -> onn
 
 
 @pytest.mark.parametrize("opset", [0, -5])
-def test_operators_of_an_opset_that_does_not_exist_are_told(tmp_path: Path, opset: int) -> None:
+def test_operators_of_an_opset_that_does_not_exist_are_reported(tmp_path: Path, opset: int) -> None:
     made = model()
     made.opset_import[0].version = opset
     network = read(tmp_path, made)

@@ -602,7 +602,7 @@ def test_what_is_refused_by_name(tmp_path: Path, name: str) -> None:
         assert any(repr(n.output[0]) in text for n in nodes)
 
 
-def test_accepted_operators_are_told(tmp_path: Path) -> None:
+def test_accepted_operators_are_reported(tmp_path: Path) -> None:
     text = problems(read(tmp_path, graph([node("Gelu", "x", "y")], opset=20)))
     assert "Accepted: Add, AveragePool," in text
 

@@ -203,7 +203,7 @@ def test_losses_of_softmaxes(tmp_path: Path) -> None:
     ]
 
 
-def test_a_maximum_without_effect_is_told(tmp_path: Path) -> None:
+def test_a_maximum_without_effect_is_reported(tmp_path: Path) -> None:
     text = configured("Threshold", "Operation=ToZero", "MaxValue=3")
     found = cells(tmp_path, text.replace("[c]", "Threshold=1\n[c]"), IMAGE)
     assert found.lost == ["10: [c] MaxValue ignored: has no effect with Operation=ToZero"]

@@ -96,7 +96,7 @@ def test_lsq_weights(tmp_path: Path) -> None:
     assert cells(tmp_path, text + given)["x"].weight == Quantizer("LSQ", {**node, "step_size": 0.5})
 
 
-def test_what_lsq_does_not_use_is_told(tmp_path: Path) -> None:
+def test_what_lsq_does_not_use_is_reported(tmp_path: Path) -> None:
     text = f"{CELLS['Conv']}QWeight=LSQ\nQWeight.StepSize=3\nQWeight.QuantMode=Symmetric\n"
     found = cells(tmp_path, text)
     assert found["x"].weight == Quantizer("LSQ", {"bits": 8, **N2D2})
@@ -157,7 +157,7 @@ def test_no_solver_of_the_cell_reaches_what_quantizers_learn(tmp_path: Path) -> 
     assert found["x"].solvers["x.weight"] == {"lr": 1.0, "momentum": 0.5}
 
 
-def test_a_negative_alpha_is_told(tmp_path: Path) -> None:
+def test_a_negative_alpha_is_reported(tmp_path: Path) -> None:
     found = cells(tmp_path, f"{QACT}QAct=SAT\nQAct.Alpha=-3\n")
     assert found["x"].activation == Quantizer("SAT", {"bits": 8, "alpha": 3.0})
     assert found.lost == [
@@ -199,7 +199,7 @@ def test_any_cell_with_a_function_can_have_a_quantizer_of_activations(
     assert found["x"].output == found["x"].site == "x_qact"
 
 
-def test_keys_without_quantizer_are_told(tmp_path: Path) -> None:
+def test_keys_without_quantizer_are_reported(tmp_path: Path) -> None:
     found = cells(tmp_path, f"{CELLS['Conv']}QWeight.Range=15\n")
     assert found["x"].weight is None
     assert found.lost == [

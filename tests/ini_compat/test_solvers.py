@@ -163,7 +163,7 @@ def test_an_epoch_is_one_epoch_where_batches_are_full(solver: Callable[..., Solv
     assert made.node["lr_policy"]["every"] == 3.0
 
 
-def test_where_n2d2_stops_counting_updates_is_told(solver: Callable[..., Solver]) -> None:
+def test_where_n2d2_stops_counting_updates_is_reported(solver: Callable[..., Solver]) -> None:
     for policy in ("StepDecay", "ExponentialDecay", "InvTDecay", "InvDecay"):
         made = solver(f"LearningRatePolicy={policy}", "MaxIterations=25")
         assert "stays as it is from update 25 on, after 2.5 epochs" in made.deviations[0]
@@ -183,7 +183,7 @@ def test_a_cosine_without_end_lasts_as_long_as_the_phase(solver: Callable[..., S
     assert "N2D2's rate is 0 from the start" in made.deviations[0]
 
 
-def test_a_warm_up_from_zero_is_told(solver: Callable[..., Solver]) -> None:
+def test_a_warm_up_from_zero_is_reported(solver: Callable[..., Solver]) -> None:
     made = solver(
         *("LearningRatePolicy=CosineDecay", "MaxIterations=9000", "WarmUpDuration=500"),
         "WarmUpLRFrac=0",
@@ -321,7 +321,7 @@ def test_mistakes_with_adam(solver: Callable[..., Solver], line: str, told: str)
         ("CosineDecay", "LearningRateDecay Power"),
     ],
 )
-def test_keys_without_effect_are_told(
+def test_keys_without_effect_are_reported(
     solver: Callable[..., Solver], policy: str, without_effect: str
 ) -> None:
     keys = without_effect.split()
@@ -331,7 +331,7 @@ def test_keys_without_effect_are_told(
     assert made.deviations == expected
 
 
-def test_what_n2d2_never_reads_is_told(solver: Callable[..., Solver]) -> None:
+def test_what_n2d2_never_reads_is_reported(solver: Callable[..., Solver]) -> None:
     assert solver("PolyakMomentum=0.5").deviations == [
         "[s] PolyakMomentum ignored: N2D2 itself never reads it"
     ]
@@ -472,7 +472,7 @@ def test_steps_of_lsq_have_solvers_of_their_own(tmp_path: Path) -> None:
     assert solvers["conv_qact.step_size"] == {"lr": 0.01}
 
 
-def test_iteration_sizes_that_differ_are_told(tmp_path: Path) -> None:
+def test_iteration_sizes_that_differ_are_reported(tmp_path: Path) -> None:
     cells = QUANTIZED.format("SAT", "").replace("[c]\n", "[c]\nSolvers.IterationSize=4\n")
     network = read(tmp_path, project(cells))
     assert network.iteration_size == 4

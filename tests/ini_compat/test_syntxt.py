@@ -319,7 +319,7 @@ def test_missing_files_are_listed_together(tmp_path: Path, folder: Path) -> None
     )
 
 
-def test_surplus_files_are_told(tmp_path: Path, folder: Path) -> None:
+def test_surplus_files_are_reported(tmp_path: Path, folder: Path) -> None:
     found = cells(tmp_path, PLAIN, (1, 1, 2))
     put(folder, **GOOD, y_weights="1", x_quant_weights="1", x_scales="1", x="1")
     (folder / "x_weights.distrib.dat").write_text("1")
@@ -374,7 +374,7 @@ def test_what_cannot_be_written(tmp_path: Path, folder: Path) -> None:
         write_folder(network, good, tmp_path / "file")
 
 
-def test_quantizers_without_values_are_told(tmp_path: Path, folder: Path) -> None:
+def test_quantizers_without_values_are_reported(tmp_path: Path, folder: Path) -> None:
     text = f"{PLAIN}ActivationFunction=Linear\nQAct=SAT\n"
     network = cells(tmp_path, text, (1, 1, 2)).network()
     good = {"x.weight": np.zeros((2, 2), np.float32), "x.bias": np.zeros(2, np.float32)}
@@ -399,7 +399,7 @@ def test_damaged_safetensors_files(tmp_path: Path, content: bytes) -> None:
         read_state(tmp_path / "none.safetensors")
 
 
-def test_a_flipped_bit_in_the_weights_of_a_run_is_told(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_the_weights_of_a_run_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(torch.nn.Linear(3, 2), path)
     content = bytearray(path.read_bytes())

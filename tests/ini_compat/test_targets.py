@@ -80,7 +80,7 @@ def test_values_of_a_softmax_are_shares(tmp_path: Path) -> None:
         ("WeakTarget", "all labels count alike"),
     ],
 )
-def test_keys_without_effect_are_told(tmp_path: Path, key: str, reason: str) -> None:
+def test_keys_without_effect_are_reported(tmp_path: Path, key: str, reason: str) -> None:
     network = read(tmp_path, project(target=f"[fc.Target]\n{key}=1\n"))
     (lost,) = network.deviations
     assert (lost.place.line, lost.key, lost.kind, lost.reason) == (
@@ -89,7 +89,7 @@ def test_keys_without_effect_are_told(tmp_path: Path, key: str, reason: str) -> 
     assert network.problems == []
 
 
-def test_other_ranks_than_the_first_and_the_fifth_are_told(tmp_path: Path) -> None:
+def test_other_ranks_than_the_first_and_the_fifth_are_reported(tmp_path: Path) -> None:
     network = read(tmp_path, project(target="[fc.Target]\nTopN=3\n"))
     assert losses(network) == (
         "[fc.Target] TopN ignored: images count as found whose label has the highest output, or "
@@ -146,7 +146,7 @@ def test_what_is_refused(tmp_path: Path, cells: str, target: str, expected: str)
     assert expected in problems(read(tmp_path, project(cells, target=target)))
 
 
-def test_a_target_of_no_cell_is_told(tmp_path: Path) -> None:
+def test_a_target_of_no_cell_is_reported(tmp_path: Path) -> None:
     network = read(
         tmp_path, project(target="[fc.Target]\n[softmax.Target]\n[fcc.Target]\nTopN=1\n")
     )
@@ -178,7 +178,7 @@ def test_names_of_cells_may_hold_the_word(tmp_path: Path) -> None:
     assert names(read(tmp_path, project(both, target="[a.Target.Target]\n"))) == ["a.Target"]
 
 
-def test_what_is_wrong_with_the_cell_is_told_there(tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_cell_is_reported_there(tmp_path: Path) -> None:
     network = read(tmp_path, project(FC.replace("=10", "=0"), sp=SP))
     assert len(network.problems) == 1
     assert "NbOutputs=0 is wrong. Accepted: 1 to 104" in problems(network)

@@ -113,7 +113,7 @@ def test_files(tmp_path: Path) -> None:
 # -- back-propagation -------------------------------------------------------------------------
 
 
-def test_what_stops_gradients_is_told_where_they_would_go_on(tmp_path: Path) -> None:
+def test_what_stops_gradients_is_reported_where_they_would_go_on(tmp_path: Path) -> None:
     for cell in (CONV, DECONV, FC, NORM.replace("=4", "=1")):
         text = configured(cell, "BackPropagate=0")
         assert cells(tmp_path, text).deviations == []  # nothing is trained before it
@@ -122,7 +122,7 @@ def test_what_stops_gradients_is_told_where_they_would_go_on(tmp_path: Path) -> 
         assert "[c] BackPropagate ignored: gradients flow on to the cells before this" in lost
 
 
-def test_quantized_weights_that_n2d2_would_not_train_are_told(tmp_path: Path) -> None:
+def test_quantized_weights_that_n2d2_would_not_train_are_reported(tmp_path: Path) -> None:
     (lost,) = cells(tmp_path, configured(f"{CONV}QWeight=SAT\n", "BackPropagate=0")).lost
     assert lost == (
         "10: [c] BackPropagate approximated: N2D2 does not train quantized weights with it, here "
@@ -187,7 +187,7 @@ def test_parameters_of_a_solver_that_the_cell_does_not_name_have_no_effect(tmp_p
     ]
 
 
-def test_solvers_that_others_stand_for_are_told(tmp_path: Path) -> None:
+def test_solvers_that_others_stand_for_are_reported(tmp_path: Path) -> None:
     text = f"{CONV}Solvers=SGD\nSolvers.Momentum=0.5\nWeightsSolver=SGD\nBiasSolver=SGD\n"
     found = cells(tmp_path, text)
     assert found["x"].solvers == {"x.weight": SGD, "x.bias": SGD}

@@ -71,7 +71,7 @@ class Torchvision(Transform):
         return torch.stack(results)
 
     def _transformed(self, images: Tensor) -> Tensor:
-        """Apply the transform; what a foreign one cannot do is told with its key."""
+        """Apply the transform; what a foreign one cannot do is reported with its key."""
         name = type(self.transform).__name__
         try:
             result = self.transform(images)
@@ -88,7 +88,7 @@ class Torchvision(Transform):
             try:
                 return self._transformed(torch.zeros(channels, _SIZE, _SIZE, dtype=dtype))
             except QatlabError:
-                continue  # told again with a real image, unless this one was too small
+                continue  # reported again with a real image, unless this one was too small
         return None
 
 

@@ -209,8 +209,8 @@ def site(
     ]
     output = f"{result.pointed} *out" if result else "qatlab_number *out"
     head = f"static void run_{tables.identifiers[op.name]}({', '.join([*inputs, output])})"
-    told = f"Codes of {op.name}." if result else f"Outputs: {op.name}."
-    return function(head, loop("c", channels, [*unpack, *inner]), [told])
+    about = f"Codes of {op.name}." if result else f"Outputs: {op.name}."
+    return function(head, loop("c", channels, [*unpack, *inner]), [about])
 
 
 def _total(op: Any, numbers: Sequence[str], tables: Tables, where: str = "") -> list[str]:

@@ -178,8 +178,8 @@ def largest(op: ops.MaxPool, name: str, source: Tensor, result: Tensor) -> str:
     window.check(op.name)
     load = source.load("in", window.at("c", scaled("b", window.right)))
     taken = [f"const int32_t code = {load};", "if (code > found) {", "    found = code;", "}"]
-    told = f"Largest codes of windows: {op.name}."
-    return _pooled(window, result, name, "INT32_MIN", taken, told)
+    about = f"Largest codes of windows: {op.name}."
+    return _pooled(window, result, name, "INT32_MIN", taken, about)
 
 
 def sums(op: ops.SumPool, name: str, source: Tensor, result: Tensor) -> str:
@@ -190,14 +190,14 @@ def sums(op: ops.SumPool, name: str, source: Tensor, result: Tensor) -> str:
 
 
 def _pooled(
-    window: Window, result: Tensor, name: str, start: str, taken: list[str], told: str
+    window: Window, result: Tensor, name: str, start: str, taken: list[str], about: str
 ) -> str:
     body = [*window.corner(), f"int32_t found = {start};", *window.over_taps(taken)]
     body.append(result.store("out", index_of(result.shape), "found"))
     channels, height, width = result.shape
     lines = loop("c", channels, loop("y", height, loop("x", width, body)))
     head = f"static void run_{name}(const {window.source.pointed} *in, {result.pointed} *out)"
-    return function(head, lines, [told])
+    return function(head, lines, [about])
 
 
 def pooled_sums(

@@ -96,6 +96,6 @@ def loop(variable: str, count: int | str, body: Sequence[str], start: str = "0")
     return [head, *indented(body), "}"]
 
 
-def function(head: str, body: Sequence[str], told: Sequence[str] = ()) -> str:
+def function(head: str, body: Sequence[str], about: Sequence[str] = ()) -> str:
     """Return a function with a comment in front of it."""
-    return "\n".join([*([comment(told)] if told else []), head, "{", *indented(body), "}"])
+    return "\n".join([*([comment(about)] if about else []), head, "{", *indented(body), "}"])

@@ -106,7 +106,7 @@ def checked_size(name: str, learned: str, parameter: Tensor) -> float:
     value = float(parameter.detach())
     if not math.isfinite(value) or abs(value) < SMALLEST:
         raise ConfigError(
-            f"{name}: its learned {learned} is {value}; no levels can be told from that, so the "
+            f"{name}: its learned {learned} is {value}; it has no levels, so the "
             "network has no integer form. Accepted: a number above 0."
         )
     if value < 0:

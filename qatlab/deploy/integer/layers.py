@@ -110,8 +110,8 @@ def _grouped(
             of_part != (groups[:, None] * width + np.arange(width)).ravel()
         ):
             raise ConfigError(
-                f"{name}: a group reads across the parts of a concatenation, which has no "
-                "integer form."
+                f"{name}: a group reads across the parts of a concatenation, which has "
+                "no integer form."
             )
         rows = (groups[:, None] * each + np.arange(each)).ravel()
         rows_of_all.append(rows)
@@ -350,24 +350,24 @@ def looked_up(
             place.
     """
     function, parts = quantizer.activation, state.parts(node)
-    told = f"{name} ({type(function).__name__})"
+    described = f"{name} ({type(function).__name__})"
     several = len(parts.values) > 1 or parts.order is not None
     values: list[Value] = []
     for i, part in enumerate(parts.values):
         if not isinstance(part, Coded) or quantizer.norm is not None:
             behind = "" if quantizer.norm is None else "the batch norm behind "
             raise ConfigError(
-                f"{told} reads {behind}{state.paths[node]}, which is no codes, so whole numbers "
-                "have no table of it: set quant.inputs_of_functions=true for a site in front of "
-                "it, and let no rule take its bits away."
+                f"{described} reads {behind}{state.paths[node]}, which is no codes, so whole "
+                "numbers have no table of it: set quant.inputs_of_functions=true for a site in "
+                "front of it, and let no rule take its bits away."
             )
         offset = settled(part.offset)
         read = replace(part.codes, offset=float(offset)) if offset.ndim == 0 else None
         if read is None or read.high - read.low >= LARGEST_TABLE:
             reason = "more values than a table has" if read else "other values in each place"
             raise ConfigError(
-                f"{told} reads {state.paths[node]}, whose codes stand for {reason}, which has no "
-                "integer form."
+                f"{described} reads {state.paths[node]}, whose codes stand for {reason}, which has "
+                "no integer form."
             )
         own = state.free(f"{name}[{i}]") if several else name
         entries, positions = table_of(quantizer, read)

@@ -252,10 +252,12 @@ class Lowering(State):
         return function(*given.args, **given.kwargs)
 
     def _refused(self, node: fx.Node, kind: str | None) -> ConfigError:
-        told = self.called(node)
+        described = self.called(node)
         if kind in ACTIVATIONS:
-            return ConfigError(f"{told} is a float site, and so has no integer form: give it bits.")
-        return ConfigError(f"{told} has no integer form.")
+            return ConfigError(
+                f"{described} is a float site, and so has no integer form: give it bits."
+            )
+        return ConfigError(f"{described} has no integer form.")
 
 
 LAST = ("softmax", "log_softmax")

@@ -18,7 +18,7 @@ from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.narrowing import narrowed
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Integers, Reals, largest_sizes, product
-from qatlab.utils.errors import ConfigError, did_you_mean
+from qatlab.utils.errors import ConfigError, wrong
 
 RESCALES = {
     "float": "float64 numbers, rounded to even: what the fake-quantized network computes",
@@ -44,8 +44,7 @@ def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
         ConfigError: for another word, and for sums that fixed point has not enough bits for.
     """
     if rescale not in RESCALES:
-        hint = did_you_mean(rescale, RESCALES)
-        raise ConfigError(f"rescale={rescale!r} is unknown.{hint} Accepted: {', '.join(RESCALES)}.")
+        raise wrong("rescale", rescale, RESCALES)
     if rescale == "float":
         return network
     largest = largest_sizes(network.operations, network.codes)

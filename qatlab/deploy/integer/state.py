@@ -83,8 +83,8 @@ class State:
             module = module.activation
             name = type(module).__name__
         settings = "" if module is None else module.extra_repr()
-        told = ", ".join(filter(None, [settings, *words]))
-        return f"{self.paths[node]} ({name}{f': {told}' if told else ''})"
+        described = ", ".join(filter(None, [settings, *words]))
+        return f"{self.paths[node]} ({name}{f': {described}' if described else ''})"
 
     def raw(self, node: Any) -> Parts:
         """Return what a node has made, whatever it still has to pass.
@@ -94,10 +94,10 @@ class State:
         """
         made = self.values.get(node) if isinstance(node, fx.Node) else None
         if not isinstance(made, Parts):
-            told = self.called(node) if isinstance(node, fx.Node) else str(node)
+            described = self.called(node) if isinstance(node, fx.Node) else str(node)
             raise ConfigError(
-                f"{told} is read as a tensor of the image, which it is not; that has no integer "
-                "form."
+                f"{described} is read as a tensor of the image, which it is not; that has no "
+                "integer form."
             )
         return made
 
@@ -105,7 +105,7 @@ class State:
         """Return the parts of a tensor.
 
         Raises:
-            ConfigError: if it still has to pass a function, or is in an order that cannot be told.
+            ConfigError: if it still has to pass a function, or is in an unknown order.
         """
         parts = self.raw(node)
         if parts.function is not None:

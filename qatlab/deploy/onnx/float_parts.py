@@ -267,10 +267,10 @@ def _refused(model: fx.GraphModule, error: Exception) -> ConfigError:
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__) is not None:
         causes.append(cause)
-    told = "\n".join(str(one) for one in causes)
+    messages = "\n".join(str(one) for one in causes)
     paths = {node.name: path for node, path in paths_of(model.graph).items()}
-    at = re.search(r"(?:While executing|translating node) %(\w+)", told)
-    operator = re.search(r"torch\.ops\.aten\.(\w+)", told)
+    at = re.search(r"(?:While executing|translating node) %(\w+)", messages)
+    operator = re.search(r"torch\.ops\.aten\.(\w+)", messages)
     where = paths.get(at[1], at[1]) if at else type(model).__name__
     what = f" ({operator[1]})" if operator else ""
     reason = (str(causes[-1]).strip().splitlines() or [type(causes[-1]).__name__])[0]

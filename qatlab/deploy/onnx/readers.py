@@ -175,7 +175,7 @@ def unfit(facts: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def told(facts: Mapping[str, str]) -> list[str]:
+def advice(facts: Mapping[str, str]) -> list[str]:
     """Return sentences on what a file is not for, and on how its reader is to be used.
 
     Args:

@@ -196,7 +196,7 @@ def compare(
 
 
 def _finite(form: Form, images: Tensor, pixels: Tensor) -> Answer:
-    """Return what a form answers; that to which nothing compares is told with its cause."""
+    """Return what a form answers; that to which nothing compares is reported with its cause."""
     answer = form(images, pixels)
     if answer.outputs.isfinite().all():
         return answer

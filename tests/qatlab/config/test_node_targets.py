@@ -149,7 +149,7 @@ def test_a_class_without_annotations_is_a_network(built: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("quant", ["none", "sat_4bit"])
-def test_what_no_loss_can_take_is_told_before_the_training(
+def test_what_no_loss_can_take_is_reported_before_the_training(
     name: str, words: str, quant: str, built: Any
 ) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -69,7 +69,7 @@ def test_images_that_cannot_be_decoded_are_left_out_of_their_batches_and_counted
     assert capsys.readouterr().out == ""  # nothing new in the next epoch
 
 
-def test_it_is_told_with_the_last_batch_and_when_there_are_no_more(
+def test_it_is_called_with_the_last_batch_and_when_there_are_no_more(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     batches = iter(data(folder).train_dataloader())
@@ -125,7 +125,7 @@ class Mistaken(ImageFolder):
         return files._replace(labels=files.labels + 1)
 
 
-def test_labels_that_no_class_has_are_told(folder: Path) -> None:
+def test_labels_that_no_class_has_are_reported(folder: Path) -> None:
     module = data(folder)
     module.source = Mistaken(str(folder), 1)
     with pytest.raises(DataError, match=r"training images with labels from 1 to 2; .* 0 to 1"):

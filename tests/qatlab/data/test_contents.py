@@ -41,7 +41,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_regular_file_is_told_and_not_waited_for(
+def test_what_is_no_regular_file_is_reported_and_not_waited_for(
     tmp_path: Path, kind: str, name: str
 ) -> None:
     KINDS[kind](tmp_path / name)
@@ -50,7 +50,7 @@ def test_what_is_no_regular_file_is_told_and_not_waited_for(
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_folder_in_the_place_of_a_file_is_told(tmp_path: Path, name: str) -> None:
+def test_a_folder_in_the_place_of_a_file_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(DataError, match=rf"{name}: it is a folder"):
         READERS[name](tmp_path / name)

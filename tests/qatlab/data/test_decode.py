@@ -177,7 +177,7 @@ def test_what_only_a_program_can_draw_is_no_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, about what it can still read
-def test_damaged_files_are_told_wherever_pillow_ends(tmp_path: Path) -> None:
+def test_damaged_files_are_reported_wherever_pillow_ends(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -62,14 +62,14 @@ def test_they_are_images_in_memory_like_others(folder: Path) -> None:
     assert set(y.tolist()) == {0, 1}
 
 
-def test_images_of_different_sizes_are_told_with_what_is_for_them(folder: Path) -> None:
+def test_images_of_different_sizes_are_reported_with_what_is_for_them(folder: Path) -> None:
     image(folder / "train" / "odd" / "big.png", 1, size=(7, 5))
     expected = r"odd/big\.png has 7x5 pixels, but \S*even/000\.png has 6x5; data=image_folder is"
     with pytest.raises(DataError, match=expected):
         DecodedFolder(str(folder)).training_set()
 
 
-def test_a_part_without_images_is_told(tmp_path: Path) -> None:
+def test_a_part_without_images_is_reported(tmp_path: Path) -> None:
     image(tmp_path / "train" / "a" / "1.png", 1)
     with pytest.raises(DataError, match=r"data\.source has no test images in '.*train'"):
         DecodedFolder(str(tmp_path)).test_set()
@@ -95,7 +95,7 @@ def test_an_image_that_cannot_be_decoded_is_an_error_or_left_out(
         Decoded(ImageFolder(str(folder), 1), bad_images="skipp")  # type: ignore[arg-type]
 
 
-def test_that_no_image_can_be_decoded_is_told_in_any_case(tmp_path: Path) -> None:
+def test_that_no_image_can_be_decoded_is_reported_in_any_case(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / "train" / "a").mkdir(parents=True, exist_ok=True)
         (tmp_path / "train" / "a" / f"{number}.png").write_text("nothing")

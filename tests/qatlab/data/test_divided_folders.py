@@ -80,7 +80,7 @@ def test_what_begins_with_a_dot_is_no_image_and_no_class(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
-def test_a_class_without_training_images_is_told_at_once(tmp_path: Path, part: str) -> None:
+def test_a_class_without_training_images_is_reported_at_once(tmp_path: Path, part: str) -> None:
     folder = touched(tmp_path, "train/zebra/1.jpg", "train/dog/1.jpg", f"{part}/zebras/1.jpg")
     source = ImageFolder(folder, training=1)
     expected = rf"/{part}/zebras is the folder of a class that the .* Did you mean 'zebra'\?"
@@ -88,7 +88,7 @@ def test_a_class_without_training_images_is_told_at_once(tmp_path: Path, part: s
         _ = source.class_names
 
 
-def test_an_empty_class_is_told_wherever_it_is(tmp_path: Path) -> None:
+def test_an_empty_class_is_reported_wherever_it_is(tmp_path: Path) -> None:
     folder = touched(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test/a/3.jpg")
     (tmp_path / "test" / "b").mkdir()
     with pytest.raises(DataError, match="/test/b is the folder of a class, but holds no images"):

@@ -88,7 +88,9 @@ def test_what_another_process_fetched_meanwhile_is_kept(
     assert torch.equal(Cifar10(str(tmp_path)).test_set().labels, torch.tensor([7]))
 
 
-def test_a_site_that_cannot_be_reached_is_told_in_a_sentence(site: Path, tmp_path: Path) -> None:
+def test_a_site_that_cannot_be_reached_is_reported_in_a_sentence(
+    site: Path, tmp_path: Path
+) -> None:
     (site / "cifar-10-binary.tar.gz").unlink()
     folder = tmp_path / "data"
     with pytest.raises(DataError) as told:
@@ -108,7 +110,7 @@ def test_an_archive_that_is_damaged_is_not_unpacked(site: Path, tmp_path: Path) 
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_told(site: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(site: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
         DataError, match=r"cannot be downloaded: .*data\.source\.folder, '.*/file/data"

@@ -78,7 +78,7 @@ def test_depth_is_how_far_to_look_and_how_much_of_the_path_is_a_class(tmp_path: 
         found(label_depth=2)
 
 
-def test_an_image_outside_the_folders_of_the_classes_is_told(tmp_path: Path) -> None:
+def test_an_image_outside_the_folders_of_the_classes_is_reported(tmp_path: Path) -> None:
     folder = touched(tmp_path, "a/1.jpg", "lost.jpg")
     with pytest.raises(DataError, match=r"lost\.jpg has no class: it lies 0 folders deep"):
         part(ImageFolder(folder, training=1), "training")
@@ -94,13 +94,13 @@ def test_an_image_outside_the_folders_of_the_classes_is_told(tmp_path: Path) -> 
         lambda folder: Gtsrb(folder),
     ],
 )
-def test_a_missing_folder_is_told_with_its_key(tmp_path: Path, make: Any) -> None:
+def test_a_missing_folder_is_reported_with_its_key(tmp_path: Path, make: Any) -> None:
     source = make(str(tmp_path / "nowhere"))  # making the source reads nothing
     with pytest.raises(DataError, match=r"data\.source\.folder: '.*nowhere.* is not a folder; "):
         part(source, "training")
 
 
-def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_reported(tmp_path: Path) -> None:
     source = ImageFolder(touched(tmp_path, "a/readme.txt"), 1)
     with pytest.raises(DataError, match=r"/a is the folder of a class, .* Accepted: \.jpg"):
         _ = source.class_names
@@ -151,12 +151,12 @@ def test_columns_have_numbers_or_titles(tmp_path: Path) -> None:
         ({"channels": 4}, r"data\.source\.channels=4 is wrong\. Accepted: 3 for RGB, 1 for grey"),
     ],
 )
-def test_impossible_columns_are_told(options: dict[str, Any], expected: str) -> None:
+def test_impossible_columns_are_reported(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         CsvImages("nowhere", "list.csv", **options)
 
 
-def test_a_table_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_table_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*list\.csv: No such file"):
         part(CsvImages(str(tmp_path), "list.csv"), "training")
     folder = table(tmp_path, "a.jpg,cat", "b.jpg")
@@ -283,7 +283,7 @@ def test_visual_wake_words_are_two_folders_of_the_archive(tmp_path: Path) -> Non
         (("person/1.jpg", "non_person/1.jpg", "cat/1.jpg"), "'cat' is there, too; "),
     ],
 )
-def test_other_folders_than_those_of_visual_wake_words_are_told(
+def test_other_folders_than_those_of_visual_wake_words_are_reported(
     names: tuple[str, ...], told: str, tmp_path: Path
 ) -> None:
     source = VisualWakeWords(touched(tmp_path, *names), training=1)  # making it reads nothing

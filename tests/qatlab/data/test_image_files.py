@@ -197,7 +197,9 @@ def test_grey_images_are_decoded_as_such(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_told_in_a_sentence(tmp_path: Path, workers: int) -> None:
+def test_an_image_that_cannot_be_read_is_reported_in_a_sentence(
+    tmp_path: Path, workers: int
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "broken.png").write_text("nothing")
     data = image_files(tmp_path, source=ImageFolder(str(tmp_path), 1), workers=workers)
@@ -207,7 +209,7 @@ def test_an_image_that_cannot_be_read_is_told_in_a_sentence(tmp_path: Path, work
         next(iter(data.train_dataloader()))
 
 
-def test_what_a_transform_cannot_do_is_told_with_the_file(folder: Path) -> None:
+def test_what_a_transform_cannot_do_is_reported_with_the_file(folder: Path) -> None:
     data = image_files(folder, transforms={"slice": SliceExtraction(6, 30)})
     expected = r"\.png: data\.transforms\.slice wants 30x6 pixels .* of an image of"
     with pytest.raises(DataError, match=expected):
@@ -218,7 +220,7 @@ def test_what_a_transform_cannot_do_is_told_with_the_file(folder: Path) -> None:
         next(iter(data.train_dataloader()))
 
 
-def test_a_part_without_images_is_told_unless_it_is_validation(folder: Path) -> None:
+def test_a_part_without_images_is_reported_unless_it_is_validation(folder: Path) -> None:
     data = image_files(folder, source=ImageFolder(str(folder), 1, test=0))
     data.setup("fit")
     assert data.validation == 0

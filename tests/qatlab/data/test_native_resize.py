@@ -73,7 +73,7 @@ def test_without_a_compiler_torch_does_it_after_one_warning(
         native.resize_bilinear.cache_clear()
 
 
-def test_a_source_that_does_not_compile_is_told(
+def test_a_source_that_does_not_compile_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     if native.resize_bilinear() is None:

@@ -90,7 +90,7 @@ def test_a_network_gets_zeros_for_coefficients_of_zero(archive: Path, repository
         ("speech_commands_v0.02/cat/a.wav", r"cat holds no WAV files"),
     ],
 )
-def test_what_is_missing_is_told(archive: Path, missing: str, told: str) -> None:
+def test_what_is_missing_is_reported(archive: Path, missing: str, told: str) -> None:
     (archive / missing).rename(archive / "elsewhere")
     for file in (archive / missing).parent.glob("[bc].wav"):
         file.unlink()

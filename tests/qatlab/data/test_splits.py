@@ -129,6 +129,6 @@ def test_a_random_division_depends_on_its_seed_only() -> None:
         ),
     ],
 )
-def test_impossible_shares_are_told(options: dict[str, Any], expected: str) -> None:
+def test_impossible_shares_are_reported(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         Shares(**options)

@@ -47,7 +47,7 @@ def test_names_of_files_tell_damaged_cars(archive: Path) -> None:
     assert data.images_per_score == 196
 
 
-def test_what_is_wrong_is_told(archive: Path) -> None:
+def test_what_is_wrong_is_reported(archive: Path) -> None:
     source = ToyAdmos(str(archive))
     test = archive / "ToyCar" / "test"
     write_wav(test / "broken_id_01.wav", tone(9))

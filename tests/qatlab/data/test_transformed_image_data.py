@@ -269,14 +269,14 @@ def test_in_order_the_last_images_are_held_out() -> None:
 
 
 @pytest.mark.parametrize("validation", [1.0, -0.5, 1.5, True, "tests", None])
-def test_an_impossible_validation_is_told(validation: Any) -> None:
+def test_an_impossible_validation_is_reported(validation: Any) -> None:
     with pytest.raises(
         ConfigError, match=r"data\.validation=.* is wrong\. .*a share below 1, test"
     ):
         image_data(validation=validation)
 
 
-def test_an_unknown_split_is_told() -> None:
+def test_an_unknown_split_is_reported() -> None:
     with pytest.raises(
         ConfigError, match=r"data\.split=in_oder is wrong\. Did you mean 'in_order'"
     ):
@@ -290,7 +290,9 @@ def test_an_unknown_split_is_told() -> None:
         (0.1, r"=0\.1 is wrong\. Accepted: 0, or a share .* of 3 training"),
     ],
 )
-def test_a_share_that_leaves_nothing_for_one_part_is_told(validation: float, expected: str) -> None:
+def test_a_share_that_leaves_nothing_for_one_part_is_reported(
+    validation: float, expected: str
+) -> None:
     data = image_data(validation=validation)
     data.source = Synthetic(3, 1, 3, 1, (12, 10), noise=0.0, seed=0)
     with pytest.raises(ConfigError, match=rf"data\.validation{expected}"):

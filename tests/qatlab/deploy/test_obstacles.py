@@ -18,7 +18,7 @@ from qatlab import quant
 from qatlab.deploy.c import program
 from qatlab.deploy.integer.lowering import Obstacle
 from qatlab.deploy.integer.operations import Gather
-from qatlab.deploy.obstacles import OF_FLOATS, check_target, forms_of, listed, obstacles, told
+from qatlab.deploy.obstacles import OF_FLOATS, check_target, forms_of, in_short, listed, obstacles
 from qatlab.deploy.onnx import integer, qdq
 from qatlab.quant import Phase, Rule, quantizers
 from qatlab.utils.errors import ConfigError
@@ -126,7 +126,7 @@ class Several(nn.Module):
         return self.fc(x.exp().mean((2, 3)))
 
 
-def test_each_operator_is_told_once_with_its_layer() -> None:
+def test_each_operator_is_reported_once_with_its_layer() -> None:
     found = obstacles(untrained(Several()), tried=())
     assert [one.layer for one in found["c"]] == ["silu", "sigmoid", "exp"]
     assert all(one.in_float for one in found["c"])
@@ -135,7 +135,7 @@ def test_each_operator_is_told_once_with_its_layer() -> None:
     assert len(lines) == 3
     assert all(line.startswith("  integer, c: ") for line in lines)
     assert re.match(r"  [a-z, ]+: silu \(SiLU\) reads conv, which is no codes", lines[0])
-    line = told(found, tried=["qdq"])
+    line = in_short(found, tried=["qdq"])
     assert line.startswith(
         "Can be exported as qdq, qonnx with 3 parts in float (silu, sigmoid, exp; mode=plan tries "
         "qonnx), but not as integer: silu (SiLU)"
@@ -163,7 +163,7 @@ def test_a_form_may_take_what_another_does_not(rule: Any, form: str, words: str)
     (one,) = found[form]
     assert one.reason.startswith(words)
     others = ", ".join(own for own in ALL if own != form)
-    line = told(found)
+    line = in_short(found)
     assert line.startswith(f"Can be exported as {others}, but not as {form}: {words}")
     assert listed(found) == [f"  {form}: {one.reason}"]
     check_target(["qdq", "c"], found)
@@ -192,12 +192,12 @@ def test_a_target_is_a_form_or_a_list(target: Any, forms: list[str]) -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("qdqq", "target=qdqq is no form of a network and no reader. Did you mean 'qdq'?"),
-        (["c", "qonx"], "target=qonx is no form of a network and no reader. Did you mean 'qonnx'?"),
-        (3, "target=3 is no form of a network and no reader. Accepted: integer, qdq, qonnx, c, o"),
+        ("qdqq", "target=qdqq is wrong. Did you mean 'qdq'?"),
+        (["c", "qonx"], "target=qonx is wrong. Did you mean 'qonnx'?"),
+        (3, "target=3 is wrong. Accepted: integer, qdq, qonnx, c, o"),
     ],
 )
-def test_a_target_that_is_no_form_is_told(target: Any, words: str) -> None:
+def test_a_target_that_is_no_form_is_reported(target: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
         forms_of(target)
 

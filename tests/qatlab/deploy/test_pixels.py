@@ -65,12 +65,12 @@ def test_bytes_stand_for_what_the_transforms_make_of_them(name: str) -> None:
     [v2.Lambda(lambda x: x.float() ** 2), v2.Lambda(lambda x: 0.0 * x)],
     ids=["square", "nothing"],
 )
-def test_more_than_a_product_and_a_sum_is_told(transform: nn.Module) -> None:
+def test_more_than_a_product_and_a_sum_is_reported(transform: nn.Module) -> None:
     with pytest.raises(ConfigError, match="do more to a pixel than to multiply and add"):
         pixel_codes(data_with({"a": transform}))
 
 
-def test_images_between_bytes_are_told() -> None:
+def test_images_between_bytes_are_reported() -> None:
     source = Synthetic(4, 4, num_classes=2, channels=3, size=(7, 9), noise=20.0, seed=0)
     transforms = {"float": v2.ToDtype(torch.float32, scale=True), "resize": v2.Resize((8, 8))}
     data = ImageData(source, (8, 8), 4, 4, 0, 0, 0, 0, False, transforms=transforms)

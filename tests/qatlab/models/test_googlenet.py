@@ -88,6 +88,6 @@ def test_the_first_halvings_can_be_left_out(halvings: int, size: int) -> None:
         (partial(GoogLeNet, 10, 3, halvings=-1), r"model\.halvings=-1 .* from 0 to 5"),
     ],
 )
-def test_wrong_arguments_are_told(make: partial[nn.Module], told: str) -> None:
+def test_wrong_arguments_are_reported(make: partial[nn.Module], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         make()

@@ -126,6 +126,6 @@ def test_the_map_that_ds_cnn_averages_is_25x5() -> None:
         (partial(Autoencoder, 1, [5, 128], bottleneck=0), r"model\.bottleneck=0 is wrong"),
     ],
 )
-def test_wrong_arguments_are_told(make: partial[nn.Module], told: str) -> None:
+def test_wrong_arguments_are_reported(make: partial[nn.Module], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         make()

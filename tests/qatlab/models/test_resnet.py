@@ -101,6 +101,6 @@ def test_names_are_made_for_globs() -> None:
         (partial(ResNet, 10, 3, 18, halvings=True), r"model\.halvings=true is wrong"),
     ],
 )
-def test_wrong_arguments_are_told(make: partial[nn.Module], told: str) -> None:
+def test_wrong_arguments_are_reported(make: partial[nn.Module], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         make()

@@ -82,6 +82,6 @@ def test_the_first_halvings_can_be_left_out(version: float, halvings: int, size:
         (partial(SqueezeNet, 10, 3, halvings=5), r"model\.halvings=5 .* from 0 to 4"),
     ],
 )
-def test_wrong_arguments_are_told(make: partial[nn.Module], told: str) -> None:
+def test_wrong_arguments_are_reported(make: partial[nn.Module], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         make()

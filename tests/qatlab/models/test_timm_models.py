@@ -129,7 +129,7 @@ def test_a_network_has_the_classes_and_channels_of_the_data(
     assert model(torch.zeros(1, in_channels, 64, 64)).shape == (1, num_classes)
 
 
-def test_pretrained_weights_are_asked_for_and_what_is_new_is_told(
+def test_pretrained_weights_are_asked_for_and_what_is_new_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Any] = []
@@ -152,7 +152,7 @@ def test_pretrained_weights_are_asked_for_and_what_is_new_is_told(
     assert capsys.readouterr().out == ""
 
 
-def test_without_a_network_it_is_told_which_weights_are_meant(
+def test_without_a_network_the_error_says_which_weights_are_meant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: Any, **__: Any) -> nn.Module:
@@ -173,7 +173,7 @@ def test_without_a_network_it_is_told_which_weights_are_meant(
             timm_model(name, 10, 3, weights=weights)
 
 
-def test_without_timm_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match=r"timm: install it with pip install 'qatlab\[timm\]'$"):
         timm_model("resnet18", 10, 3)
@@ -195,7 +195,7 @@ def test_without_timm_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPat
         ({"name": "bat_resnext26ts"}, r"bat_resnext26ts cannot be traced: symbolically"),
     ],
 )
-def test_wrong_arguments_are_told(arguments: dict[str, Any], told: str) -> None:
+def test_wrong_arguments_are_reported(arguments: dict[str, Any], told: str) -> None:
     given = {"name": "resnet18", "num_classes": 10, "in_channels": 3, **arguments}
     with pytest.raises(ConfigError, match=told):
         timm_model(**given)

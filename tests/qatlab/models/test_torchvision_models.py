@@ -232,7 +232,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "checkpoints"
 
 
-def test_without_a_network_it_is_told_which_file_goes_where(hub: Path) -> None:
+def test_without_a_network_the_error_says_which_file_goes_where(hub: Path) -> None:
     told = (
         rf"^model\.weights=DEFAULT: .*/(squeezenet1_1-\w+\.pth) cannot be downloaded "
         rf"\(no route to host\); put \1 into {hub}, or take .* init_weights= "
@@ -241,7 +241,7 @@ def test_without_a_network_it_is_told_which_file_goes_where(hub: Path) -> None:
         torchvision_model("squeezenet1_1", 10, 3, weights="DEFAULT")
 
 
-def test_a_file_that_lies_there_is_taken_and_a_damaged_one_is_told(hub: Path) -> None:
+def test_a_file_that_lies_there_is_taken_and_a_damaged_one_is_reported(hub: Path) -> None:
     hub.mkdir()
     url: str = models.SqueezeNet1_1_Weights.DEFAULT.url
     file = hub / url.rpartition("/")[2]
@@ -284,7 +284,7 @@ def test_a_file_that_lies_there_is_taken_and_a_damaged_one_is_told(hub: Path) ->
         ({"options": {"weights": "x"}}, r"^model\.options\.weights is set by qatlab"),
     ],
 )
-def test_wrong_arguments_are_told(arguments: dict[str, Any], told: str) -> None:
+def test_wrong_arguments_are_reported(arguments: dict[str, Any], told: str) -> None:
     given = {"name": "resnet18", "num_classes": 10, "in_channels": 3, **arguments}
     with pytest.raises(ConfigError, match=told):
         torchvision_model(**given)

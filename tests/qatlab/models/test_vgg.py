@@ -97,6 +97,6 @@ def test_an_image_of_32x32_needs_no_larger_map_than_one_pixel() -> None:
         (partial(VGG, 10, 3, halvings=6), r"model\.halvings=6 .* from 0 to 5"),
     ],
 )
-def test_wrong_arguments_are_told(make: partial[nn.Module], told: str) -> None:
+def test_wrong_arguments_are_reported(make: partial[nn.Module], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         make()

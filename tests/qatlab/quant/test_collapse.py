@@ -129,7 +129,7 @@ def test_a_quantizer_is_not_accused_of_what_it_is_given(
     assert "its step_size" not in told[name]
 
 
-def test_pruned_weights_are_told_as_what_they_are() -> None:
+def test_pruned_weights_are_reported_as_what_they_are() -> None:
     model = network(*LSQ)
     model.fc.weight_mask = torch.zeros(3, 18)
     assert found(model) == {

@@ -359,7 +359,7 @@ def test_a_pruned_layer_keeps_its_mask() -> None:
     assert table.layers[0].parameters == network.first.weight.numel()
 
 
-def test_images_of_the_wrong_shape_are_told_in_one_line() -> None:
+def test_images_of_the_wrong_shape_are_reported_in_one_line() -> None:
     with pytest.raises(
         ConfigError, match=r"images of shape \(1, 3, 32, 32\): .*channels"
     ) as caught:

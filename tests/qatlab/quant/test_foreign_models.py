@@ -111,7 +111,7 @@ class FailsInManyWords(nn.Module):
         raise ValueError("no\n\nbecause of many things")
 
 
-def test_why_a_network_cannot_be_traced_is_told_in_one_sentence() -> None:
+def test_why_a_network_cannot_be_traced_is_reported_in_one_sentence() -> None:
     with pytest.raises(ConfigError, match=r"^FailsInManyWords cannot be traced, .*: no$"):
         convert(FailsInManyWords())
 

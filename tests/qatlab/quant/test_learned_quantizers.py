@@ -184,7 +184,7 @@ def test_steps_of_weights_start_also_where_no_image_is_needed() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
-def test_weights_without_a_start_are_told_by_the_name_of_their_layer(value: float) -> None:
+def test_weights_without_a_start_are_reported_by_the_name_of_their_layer(value: float) -> None:
     _, model = converted()
     with torch.no_grad():
         model.get_submodule("3").weight.fill_(value)

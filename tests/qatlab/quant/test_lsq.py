@@ -311,7 +311,7 @@ def test_checkpoints_hold_the_steps_of_all_channels() -> None:
     assert torch.equal(other(x), model(x))
 
 
-def test_the_facts_of_a_quantizer_are_told() -> None:
+def test_the_facts_of_a_quantizer_are_reported() -> None:
     quantizers: list[tuple[Quantizer, dict[str, Any]]] = [
         (LsqWeight(bits=3), {"method": "LsqWeight", "bits": 3, "n_steps": 7, "per_channel": False}),
         (relu_site(), {"method": "LsqActivation", "bits": 4, "n_steps": 15, "signed": False}),

@@ -152,7 +152,7 @@ def message_of(nodes: Mapping[str, Any], part: str = "weight") -> str:
     return str(caught.value)
 
 
-def test_a_rule_that_matches_nothing_is_told_with_the_nearest_name_and_all_names() -> None:
+def test_a_rule_that_matches_nothing_is_reported_with_the_nearest_name_and_all_names() -> None:
     message = message_of({"pointwise": {"name": "block.*.pointwise", "weight": {"bits": 2}}})
     assert message.startswith(
         "quant.rules.pointwise (weight) matches no layer: name='block.*.pointwise'. "
@@ -177,7 +177,7 @@ def test_a_list_of_globs_decides_once_for_each_layer() -> None:
     assert decide(nodes)[0].rules == ("r",)
 
 
-def test_a_type_that_matches_nothing_is_told_with_the_nearest_type() -> None:
+def test_a_type_that_matches_nothing_is_reported_with_the_nearest_type() -> None:
     message = message_of({"r": {"type": "linear", "activation": {"bits": 2}}}, "activation")
     assert message.startswith(
         "quant.rules.r (activation) matches no site: type='linear'. Did you mean type='Linear'? "
@@ -199,7 +199,7 @@ def test_a_long_list_is_cut_in_the_middle() -> None:
     assert "layer29 (Conv2d), ..., layer70 (Conv2d)" in message
 
 
-def test_a_kernel_that_no_layer_has_is_told_with_those_there_are() -> None:
+def test_a_kernel_that_no_layer_has_is_reported_with_those_there_are() -> None:
     with pytest.raises(QuantRuleError) as caught:
         decide({"r": {"kernel": "3x5", "weight": {"bits": 2}}})
     message = str(caught.value)
@@ -213,7 +213,7 @@ def test_an_optional_rule_may_match_nothing() -> None:
     assert bits_of({"r": {"name": "fc", "optional": True, "weight": {"bits": 2}}})[5] == 2
 
 
-def test_a_network_without_layers_is_told_so() -> None:
+def test_a_network_without_layers_is_reported_so() -> None:
     with pytest.raises(QuantRuleError, match="The 0 quantizable layers: none"):
         resolve("weight", [], [Rule.parse("r", {"weight": {}})])
 

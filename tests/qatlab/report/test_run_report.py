@@ -60,7 +60,7 @@ def test_a_name_cannot_break_the_table(tmp_path: Path, capsys: pytest.CaptureFix
         ("[]", "it holds no mapping"),
     ],
 )
-def test_what_is_no_result_is_told(
+def test_what_is_no_result_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, words: str
 ) -> None:
     (tmp_path / "result.json").write_text(content)
@@ -70,7 +70,9 @@ def test_what_is_no_result_is_told(
     assert words in told
 
 
-def test_a_folder_without_runs_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_runs_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_command(["report", str(tmp_path)]) == 1
     assert "holds no finished run" in capsys.readouterr().err
 

@@ -84,7 +84,7 @@ def test_values_are_compared_as_they_are_shown() -> None:
     ("arguments", "code", "told"),
     [(["nowhere", "there"], 1, "Error: .*nowhere"), (["nowhere"], 1, "give two runs or more")],
 )
-def test_a_mistake_is_told(
+def test_a_mistake_is_reported(
     arguments: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(["compare", *arguments]) == code

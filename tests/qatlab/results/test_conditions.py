@@ -66,7 +66,7 @@ def test_a_changed_configuration_is_refused_by_its_key(
 
 
 @pytest.mark.parametrize("content", ["{}", '{"environments": 1}', '{"environments": [{}]}', "x"])
-def test_a_damaged_file_of_conditions_is_told(content: str, tmp_path: Path) -> None:
+def test_a_damaged_file_of_conditions_is_reported(content: str, tmp_path: Path) -> None:
     (run(tmp_path) / "environment.json").write_text(content)
     with pytest.raises(ConfigError, match=r"environment\.json"):
         check_unchanged(tmp_path)

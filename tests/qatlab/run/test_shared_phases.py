@@ -65,7 +65,7 @@ def test_sound_phases_are_taken_over_byte_by_byte(entry: Path, tmp_path: Path) -
     "name",
     ["checkpoints/last.ckpt", "checkpoints/best_clamp.ckpt", "shared_phases.json", "facts.json"],
 )
-def test_damaged_phases_are_told_and_removed(
+def test_damaged_phases_are_reported_and_removed(
     name: str, entry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = bytearray((entry / name).read_bytes())
@@ -77,7 +77,7 @@ def test_damaged_phases_are_told_and_removed(
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "checkpoints/last.ckpt"])
-def test_whole_files_of_other_phases_are_told_and_removed(
+def test_whole_files_of_other_phases_are_reported_and_removed(
     name: str, entry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"weights": torch.zeros(100)}, tmp_path / "last.ckpt")
@@ -88,7 +88,7 @@ def test_whole_files_of_other_phases_are_told_and_removed(
     assert f"{entry} holds other files than" in capsys.readouterr().out
 
 
-def test_phases_under_the_name_of_others_are_told_and_removed(
+def test_phases_under_the_name_of_others_are_reported_and_removed(
     entry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not _is_valid(entry, "other facts")

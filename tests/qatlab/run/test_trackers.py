@@ -51,7 +51,7 @@ def trainer_with(*loggers: Any) -> Any:
     ("kind", "extra"),
     [("TensorBoardLogger", "tensorboard"), ("WandbLogger", "wandb"), ("MLFlowLogger", "mlflow")],
 )
-def test_a_package_that_is_missing_is_told_with_its_extra(
+def test_a_package_that_is_missing_is_reported_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, extra: str
 ) -> None:
     for name in MISSING[kind]:
@@ -74,13 +74,13 @@ def test_a_run_has_the_group_of_its_folder_unless_one_is_given(
     assert logger.version == "abc"  # begun by the process before
 
 
-def test_what_is_no_logger_is_told(tmp_path: Path) -> None:
+def test_what_is_no_logger_is_reported(tmp_path: Path) -> None:
     for wrong in (3, OmegaConf.create({})):
         with pytest.raises(ConfigError, match=r"^logger\.mine=.* is wrong"):
             make_tracker("mine", wrong, tmp_path)
 
 
-def test_a_run_that_its_tracker_has_lost_is_told(tmp_path: Path) -> None:
+def test_a_run_that_its_tracker_has_lost_is_reported(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     (tmp_path / "trackers.json").write_text('{"mlflow": "0123"}')
     store = node("MLFlowLogger", tracking_uri=f"file:{tmp_path}/mlruns")

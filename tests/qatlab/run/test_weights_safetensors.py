@@ -173,7 +173,7 @@ def test_a_number_is_a_value_to_evaluate_with(method: str, path: Path) -> None:
 # ---- faults
 
 
-def test_a_missing_file_is_told(path: Path) -> None:
+def test_a_missing_file_is_reported(path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"^init_weights={path} does not exist$"):
         init_weights(network(), str(path))
 
@@ -190,7 +190,7 @@ def test_a_missing_file_is_told(path: Path) -> None:
         lambda content: b"no such file " * 100,
     ],
 )
-def test_a_damaged_file_is_told(damage: Any, path: Path) -> None:
+def test_a_damaged_file_is_reported(damage: Any, path: Path) -> None:
     saved(trained(), path)
     path.write_bytes(damage(path.read_bytes()))
     told = rf"^init_weights={path} is damaged or no safetensors file: [^\n]+$"
@@ -198,7 +198,7 @@ def test_a_damaged_file_is_told(damage: Any, path: Path) -> None:
         init_weights(network(), str(path))
 
 
-def test_a_flipped_bit_of_a_runs_weights_is_told_or_changes_nothing(path: Path) -> None:
+def test_a_flipped_bit_of_a_runs_weights_is_reported_or_changes_nothing(path: Path) -> None:
     model = network(None)
     save_weights(model, path)
     sound = path.read_bytes()
@@ -232,7 +232,7 @@ def test_the_sum_of_a_runs_weights_is_that_of_the_file_with_zeros_in_its_place(
     assert hashlib.sha256(content).hexdigest() == sum_of_file
 
 
-def test_what_is_no_file_is_told(path: Path) -> None:
+def test_what_is_no_file_is_reported(path: Path) -> None:
     os.mkfifo(path)  # reading would not end
     with pytest.raises(CheckpointError, match="it is not a regular file, but a pipe or a device"):
         init_weights(network(), str(path))
@@ -250,7 +250,7 @@ def test_what_is_no_file_is_told(path: Path) -> None:
         ("", "cannot read"),
     ],
 )
-def test_a_run_without_a_sound_result_is_told(result: str, fault: str, tmp_path: Path) -> None:
+def test_a_run_without_a_sound_result_is_reported(result: str, fault: str, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "result.json").write_text(result)
     with pytest.raises(CheckpointError, match=f"^init_weights={tmp_path}.*{fault}"):
@@ -258,32 +258,32 @@ def test_a_run_without_a_sound_result_is_told(result: str, fault: str, tmp_path:
 
 
 @pytest.mark.parametrize("value", ["", " "])
-def test_no_value_is_told(value: str) -> None:
+def test_no_value_is_reported(value: str) -> None:
     with pytest.raises(CheckpointError, match=r"^init_weights has no value\. Accepted: the folder"):
         init_weights(network(), value)
 
 
-def test_a_checkpoint_under_that_name_is_told(path: Path) -> None:
+def test_a_checkpoint_under_that_name_is_reported(path: Path) -> None:
     torch.save(trained().state_dict(), path)
     with pytest.raises(CheckpointError, match="damaged or no safetensors file"):
         init_weights(network(), str(path))
 
 
-def test_a_file_without_weights_is_told(path: Path) -> None:
+def test_a_file_without_weights_is_reported(path: Path) -> None:
     save_file({}, path, metadata={"2._extra_state": "quantize SatActivation 15"})
     with pytest.raises(CheckpointError, match=rf"^init_weights={path}: the file holds no weights"):
         init_weights(network(), str(path))
 
 
 @pytest.mark.parametrize("text", ["", "quantise SatActivation 15", "SatActivation 15"])
-def test_a_phase_that_is_none_is_told(text: str, path: Path) -> None:
+def test_a_phase_that_is_none_is_reported(text: str, path: Path) -> None:
     file = saved(trained(), path, **{"2._extra_state": text})
     told = rf"2\._extra_state is '{text}' in it, .* float, clamp, quantize$"
     with pytest.raises(CheckpointError, match=told):
         init_weights(network(), file)
 
 
-def test_weights_of_another_network_are_told(path: Path) -> None:
+def test_weights_of_another_network_are_reported(path: Path) -> None:
     float_parts = list(network(None))
     other = [nn.Conv2d(3, 5, 3), *float_parts[1:4], nn.Identity(), nn.Linear(144, 2)]
     file = saved(nn.Sequential(*other), path)

@@ -187,7 +187,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_batch() -> None:
     assert module.model.scale.item() == pytest.approx(2 - 0.1 * gradient)
 
 
-def test_a_batch_of_one_image_that_cannot_be_normalised_is_told() -> None:
+def test_a_batch_of_one_image_that_cannot_be_normalised_is_reported() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, (1, 3)), nn.BatchNorm2d(3), nn.Flatten())
     module = classifier(model, CrossEntropy())
     with pytest.raises(TrainingError, match="batch of a single value"):

@@ -154,7 +154,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         (len(THREE_EPOCHS), ""),
     ],
 )
-def test_rows_that_a_resumed_run_does_not_find_are_told(
+def test_rows_that_a_resumed_run_does_not_find_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], left: int | None, told: str
 ) -> None:
     if left is not None:

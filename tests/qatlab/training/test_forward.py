@@ -25,7 +25,7 @@ from qatlab.training.forward import TrainingForward
 from qatlab.utils.errors import ConfigError
 
 
-def test_words_that_are_no_mode_are_told() -> None:
+def test_words_that_are_no_mode_are_reported() -> None:
     with pytest.raises(ConfigError, match=r"memory=compct is wrong. Did you mean 'compact'\?"):
         TrainingForward(False, "compct")
     with pytest.raises(ConfigError, match="memory=compact cannot be combined with compile=true"):
@@ -102,7 +102,7 @@ def _code_of(step: TrainingForward) -> Any:
     return step._function._torchdynamo_orig_callable.__code__  # type: ignore[union-attr]
 
 
-def test_what_the_compiler_says_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_compiler_says_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def backend(*_: Any) -> Any:
         raise RuntimeError("no such processor")
 

@@ -133,7 +133,7 @@ def fails(told: str, loss: Any, *given: Tensor, classes: int = 3) -> None:
         check_outputs(losses_of(loss), given, IMAGES, classes)
 
 
-def test_outputs_that_do_not_fit_are_told() -> None:
+def test_outputs_that_do_not_fit_are_reported() -> None:
     y, image = outputs(4, 3), outputs(4, 1, 2, 2)
     for loss in (CrossEntropy(), SquaredError(), LogisticCrossEntropy()):
         check_outputs(losses_of(loss), (y,), IMAGES, 3)
@@ -161,7 +161,7 @@ def test_several_needs_losses(losses: list[Any]) -> None:
         losses_of("x")
 
 
-def test_bad_settings_are_told() -> None:
+def test_bad_settings_are_reported() -> None:
     with pytest.raises(
         ConfigError, match=r"^loss\.label_smoothing=1\.5 is wrong\. Accepted: a number from 0"
     ):

@@ -59,7 +59,7 @@ def test_draws_come_from_the_generator_that_checkpoints_hold() -> None:
 
 
 @pytest.mark.parametrize("alpha", [-0.1, float("nan"), "much"])
-def test_an_alpha_that_is_none_is_told(alpha: Any) -> None:
+def test_an_alpha_that_is_none_is_reported(alpha: Any) -> None:
     with pytest.raises(
         ConfigError, match=r"^mixup=.* is wrong\. Accepted: a number of at least 0\.$"
     ):
@@ -163,6 +163,6 @@ def test_a_mixture_is_reconstructed_as_it_is(mix: Callable[[float], None]) -> No
     assert torch.equal(module.model.seen[0], mixtures(0.75, ONE_HOT).images)
 
 
-def test_a_mistake_is_told_when_the_module_is_made() -> None:
+def test_a_mistake_is_reported_when_the_module_is_made() -> None:
     with pytest.raises(ConfigError, match=r"^mixup=-1 is wrong"):
         train(-1, CrossEntropy())

@@ -164,7 +164,7 @@ def test_no_more_batches_than_an_epoch_has_are_taken() -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, "all", True])
-def test_a_number_of_batches_that_is_none_is_told(count: Any) -> None:
+def test_a_number_of_batches_that_is_none_is_reported(count: Any) -> None:
     told = r"^callbacks\.reestimate_norms\.batches=\S+ is wrong\. Accepted: a whole number above 0"
     with pytest.raises(ConfigError, match=told):
         NormReestimation(count)

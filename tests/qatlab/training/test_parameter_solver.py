@@ -124,7 +124,7 @@ def test_of_weights_and_of_sites_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["bn1_qat.alpha", "*_qat.alpha", "*.alpa"])
-def test_a_slip_in_the_name_of_a_quantizer_is_told(pattern: str) -> None:
+def test_a_slip_in_the_name_of_a_quantizer_is_reported(pattern: str) -> None:
     with pytest.raises(ConfigError, match="matches no parameter"):
         ParameterSolver({"main": ALL, "alphas": {"parameters": pattern}}).build(Net("alpha"))
 
@@ -183,7 +183,7 @@ def test_each_group_has_its_own_policy() -> None:
     assert solver.lr_key("fc") == "solver.groups.fc.lr"
 
 
-def test_a_warm_up_that_is_longer_than_a_phase_is_told_with_the_group() -> None:
+def test_a_warm_up_that_is_longer_than_a_phase_is_reported_with_the_group() -> None:
     policy = partial(cosine, warmup_epochs=3)
     solver = ParameterSolver({"main": ALL, "fc": {"parameters": "fc.*", "lr_policy": policy}})
     solver.check_phase(4)

@@ -67,7 +67,7 @@ def test_nothing_is_touched_if_no_checkpoint_can_be_read(
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(CheckpointError, match=r"checkpoints is not a folder; move it away"):
         newest(tmp_path / "checkpoints")
@@ -94,7 +94,7 @@ def test_the_one_before_takes_the_place_of_what_is_no_file(
     assert what in remark
 
 
-def test_a_folder_in_the_place_of_the_last_one_is_told(tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_the_last_one_is_reported(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").mkdir()
     save(tmp_path / "previous.ckpt", 1)
     told = r"last.ckpt: it is a folder; .*previous.ckpt cannot take its place before it is moved"

@@ -365,7 +365,7 @@ def test_bad_group_is_an_error_that_names_its_path(groups: Any, message: str) ->
         (step, r"solver\.lr_policy: .*'every'.* Accepted: every, factor\."),
     ],
 )
-def test_bad_policy_option_is_told_before_training(
+def test_bad_policy_option_is_reported_before_training(
     policy: Callable[..., float], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

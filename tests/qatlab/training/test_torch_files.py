@@ -64,7 +64,7 @@ def without_a_part(content: bytearray) -> bytearray:
         (lambda content: b"\0" * len(content), "is truncated or no checkpoint"),
     ],
 )
-def test_damage_is_told(
+def test_damage_is_reported(
     damage: Callable[[bytearray], bytes | bytearray], fault: str, file: Path
 ) -> None:
     file.write_bytes(damage(bytearray(file.read_bytes())))
@@ -72,7 +72,7 @@ def test_damage_is_told(
         read(file)
 
 
-def test_random_damage_is_told_or_changes_nothing(file: Path) -> None:
+def test_random_damage_is_reported_or_changes_nothing(file: Path) -> None:
     draw, sound, messages = random.Random(1), file.read_bytes(), []
     for _ in range(500):
         content = bytearray(sound)
@@ -114,7 +114,9 @@ def test_an_archive_that_fills_the_memory_is_refused(file: Path) -> None:
         (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
     ],
 )
-def test_what_is_no_file_is_told(make: Callable[[Path], None], fault: str, tmp_path: Path) -> None:
+def test_what_is_no_file_is_reported(
+    make: Callable[[Path], None], fault: str, tmp_path: Path
+) -> None:
     path = tmp_path / "last.ckpt"
     make(path)
     with pytest.raises(CheckpointError, match=f"^cannot read {path}: {fault}"):

@@ -123,7 +123,7 @@ def test_weights_that_layers_share_are_averaged_once() -> None:
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, math.nan, "half", True, None])
-def test_a_decay_that_is_none_is_told(decay: Any) -> None:
+def test_a_decay_that_is_none_is_reported(decay: Any) -> None:
     told = r"^callbacks\.ema\.decay=\S+ is wrong\. Accepted: a number in \[0, 1\)\.$"
     with pytest.raises(ConfigError, match=told):
         WeightAverage(decay)

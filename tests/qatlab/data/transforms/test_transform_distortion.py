@@ -137,6 +137,6 @@ def test_a_mask_leaves_channels_as_they_are() -> None:
         (lambda: RandomAffine(gain_probability=2), r"gain_probability=2 is wrong.* at most 1"),
     ],
 )
-def test_wrong_arguments_are_told(make: Any, expected: str) -> None:
+def test_wrong_arguments_are_reported(make: Any, expected: str) -> None:
     with pytest.raises(ConfigError, match=rf"data\.transforms: .*{expected}"):
         make()

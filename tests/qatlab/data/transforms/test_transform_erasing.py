@@ -209,7 +209,7 @@ def test_images_in_memory_refuse_what_is_no_probability_and_what_transforms_woul
         ({"value": [1, "x"]}, r"value=x is wrong\. Accepted: a number"),
     ],
 )
-def test_a_mistake_is_told_by_its_key(options: dict[str, Any], message: str) -> None:
+def test_a_mistake_is_reported_by_its_key(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^data\.transforms: RandomErasing\.{message}"):
         RandomErasing(**options)
 

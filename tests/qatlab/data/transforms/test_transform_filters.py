@@ -86,7 +86,7 @@ def test_gradient_filter_cuts_bytes_but_not_floats() -> None:
     assert GradientFilter()(step.float(), RNG)[0, 0, 1].tolist() == [0, 510, 510, 0]
 
 
-def test_wrong_arguments_are_told() -> None:
+def test_wrong_arguments_are_reported() -> None:
     with pytest.raises(ConfigError, match="takes images of one channel, not of 3"):
         GradientFilter().channels(3)
     with pytest.raises(ConfigError, match=r"operation=eroded is wrong\. Did you mean 'erode'\?"):

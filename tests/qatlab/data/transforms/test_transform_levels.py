@@ -146,6 +146,6 @@ def test_equalize_takes_grey_bytes_only() -> None:
         (lambda: Equalize(grid_size=0), r"grid_size=0 is wrong"),
     ],
 )
-def test_wrong_arguments_are_told(make: Any, expected: str) -> None:
+def test_wrong_arguments_are_reported(make: Any, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         make()

@@ -153,7 +153,7 @@ def test_channels_of_the_result_are_found_out() -> None:
     assert Torchvision(v2.RandomCrop(1000)).channels(1) == 1
 
 
-def test_what_it_cannot_do_is_told_with_its_key(folder: Path) -> None:
+def test_what_it_cannot_do_is_reported_with_its_key(folder: Path) -> None:
     data = image_files(folder, {"cut": v2.RandomCrop(30)})
     with pytest.raises(ConfigError, match=r"00\.png: data\.transforms\.cut: RandomCrop: .*size"):
         data.train_dataloader().batches._transformed("00.png", torch.zeros(1, 3, 8, 8), 0, 0)

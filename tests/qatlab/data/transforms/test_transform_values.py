@@ -87,6 +87,6 @@ def test_it_is_neither_random_nor_costly() -> None:
         (("plus", 1, "plus", "2"), r"second_value='2' is wrong\. Accepted: a number"),
     ],
 )
-def test_wrong_arguments_are_told(arguments: Any, expected: str) -> None:
+def test_wrong_arguments_are_reported(arguments: Any, expected: str) -> None:
     with pytest.raises(ConfigError, match=rf"data\.transforms: RangeAffine\.{expected}"):
         RangeAffine(*arguments)

@@ -79,7 +79,7 @@ def test_benchmarks_run_over_the_first_image(built: Built) -> None:
         (["{empty}"], ".*empty holds 0 bytes, where each image takes 192."),
     ],
 )
-def test_mistakes_are_told_in_one_line(built: Built, words: list[str], told: str) -> None:
+def test_mistakes_are_reported_in_one_line(built: Built, words: list[str], told: str) -> None:
     folder = built.images.parent
     (folder / "short").write_bytes(bytes(200))
     (folder / "empty").write_bytes(b"")

@@ -386,7 +386,7 @@ UNEQUAL = np.eye(2, 252, dtype=np.int64)
         ),
     ],
 )
-def test_what_no_c_is_written_for_is_told(operations: list[Operation], told: str) -> None:
+def test_what_no_c_is_written_for_is_reported(operations: list[Operation], told: str) -> None:
     network = given_out(operations, operations[-1].name)
     with pytest.raises(ConfigError) as caught:
         c_program(network, names(network))

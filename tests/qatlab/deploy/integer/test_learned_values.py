@@ -74,7 +74,7 @@ def assert_refused(model: nn.Module, words: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("lsq", "2.step_size"), ("sat", "5.alpha"), ("lsq_plus", "2.step_size")]
 )
-def test_a_step_below_0_is_told_and_its_size_is_used(
+def test_a_step_below_0_is_reported_and_its_size_is_used(
     method: str, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = convert(NETWORKS["chain"](), method)

@@ -216,7 +216,7 @@ class Activated(nn.Module):
         ),
     ],
 )
-def test_what_has_no_integer_form_is_told(
+def test_what_has_no_integer_form_is_reported(
     network: nn.Module, settings: dict[str, Any], words: str
 ) -> None:
     model = convert(network, "sat", 4, **settings)
@@ -224,19 +224,19 @@ def test_what_has_no_integer_form_is_told(
         lower(model, [PIXEL] * 3, EXAMPLE)
 
 
-def test_a_float_network_is_told() -> None:
+def test_a_float_network_is_reported() -> None:
     with pytest.raises(ConfigError, match="the network is float, and so has no integer form"):
         lower(NETWORKS["chain"](), [PIXEL] * 3, EXAMPLE)
 
 
-def test_a_network_of_another_phase_is_told() -> None:
+def test_a_network_of_another_phase_is_reported() -> None:
     model = convert(NETWORKS["chain"]())
     quant.set_phase(model, quant.Phase.CLAMP)
     with pytest.raises(ConfigError, match="is in the clamp phase"):
         lower(model, [PIXEL] * 3, EXAMPLE)
 
 
-def test_an_accumulator_that_32_bits_do_not_hold_is_told() -> None:
+def test_an_accumulator_that_32_bits_do_not_hold_is_reported() -> None:
     model = convert(NETWORKS["chain"](), "sat", 16)
     with pytest.raises(ConfigError, match=r"4: an accumulator can become .*32 bits do not hold"):
         lower(model, [PIXEL] * 3, EXAMPLE)

@@ -228,7 +228,7 @@ def test_weights_are_packed_and_onnxruntime_computes_nothing_in_8_bits(tmp_path:
     assert kinds & {"MatMul", "FusedMatMul"}
 
 
-def test_a_batch_of_fixed_size_is_told_and_several_outputs_are_written() -> None:
+def test_a_batch_of_fixed_size_is_reported_and_several_outputs_are_written() -> None:
     model = quantized("several")
     exported = float_parts.Marked(model).export(IMAGES[:1], 21)
     file = float_parts.write(exported, QdqWriter, {})
@@ -247,14 +247,14 @@ def test_a_batch_of_fixed_size_is_told_and_several_outputs_are_written() -> None
         ("dropped", r"^the network computes with random numbers in evaluation \(Dropout\)"),
     ],
 )
-def test_what_no_file_can_compute_is_told_by_its_layer(name: str, words: str) -> None:
+def test_what_no_file_can_compute_is_reported_by_its_layer(name: str, words: str) -> None:
     found = obstacles(quantized(name), example_input=IMAGES[:1])
     assert found["qdq"] == found["qonnx"]
     assert re.search(words, found["qdq"][0].reason)
     assert not any(one.in_float for one in found["c"])
 
 
-def test_an_opset_that_torch_does_not_write_is_told() -> None:
+def test_an_opset_that_torch_does_not_write_is_reported() -> None:
     words = r"^--opset=17 is wrong\. Accepted: 18 or higher"
     with pytest.raises(ConfigError, match=words):
         float_parts.Marked(quantized("convnext")).export(IMAGES[:1], 17)

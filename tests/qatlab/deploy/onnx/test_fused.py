@@ -106,7 +106,7 @@ def test_layers_are_as_engines_of_signed_bytes_fuse_them(
         ("tensorrt", SYMMETRIC, "signed bytes that have no offset, .* go from 0 to 255: give it 7"),
     ],
 )
-def test_what_signed_bytes_do_not_hold_is_told(
+def test_what_signed_bytes_do_not_hold_is_reported(
     reader: str, rule: dict[str, Any], words: str
 ) -> None:
     network = lowered("chain", "sat", 8, **({"all": rule} if rule else {}))

@@ -155,7 +155,7 @@ BETWEEN: dict[str, tuple[list[nn.Module], int]] = {  # and the channels behind t
         ("average", "finn", "^2 is written with AveragePool, .* take: average the whole map.$"),
     ],
 )
-def test_what_a_reader_does_not_take_is_told_by_layer_and_operator(
+def test_what_a_reader_does_not_take_is_reported_by_layer_and_operator(
     name: str, reader: str, words: str
 ) -> None:
     between, channels = BETWEEN[name]

@@ -38,7 +38,7 @@ def test_a_reader_has_a_format_and_a_format_a_reader(
         ((None, "qdq", 12), "--opset=12 is wrong. Accepted: 13 to 25.$"),
     ],
 )
-def test_what_a_reader_does_not_take_is_told(
+def test_what_a_reader_does_not_take_is_reported(
     asked: tuple[str | None, str | None, int | None], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):

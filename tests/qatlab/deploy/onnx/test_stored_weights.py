@@ -103,7 +103,7 @@ def test_containers_have_the_sign_and_the_width_that_is_needed() -> None:
         (IntegerWriter, 21, {"activation": {"bits": 10}}, "2: activations of 10 bits are more th"),
     ],
 )
-def test_what_an_opset_cannot_hold_is_told(
+def test_what_an_opset_cannot_hold_is_reported(
     writer: Any, opset: int, rule: dict[str, Any], words: str
 ) -> None:
     torch.manual_seed(0)
@@ -167,5 +167,5 @@ def test_circular_padding_needs_its_opset_in_files_of_floats_too() -> None:
         (25, "IR version 13, opset 25: onnxruntime 1.24 or later"),
     ],
 )
-def test_the_first_onnxruntime_that_reads_a_file_is_told(opset: int, words: str) -> None:
+def test_the_first_onnxruntime_that_reads_a_file_is_reported(opset: int, words: str) -> None:
     assert runtime(opset) == words
