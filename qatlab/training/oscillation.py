@@ -21,6 +21,7 @@ from qatlab.training.weight_levels import (
     done_of,
     falling,
     levels_of,
+    log_epoch,
     rounded_layers,
     stepped,
 )
@@ -199,10 +200,7 @@ class Oscillation(Callback):
         self._steps = 0
         if trainer.is_global_zero:
             values = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
-            for logger in trainer.loggers:
-                logger.log_metrics(
-                    {**values, "epoch": trainer.current_epoch}, trainer.global_step - 1
-                )
+            log_epoch(trainer, values)
 
 
 def _hold(layer: Layer, levels: Tensor, frozen: Tensor) -> None:

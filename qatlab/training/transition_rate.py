@@ -19,6 +19,7 @@ from qatlab.training.weight_levels import (
     done_of,
     falling,
     levels_of,
+    log_epoch,
     rounded_layers,
     stepped,
 )
@@ -116,10 +117,7 @@ class TransitionRate(Callback):
             values = {f"quant/{name}/transition_rate": rate for name, rate in self._rates.items()}
             factors = {name: factor * share for name, factor in self._factors.items()}
             values |= {f"quant/{name}/rate": factor for name, factor in factors.items()}
-            for logger in trainer.loggers:
-                logger.log_metrics(
-                    {**values, "epoch": trainer.current_epoch}, trainer.global_step - 1
-                )
+            log_epoch(trainer, values)
 
     def state_dict(self) -> dict[str, Any]:
         """Return K and U of all layers."""

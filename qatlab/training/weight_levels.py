@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,6 +51,12 @@ def done_of(trainer: Trainer, module: LightningModule) -> float:
     position: Any = module.position
     done, epochs = position(trainer.current_epoch)
     return float((done + batches) / epochs)
+
+
+def log_epoch(trainer: Trainer, values: Mapping[str, float]) -> None:
+    """Write values of the epoch that its last batch ends, before its checkpoint."""
+    for logger in trainer.loggers:
+        logger.log_metrics({**values, "epoch": trainer.current_epoch}, trainer.global_step - 1)
 
 
 def falling(done: float) -> float:
