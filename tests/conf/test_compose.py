@@ -148,7 +148,8 @@ def test_what_an_experiment_says_holds(name: str) -> None:
         else ("sat_4bit", model)
         for model in MODELS
     ]
-    + [("lsq_2bit", model) for model in ("mobilenet_v1", "mobilenet_v2", "resnet18")],
+    + [("lsq_2bit", "mobilenet_v1")]
+    + [pytest.param("lsq_2bit", m, marks=pytest.mark.slow) for m in ("mobilenet_v2", "resnet18")],
 )
 def test_every_preset_builds_on_every_model(preset: str, model: str) -> None:
     loss = "reconstruction" if model == "autoencoder" else "cross_entropy"

@@ -41,7 +41,6 @@ RESNET18 = (2, 3, 4, 8)
 # One of each network and method trains by default; the others differ from it in numbers.
 TRAINED = {
     *("lenet_sat_clamp", "lenet_sat_8bit", "lenet_sat_4bit_first8", "resnet20_cifar10"),
-    *("mobilenet_v2_sat_1_8", "resnet18_lsq_4bit"),
 }
 
 

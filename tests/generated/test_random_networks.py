@@ -23,7 +23,7 @@ from shrinking import shrunk
 
 from qatlab.utils.errors import ConfigError
 
-FEW, MANY = 60, 3000
+FEW, MANY = 40, 3000
 C_SHARE = 0.3  # of the few networks, as compiling takes most of the time
 
 

@@ -190,7 +190,7 @@ def test_random_transforms_go_on_where_they_were(
     assert killed + resumed == whole
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", [*MOMENTS[:2], pytest.param(MOMENTS[2], marks=pytest.mark.slow)])
 def test_image_files_go_on_where_they_were_with_any_number_of_workers(
     tmp_path: Path, folder: Path, moment: tuple[str, int, int]
 ) -> None:

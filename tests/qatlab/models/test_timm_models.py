@@ -19,12 +19,12 @@ from qatlab.utils.errors import ConfigError
 timm = pytest.importorskip("timm")
 
 MORE = (  # some as torchvision has them, and some of families that have a member below
+    *("lcnet_050", "mobilenetv3_small_100", "repvgg_a0", "tf_efficientnet_b0"),
     *("convnext_atto", "efficientnet_lite0", "mnasnet_small", "mobilenetv2_100"),
     *("mobilenetv4_conv_small", "regnetx_002", "resnet18", "tinynet_e"),
 )
 NAMES: list[Any] = [
-    *("ese_vovnet19b_dw", "ghostnet_100", "lcnet_050", "mobilenetv3_small_100"),
-    *("repvgg_a0", "resnetblur18", "tf_efficientnet_b0"),
+    *("ese_vovnet19b_dw", "ghostnet_100", "resnetblur18"),
     *(pytest.param(name, marks=pytest.mark.slow) for name in MORE),
 ]
 

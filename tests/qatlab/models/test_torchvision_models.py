@@ -29,14 +29,14 @@ SAT = (partial(SatWeight, bits=4), partial(SatActivation, bits=4))
 LSQ = (partial(LsqWeight, bits=4), partial(LsqActivation, bits=4))
 BY_LSQ = ("mobilenet_v3_small", "regnet_x_400mf", "resnet18", "vgg11_bn")
 MORE = (  # of families that have a member below
-    *("efficientnet_v2_s", "inception_v3", "mnasnet1_0", "mobilenet_v3_large", "regnet_y_400mf"),
+    *("convnext_tiny", "efficientnet_v2_s", "inception_v3", "mnasnet0_5", "shufflenet_v2_x0_5"),
+    *("mnasnet1_0", "mobilenet_v3_large", "regnet_y_400mf"),
     *("resnet50", "resnext50_32x4d", "shufflenet_v2_x1_0", "squeezenet1_0"),
     *("vgg11", "vgg13", "vgg16_bn"),
 )
 NAMES: list[Any] = [
-    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5"),
-    *("mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5"),
-    *("squeezenet1_1", "vgg11_bn"),
+    *("alexnet", "densenet121", "efficientnet_b0", "googlenet", "mobilenet_v2"),
+    *("mobilenet_v3_small", "regnet_x_400mf", "resnet18", "squeezenet1_1", "vgg11_bn"),
     *(pytest.param(name, marks=pytest.mark.slow) for name in MORE),
 ]
 

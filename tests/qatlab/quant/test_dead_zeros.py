@@ -165,9 +165,8 @@ def test_with_less_memory_gradients_are_the_same_to_the_last_bit(method: Any, mo
                 assert not any(kept.shape == p.shape and torch.equal(kept, p) for p in plain)
 
 
-@pytest.mark.parametrize(
-    "method", [SatActivation, pytest.param(LsqActivation, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [SatActivation, LsqActivation])
 def test_a_compiled_network_computes_the_same(method: Any) -> None:
     model, compiled = network(method), network(method)
     # The backend that traces, differentiates and then runs the graph as it is.

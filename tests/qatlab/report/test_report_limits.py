@@ -249,6 +249,7 @@ def test_a_run_that_holds_too_much_is_left_out_with_a_sentence(
         assert len(told) < len(str(runs / name)) + 250
 
 
+@pytest.mark.slow
 def test_what_a_page_shows_of_a_run_is_little_whatever_it_holds(tmp_path: Path) -> None:
     commands = []
     for name, make in SHOWN.items():
