@@ -201,15 +201,15 @@ def _by_torch(model: nn.Module, images: Tensor, opset: int, dynamic: bool) -> on
 class _Exactly(TorchFunctionMode):
     """Writes what torch's exporter would write otherwise than it computes in other words.
 
-    It forgets the ``divisor_override`` of an average.
+    It forgets the ``divisor_override`` of an average, and a pool with ``ceil_mode`` of ONNX has
+    windows that begin behind the map, which torch's has not.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is F.avg_pool2d:
-            return _average(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        function = EXACTLY.get(func, func)
+        return function(*args, **(kwargs or {}))
 
 
 def _average(
@@ -222,18 +222,73 @@ def _average(
     divisor_override: int | None = None,
 ) -> Tensor:
     """Compute ``F.avg_pool2d``, of which arguments see there."""
-    if divisor_override is None:
-        return F.avg_pool2d(input, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    if divisor_override is None and not ceil_mode:
+        return F.avg_pool2d(input, kernel_size, stride, padding, False, count_include_pad)
     kernel, padded = _pair(kernel_size), _pair(padding)
     steps = kernel if stride in (None, []) else _pair(stride)
+    sides = _sides(input, kernel, steps, padded, ceil_mode)
+    means = F.avg_pool2d(F.pad(input, sides), kernel, steps)
+    if divisor_override is not None:
+        return means * (kernel[0] * kernel[1] / divisor_override)
+    # The share of each window that counts.
+    one = input.new_ones(1, 1, *input.shape[-2:])
+    if count_include_pad:
+        one = F.pad(one, [padded[1], padded[1], padded[0], padded[0]], value=1.0)
+        sides = [behind - before for before, behind in zip(sides[::2], sides[1::2], strict=True)]
+        sides = [side for more in sides for side in (0, more)]
+    return means / F.avg_pool2d(F.pad(one, sides), kernel, steps)
+
+
+def _maximum(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Compute ``F.max_pool2d``, of which arguments see there."""
+    if return_indices or not ceil_mode:
+        sizes: Any = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        return F.max_pool2d(input, *sizes)
+    kernel, apart = _pair(kernel_size), _pair(dilation)
+    steps = kernel if stride in (None, []) else _pair(stride)
+    taps = [(size - 1) * step + 1 for size, step in zip(kernel, apart, strict=True)]
+    sides = _sides(input, taps, steps, _pair(padding), ceil_mode)
+    return torch.max_pool2d(F.pad(input, sides, value=-math.inf), kernel, steps, 0, apart)
+
+
+def _sides(
+    input: Tensor,
+    taps: Sequence[int],
+    steps: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+) -> list[int]:
+    """Return how far windows reach beyond a map: left, right, above, below.
+
+    Args:
+        input: the map, ``(N, C, H, W)``.
+        taps: height and width of a window.
+        steps: from a window to the next, as all that follow for height and width.
+        padding: on each side.
+        ceil_mode: whether a last window may reach further.
+    """
     sides: list[int] = []
-    for size, taps, step, zeros in zip(input.shape[-2:], kernel, steps, padded, strict=True):
-        left = (size + 2 * zeros - taps) % step
+    for size, reach, step, zeros in zip(input.shape[-2:], taps, steps, padding, strict=True):
+        left = (size + 2 * zeros - reach) % step
         # A last window that begins in the zeros behind the map is none.
-        more = ceil_mode and left > 0 and size + zeros > size + 2 * zeros - taps - left + step
+        more = ceil_mode and left > 0 and size + zeros > size + 2 * zeros - reach - left + step
         sides = [zeros, zeros + (step - left if more else 0), *sides]
-    area = kernel[0] * kernel[1]
-    return F.avg_pool2d(F.pad(input, sides), kernel, steps) * (area / divisor_override)
+    return sides
+
+
+EXACTLY: dict[Any, Any] = {
+    F.avg_pool2d: _average,
+    F.max_pool2d: _maximum,
+    torch.max_pool2d: _maximum,
+}
 
 
 def _largest(x: Tensor, output_size: Sequence[int]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +259,32 @@ def test_an_opset_that_torch_does_not_write_is_reported() -> None:
     words = r"^--opset=17 is wrong\. Accepted: 18 or higher"
     with pytest.raises(ConfigError, match=words):
         float_parts.Marked(quantized("convnext")).export(IMAGES[:1], 17)
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_pools_are_written_out_as_torch_computes_them(padding: int, ceil_mode: bool) -> None:
+    for size, kernel, stride in product((5, 7, 8), (2, 3), (1, 2, 3, None)):
+        x = torch.randn(2, 3, size, size + 1)
+        for dilation in (1, 2):
+            arguments = (kernel, stride, padding, dilation, ceil_mode)
+            assert torch.equal(float_parts._maximum(x, *arguments), F.max_pool2d(x, *arguments))
+        for counts, divisor in product((True, False), (None, 3)):
+            averaged = (kernel, stride, padding, ceil_mode, counts, divisor)
+            torch.testing.assert_close(
+                float_parts._average(x, *averaged), F.avg_pool2d(x, *averaged)
+            )
+
+
+def test_no_window_of_a_file_begins_behind_the_map() -> None:
+    pool = nn.MaxPool2d(2, padding=1, ceil_mode=True)  # of 7 rows: 4, where ONNX has 5
+    with float_parts._Exactly():
+        program = torch.export.export(pool, (torch.randn(1, 3, 7, 8),))
+    made = torch.onnx.export(program, dynamo=True, opset_version=21, verbose=False)
+    assert made is not None
+    (shape,) = (output.type.tensor_type.shape for output in made.model_proto.graph.output)
+    assert [dim.dim_value for dim in shape.dim] == [1, 3, 4, 5]
+    found = onnx.shape_inference.infer_shapes(made.model_proto, strict_mode=True)
+    assert [len(node.input) for node in found.graph.node if node.op_type == "MaxPool"] == [1]
+    modes = [a.i for n in found.graph.node for a in n.attribute if a.name == "ceil_mode"]
+    assert not any(modes)
