@@ -157,6 +157,7 @@ class LearnedQuantizer(Quantizer):
         self.percentile = percentile
         self.ewgs = check_ewgs(ewgs)
         self.given = given_start(self.learned, size)
+        self.signed = signed
         self.grid = self.levels(self.n_steps, signed)
         first = torch.tensor(1.0 if self.given is None else self.given)
         self.register_parameter(self.learned, nn.Parameter(first))
@@ -168,6 +169,19 @@ class LearnedQuantizer(Quantizer):
         """The learned step or clip value."""
         parameter: nn.Parameter = getattr(self, self.learned)
         return parameter
+
+    def widen(self, bits: int | None) -> None:
+        """Work with at least so many bits; what means something else with these starts anew."""
+        before = self.n_steps
+        super().widen(bits)
+        if self.n_steps != before and not self.any_steps:
+            self.initialized.fill_(False)
+            self._started = False
+
+    def work_with(self, n_steps: int) -> None:
+        """Work with a grid of so many steps; what it has learned stays."""
+        super().work_with(n_steps)
+        self.grid = self.levels(n_steps, self.signed)
 
     @property
     def learned_offset(self) -> Tensor | None:
@@ -250,7 +264,6 @@ class ActivationQuantizer(LearnedQuantizer):
                 "a signed site has no levels at 1 bit: give it 2 bits or more, or n_steps=2"
             )
         self.activation = activation
-        self.signed = signed
         check_switch("dead_zeros", dead_zeros)
         self.dead_zeros = dead_zeros
         self._norm: tuple[()] | tuple[nn.BatchNorm2d] = ()

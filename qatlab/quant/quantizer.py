@@ -13,6 +13,7 @@ from qatlab.quant.functional import VANISHED
 from qatlab.quant.phase import Phase
 from qatlab.utils.errors import QuantRuleError, TrainingError, text, wrong
 
+MOST_STEPS = 65535
 HIGHEST_BITS = 16  # float32 still holds every level and every product of two levels' indices
 
 
@@ -32,7 +33,7 @@ def steps_of(bits: int | None, n_steps: int | None) -> int:
             f"bits={text(bits)} and n_steps={text(n_steps)}"
         )
     value, name, highest = (
-        (bits, "bits", HIGHEST_BITS) if n_steps is None else (n_steps, "n_steps", 65535)
+        (bits, "bits", HIGHEST_BITS) if n_steps is None else (n_steps, "n_steps", MOST_STEPS)
     )
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= highest:
         raise wrong(name, value, f"a whole number from 1 to {highest}", kind=QuantRuleError)
@@ -80,7 +81,8 @@ class Quantizer(nn.Module):
         on_grid: whether the quantize phase puts values on a grid; if not, they are stored in float.
         phase: what :meth:`forward` does now; kept in checkpoints as plain text, so that a loaded
             model computes as it did when it was saved.
-        n_steps: steps of the grid.
+        own_steps: steps of its grid.
+        n_steps: those it works with now, see :meth:`widen`.
         layer: path of the layer or site, for error messages; set by ``quantize``.
     """
 
@@ -92,13 +94,21 @@ class Quantizer(nn.Module):
     def __init__(self, *, bits: int | None = None, n_steps: int | None = None) -> None:
         super().__init__()
         self.phase = Phase.QUANTIZE
-        self.n_steps = steps_of(bits, n_steps)
+        self.n_steps = self.own_steps = steps_of(bits, n_steps)
         self.layer = "?"
 
     @property
     def bits(self) -> int:
         """Bit width that holds all levels: ``ceil(log2(n_steps + 1))``."""
         return self.n_steps.bit_length()
+
+    def widen(self, bits: int | None) -> None:
+        """Work with at least so many bits for a while; None: with its own again."""
+        self.work_with(self.own_steps if bits is None else max(self.own_steps, (1 << bits) - 1))
+
+    def work_with(self, n_steps: int) -> None:
+        """Work with a grid of so many steps; what it has learned stays."""
+        self.n_steps = n_steps
 
     def fit(self, weight: Tensor) -> None:
         """Give the parameters the shape that these weights need."""
@@ -153,8 +163,11 @@ class Quantizer(nn.Module):
         return f"{self.phase.value} {type(self).__name__} {self.n_steps}"
 
     def set_extra_state(self, state: str) -> None:
-        """Take the phase that :meth:`get_extra_state` saved."""
+        """Take the phase that :meth:`get_extra_state` saved, and a wider grid that it had then."""
         self.phase = phase_of(state)
+        method, _, n_steps = state.partition(" ")[2].partition(" ")
+        if method == type(self).__name__ and n_steps.isdecimal():
+            self.work_with(max(self.own_steps, min(int(n_steps), MOST_STEPS)))
 
     def understands(self, state: str) -> bool:
         """Tell whether what a quantizer of that extra state has learned means the same here."""

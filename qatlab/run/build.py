@@ -92,12 +92,15 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
     if cfg.init_weights is not None:
         say(init_weights(model, cfg.init_weights, unused, whole=trained))
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
-    schedule = Schedule.of(epochs, model)
+    falling_bits: Any = cfg.schedule.falling_bits
+    if OmegaConf.is_config(falling_bits):
+        falling_bits = OmegaConf.to_container(falling_bits)
+    schedule = Schedule.of(epochs, model, falling_bits)
     check_trainer(cfg.trainer, schedule)
     solver = _solver(cfg.solver)
     solver.images_per_update = data.batch_size * cfg.trainer.accumulate_grad_batches
-    for _, count in schedule.phases:
-        solver.check_phase(count)  # a warm-up that is too long is refused now
+    for span in schedule.phases:
+        solver.check_phase(span.epochs)  # a warm-up that is too long is refused now
     if cfg.channels_last:
         model.to(memory_format=torch.channels_last)  # convolutions answer as their weights lie
     step = TrainingForward(cfg.compile, cfg.memory)

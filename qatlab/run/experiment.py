@@ -106,7 +106,7 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
         check_own(start_from, Path(cfg.folder))
         clear_initial_weights(cfg)
     built, found = _build(cfg)
-    best = checkpoint.best_path(built.schedule.phases[-1][0].value)
+    best = checkpoint.best_path(built.schedule.phases[-1].name)
     if best.exists():  # it may still be the best at the end
         check_own(best, Path(cfg.folder))
     return _fit_and_report(cfg, built, found, chosen, checkpoint, start_from)
@@ -204,14 +204,14 @@ def _fit_and_test(
     trainer.loggers = []  # trackers get the report, at the end, when nothing depends on them
     trainer.strategy.barrier()  # the first process may still be renaming the best checkpoint
     seconds, kept = checkpoint.seconds, checkpoint.best  # the test sets them back to the best epoch
-    last_phase = built.schedule.phases[-1][0].value
+    last_phase = built.schedule.phases[-1].name
     best = checkpoint.best_path(last_phase)
     scored = _test_best(module, data, trainer, checkpoint, best)
     result = {
         "name": cfg.name,
         **scored.to_json(),
         "checkpoint": str(best.relative_to(folder)),
-        "epochs": {phase.value: epochs for phase, epochs in built.schedule.phases},
+        "epochs": {span.name: span.epochs for span in built.schedule.phases},
         "best": kept,
         "size_bytes": built.table.size_bytes,
         "float_bytes": built.table.float_bytes,

@@ -43,7 +43,7 @@ FACTS = "facts.json"  # all that they depend on, beside them: tells why two jobs
 # What they do not depend on. Of quantizers only some facts count, of initial weights the values.
 WITHOUT_EFFECT = ("folder", "init_weights", "logger", "mode", "name", "quant", "resume", "sweep")
 WITHOUT_EFFECT_INSIDE = {
-    "schedule": {"quantize_epochs", "calibration_batches"},
+    "schedule": {"quantize_epochs", "falling_bits", "calibration_batches"},
     "trainer": {"max_epochs"},
 }
 CHECKPOINTS = "checkpoints"
@@ -68,13 +68,11 @@ def shared_phases(
     Raises:
         ConfigError: if nothing can be kept in the cache.
     """
-    first = [
-        (phase, epochs) for phase, epochs in built.schedule.phases if phase is not Phase.QUANTIZE
-    ]
+    first = [span for span in built.schedule.phases if span.phase is not Phase.QUANTIZE]
     if not first or len(first) == len(built.schedule.phases) or trainer.world_size > 1:
         yield None
         return
-    names = " and ".join(phase.value for phase, _ in first)
+    names = " and ".join(span.name for span in first)
     facts = json.dumps(_facts(config, built), sort_keys=True, indent=1)
     key = hashlib.sha256(facts.encode()).hexdigest()[:24]
     lock = FileLock(cache / f"{key}.lock")
@@ -96,7 +94,7 @@ def shared_phases(
             say(f"the {names} phase of {origin(folder)} is reused, as it is the same here")
             yield folder / CHECKPOINTS / LAST
         else:
-            end = sum(epochs for _, epochs in first)
+            end = sum(span.epochs for span in first)
             # In front: the callback of the schedule writes about the next phase.
             trainer.callbacks.insert(0, _Leave(end, folder, cache / key, facts, lock))  # type: ignore[attr-defined]
             yield None

@@ -160,13 +160,13 @@ class Trackers(Callback):
             step, phase = int(row.pop("step")), row.pop("phase")
             numbers = {key: float(value) for key, value in row.items() if value}
             if phase:
-                numbers["phase"] = PHASES.index(phase)
+                numbers["phase"] = _number(phase)
             for logger in self.new if step < checkpoint["global_step"] else ():
                 logger.log_metrics(numbers, step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the phase."""
-        phase = PHASES.index(str(pl_module.phase_name))
+        phase = _number(str(pl_module.phase_name))
         for logger in self.loggers.values():
             logger.log_metrics({"phase": phase}, trainer.global_step - 1)
 
@@ -220,6 +220,11 @@ def _row(layer: LayerRecord) -> Row:
         *(layer.bits, layer.input_bits, layer.quantizer.get("method"), ", ".join(layer.rules)),
         *(layer.parameters, layer.macs, layer.bit_operations),
     ]
+
+
+def _number(phase: str) -> int:
+    """Return the number of a phase; ``quantize_8bit`` has that of ``quantize``."""
+    return PHASES.index(phase.partition("_")[0])
 
 
 def _log_table(logger: Logger, name: str, columns: list[str], rows: list[Row]) -> None:

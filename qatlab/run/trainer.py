@@ -69,7 +69,7 @@ def trainer_of(
     """Make the trainer: with a schedule and chosen callbacks to fit, without them to test only."""
     callbacks, loggers = [*chosen], []
     if schedule is not None:
-        epochs = {phase.value: count for phase, count in schedule.phases}
+        epochs = {span.name: span.epochs for span in schedule.phases}
         steps = PhaseSchedule(schedule, cfg.schedule.calibration_batches)
         callbacks = [RandomState(), steps, PhaseProgressBar(epochs), *chosen]
         nodes, folder = cfg.logger or {}, Path(cfg.folder)

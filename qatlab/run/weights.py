@@ -113,6 +113,12 @@ def init_weights(
             f"init_weights={source}{part} does not fit the model: {'; '.join(nearest.differences)}"
         )
     chosen = min(fitting, key=lambda m: bool(m.heads))  # the first of equals
+    if whole and chosen.left_out:
+        raise CheckpointError(
+            f"{source} has other values for {min(chosen.left_out)} than its quantizer takes: it "
+            "was saved in a phase with other bits (schedule.falling_bits), or by another method. "
+            "Accepted: checkpoint=best, checkpoint=last at the end of a run."
+        )
     others = [m.weights.source for m in fitting if m.weights.place != chosen.weights.place]
     of_a_run = (path.parent.parent / CONFIG).is_file() and path.parent.name == "checkpoints"
     messages = chosen.messages(of_a_run) + _copy(model, chosen, source)
@@ -152,8 +158,10 @@ def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:
     messages += [f"{count} value{'s' * (count > 1)} of {words}" for words, count in types.items()]
     negative = sorted(name for name in learned & {*state} if (state[name] < 0).any())
     messages += counted(negative, "of quantizers negative, whose absolute value is used")
-    model.load_state_dict({**ours, **state})
     phases = {phase_of(state[name]) for name in extra_states(state)}
+    for name in extra_states(state):  # with the steps that it has here
+        state[name] = " ".join([phase_of(state[name]).value, *ours[name].split()[1:]])
+    model.load_state_dict({**ours, **state})
     if len(phases) == 1:
         set_phase(model, *phases)
     return messages

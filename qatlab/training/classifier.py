@@ -26,6 +26,7 @@ from qatlab.training.distillation import Distillation
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import IGNORED, Loss, as_tuple
 from qatlab.training.mixup import Mixup
+from qatlab.training.schedule import Span
 from qatlab.training.solver import AnySolver
 from qatlab.utils.errors import TrainingError
 
@@ -96,8 +97,11 @@ class Classifier(LightningModule):
 
     @property
     def phase_name(self) -> str:
-        """The phase that the quantizers are in: ``clamp``, ``quantize``, or ``float``."""
-        return next((q.phase.value for q in quantizers(self.model)), Phase.FLOAT.value)
+        """The phase that the quantizers are in: ``clamp``, ``quantize_8bit``, or ``float``."""
+        found = quantizers(self.model)
+        wide = {quantizer.bits for quantizer in found if quantizer.n_steps > quantizer.own_steps}
+        phase = next((quantizer.phase for quantizer in found), Phase.FLOAT)
+        return Span(phase, 0, *wide).name
 
     def forward(self, images: Tensor) -> Any:
         """Return what the network gives for images ``(N, C, H, W)``."""

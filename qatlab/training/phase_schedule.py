@@ -39,7 +39,8 @@ class PhaseSchedule(Callback):
         """Set the phase of a run that is resumed in the middle of an epoch."""
         # Not on_fit_start: there, a resumed trainer may still report epoch 0; and of an epoch that
         # was begun before, on_train_epoch_start is not called again.
-        set_phase(pl_module, self.schedule.phase_at(trainer.current_epoch))
+        # Its grids need nothing: a checkpoint brings those that it was saved with.
+        set_phase(pl_module, self.schedule.at(trainer.current_epoch).phase)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -50,9 +51,11 @@ class PhaseSchedule(Callback):
             return
         switches = epoch > 0
         if switches:
-            set_phase(pl_module, self.schedule.phase_at(epoch - 1))
+            set_phase(pl_module, self.schedule.at(epoch - 1).phase)
             before = self._measure(trainer, pl_module)
-        phase = self.schedule.phase_at(epoch)
+        phase, _, bits = self.schedule.at(epoch)
+        for quantizer in quantizers(pl_module):
+            quantizer.widen(bits)
         if phase is Phase.QUANTIZE:
             images = self._first_images(trainer, self.calibration_batches)
             start_quantizers(pl_module.model, images)  # type: ignore[arg-type]

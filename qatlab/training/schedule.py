@@ -5,31 +5,60 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from qatlab.quant import Phase, quantizers
+from qatlab.quant.quantizer import HIGHEST_BITS
 from qatlab.utils.errors import ConfigError, wrong
+
+
+class Span(NamedTuple):
+    """A phase with its epochs.
+
+    Attributes:
+        phase: what quantizers do in it.
+        epochs: how long it lasts.
+        bits: that all quantizers have at least in it; None for their own.
+    """
+
+    phase: Phase
+    epochs: int
+    bits: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What files call it: ``quantize``, or ``quantize_8bit``."""
+        return self.phase.value if self.bits is None else f"{self.phase.value}_{self.bits}bit"
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How many epochs each phase lasts, in order; phases of no epochs are left out."""
 
-    phases: tuple[tuple[Phase, int], ...]
+    phases: tuple[Span, ...]
 
     @classmethod
-    def of(cls, epochs: Mapping[Phase, int], model: nn.Module) -> Schedule:
-        """Read ``schedule.float_epochs``, ``clamp_epochs`` and ``quantize_epochs``.
+    def of(
+        cls,
+        epochs: Mapping[Phase, int],
+        model: nn.Module,
+        falling_bits: Mapping[int, int] | None = None,
+    ) -> Schedule:
+        """Read the keys of ``schedule``.
 
         Args:
-            epochs: of each phase, in order.
+            epochs: ``float_epochs``, ``clamp_epochs`` and ``quantize_epochs``.
             model: the network; one without quantizers trains the sum in one float phase.
+            falling_bits: epochs of the quantize phases before the last one, by the bits that all
+                quantizers have at least in them.
 
         Raises:
-            ConfigError: for a negative number, none at all, or a clamp phase for quantizers that
-                have none.
+            ConfigError: for a negative number, none at all, a clamp phase for quantizers that have
+                none, and bits that do not fall or have no quantize phase behind them.
         """
+        wide = _falling({} if falling_bits is None else falling_bits, epochs[Phase.QUANTIZE])
         for phase, count in epochs.items():
             if count < 0:
                 raise wrong(f"schedule.{phase.value}_epochs", count, "a whole number of at least 0")
@@ -38,8 +67,15 @@ class Schedule:
             raise ConfigError(f"schedule has no epochs: {names} are all 0")
         found = quantizers(model)
         if not found:
-            return cls(((Phase.FLOAT, sum(epochs.values())),))
+            more = sum(span.epochs for span in wide)
+            return cls((Span(Phase.FLOAT, sum(epochs.values()) + more),))
         without = dict.fromkeys(q.method for q in found if not q.clamps)
+        for _, _, bits in wide:
+            if all(q.own_steps >= (1 << (bits or 0)) - 1 for q in found):
+                raise ConfigError(
+                    f"schedule.falling_bits: {bits} changes nothing, as no layer and no site has "
+                    "fewer bits; leave it out."
+                )
         if epochs[Phase.CLAMP] and without:
             names = " and ".join(without)
             have = "has" if len(without) == 1 else "have"
@@ -48,16 +84,17 @@ class Schedule:
                 f"which {have} no clamp phase; choose schedule=float_then_quantize or "
                 "schedule=quantize_only."
             )
-        return cls(tuple((phase, count) for phase, count in epochs.items() if count))
+        spans = [Span(phase, count) for phase, count in epochs.items() if count]
+        return cls((*spans[:-1], *wide, spans[-1]) if wide else tuple(spans))
 
     @property
     def epochs(self) -> int:
         """Epochs of the whole run."""
-        return sum(epochs for _, epochs in self.phases)
+        return sum(span.epochs for span in self.phases)
 
-    def phase_at(self, epoch: int) -> Phase:
+    def at(self, epoch: int) -> Span:
         """Return the phase of an epoch counted from the start of the run."""
-        return self.phases[self._index(epoch)][0]
+        return self.phases[self._index(epoch)]
 
     def starts_at(self, epoch: int) -> bool:
         """Tell whether a phase begins with this epoch."""
@@ -66,10 +103,32 @@ class Schedule:
     def position(self, epoch: float) -> tuple[float, int]:
         """Return the epochs done in the present phase, and how many it has."""
         index = self._index(epoch)
-        return epoch - self._starts()[index], self.phases[index][1]
+        return epoch - self._starts()[index], self.phases[index].epochs
 
     def _starts(self) -> list[int]:
-        return [0, *itertools.accumulate(epochs for _, epochs in self.phases)][:-1]
+        return [0, *itertools.accumulate(span.epochs for span in self.phases)][:-1]
 
     def _index(self, epoch: float) -> int:
         return max(i for i, start in enumerate(self._starts()) if start <= epoch)
+
+
+def _falling(epochs: Any, behind: int) -> tuple[Span, ...]:
+    """Return the quantize phases before the last one.
+
+    Args:
+        epochs: of each, by its bits, unless the user gave something else.
+        behind: epochs of the last one.
+    """
+    key = "schedule.falling_bits"
+    if not isinstance(epochs, Mapping):
+        raise wrong(key, epochs, "epochs by bits, such as {8: 4, 4: 4}")
+    for bits, count in epochs.items():
+        if type(bits) is not int or not 2 <= bits <= HIGHEST_BITS:
+            raise wrong(f"{key}.{bits}", count, f"bits from 2 to {HIGHEST_BITS}, and their epochs")
+        if type(count) is not int or count < 1:
+            raise wrong(f"{key}.{bits}", count, "epochs, a whole number above 0")
+    if list(epochs) != sorted(epochs, reverse=True):
+        raise wrong(key, dict(epochs), "bits that fall, such as {8: 4, 4: 4}")
+    if epochs and behind < 1:
+        raise wrong("schedule.quantize_epochs", behind, f"a number above 0, as {key} is given")
+    return tuple(Span(Phase.QUANTIZE, count, bits) for bits, count in epochs.items())

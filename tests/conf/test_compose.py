@@ -214,7 +214,7 @@ def test_the_clip_values_of_pact_decay_as_in_the_paper(preset: str) -> None:
 @pytest.mark.parametrize("preset", [name for name in QUANTIZED if name.endswith("_4bit")])
 def test_a_preset_has_the_phases_of_its_schedule(preset: str) -> None:
     cfg = with_groups(composed(f"quant={preset}"), "data=synthetic")
-    phases = [phase for phase, _ in build(cfg).schedule.phases]
+    phases = [span.phase for span in build(cfg).schedule.phases]
     if preset.startswith("sat"):
         assert phases == [Phase.CLAMP, Phase.QUANTIZE]
         return

@@ -103,7 +103,7 @@ class Imported:
                 state[key.replace("alpha", "initialized")] = torch.tensor(True)
         self.model.load_state_dict(state)
         self.module = module_of(self.built)
-        set_phase(self.model.train(), self.built.schedule.phase_at(0))
+        set_phase(self.model.train(), self.built.schedule.at(0).phase)
 
     def expected(self, moment: str) -> dict[str, Tensor]:
         return {k: torch.from_numpy(self.golden[f"{n}.{moment}"]) for k, n in self.names.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from qatlab.quant import (
 from qatlab.quant.layers import QuantLinear
 from qatlab.training.data_module import DataModule
 from qatlab.training.phase_schedule import PhaseSchedule
-from qatlab.training.schedule import Schedule
+from qatlab.training.schedule import Schedule, Span
 from qatlab.utils.errors import ConfigError
 
 
@@ -39,17 +40,17 @@ LSQ = nn.Sequential(LsqWeight(bits=4), LsqActivation(nn.ReLU(), bits=4))
 
 
 def test_phases_follow_each_other_and_those_of_no_epochs_are_left_out() -> None:
-    both = ((Phase.FLOAT, 2), (Phase.QUANTIZE, 3))
+    both = (Span(Phase.FLOAT, 2), Span(Phase.QUANTIZE, 3))
     assert Schedule.of(epochs(2, 0, 3), LSQ).phases == both
-    all_three = ((Phase.FLOAT, 1), (Phase.CLAMP, 2), (Phase.QUANTIZE, 3))
+    all_three = (Span(Phase.FLOAT, 1), Span(Phase.CLAMP, 2), Span(Phase.QUANTIZE, 3))
     assert Schedule.of(epochs(1, 2, 3), SAT).phases == all_three
-    assert Schedule.of(epochs(quantize=3), LSQ).phases == ((Phase.QUANTIZE, 3),)
+    assert Schedule.of(epochs(quantize=3), LSQ).phases == (Span(Phase.QUANTIZE, 3),)
 
 
 def test_each_epoch_has_its_phase_and_its_position_in_it() -> None:
     schedule = Schedule.of(epochs(2, 1, 3), SAT)
     assert schedule.epochs == 6
-    phases = [schedule.phase_at(epoch) for epoch in range(6)]
+    phases = [schedule.at(epoch).phase for epoch in range(6)]
     assert phases == [Phase.FLOAT] * 2 + [Phase.CLAMP] + [Phase.QUANTIZE] * 3
     assert [epoch for epoch in range(6) if schedule.starts_at(epoch)] == [0, 2, 3]
     assert [schedule.position(e) for e in (0.0, 1.5, 2.25, 3.0, 5.75)] == [
@@ -58,7 +59,7 @@ def test_each_epoch_has_its_phase_and_its_position_in_it() -> None:
 
 
 def test_a_network_without_quantizers_trains_the_sum_in_float() -> None:
-    assert Schedule.of(epochs(1, 2, 3), nn.Linear(2, 2)).phases == ((Phase.FLOAT, 6),)
+    assert Schedule.of(epochs(1, 2, 3), nn.Linear(2, 2)).phases == (Span(Phase.FLOAT, 6),)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,38 @@ def test_a_schedule_without_epochs_is_refused() -> None:
     told = "^schedule has no epochs: float_epochs and clamp_epochs and quantize_epochs are all 0"
     with pytest.raises(ConfigError, match=told):
         Schedule.of(epochs(), SAT)
+
+
+def test_bits_fall_in_quantize_phases_before_the_last_one() -> None:
+    schedule = Schedule.of(epochs(clamp=1, quantize=3), SAT, {8: 2, 6: 1})
+    assert [span.name for span in schedule.phases] == [
+        *("clamp", "quantize_8bit", "quantize_6bit", "quantize")
+    ]
+    assert schedule.epochs == 7
+    assert [schedule.at(epoch).bits for epoch in range(7)] == [None, 8, 8, 6, None, None, None]
+    assert Schedule.of(epochs(1, 0, 1), nn.Linear(2, 2), {8: 2}).phases == (Span(Phase.FLOAT, 4),)
+
+
+@pytest.mark.parametrize(
+    ("falling", "words"),
+    [
+        ({6: 1, 8: 1}, "schedule.falling_bits={6: 1, 8: 1} is wrong. Accepted: bits that fall"),
+        ({8: 0}, "schedule.falling_bits.8=0 is wrong. Accepted: epochs"),
+        ({8: True}, "schedule.falling_bits.8=true is wrong. Accepted: epochs"),
+        ({17: 1}, "schedule.falling_bits.17=1 is wrong. Accepted: bits from 2 to 16"),
+        ({"x": 1}, "schedule.falling_bits.x=1 is wrong. Accepted: bits from 2 to 16"),
+        ({8: 1, 4: 1}, "schedule.falling_bits: 4 changes nothing"),
+        (8, "schedule.falling_bits=8 is wrong. Accepted: epochs by bits"),
+    ],
+)
+def test_bits_that_cannot_fall_are_refused(falling: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
+        Schedule.of(epochs(quantize=1), LSQ, falling)
+
+
+def test_falling_bits_need_a_phase_behind_them() -> None:
+    with pytest.raises(ConfigError, match=r"^schedule\.quantize_epochs=0 is wrong.*falling_bits"):
+        Schedule.of(epochs(1), LSQ, {8: 1})
 
 
 def test_calibration_needs_a_batch() -> None:
@@ -154,6 +187,7 @@ class Watch(Callback):
         self.phases: list[set[Phase]] = []
         self.steps: list[list[float] | None] = []
         self.states: list[int] = []
+        self.bits: list[list[int]] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *batch: Any) -> None:
         found = [m for m in pl_module.modules() if isinstance(m, (LsqWeight, LsqActivation))]
@@ -161,16 +195,16 @@ class Watch(Callback):
         started = all(q.initialized for q in found)
         self.steps.append([q.step_size.item() for q in found] if started else None)
         self.states.append(len(trainer.optimizers[0].state))
+        self.bits.append([q.bits for q in found])
         if len(self.phases) == 5:  # the change
             self.model = copy.deepcopy(pl_module.model)
 
 
-@pytest.fixture
-def watch() -> Watch:
+def watched(falling: dict[int, int] | None = None) -> Watch:
     watch, learner = Watch(), Learner()
-    schedule = Schedule.of(epochs(float_=1, quantize=2), learner.model)
+    schedule = Schedule.of(epochs(float_=1, quantize=2), learner.model, falling)
     trainer = Trainer(
-        max_epochs=3,
+        max_epochs=schedule.epochs,
         limit_val_batches=0,
         accelerator="cpu",
         callbacks=[PhaseSchedule(schedule, calibration_batches=2), watch],
@@ -184,7 +218,8 @@ def watch() -> Watch:
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*no `validation_step`")
-def test_float_epochs_come_before_quantized_ones(watch: Watch) -> None:
+def test_float_epochs_come_before_quantized_ones() -> None:
+    watch = watched()
     assert watch.phases == [{Phase.FLOAT}] * 4 + [{Phase.QUANTIZE}] * 8
     # Nothing starts before: at the change all steps do, and then they are learned.
     assert watch.steps[:4] == [None] * 4
@@ -201,3 +236,41 @@ def test_float_epochs_come_before_quantized_ones(watch: Watch) -> None:
     with torch.no_grad():
         largest = [watch.model[0](x).max().item() for x in images]
     assert (watch.steps[4] or [])[1] == pytest.approx(sum(largest) / 2 / 15, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*no `validation_step`")
+def test_with_fewer_bits_steps_start_anew() -> None:
+    watch = watched({8: 1})
+    assert watch.bits == [[4] * 3] * 4 + [[8] * 3] * 4 + [[4] * 3] * 8
+    eight, four = (watch.steps[at] or [] for at in (4, 8))
+    # The ranges of activations are about the same, in 255 and in 15 steps.
+    assert four[1] * 15 == pytest.approx(eight[1] * 255, rel=0.1)
+    assert watch.states[8] == 0  # a training of its own
+    with torch.no_grad():
+        weight, quantizer = watch.model[0].weight, watch.model[0].weight_quantizer
+        assert quantizer.grid.q_max == 127
+        codes = quantizer(weight) / quantizer.weight_step(weight)
+    assert codes.abs().max() > 8  # which four bits do not hold
+
+
+def test_a_grid_is_as_wide_as_its_checkpoint_says() -> None:
+    wide, other = LsqActivation(nn.ReLU(), bits=2), LsqActivation(nn.ReLU(), bits=2)
+    wide.widen(8)
+    wide.begin_with(torch.rand(100))
+    other.load_state_dict(wide.state_dict())
+    x = torch.rand(50)
+    assert torch.equal(other(x), wide(x))
+    assert len(other(x).unique()) > 4
+    other.widen(None)
+    assert other.n_steps == 3
+    assert other.needs_start  # a step of 1/255 is none of 1/3
+
+
+def test_a_clip_value_means_the_same_with_any_bits() -> None:
+    site = SatActivation(nn.ReLU(), bits=2, alpha=2.0)
+    site.begin_with(torch.rand(4))
+    site.widen(8)
+    assert not site.needs_start
+    assert site(torch.tensor([0.5])).item() == pytest.approx(0.5, abs=1 / 255)
+    site.widen(None)
+    assert site(torch.tensor([0.5])).item() == pytest.approx(2 / 3)

@@ -36,7 +36,7 @@ from qatlab.training.loss import CrossEntropy
 from qatlab.training.lr_policy import cosine
 from qatlab.training.phase_schedule import PhaseSchedule
 from qatlab.training.quant_monitor import QuantMonitor, measure
-from qatlab.training.schedule import Schedule
+from qatlab.training.schedule import Schedule, Span
 from qatlab.training.solver import GROUP_SETTINGS, GROUPS, Solver
 from qatlab.utils.arguments import check_arguments
 from qatlab.utils.errors import ConfigError
@@ -203,7 +203,7 @@ def train(folder: Path, *monitors: Callback) -> tuple[Trainer, list[dict[str, st
     model, _ = quantize(
         Net(nn.ReLU()), partial(LsqWeight, bits=4), partial(LsqActivation, bits=4), [], IMAGES
     )
-    schedule = Schedule(((Phase.FLOAT, 1), (Phase.QUANTIZE, 2)))
+    schedule = Schedule((Span(Phase.FLOAT, 1), Span(Phase.QUANTIZE, 2)))
     groups = dict.fromkeys(GROUPS, dict.fromkeys(GROUP_SETTINGS))
     solver = Solver(partial(torch.optim.SGD, lr=0.1), cosine, 0, 1.0, groups)
     at_save = AtSave()

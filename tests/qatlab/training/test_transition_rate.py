@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from qatlab.quant import LsqActivation, LsqWeight, Phase, quantize
-from qatlab.training.schedule import Schedule
+from qatlab.training.schedule import Schedule, Span
 from qatlab.training.transition_rate import TransitionRate
 from qatlab.utils.errors import ConfigError
 
@@ -33,7 +33,7 @@ class Drifting(LightningModule):
             net, partial(LsqWeight, bits=3), partial(LsqActivation, bits=3), [], torch.zeros(1, 64)
         )
         self.optimizer, self.steps = optimizer, steps
-        self.position = Schedule(((Phase.QUANTIZE, 1),)).position
+        self.position = Schedule((Span(Phase.QUANTIZE, 1),)).position
         self.weights: list[dict[str, Tensor]] = []
 
     def configure_optimizers(self) -> Any:

@@ -21,7 +21,7 @@ from qatlab.training.loss import CrossEntropy
 from qatlab.training.lr_policy import constant
 from qatlab.training.parameter_roles import GROUPS
 from qatlab.training.phase_schedule import PhaseSchedule
-from qatlab.training.schedule import Schedule
+from qatlab.training.schedule import Schedule, Span
 from qatlab.training.solver import GROUP_SETTINGS, Solver
 
 STEPS = 3  # of an epoch
@@ -96,7 +96,7 @@ def make_module(phases: Sequence[tuple[Phase, int]], net: nn.Module | None = Non
         1.0,
         dict.fromkeys(GROUPS, dict.fromkeys(GROUP_SETTINGS)),
     )
-    position = Schedule(tuple(phases)).position
+    position = Schedule(tuple(Span(*phase) for phase in phases)).position
     forward = TrainingForward(False, "keep")
     return Classifier(model, solver, [CrossEntropy()], position, 2, forward)
 
@@ -116,11 +116,12 @@ def train(
     """Train; return the module, and what was seen on the way."""
     seed_everything(1, verbose=False)
     module, record = make_module(phases, net), Record()
+    schedule = Schedule(tuple(Span(*phase) for phase in phases))
     trainer = Trainer(
         max_epochs=sum(epochs for _, epochs in phases),
         accelerator="cpu",
         logger=False,
-        callbacks=[PhaseSchedule(Schedule(tuple(phases)), 1), *callbacks, record],
+        callbacks=[PhaseSchedule(schedule, 1), *callbacks, record],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
