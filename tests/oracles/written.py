@@ -319,7 +319,8 @@ class Averages(nn.Module):
         self.beyond = nn.AvgPool2d(2, ceil_mode=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.inside(self.conv0(x)))
+        x = self.inside(self.conv0(x))
+        x = F.relu(torch.cat([x[:, 1:], x[:, :1]], 1))
         x = F.relu(self.conv1(self.beyond(x)))
         x = F.relu(F.avg_pool2d(self.conv2(x) + x, 3, 1, padding=1, count_include_pad=True))
         x = F.relu(F.avg_pool2d(self.conv2(x), 2, divisor_override=3))

@@ -79,7 +79,7 @@ class Products:
             source.load(pointer, self._index(source.shape, y, x))
             for source, pointer in zip(self.sources, pointers, strict=True)
         )
-        return f"(int32_t){one} * {other}"
+        return f"((int32_t){one} * {other})"  # before it is multiplied and rounded
 
     def _index(self, shape: Shape, y: str, x: str) -> str:
         index = "c" if shape[0] == self.shape[0] else "0"

@@ -16,6 +16,7 @@ from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.ops import clip_range, is_table
 from qatlab.utils.errors import ConfigError
 
+NEAR = 1e-6  # of the largest value: what float32 may make of a value in another order
 log = logging.getLogger(__name__)
 
 
@@ -83,18 +84,46 @@ def table_of(quantizer: ActivationQuantizer, codes: Codes) -> tuple[Integers, Re
         quantizer: the site.
         codes: of what it reads.
     """
-    parameter, kept = quantizer.parameter, quantizer.learned_offset
+    values = _values_of(codes, quantizer)
+    found = _in_steps(quantizer, quantizer(values)).round().long()
+    return found.numpy(), reals(_in_steps(quantizer, quantizer.activation(values)))
+
+
+def jump_of(quantizer: ActivationQuantizer, codes: Codes) -> float | None:
+    """Return a value that a site reads and at which its function jumps; None where it does not.
+
+    There the last bit of what it reads decides between two levels, and no two programs have the
+    same last bit.
+
+    Args:
+        quantizer: the site.
+        codes: of what it reads.
+    """
+    values = _values_of(codes, quantizer)
+    near = NEAR * values.abs().max().clamp(min=codes.step)
+    grid = quantizer.grid
+    below, above = (
+        _in_steps(quantizer, quantizer.activation(values + side)).clamp(grid.q_min, grid.q_max)
+        for side in (-near, near)
+    )
+    steepest = 0.01 + 10 * NEAR * quantizer.n_steps  # no function is as steep without a jump
+    jumps = ((above - below).abs() > steepest).nonzero()
+    return float(values[0, jumps[0, 0]]) if len(jumps) else None
+
+
+def _values_of(codes: Codes, quantizer: ActivationQuantizer) -> Tensor:
+    """Return the values of codes as training has them, ``(1, codes)``."""
+    parameter = quantizer.parameter
     step, offset = (torch.tensor(number).to(parameter) for number in (codes.step, codes.offset))
     values = torch.arange(codes.low, codes.high + 1).to(parameter)[None] * step
-    values = values + offset if codes.offset else values
-    own_step = quantizer.grid.step(parameter.double())
+    return values + offset if codes.offset else values
+
+
+def _in_steps(quantizer: ActivationQuantizer, made: Tensor) -> Tensor:
+    """Return values ``(1, codes)`` in steps of a site."""
+    kept = quantizer.learned_offset
     own_offset = 0.0 if kept is None else kept.double()
-
-    def in_steps(made: Tensor) -> Tensor:
-        return (made[0].double() - own_offset) / own_step
-
-    found = in_steps(quantizer(values)).round().long()
-    return found.numpy(), reals(in_steps(quantizer.activation(values)))
+    return (made[0].double() - own_offset) / quantizer.grid.step(quantizer.parameter.double())
 
 
 def checked_size(name: str, learned: str, parameter: Tensor) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qatlab.deploy.integer import operations as ops
-from qatlab.deploy.integer.folding import folded, reals, site_codes, table_of
+from qatlab.deploy.integer.folding import folded, jump_of, reals, site_codes, table_of
 from qatlab.deploy.integer.operations import NO_SIDES, Codes, Reals, Sides, product, summed
 from qatlab.deploy.integer.pools import padded, pooled_codes
 from qatlab.deploy.integer.state import State, both_sides, names_of, pair
@@ -368,6 +368,11 @@ def looked_up(
             raise ConfigError(
                 f"{described} reads {state.paths[node]}, whose codes stand for {reason}, which has "
                 "no integer form."
+            )
+        if (jump := jump_of(quantizer, read)) is not None:
+            raise ConfigError(
+                f"{described} jumps at {jump:.6g}, a value that it reads, so the last bit decides "
+                "there; move the place of the jump between two values."
             )
         own = state.free(f"{name}[{i}]") if several else name
         entries, positions = table_of(quantizer, read)

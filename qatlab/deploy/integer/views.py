@@ -381,8 +381,8 @@ def of_channels(state: State, name: str, value: Value, channels: Sequence[int]) 
         own = _take(state, name, value.name, channels)
         return value.moved(own, shape, lambda x: x[list(channels)])
 
-    def taken(numbers: Reals) -> Reals:
-        return numbers[list(channels)] if numbers.ndim else numbers
+    def taken(numbers: Reals) -> Reals:  # of which one may stand for all channels
+        return numbers[list(channels)] if numbers.ndim and len(numbers) > 1 else numbers
 
     terms = tuple(
         (_of_term(state, name, term, channels), taken(number)) for term, number in value.terms

@@ -79,3 +79,21 @@ def test_a_layer_of_equal_weights_and_one_without_sites(tmp_path: Path) -> None:
     nn.init.constant_(model[1].weight[3], 0.125)
     exact = lower(convert(model, "lsq", 4), [PIXEL] * 3, EXAMPLE)
     assert_computes_the_same(exact, IMAGES, tmp_path)
+
+
+class Squared(nn.Module):
+    """Products of codes are the answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.conv(x))
+        return x * x
+
+
+def test_a_product_that_is_an_answer_is_rounded_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = with_rescale(lower(convert(Squared(), "sat", 4), [PIXEL] * 3, EXAMPLE), "float")
+    assert_computes_the_same(network, IMAGES, tmp_path)

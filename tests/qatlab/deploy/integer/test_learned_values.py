@@ -27,10 +27,10 @@ def at(model: nn.Module, path: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("method", "path", "words"),
     [
-        ("sat", "2.alpha", "2: its learned alpha is {}; no levels"),
-        ("dorefa", "5.alpha", "5: its learned alpha is {}; no levels"),
-        ("lsq", "5.step_size", "5: its learned step_size is {}; no levels"),
-        ("lsq_plus", "2.step_size", "2: its learned step_size is {}; no levels"),
+        ("sat", "2.alpha", "2: its learned alpha is {}; it has no levels"),
+        ("dorefa", "5.alpha", "5: its learned alpha is {}; it has no levels"),
+        ("lsq", "5.step_size", "5: its learned step_size is {}; it has no levels"),
+        ("lsq_plus", "2.step_size", "2: its learned step_size is {}; it has no levels"),
         ("lsq", "4.weight_quantizer.step_size", "4: its weights, or the steps that they have lea"),
     ],
 )

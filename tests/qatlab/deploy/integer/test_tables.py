@@ -113,3 +113,25 @@ def test_a_table_is_no_larger_than_65536_codes() -> None:
     model = convert(pooled, inputs_of_functions=True, **rules)
     with pytest.raises(ConfigError, match="whose codes stand for more values than a table has"):
         lower(model, [PIXEL] * 3, EXAMPLE)
+
+
+class Jumps(nn.Module):
+    """Its function reads halves of pixels of 1 / 255 each."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.full((1, 1, 1, 1), 0.5))
+        self.function, self.fc = nn.Threshold(threshold, 0.5), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(self.function(x * self.factor).mean((2, 3)))
+        return result
+
+
+def test_a_jump_at_a_value_that_is_read_is_refused() -> None:
+    pixels = [Codes(0, 255, 1 / 255)] * 3
+    message = r"^function \(Threshold\) jumps at 0\.1, a value that it reads"  # pixel 51
+    with pytest.raises(ConfigError, match=message):
+        lower(convert(Jumps(0.1)), pixels, PIXELS[:1] / 255)
+    (table,) = tables(lower(convert(Jumps(0.1001)), pixels, PIXELS[:1] / 255))
+    assert len(set(table.entries[:52])) == 1  # one below the jump
