@@ -114,7 +114,7 @@ class _Seen:
         learned, size, clips_all = "", torch.ones(1), False
         if isinstance(self.quantizer, LearnedQuantizer):
             learned = self.quantizer.learned
-            size = self.quantizer.parameter.detach().abs()
+            size = self.quantizer.size.detach().abs()
             if (smallest := size.min().item()) <= SMALLEST:
                 return f"{self.name} cannot quantize: its {learned} is {smallest:.3g}"
             if len(values) == 2 and self.quantizer.n_steps > 2:

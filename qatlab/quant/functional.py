@@ -26,6 +26,25 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1.0 else x.detach() + factor * (x - x.detach())
 
 
+def with_power_of_two(parameter: Tensor, divisor: float) -> Tensor:
+    """Return a positive parameter ``y`` near this one whose step is a power of two.
+
+        y = divisor 2^round(log2(|p| / divisor)),   dy/dp = y / p
+
+    The gradient is that of TQT, Jain et al. 2019, arXiv:1903.08066, section 3.2, straight through
+    the rounding: it learns log2 of its threshold, this the step itself. TQT rounds up.
+
+    Args:
+        parameter: step or clip value, any shape; 0 stays 0.
+        divisor: of the grid: the step is ``parameter / divisor``.
+    """
+    size = parameter.detach().abs()
+    rounded = torch.where(size > 0, (size / divisor).log2().round().exp2() * divisor, size)
+    slope = torch.where(size > 0, rounded / parameter.detach(), 0.0)
+    # The rounded value to the last bit, and in front of it what has the gradient but no value.
+    return rounded + slope * (parameter - parameter.detach())
+
+
 def sat_unit_weight(weight: Tensor, statistics_gradient: bool = False) -> Tensor:
     """Map weights of any size to [-1, 1]: ``u = tanh(w) / max|tanh(w)|``.
 

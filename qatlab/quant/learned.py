@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from qatlab.quant.dispatch import block_zero_gradient, fake_quantize_fused
+from qatlab.quant.functional import with_power_of_two
 from qatlab.quant.grid import Grid
 from qatlab.quant.normed import (
     NOTHING,
@@ -102,6 +103,7 @@ class LearnedSettings(GridSettings, total=False):
     start: str
     percentile: float
     ewgs: float
+    power_of_two: bool
 
 
 class LearnedQuantizer(Quantizer):
@@ -119,6 +121,7 @@ class LearnedQuantizer(Quantizer):
             of the method.
         percentile: for ``start: percentile``, the share of values, in percent, left unclipped.
         ewgs: delta of :func:`~qatlab.quant.grid.fake_quantize`.
+        power_of_two: round the step to a power of two.
         grid_settings: see :class:`~qatlab.quant.quantizer.Quantizer`.
 
     Attributes:
@@ -147,6 +150,7 @@ class LearnedQuantizer(Quantizer):
         start: str = "",
         percentile: float = 99.9,
         ewgs: float = 0.0,
+        power_of_two: bool = False,
         **grid_settings: Unpack[GridSettings],
     ) -> None:
         super().__init__(**grid_settings)
@@ -156,6 +160,8 @@ class LearnedQuantizer(Quantizer):
             raise wrong("percentile", percentile, "a number in (0, 100]", kind=QuantRuleError)
         self.percentile = percentile
         self.ewgs = check_ewgs(ewgs)
+        check_switch("power_of_two", power_of_two)
+        self.power_of_two = power_of_two
         self.given = given_start(self.learned, size)
         self.signed = signed
         self.grid = self.levels(self.n_steps, signed)
@@ -169,6 +175,18 @@ class LearnedQuantizer(Quantizer):
         """The learned step or clip value."""
         parameter: nn.Parameter = getattr(self, self.learned)
         return parameter
+
+    @property
+    def size(self) -> Tensor:
+        """What its grid is made of: the learned step or clip value, or that of a power of two."""
+        if not self.power_of_two:
+            return self.parameter
+        return with_power_of_two(self.parameter, self.grid.divisor)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the facts of this quantizer for ``layers.json``."""
+        facts = super().describe()
+        return {**facts, "power_of_two": True} if self.power_of_two else facts
 
     def widen(self, bits: int | None) -> None:
         """Work with at least so many bits; what means something else with these starts anew."""
@@ -314,7 +332,7 @@ class ActivationQuantizer(LearnedQuantizer):
             quantizes = self.phase is Phase.QUANTIZE and self._observed is None
             if quantizes and not dead_zeros and not self.needs_start:
                 between = NOTHING if self.clips else self.activation
-                return norm_and_quantize(x, norm, self.parameter, self.grid, *settings, between)
+                return norm_and_quantize(x, norm, self.size, self.grid, *settings, between)
             x = norm(x)
         if self._observed is not None:
             x = self.activation(x)
@@ -327,12 +345,12 @@ class ActivationQuantizer(LearnedQuantizer):
             self._begin_unobserved(x)
         plain = dead_zeros or isinstance(self.activation, nn.Identity)
         if in_kernel(self.activation) and not plain:
-            return activate_and_quantize(x, self.activation, self.parameter, self.grid, *settings)
+            return activate_and_quantize(x, self.activation, self.size, self.grid, *settings)
         if not self.clips:
-            x = rectify(x, self.activation, self.grid.near(self.parameter.detach()))
+            x = rectify(x, self.activation, self.grid.near(self.size.detach()))
         if dead_zeros:
-            x = block_zero_gradient(x, self.parameter, self.grid)
-        return fake_quantize_fused(x, self.parameter, self.grid, *settings)
+            x = block_zero_gradient(x, self.size, self.grid)
+        return fake_quantize_fused(x, self.size, self.grid, *settings)
 
     def _begin_unobserved(self, x: Tensor) -> None:
         """Start from the first tensor that is quantized, which has to be one of a training."""

@@ -75,7 +75,7 @@ class LsqWeight(LearnedQuantizer):
 
     def weight_step(self, weight: Tensor) -> Tensor:
         """Return the learned step; not that of the grid, so that a step of 0 shows."""
-        return self.step_size.detach().abs()
+        return self.size.detach().abs()
 
     def positions(self, weight: Tensor) -> Tensor:
         """Return weights in steps, clipped to the grid."""
@@ -93,7 +93,7 @@ class LsqWeight(LearnedQuantizer):
             self.begin_with(weight)
         count = weight.numel() // self.step_size.numel()
         scale = lsq_gradient_scale(count, self.grid.q_max) if self.scaled_gradient else 1.0
-        return fake_quantize_fused(weight, self.step_size, self.grid, scale, None, self.ewgs)
+        return fake_quantize_fused(weight, self.size, self.grid, scale, None, self.ewgs)
 
 
 class LsqActivation(ActivationQuantizer):

@@ -80,7 +80,7 @@ def _note(found: dict[str, Tensor], key: str, module: nn.Module, inputs: tuple[T
         values = module.float_values(inputs[0])
     else:
         quantizer, values = getattr(module, WEIGHT_QUANTIZER), module.get_parameter("weight")
-    parameter, offset = quantizer.parameter, quantizer.learned_offset
+    parameter, offset = quantizer.size, quantizer.learned_offset
     found[f"{key}/{quantizer.learned}"] = parameter.abs().mean()
     if offset is not None:
         found[f"{key}/offset"] = offset

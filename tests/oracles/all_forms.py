@@ -263,7 +263,7 @@ def fake_quantized(model: nn.Module, images: Tensor) -> Answer:
     codes: dict[str, Tensor] = {}
 
     def keep(name: str, site: ActivationQuantizer, args: Any, output: Tensor) -> None:
-        step = site.parameter.abs().double() / site.grid.divisor
+        step = site.size.detach().abs().double() / site.grid.divisor
         offset = 0 if site.learned_offset is None else site.learned_offset
         codes[name] = ((output - offset) / step).round()
 

@@ -996,14 +996,16 @@ def _sat(random: Random) -> tuple[Part, Part]:
     return ("SatWeight", weight), ("SatActivation", _bits(random))
 
 
-def _lsq(random: Random) -> tuple[Part, Part]:
+def _lsq(random: Random, activation: str = "LsqActivation") -> tuple[Part, Part]:
     weight = {**_bits(random), "per_channel": random.random() < 0.4}
-    return ("LsqWeight", weight), ("LsqActivation", _bits(random))
+    site = _bits(random)
+    if random.random() < 0.2:
+        weight["power_of_two"] = site["power_of_two"] = True
+    return ("LsqWeight", weight), (activation, site)
 
 
 def _lsq_plus(random: Random) -> tuple[Part, Part]:
-    weight = {**_bits(random), "per_channel": random.random() < 0.4}
-    return ("LsqWeight", weight), ("LsqPlusActivation", _bits(random))
+    return _lsq(random, "LsqPlusActivation")
 
 
 def _pact(random: Random) -> tuple[Part, Part]:

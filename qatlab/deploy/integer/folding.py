@@ -57,7 +57,7 @@ def site_codes(name: str, quantizer: ActivationQuantizer) -> Codes:
         ConfigError: for another activation function, and for learned values that are no numbers.
     """
     grid, activation = quantizer.grid, quantizer.activation
-    step = checked_size(name, quantizer.learned, quantizer.parameter) / grid.divisor
+    step = checked_size(name, quantizer.learned, quantizer.size) / grid.divisor
     moved = quantizer.learned_offset
     offset = 0.0 if moved is None else float(moved.detach())
     if not math.isfinite(offset):
@@ -123,7 +123,7 @@ def _in_steps(quantizer: ActivationQuantizer, made: Tensor) -> Tensor:
     """Return values ``(1, codes)`` in steps of a site."""
     kept = quantizer.learned_offset
     own_offset = 0.0 if kept is None else kept.double()
-    return (made[0].double() - own_offset) / quantizer.grid.step(quantizer.parameter.double())
+    return (made[0].double() - own_offset) / quantizer.grid.step(quantizer.size.detach().double())
 
 
 def checked_size(name: str, learned: str, parameter: Tensor) -> float:

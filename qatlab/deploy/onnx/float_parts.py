@@ -367,7 +367,7 @@ class _Site(nn.Module):
 def _codes(name: str, quantizer: ActivationQuantizer) -> Codes:
     """Return the codes of a site: all of its grid, as the function in front of it is computed."""
     grid, moved = quantizer.grid, quantizer.learned_offset
-    step = checked_size(name, quantizer.learned, quantizer.parameter) / grid.divisor
+    step = checked_size(name, quantizer.learned, quantizer.size) / grid.divisor
     offset = 0.0 if moved is None else float(moved)
     if not math.isfinite(offset):
         raise ConfigError(f"{name}: its learned offset is {offset}: no codes stand for its values.")

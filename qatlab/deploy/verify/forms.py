@@ -114,7 +114,7 @@ class FakeQuantized:
 def _in_steps(site: ActivationQuantizer, values: Tensor) -> Tensor:
     """Return values of a site in its steps above its offset, float64."""
     offset = 0 if site.learned_offset is None else site.learned_offset.double()
-    return (values.double() - offset) / site.grid.step(site.parameter.double())
+    return (values.double() - offset) / site.grid.step(site.size.detach().double())
 
 
 class AsIntegers:

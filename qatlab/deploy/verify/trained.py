@@ -69,7 +69,7 @@ def sites_of(trained: Trained) -> IntegerNetwork | Mapping[str, float]:
     if not obstacles:
         return network
     return {
-        path: float(module.grid.step(module.parameter.detach().double()))
+        path: float(module.grid.step(module.size.detach().double()))
         for path, module in trained.model.named_modules()
         if isinstance(module, ActivationQuantizer)
     }
