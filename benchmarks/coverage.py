@@ -41,9 +41,9 @@ from torch.nn import functional as F
 from qatlab import obstacles, quant
 from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower, with_rescale
+from qatlab.errors import QatlabError
 from qatlab.models import timm_model, torchvision_model
-from qatlab.utils import files
-from qatlab.utils.errors import QatlabError
+from qatlab.system import files
 
 CLASSES, IMAGES = 10, 4
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -15,10 +15,12 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 # The ground that everything may stand on; what prints is for those who speak with a user.
-FOR_ALL = {f"qatlab.utils.{name}" for name in ("errors", "arguments", "files", "native")}
+FOR_ALL = {"qatlab.errors", "qatlab.arguments", "qatlab.system.files", "qatlab.system.native"}
 # What each room may import beside the standard library, itself and FOR_ALL.
 ROOMS = {
-    "qatlab.utils": {"yaml", "rich"},
+    "qatlab.errors": set(),
+    "qatlab.arguments": set(),
+    "qatlab.system": {"yaml", "rich"},
     "qatlab.quant": {"torch", "triton", "typing_extensions"},
     "qatlab.models": {"qatlab.quant.tracing", "torch", "timm"},
     "qatlab.data": {"torch", "torchvision", "numpy", "PIL"},
@@ -35,14 +37,20 @@ ROOMS = {
         *("torch", "numpy", "onnx", "onnxruntime", "openvino", "qonnx", "hls4ml"),
     },
     "qatlab.results": {"numpy", "matplotlib"},
-    "qatlab.config": {"qatlab.results", "qatlab.utils.terminal", "hydra", "omegaconf", "filelock"},
+    "qatlab.config": {"qatlab.results", "qatlab.system.terminal", "hydra", "omegaconf", "filelock"},
     "qatlab.sweep": {
-        *("qatlab.config", "qatlab.results.record", "qatlab.utils.terminal"),
+        *("qatlab.config", "qatlab.results.record", "qatlab.system.terminal"),
         *("hydra", "hydra_plugins", "omegaconf", "filelock", "optuna", "rich"),
     },
     "qatlab.run": {
         *("qatlab.config", "qatlab.data", "qatlab.deploy", "qatlab.quant", "qatlab.results"),
-        *("qatlab.sweep", "qatlab.utils.terminal", "qatlab.training", "torch", "pytorch_lightning"),
+        *(
+            "qatlab.sweep",
+            "qatlab.system.terminal",
+            "qatlab.training",
+            "torch",
+            "pytorch_lightning",
+        ),
         *("safetensors", "filelock", "numpy", "hydra", "omegaconf", "rich", "yaml"),
     },
     # It reads files only, so that it starts in a moment.

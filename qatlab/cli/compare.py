@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from qatlab.cli.parser import Parser
+from qatlab.errors import plain
 from qatlab.results import limits, record
 from qatlab.results.compare import ALWAYS, bits, configuration, differences, results
 from qatlab.results.conditions import check_unchanged
-from qatlab.utils.errors import plain
-from qatlab.utils.terminal import wide_console
+from qatlab.system.terminal import wide_console
 
 
 def main(words: Sequence[str]) -> None:

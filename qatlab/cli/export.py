@@ -16,10 +16,10 @@ from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
 from qatlab.deploy.onnx.readers import READERS, advice, chosen
 from qatlab.deploy.trained import Trained
+from qatlab.errors import ConfigError, wrong
 from qatlab.run.loading import load_arguments
-from qatlab.utils import files
-from qatlab.utils.errors import ConfigError, wrong
-from qatlab.utils.terminal import wide_console
+from qatlab.system import files
+from qatlab.system.terminal import wide_console
 
 FORMATS = {
     "qdq": "ONNX: QuantizeLinear and DequantizeLinear around operators on floats",

@@ -25,9 +25,9 @@ from qatlab.config import places
 from qatlab.config.folders import check_unused, lock_run, save_hydra_files
 from qatlab.config.places import CONF
 from qatlab.config.trust import foreign
+from qatlab.errors import ConfigError, plain, wrong
 from qatlab.results.record import CONFIG, RESULT
 from qatlab.sweep import launchers, search
-from qatlab.utils.errors import ConfigError, plain, wrong
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USERS = "QATLAB_FULL_ERROR"  # what the user has set it to, for processes that this one starts

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from qatlab.utils.errors import ConfigError, QatlabError, did_you_mean, plain
+from qatlab.errors import ConfigError, QatlabError, did_you_mean, plain
 
 COMMANDS = {
     "train": "train a quantized network: qatlab train quant=sat_4bit model=lenet",

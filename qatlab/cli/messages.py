@@ -19,8 +19,8 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from qatlab.utils.errors import QatlabError, did_you_mean, unknown, wrong
-from qatlab.utils.files import final
+from qatlab.errors import QatlabError, did_you_mean, unknown, wrong
+from qatlab.system.files import final
 
 # What a disk or its owner can refuse at any time; no mistake of the program looks like these.
 REFUSALS = {

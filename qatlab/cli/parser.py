@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):

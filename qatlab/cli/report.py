@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from qatlab.cli.parser import Parser
+from qatlab.errors import ConfigError, plain, wrong
 from qatlab.report.details import read_details
 from qatlab.report.page import page
 from qatlab.report.runs import DAMAGED, FINISHED, Run, find_runs
 from qatlab.report.settings import join_seeds
 from qatlab.report.tables import csv_table, markdown_table
 from qatlab.results import record
-from qatlab.utils import files
-from qatlab.utils.errors import ConfigError, plain, wrong
+from qatlab.system import files
 
 
 def main(words: Sequence[str]) -> int:

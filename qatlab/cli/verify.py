@@ -24,10 +24,10 @@ from qatlab.deploy.verify.trained import (
     forms_of,
     integers_of,
 )
+from qatlab.errors import ConfigError
 from qatlab.run.loading import load_arguments
-from qatlab.utils import files
-from qatlab.utils.errors import ConfigError
-from qatlab.utils.terminal import wide_console
+from qatlab.system import files
+from qatlab.system.terminal import wide_console
 
 TOLERANCE = 5e-4  # share of images that may get another class in fixed point
 

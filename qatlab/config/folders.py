@@ -13,11 +13,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from qatlab.errors import ConfigError
 from qatlab.results.conditions import FILE as CONDITIONS
 from qatlab.results.record import CONFIG, RESULT, check_run
-from qatlab.utils.errors import ConfigError
-from qatlab.utils.files import write_text
-from qatlab.utils.terminal import is_first
+from qatlab.system.files import write_text
+from qatlab.system.terminal import is_first
 
 FILES = (CONFIG, "layers.json", CONDITIONS, "metrics.csv", "weights.safetensors", RESULT)
 MOST_AT_ONCE = 1000  # runs that start in one second

@@ -16,13 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from qatlab.arguments import check_numbers
 from qatlab.config.folders import job_folder, override_list
 from qatlab.config.trust import check_stored
+from qatlab.errors import ConfigError, wrong
 from qatlab.results.conditions import check_unchanged
 from qatlab.results.record import CONFIG, check_run
-from qatlab.utils.arguments import check_numbers
-from qatlab.utils.errors import ConfigError, wrong
-from qatlab.utils.files import read_yaml_mapping
+from qatlab.system.files import read_yaml_mapping
 
 LARGEST = 1 << 20  # bytes of the configuration of a run
 LONGEST_NAME = 200  # bytes, of the folder of a job; file systems take 255

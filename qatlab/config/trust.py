@@ -17,7 +17,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from qatlab.config.targets import TARGET
-from qatlab.utils.errors import ConfigError, did_you_mean, wrong
+from qatlab.errors import ConfigError, did_you_mean, wrong
 
 ARGUMENTS = "_args_"  # Hydra's list of arguments by position, which no signature is checked for
 CLASSES = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from qatlab.data.transforms import augment
 from qatlab.data.transforms.pipeline import apply, to_unit
 from qatlab.data.transforms.transform import Transform
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 class EpochDraw(NamedTuple):

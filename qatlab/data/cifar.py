@@ -11,7 +11,7 @@ from torch import Tensor
 from qatlab.data import download
 from qatlab.data.contents import read_file
 from qatlab.data.sources import LabelledImages
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 _PIXELS = 3 * 32 * 32  # of an image: all of red, then green, then blue, row by row
 _SITE = "https://www.cs.toronto.edu/~kriz"

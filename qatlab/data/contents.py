@@ -7,8 +7,8 @@ import os
 import zlib
 from pathlib import Path
 
-from qatlab.utils.errors import ConfigError, DataError
-from qatlab.utils.files import check_regular
+from qatlab.errors import ConfigError, DataError
+from qatlab.system.files import check_regular
 
 LARGEST = 1 << 30  # bytes of a file, packed or not
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qatlab.data.contents import read_file
 from qatlab.data.transforms.color_spaces import luma
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".pnm", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")  # others may start programs

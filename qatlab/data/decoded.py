@@ -16,7 +16,7 @@ from qatlab.data.folders import ImageFolder
 from qatlab.data.sources import LabelledImages
 from qatlab.data.transforms.limits import choice
 from qatlab.data.transforms.transform import Part
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 _FILES_PER_TASK = 200
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 _SECONDS = 30  # without an answer
 

@@ -17,7 +17,7 @@ from qatlab.data.decode import read_image
 from qatlab.data.file_sources import LabelledFiles, left_out
 from qatlab.data.transforms.pipeline import apply, check_shape, in_pieces, to_unit
 from qatlab.data.transforms.transform import Part, Transform
-from qatlab.utils.errors import DataError, QatlabError
+from qatlab.errors import DataError, QatlabError
 
 _UNUSED_RNG = np.random.default_rng(0)  # for transforms that do not draw
 _PREFETCHED = 2  # batches that each worker makes before they are asked for

@@ -19,7 +19,7 @@ from qatlab.data.splits import Shares
 from qatlab.data.tables import read_table
 from qatlab.data.transforms.limits import MOST_CLASSES, number, whole_number
 from qatlab.data.transforms.transform import Part
-from qatlab.utils.errors import DataError, did_you_mean
+from qatlab.errors import DataError, did_you_mean
 
 
 class Gtsrb:

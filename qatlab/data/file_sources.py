@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qatlab.data.decode import SUFFIXES
 from qatlab.data.splits import Indices
 from qatlab.data.transforms.transform import Part
-from qatlab.utils.errors import DataError, wrong
+from qatlab.errors import DataError, wrong
 
 BadImages = Literal["error", "skip"]
 BAD_IMAGES: tuple[BadImages, ...] = get_args(BadImages)

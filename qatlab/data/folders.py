@@ -12,7 +12,7 @@ from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing,
 from qatlab.data.splits import Shares
 from qatlab.data.transforms.limits import whole_number
 from qatlab.data.transforms.transform import Part
-from qatlab.utils.errors import DataError, did_you_mean, wrong
+from qatlab.errors import DataError, did_you_mean, wrong
 
 PART_FOLDERS: dict[Part, tuple[str, ...]] = {
     "training": ("train", "training"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qatlab.data.contents import LARGEST, read_start
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 _UNSIGNED_BYTE = 0x08  # the only element type that these data sets use
 _MOST_DIMENSIONS = 8

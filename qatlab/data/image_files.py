@@ -14,7 +14,7 @@ from qatlab.data.transforms.geometry import Rescale
 from qatlab.data.transforms.limits import choice, whole_number
 from qatlab.data.transforms.pipeline import split_by_size
 from qatlab.data.transforms.transform import Part, Transform
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 
 class ImageFiles(ImageModule):

@@ -19,7 +19,7 @@ from qatlab.data.transforms.limits import choice, number, whole_number
 from qatlab.data.transforms.opencv_resize import resize_bilinear
 from qatlab.data.transforms.pipeline import apply, apply_once, check_shape, split
 from qatlab.data.transforms.transform import Part, Transform
-from qatlab.utils.errors import ConfigError, DataError, wrong
+from qatlab.errors import ConfigError, DataError, wrong
 
 
 class Prepared(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qatlab.data.contents import read_file
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 RATE = 16_000  # samples per second, of all data sets here
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qatlab.data import download
 from qatlab.data.idx import read_idx
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 _LARGEST = 16 + 60_000 * 28 * 28  # bytes of the file of the training images
 

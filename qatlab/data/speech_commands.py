@@ -14,7 +14,7 @@ from qatlab.data.folders import listing, subfolders
 from qatlab.data.sound import RATE, Reals, as_bytes, mfcc, read_wav
 from qatlab.data.sources import LabelledImages
 from qatlab.data.transforms.limits import whole_number
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 STRIDE = 320  # samples, 20 ms
 COUNT = 10  # coefficients

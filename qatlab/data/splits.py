@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qatlab.data.transforms.limits import number
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 Split = Literal["random", "in_order"]
 Indices = NDArray[np.int64]

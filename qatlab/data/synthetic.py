@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from qatlab.data.sources import LabelledImages
 from qatlab.data.transforms.limits import MOST_CLASSES, height_and_width, whole_number
-from qatlab.utils.errors import wrong
+from qatlab.errors import wrong
 
 _PATTERN_CELLS = 4  # a pattern is smooth: this many random values along each side
 _CONTRAST = 100.0  # standard deviation of a pattern before clipping, in grey levels

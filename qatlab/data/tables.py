@@ -12,7 +12,7 @@ from qatlab.data.file_sources import LabelledFiles, channels_of_files, existing,
 from qatlab.data.splits import Shares
 from qatlab.data.transforms.limits import whole_number
 from qatlab.data.transforms.transform import Part
-from qatlab.utils.errors import ConfigError, DataError, wrong
+from qatlab.errors import ConfigError, DataError, wrong
 
 _MOST_DIGITS = 20  # of the number of a class; Python reads 4300
 

@@ -13,7 +13,7 @@ from qatlab.data.file_sources import existing
 from qatlab.data.sound import as_bytes, decibels, read_wav
 from qatlab.data.sources import LabelledImages
 from qatlab.data.speech_commands import wav_files
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 FRAMES, BANDS = 5, 128  # of an image
 FIRST, LAST = 50, 250  # frames of a clip that are taken

@@ -17,11 +17,11 @@ from qatlab.deploy.integer import Codes, IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import Obstacle, try_to_lower
 from qatlab.deploy.integer.operations import AS_GIVEN
 from qatlab.deploy.onnx.readers import READERS, Reader, check_layers
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant import quantizers
 from qatlab.quant.calibration import as_if_started
 from qatlab.quant.convert import IMAGE_SHAPE
 from qatlab.quant.evaluating import evaluating
-from qatlab.utils.errors import ConfigError, wrong
 
 RESCALE = "fixed32"
 

@@ -20,8 +20,8 @@ from qatlab.deploy.onnx.stored import lowest_opset
 from qatlab.deploy.onnx.writers import WRITERS
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
+from qatlab.errors import ConfigError
 from qatlab.results import record
-from qatlab.utils.errors import ConfigError
 
 
 def onnx_file(

@@ -11,7 +11,7 @@ from torch import Tensor
 from qatlab.data import ImageModule
 from qatlab.data.transforms.pipeline import apply
 from qatlab.deploy.integer import Codes
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 PROBES = (0, 51, 255)  # bytes; 51 tells whether what is between the ends lies on a line
 NEAR = 1e-4  # steps that float32 may be off its byte

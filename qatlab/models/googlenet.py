@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from qatlab.errors import wrong
 from qatlab.models.starts import first_ones, init_he_normal
-from qatlab.utils.errors import wrong
 
 # Channels of each inception module, in the columns of Szegedy et al. 2014, table 1: 1x1, 3x3
 # reduce, 3x3, 5x5 reduce, 5x5, pool proj.

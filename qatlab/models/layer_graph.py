@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qatlab.errors import ConfigError, wrong
 from qatlab.models.graph_layers import TYPES, Layer, Place, Source, chosen, filler, sizes
-from qatlab.utils.errors import ConfigError, wrong
 
 IMAGE = "image"  # name of the network's input
 KEY = "model.layers"

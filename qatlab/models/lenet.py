@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from qatlab.utils.errors import wrong
+from qatlab.errors import wrong
 
 
 class LeNet(nn.Module):

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from qatlab.errors import ConfigError
 from qatlab.models.mobilenet import SeparableBlock
 from qatlab.models.starts import init_he_normal, same_padding
-from qatlab.utils.errors import ConfigError
 
 
 class TinyBlock(nn.Module):

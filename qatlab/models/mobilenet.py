@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from qatlab.errors import wrong
 from qatlab.models.starts import first_ones, init_he_normal, same_padding
-from qatlab.utils.errors import wrong
 
 # Channels and stride of each block (Howard et al. 2017, table 1).
 V1_BLOCKS = (

@@ -7,8 +7,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from qatlab.errors import wrong
 from qatlab.models.starts import first_ones, init_he_normal
-from qatlab.utils.errors import wrong
 
 # Channels of the squeezing convolution and of each expanding one, of fire modules 2 to 9 (Iandola
 # et al. 2016, table 1).

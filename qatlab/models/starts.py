@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from qatlab.utils.errors import wrong
+from qatlab.errors import wrong
 
 
 def init_he_normal(model: nn.Module) -> None:

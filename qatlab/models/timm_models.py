@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from qatlab.errors import ConfigError, did_you_mean, wrong
 from qatlab.quant.tracing import InPlaceTracer
-from qatlab.utils.errors import ConfigError, did_you_mean, wrong
 
 RESERVED = ("pretrained", "num_classes", "in_chans", "exportable", "scriptable", "no_jit")
 # Older versions of timm unpickle such files; init_weights= reads them without running anything.

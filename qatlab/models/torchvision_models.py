@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qatlab.utils.errors import ConfigError, did_you_mean, wrong
+from qatlab.errors import ConfigError, did_you_mean, wrong
 
 # Their attention takes the weights past the layers that hold them.
 NOT_QUANTIZABLE = ("swin_", "vit_")

@@ -6,8 +6,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from qatlab.errors import wrong
 from qatlab.models.starts import first_ones, init_he_normal
-from qatlab.utils.errors import wrong
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of each stage
 # Convolutions of each stage, by depth (Simonyan and Zisserman 2014, table 1).

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qatlab.arguments import check_arguments
+from qatlab.errors import ConfigError, QuantRuleError
 from qatlab.quant.costs import Costs
 from qatlab.quant.layers import QuantConv2d, QuantLinear, trained_weight
 from qatlab.quant.learned import ActivationQuantizer
@@ -19,8 +21,6 @@ from qatlab.quant.rules import Decision, Rule, Target, resolve
 from qatlab.quant.sites import Site, find_sites, weight_layer_names
 from qatlab.quant.table import LayerRecord, ModelTable
 from qatlab.quant.trace import OWN_WEIGHTS, compute_out_of_place, measure, trace
-from qatlab.utils.arguments import check_arguments
-from qatlab.utils.errors import ConfigError, QuantRuleError
 
 Factory = Callable[..., Quantizer]
 IMAGE_SHAPE = "image_shape"  # key of a network's meta

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from qatlab.quant.grid import Grid
-from qatlab.utils.native import compiled
+from qatlab.system.native import compiled
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = (

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from qatlab.errors import QuantRuleError, TrainingError, wrong
 from qatlab.quant.dispatch import block_zero_gradient, fake_quantize_fused
 from qatlab.quant.functional import with_power_of_two
 from qatlab.quant.grid import Grid
@@ -22,7 +23,6 @@ from qatlab.quant.ops import clip_range
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import GridSettings, Quantizer, check_choice, check_switch, is_number
 from qatlab.quant.starts import STARTS, start_parameter
-from qatlab.utils.errors import QuantRuleError, TrainingError, wrong
 
 
 class Levels(Protocol):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from qatlab.errors import QuantRuleError
 from qatlab.quant.dispatch import fake_quantize_fused
 from qatlab.quant.grid import lsq_gradient_scale, lsq_grid
 from qatlab.quant.learned import (
@@ -19,7 +20,6 @@ from qatlab.quant.learned import (
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import check_choice, check_switch
 from qatlab.quant.starts import affine, start_range
-from qatlab.utils.errors import QuantRuleError
 
 GRADIENT_SCALES = ("paper", "n2d2", "none")
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from torch import Tensor, nn
 
+from qatlab.errors import QuantRuleError, TrainingError, text, wrong
 from qatlab.quant.functional import VANISHED
 from qatlab.quant.phase import Phase
-from qatlab.utils.errors import QuantRuleError, TrainingError, text, wrong
 
 MOST_STEPS = 65535
 HIGHEST_BITS = 16  # float32 still holds every level and every product of two levels' indices

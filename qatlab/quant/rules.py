@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from qatlab.utils.errors import QuantRuleError, unknown, wrong
+from qatlab.errors import QuantRuleError, unknown, wrong
 
 WANTED = {
     "name": "a text, or a list of texts",

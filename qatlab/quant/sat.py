@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from qatlab.errors import QuantRuleError, wrong
 from qatlab.quant.dispatch import sat_weight_fused
 from qatlab.quant.functional import (
     GRIDS,
@@ -30,7 +31,6 @@ from qatlab.quant.quantizer import (
     check_switch,
     checked_weight,
 )
-from qatlab.utils.errors import QuantRuleError, wrong
 
 
 class SatWeight(Quantizer):

@@ -15,10 +15,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qatlab.errors import ConfigError, QatlabError
 from qatlab.quant.ops import DROPS_BRANCHES, WEIGHT_LAYERS, kind_of
 from qatlab.quant.products import ProductCounter
 from qatlab.quant.tracing import ASSIGNMENTS, InPlaceTracer
-from qatlab.utils.errors import ConfigError, QatlabError
 
 OWN_WEIGHTS = "own_weights"  # key of a graph's meta: classes of layers that compute their weights
 IN_PLACE: dict[str, Any] = {

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from qatlab.errors import ConfigError
 from qatlab.results.limits import (
     BYTES,
     LONGEST_LINE,
@@ -25,8 +26,7 @@ from qatlab.results.limits import (
     MOST_PHASES,
     MOST_QUANTIZER_COLUMNS,
 )
-from qatlab.utils import files
-from qatlab.utils.errors import ConfigError
+from qatlab.system import files
 
 CURVES = ("train/acc", "val/acc", "train/loss", "val/loss")
 LEARNED = ("alpha", "step_size")

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from qatlab.errors import ConfigError
 from qatlab.report.curves import read_curves
 from qatlab.report.page import bytes_of
 from qatlab.report.runs import DAMAGED, Run, damaged
 from qatlab.results import limits, record
 from qatlab.results.limits import LAYERS, METRICS, OVERRIDES, shortened
-from qatlab.utils.errors import ConfigError
 
 NOTHING: dict[str, Any] = {
     **{"config": "", "overrides": None, "curves": {}, "quantizers": {"epochs": [], "rows": []}},

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qatlab.errors import ConfigError
 from qatlab.results import limits, values
 from qatlab.results.limits import LONGEST_NAME
-from qatlab.utils.errors import ConfigError
 
 FLOAT = "float"
 FLOAT_BITS = 32

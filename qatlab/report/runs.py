@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qatlab.errors import ConfigError
 from qatlab.report.layers import Layer, facts_of, read_costs
 from qatlab.results import limits, record, values
 from qatlab.results.limits import ERROR, HYDRA, LAYERS, LONGEST_NAME, OVERRIDES, shortened
-from qatlab.utils.errors import ConfigError
 
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"
 DAMAGED = "damaged"  # it has a file that cannot be read; nothing else is known of it

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from qatlab.errors import ConfigError
 from qatlab.results import limits, record, values
-from qatlab.utils.errors import ConfigError
 
 ABSENT = "-"
 ALWAYS = ("test.top1", "test.loss", "size_bytes", "seconds")  # shown where they are equal, too

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qatlab.errors import ConfigError
 from qatlab.results.compare import flat
 from qatlab.results.record import CONFIG
-from qatlab.utils.errors import ConfigError
-from qatlab.utils.files import read_json, read_yaml_mapping
+from qatlab.system.files import read_json, read_yaml_mapping
 
 FILE = "environment.json"  # in a run's folder
 LISTED = "environments"

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from qatlab.utils.files import write_bytes
+from qatlab.system.files import write_bytes
 
 Array = NDArray[Any]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qatlab.results import record
-from qatlab.utils import files
+from qatlab.system import files
 
 LAYERS = "layers.json"
 METRICS = "metrics.csv"  # as in qatlab.training.csv_logger, which imports Lightning
@@ -49,22 +49,22 @@ SHOWN_RUN = 4_000_000  # bytes on the page: curves, layers, confusion and texts 
 
 
 def read_text(file: Path) -> str:
-    """Read a text of a run; see :func:`qatlab.utils.files.read_text`."""
+    """Read a text of a run; see :func:`qatlab.system.files.read_text`."""
     return files.read_text(file, BYTES[file.name])
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a mapping of a run; see :func:`qatlab.utils.files.read_json`."""
+    """Read a mapping of a run; see :func:`qatlab.system.files.read_json`."""
     return files.read_json(file, BYTES[file.name])
 
 
 def read_yaml(file: Path) -> Any:
-    """Read plain values of a run; see :func:`qatlab.utils.files.read_yaml`."""
+    """Read plain values of a run; see :func:`qatlab.system.files.read_yaml`."""
     return files.read_yaml(file, BYTES[file.name])
 
 
 def read_yaml_mapping(file: Path) -> dict[str, Any]:
-    """Read a mapping of a run; see :func:`qatlab.utils.files.read_yaml_mapping`."""
+    """Read a mapping of a run; see :func:`qatlab.system.files.read_yaml_mapping`."""
     return files.read_yaml_mapping(file, BYTES[file.name])
 
 

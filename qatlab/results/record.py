@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from qatlab.utils.errors import ConfigError, wrong
-from qatlab.utils.files import read_json
+from qatlab.errors import ConfigError, wrong
+from qatlab.system.files import read_json
 
 CONFIG = "config.yaml"  # what a run was asked for
 RESULT = "result.json"  # what it has reached

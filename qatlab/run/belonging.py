@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qatlab.errors import CheckpointError, ConfigError
 from qatlab.results import record
 from qatlab.results.conditions import ABSENT, MOVABLE, trained_under
+from qatlab.system import files
 from qatlab.training.torch_files import SETTINGS, read
-from qatlab.utils import files
-from qatlab.utils.errors import CheckpointError, ConfigError
 
 ORIGIN = "shared_phases.json"  # who trained them, in the folder of each job that took them over
 SUMS = "sha256"  # in it: of each file that was taken over

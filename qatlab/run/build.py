@@ -16,9 +16,11 @@ from torch import nn
 from qatlab.config.targets import make
 from qatlab.data import ImageModule
 from qatlab.deploy.obstacles import IN_INTEGERS, forms_of
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
 from qatlab.quant.trace import trace
 from qatlab.run.weights import init_weights
+from qatlab.system.terminal import say
 from qatlab.training.distillation import Distillation
 from qatlab.training.forward import TrainingForward
 from qatlab.training.limits import check_trainer
@@ -27,8 +29,6 @@ from qatlab.training.mixup import Mixup
 from qatlab.training.schedule import Schedule
 from qatlab.training.solver import AnySolver
 from qatlab.training.sync_norm import synchronise_norms
-from qatlab.utils.errors import ConfigError, wrong
-from qatlab.utils.terminal import say
 
 INSTANTIATED = ("data", "model", "quant", "solver", "loss")  # groups that become objects here
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from qatlab.errors import ConfigError
 from qatlab.quant import kernels
 from qatlab.results.conditions import ABSENT, FILE, LISTED, settings_of, trained_under
 from qatlab.results.record import commit
-from qatlab.utils.errors import ConfigError
-from qatlab.utils.files import write_json
+from qatlab.system.files import write_json
 
 
 def environment() -> dict[str, Any]:

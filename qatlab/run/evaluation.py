@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qatlab.errors import ConfigError, DataError
 from qatlab.quant import warnings_of
 from qatlab.results.scores import Scores, area_under_roc, n2d2_lines
+from qatlab.system.files import write_bytes
 from qatlab.training.classifier import Classifier
-from qatlab.utils.errors import ConfigError, DataError
-from qatlab.utils.files import write_bytes
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from qatlab.config import apply_given, clear_initial_weights, in_sweep, portable
 from qatlab.config.trust import foreign
 from qatlab.deploy.integer.lowering import Obstacle
 from qatlab.deploy.obstacles import forms_of, in_short
+from qatlab.errors import CheckpointError, ConfigError, wrong
 from qatlab.results import record
 from qatlab.results.compare import configuration, differences, flat
 from qatlab.results.conditions import MOVABLE, settings_of
@@ -30,12 +31,11 @@ from qatlab.run.teacher import distillation_of, teacher_of
 from qatlab.run.trackers import tracked
 from qatlab.run.trainer import callbacks_of, module_of, trainer_of
 from qatlab.run.weights import save_weights
+from qatlab.system import files
+from qatlab.system.terminal import say
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
 from qatlab.training.data_module import DataModule
-from qatlab.utils import files
-from qatlab.utils.errors import CheckpointError, ConfigError, wrong
-from qatlab.utils.terminal import say
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:

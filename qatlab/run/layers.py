@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from qatlab.quant import ModelTable
-from qatlab.utils.terminal import is_first, wide_console
+from qatlab.system.terminal import is_first, wide_console
 
 NAMED = 5  # layers that a line names
 

@@ -12,9 +12,9 @@ from torch import nn
 from qatlab import config
 from qatlab.config import places
 from qatlab.deploy.trained import Trained
+from qatlab.errors import ConfigError
 from qatlab.run.belonging import own_checkpoint
 from qatlab.run.build import INSTANTIATED, Built, build
-from qatlab.utils.errors import ConfigError
 
 
 def load_run(run: Path | str, checkpoint: str = "best", allow: Sequence[str] = ()) -> Built:

@@ -17,10 +17,10 @@ from qatlab.deploy.obstacles import (
     obstacles,
 )
 from qatlab.deploy.pixels import pixel_codes
+from qatlab.errors import ConfigError
 from qatlab.run.build import Built, build
 from qatlab.run.layers import print_table
-from qatlab.utils.errors import ConfigError
-from qatlab.utils.terminal import say
+from qatlab.system.terminal import say
 
 
 def plan(cfg: DictConfig) -> None:

@@ -28,16 +28,16 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from qatlab.config.targets import TARGET
+from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import Phase, Quantizer
 from qatlab.run.belonging import ORIGIN, SUMS, sum_of, sums_in
 from qatlab.run.build import Built
 from qatlab.run.environment import environment
+from qatlab.system import files
+from qatlab.system.terminal import say
 from qatlab.training.checkpoint import load
 from qatlab.training.csv_logger import FILE_NAME
 from qatlab.training.torch_files import LAST
-from qatlab.utils import files
-from qatlab.utils.errors import CheckpointError, ConfigError
-from qatlab.utils.terminal import say
 
 FACTS = "facts.json"  # all that they depend on, beside them: tells why two jobs share nothing
 # What they do not depend on. Of quantizers only some facts count, of initial weights the values.

@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from qatlab.config import allowed_names
 from qatlab.deploy.pixels import pixel_codes
+from qatlab.errors import ConfigError, QatlabError, unknown, wrong
 from qatlab.run.build import Built
 from qatlab.run.loading import load_run
 from qatlab.training.distillation import Distillation
-from qatlab.utils.errors import ConfigError, QatlabError, unknown, wrong
 
 KEYS = ("teacher", "temperature", "weight")
 

@@ -21,12 +21,12 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from qatlab.config.targets import TARGET, make
+from qatlab.errors import ConfigError
 from qatlab.quant import LayerRecord, ModelTable, Phase
 from qatlab.results import record
 from qatlab.run.summary import may_fail
+from qatlab.system import files
 from qatlab.training.csv_logger import FILE_NAME, CsvLogger, read_rows
-from qatlab.utils import files
-from qatlab.utils.errors import ConfigError
 
 BEGUN = "trackers.json"  # in the run's folder: by key of `logger`, the id of each tracker's run
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}

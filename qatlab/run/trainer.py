@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 
 from qatlab.config.targets import make
+from qatlab.errors import ConfigError, wrong
 from qatlab.run.build import Built
 from qatlab.run.trackers import make_tracker
 from qatlab.training.checkpoint import RunCheckpoint
@@ -21,7 +22,6 @@ from qatlab.training.progress import PhaseProgressBar
 from qatlab.training.random_state import RandomState
 from qatlab.training.schedule import Schedule
 from qatlab.training.transition_rate import TransitionRate
-from qatlab.utils.errors import ConfigError, wrong
 
 
 def module_of(built: Built) -> Classifier:

@@ -13,9 +13,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from qatlab.errors import CheckpointError, ConfigError
+from qatlab.system.files import check_regular
 from qatlab.training.torch_files import StandIn, read
-from qatlab.utils.errors import CheckpointError, ConfigError
-from qatlab.utils.files import check_regular
 
 EXTRA_STATE = "_extra_state"  # what a module keeps beside its tensors; of a quantizer a text
 DRAWN = "_drawn"  # metadata: keys that the file leaves out, and that keep their initial values

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import Phase, set_phase
 from qatlab.quant.quantizer import phase_of
 from qatlab.results.record import CONFIG, RESULT, read_result
@@ -23,10 +24,9 @@ from qatlab.run.weight_files import (
     with_checksum,
 )
 from qatlab.run.weight_match import Match, counted, extra_states, match
+from qatlab.system.files import write_bytes
 from qatlab.training.loaded_values import fault_of, learned_names
 from qatlab.training.torch_files import LAST, describe
-from qatlab.utils.errors import CheckpointError, ConfigError
-from qatlab.utils.files import write_bytes
 
 PHASES = [phase.value for phase in Phase]
 

@@ -28,11 +28,11 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from qatlab.config.folders import override_list, unlock_run
+from qatlab.errors import ConfigError, QatlabError, wrong
 from qatlab.results import record
 from qatlab.sweep import launchers
-from qatlab.utils import files
-from qatlab.utils.errors import ConfigError, QatlabError, wrong
-from qatlab.utils.terminal import wide_console
+from qatlab.system import files
+from qatlab.system.terminal import wide_console
 
 NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this sweep
 ERROR = "error.txt"  # in the folder of a job that failed: why

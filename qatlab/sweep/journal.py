@@ -10,8 +10,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from qatlab.utils import files
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
+from qatlab.system import files
 
 LINE = b'{"op_code":'  # begins each line of it
 OVERRIDES = "overrides"  # of a trial: the settings of its job

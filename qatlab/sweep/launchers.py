@@ -25,7 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from qatlab.utils.errors import QatlabError, wrong
+from qatlab.errors import QatlabError, wrong
 
 PARENT = "QATLAB_PARENT"  # environment variable: id of the process that has started a command
 RANK = "LOCAL_RANK"  # of a process that another one has started to train together

@@ -27,11 +27,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from qatlab.config.targets import make
+from qatlab.errors import ConfigError, wrong
 from qatlab.results import record
 from qatlab.sweep.journal import END, OVERRIDES, check_trials, open_journal
-from qatlab.utils import files
-from qatlab.utils.errors import ConfigError, wrong
-from qatlab.utils.terminal import wide_console
+from qatlab.system import files
+from qatlab.system.terminal import wide_console
 
 JOURNAL = "optuna.journal"  # in the sweep's folder
 DIRECTIONS = ("maximize", "minimize")

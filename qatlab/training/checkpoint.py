@@ -18,10 +18,10 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
 
+from qatlab.errors import CheckpointError, ConfigError, wrong
+from qatlab.system.files import TEMPORARY, put, write_bytes
 from qatlab.training.loaded_values import fault_of, learned_names
 from qatlab.training.torch_files import LAST, SETTINGS, describe, read
-from qatlab.utils.errors import CheckpointError, ConfigError, wrong
-from qatlab.utils.files import TEMPORARY, put, write_bytes
 
 PREVIOUS = "previous.ckpt"
 NEW = ".new"  # the suffix of one that is being written; a kill may leave it

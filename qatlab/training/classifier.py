@@ -13,6 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from qatlab.errors import TrainingError
 from qatlab.quant import (
     CollapseWatch,
     Phase,
@@ -28,7 +29,6 @@ from qatlab.training.loss import IGNORED, Loss, as_tuple
 from qatlab.training.mixup import Mixup
 from qatlab.training.schedule import Span
 from qatlab.training.solver import AnySolver
-from qatlab.utils.errors import TrainingError
 
 Batch = tuple[Tensor, Tensor]
 

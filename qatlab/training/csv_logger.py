@@ -16,8 +16,8 @@ from typing import Any, SupportsFloat, TextIO
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from qatlab.utils.errors import TrainingError
-from qatlab.utils.files import check_regular, put, temporary_of
+from qatlab.errors import TrainingError
+from qatlab.system.files import check_regular, put, temporary_of
 
 FILE_NAME = "metrics.csv"
 FIRST_COLUMNS = ("epoch", "step", "phase")

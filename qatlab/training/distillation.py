@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab.errors import wrong
 from qatlab.quant.quantizer import is_number
 from qatlab.training.loss import as_tuple
-from qatlab.utils.errors import wrong
 
 
 class Distillation:

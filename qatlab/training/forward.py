@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant import MODES, Memory, kernels_available, quantizers
-from qatlab.utils.errors import ConfigError, wrong
 
 KEEP = "keep"
 

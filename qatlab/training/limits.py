@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qatlab.errors import ConfigError, text, wrong
 from qatlab.training.schedule import Schedule
-from qatlab.utils.errors import ConfigError, text, wrong
 
 INSTEAD = "set schedule.float_epochs, schedule.clamp_epochs and schedule.quantize_epochs instead"
 ENDS_EARLY = {"max_steps": (-1,), "max_time": (None,), "fast_dev_run": (False, 0)}

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant import Phase, quantizers, set_phase
 from qatlab.quant.evaluating import evaluating
 from qatlab.training.lr_policy import check_number
-from qatlab.utils.errors import ConfigError, wrong
 
 IGNORED = -1  # label of an image that has none
 

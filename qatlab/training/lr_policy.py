@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from qatlab.utils.errors import wrong
+from qatlab.errors import wrong
 
 LrPolicy = Callable[[float, float], float]
 """(position in epochs, length of the phase in epochs) -> factor on the base learning rate."""

@@ -12,9 +12,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant.evaluating import evaluating
 from qatlab.training.weight_average import WeightAverage
-from qatlab.utils.errors import ConfigError, wrong
 
 
 class NormReestimation(Callback):

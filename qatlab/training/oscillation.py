@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from qatlab.errors import wrong
 from qatlab.quant.quantizer import is_number
 from qatlab.training.weight_levels import (
     Layer,
@@ -25,7 +26,6 @@ from qatlab.training.weight_levels import (
     rounded_layers,
     stepped,
 )
-from qatlab.utils.errors import wrong
 
 OFTEN = 0.005  # jumps in a step: those above oscillate, as the paper counts them
 

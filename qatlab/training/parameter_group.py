@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from qatlab.arguments import check_arguments
+from qatlab.errors import ConfigError, text, wrong
 from qatlab.training.lr_policy import LrPolicy, check_number, constant
 from qatlab.training.solver import policy_factor
-from qatlab.utils.arguments import check_arguments
-from qatlab.utils.errors import ConfigError, text, wrong
 
 METHOD_OPTIONS = {"sgd": ("momentum", "weight_decay"), "adam": ("betas", "eps")}
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from qatlab.errors import ConfigError, did_you_mean, wrong
 from qatlab.training.mixed_optimizer import MixedOptimizer
 from qatlab.training.parameter_group import ParameterGroup
 from qatlab.training.solver import AnySolver, policy_factor
-from qatlab.utils.errors import ConfigError, did_you_mean, wrong
 
 LEARNED = ("alpha", "step_size", "offset")  # what quantizers learn
 OF_WEIGHTS = "weight_quantizer"

@@ -10,10 +10,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, distributed, nn
 
+from qatlab.errors import wrong
 from qatlab.quant import Phase, quantizers, set_phase, start_quantizers
 from qatlab.quant.evaluating import evaluating
 from qatlab.training.schedule import Schedule
-from qatlab.utils.errors import wrong
 
 
 class PhaseSchedule(Callback):

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant import Phase, quantizers
 from qatlab.quant.quantizer import HIGHEST_BITS
-from qatlab.utils.errors import ConfigError, wrong
 
 
 class Span(NamedTuple):

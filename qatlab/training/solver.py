@@ -17,9 +17,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from qatlab.errors import ConfigError, did_you_mean, unknown, wrong
 from qatlab.training.lr_policy import LrPolicy, check_number, with_warmup
 from qatlab.training.parameter_roles import GROUPS, network_bits, parameter_groups
-from qatlab.utils.errors import ConfigError, did_you_mean, unknown, wrong
 
 GROUP_SETTINGS = ("lr", "weight_decay")
 

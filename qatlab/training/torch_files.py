@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qatlab.utils.errors import CheckpointError, ConfigError
-from qatlab.utils.files import check_regular
+from qatlab.errors import CheckpointError, ConfigError
+from qatlab.system.files import check_regular
 
 LAST = "last.ckpt"
 SETTINGS = "settings"  # what a run is trained under, in the state of what saves its checkpoints

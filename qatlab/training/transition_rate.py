@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from qatlab.errors import wrong
 from qatlab.quant.quantizer import is_number
 from qatlab.training.weight_levels import (
     begins_phase,
@@ -23,7 +24,6 @@ from qatlab.training.weight_levels import (
     rounded_layers,
     stepped,
 )
-from qatlab.utils.errors import wrong
 
 
 class TransitionRate(Callback):

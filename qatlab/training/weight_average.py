@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, distributed, nn
 
-from qatlab.utils.errors import wrong
+from qatlab.errors import wrong
 
 TRAINED = "trained_state_dict"  # in checkpoints: the weights that the training goes on with
 

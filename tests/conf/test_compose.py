@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from qatlab import config
 from qatlab.config.targets import TARGET, check_node
+from qatlab.errors import ConfigError
 from qatlab.quant import Phase
 from qatlab.run.build import build
-from qatlab.utils.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))

@@ -11,12 +11,12 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+from qatlab.errors import ConfigError
 from qatlab.models import LeNet, ResNet
 from qatlab.results.record import read_json
 from qatlab.run import experiment, summary
 from qatlab.run.build import build
 from qatlab.run.weights import save_weights
-from qatlab.utils.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml"))

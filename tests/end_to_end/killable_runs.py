@@ -24,7 +24,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from qatlab.models import LeNet
 from qatlab.run import summary
-from qatlab.utils import files
+from qatlab.system import files
 
 ROOT = Path(__file__).parents[2]
 KILL_AT = "TEST_KILL_AT"  # "SIGKILL 3 7": in epoch 3 after batch 7; "SIGKILL 2 end": after epoch 2

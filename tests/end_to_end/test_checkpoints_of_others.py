@@ -9,8 +9,8 @@ import pytest
 from killable_runs import Ended, start_forked
 from mistakes import TINY
 
+from qatlab.errors import CheckpointError
 from qatlab.run.loading import load_run
-from qatlab.utils.errors import CheckpointError
 
 OTHERS = "is the checkpoint of another run: data.shuffle_seed is 2 there and 1 here"
 

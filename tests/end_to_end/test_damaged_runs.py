@@ -13,9 +13,9 @@ import torch
 from killable_runs import start_forked
 from mistakes import TINY, Told, check
 
+from qatlab.errors import CheckpointError
 from qatlab.run.loading import load_run
 from qatlab.training.checkpoint import load
-from qatlab.utils.errors import CheckpointError
 
 CHECKSUM = "is damaged: the checksum of its part"
 

@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from qatlab import config
 from qatlab.cli import hydra_app
+from qatlab.errors import ConfigError
 from qatlab.models import LeNet
 from qatlab.run import plan
-from qatlab.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 
 from qatlab.cli.main import run as run_command
 from qatlab.config import folders
+from qatlab.errors import ConfigError
 from qatlab.run.loading import load_run
-from qatlab.utils.errors import ConfigError
-from qatlab.utils.files import read_json
+from qatlab.system.files import read_json
 
 Command = Callable[..., Ended]
 

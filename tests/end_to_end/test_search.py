@@ -16,9 +16,9 @@ from hydra.core.utils import JobReturn
 from killable_runs import KILL_AT, KILL_AT_WRITE, Ended, start_forked
 from omegaconf import DictConfig, OmegaConf
 
+from qatlab.errors import ConfigError
 from qatlab.sweep.search import JOURNAL, SearchSweeper, _inner, _locked, _word
-from qatlab.utils import files
-from qatlab.utils.errors import ConfigError
+from qatlab.system import files
 
 optuna = pytest.importorskip("optuna", reason="extra `search` is missing")
 from optuna.storages import JournalStorage  # noqa: E402

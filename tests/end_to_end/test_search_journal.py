@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from test_search import Killed, found_in, search, trials
 
+from qatlab.errors import ConfigError
 from qatlab.sweep.search import JOURNAL, _inner
-from qatlab.utils.errors import ConfigError
 
 Lines = list[dict[str, Any]]
 CREATE, PARAM, STATE, USER = 4, 5, 6, 8

@@ -25,9 +25,9 @@ from qatlab.deploy.pixels import bytes_of, pixel_codes
 from qatlab.deploy.verify.comparison import compare
 from qatlab.deploy.verify.forms import AsIntegers, FakeQuantized
 from qatlab.deploy.verify.trained import batches_of
+from qatlab.errors import ConfigError
 from qatlab.quant.layers import quantized_weight
 from qatlab.run.loading import load_run
-from qatlab.utils.errors import ConfigError
 
 Captured = pytest.CaptureFixture[str]
 

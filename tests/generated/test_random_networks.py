@@ -21,7 +21,7 @@ from random_programs import Program, Recipe, Statement
 from random_statements import call, random_program
 from shrinking import shrunk
 
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 FEW, MANY = 40, 3000
 C_SHARE = 0.3  # of the few networks, as compiling takes most of the time

@@ -35,8 +35,8 @@ from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.qonnx import QonnxWriter
 from qatlab.deploy.verify.forms import FakeQuantized, InOnnxruntime, finished
+from qatlab.errors import QatlabError
 from qatlab.quant.learned import ActivationQuantizer
-from qatlab.utils.errors import QatlabError
 
 Network = IntegerNetwork | Mapping[str, float]
 IMAGES = 6

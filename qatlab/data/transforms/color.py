@@ -11,7 +11,7 @@ from torch import Tensor
 from qatlab.data.transforms.color_spaces import convert, luma
 from qatlab.data.transforms.limits import choice
 from qatlab.data.transforms.transform import Transform
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 Space = Literal["rgb", "bgr", "hsv", "hls", "ycrcb", "cielab", "cieluv"]
 Channel = Literal["red", "green", "blue", "gray", "hue", "saturation", "value", "y", "cr", "cb"]

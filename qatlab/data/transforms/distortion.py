@@ -13,7 +13,7 @@ from qatlab.data.transforms.borders import window
 from qatlab.data.transforms.limits import interval, number, whole_number
 from qatlab.data.transforms.sampling import sample, turned
 from qatlab.data.transforms.transform import Transform
-from qatlab.utils.errors import ConfigError, wrong
+from qatlab.errors import ConfigError, wrong
 
 
 class Distortion(Transform):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qatlab.data.transforms.limits import interval, number, numbers
 from qatlab.data.transforms.transform import Transform
-from qatlab.utils.errors import wrong
+from qatlab.errors import wrong
 
 _DRAWS = 100  # of a rectangle, until one lies in the image: at the defaults a third do
 

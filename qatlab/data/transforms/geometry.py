@@ -14,7 +14,7 @@ from qatlab.data.transforms.borders import BORDERS, Border, window
 from qatlab.data.transforms.limits import LONGEST_SIDE, choice, interval, numbers, whole_number
 from qatlab.data.transforms.opencv_resize import resize_bilinear
 from qatlab.data.transforms.transform import Transform
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 class Rescale(Transform):

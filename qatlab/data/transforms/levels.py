@@ -12,7 +12,7 @@ from torch import Tensor
 from qatlab.data.transforms.histograms import clahe, equalized, otsu_threshold
 from qatlab.data.transforms.limits import choice, number, whole_number
 from qatlab.data.transforms.transform import Transform
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 Norm = Literal["min_max", "l1", "l2", "linf"]
 Operation = Literal["binary", "binary_inverted", "truncate", "to_zero", "to_zero_inverted"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from qatlab.utils.errors import wrong
+from qatlab.errors import wrong
 
 MOST_CLASSES = 1_000_000
 LONGEST_SIDE = 1 << 16  # of an image, in pixels

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from qatlab.utils.native import compiled
+from qatlab.system.native import compiled
 
 SOURCE = Path(__file__).with_name("resize.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qatlab.data.transforms.torchvision import Torchvision
 from qatlab.data.transforms.transform import PARTS, Part, Transform
 from qatlab.data.transforms.values import RangeAffine
-from qatlab.utils.errors import ConfigError, DataError, wrong
+from qatlab.errors import ConfigError, DataError, wrong
 
 _ELEMENTS_PER_PIECE = 1 << 24  # prepared at once: what is computed in between stays small
 

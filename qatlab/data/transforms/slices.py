@@ -14,7 +14,7 @@ from qatlab.data.transforms.borders import BORDERS, Border, window
 from qatlab.data.transforms.limits import choice, interval, numbers, whole_number
 from qatlab.data.transforms.sampling import sample, turned
 from qatlab.data.transforms.transform import Transform
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 
 class SliceExtraction(Transform):

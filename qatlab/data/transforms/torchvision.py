@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.data.transforms.transform import Transform
-from qatlab.utils.errors import ConfigError, QatlabError, wrong
+from qatlab.errors import ConfigError, QatlabError, wrong
 
 _SIZE = 256  # height and width of the black image that a transform is tried on
 

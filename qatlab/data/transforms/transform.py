@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from qatlab.data.transforms.limits import choice
-from qatlab.utils.errors import ConfigError, wrong
+from qatlab.errors import ConfigError, wrong
 
 Part = Literal["training", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qatlab.data.transforms.limits import choice, numbers
 from qatlab.data.transforms.transform import Transform
-from qatlab.utils.errors import wrong
+from qatlab.errors import wrong
 
 Operator = Literal["plus", "minus", "multiplies", "divides"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)

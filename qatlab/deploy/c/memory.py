@@ -10,7 +10,7 @@ from typing import Any
 from qatlab.deploy.c.words import INTEGERS, integer_type, scaled, size_of
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 IMAGE = "image"  # parameter of the program
 ARENA = "arena"  # the array of bytes

@@ -18,7 +18,7 @@ from qatlab.deploy.c.words import Identifiers, comment, function, loop, string
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import of_kind
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 BYTES = (0, 255)
 LARGEST = (1 << 31) - 1  # of an accumulator

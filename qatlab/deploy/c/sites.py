@@ -13,7 +13,7 @@ from qatlab.deploy.c.packing import Packed
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import function, indented, integer_type, loop, scaled, size_of
 from qatlab.deploy.integer import operations as ops
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 LARGEST = (1 << 63) - 1  # of sums in fixed point
 

@@ -8,7 +8,7 @@ from qatlab.deploy.c.memory import Shape, Tensor, index_of
 from qatlab.deploy.c.packing import Packed
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled
 from qatlab.deploy.integer import operations as ops
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 UNROLLED = 8  # taps of a row that are written one by one
 

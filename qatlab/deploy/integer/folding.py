@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qatlab.deploy.integer.operations import Codes, Integers, Reals
+from qatlab.errors import ConfigError
 from qatlab.quant.grid import SMALLEST
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.ops import clip_range, is_table
-from qatlab.utils.errors import ConfigError
 
 NEAR = 1e-6  # of the largest value: what float32 may make of a value in another order
 log = logging.getLogger(__name__)

@@ -30,10 +30,10 @@ from qatlab.deploy.integer.values import (
 from qatlab.deploy.integer.vectorised import COMPUTED, EXACT
 from qatlab.deploy.integer.views import aligned, apart, in_order, resolved
 from qatlab.deploy.integer.weights import integer_weight, largest_accumulator
+from qatlab.errors import ConfigError
 from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.ops import KIND_OF, Affine, is_table, settings_of
-from qatlab.utils.errors import ConfigError
 
 LARGEST_TABLE = 1 << 16  # entries
 

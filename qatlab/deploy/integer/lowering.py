@@ -46,13 +46,13 @@ from qatlab.deploy.integer.products import product_of_two
 from qatlab.deploy.integer.state import Made, State
 from qatlab.deploy.integer.values import Coded, Function, Parts, linear
 from qatlab.deploy.integer.views import apart, rearranged
+from qatlab.errors import ConfigError, TrainingError
 from qatlab.quant import Phase, Quantizer
 from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.ops import ACTIVATIONS, affine, kind_of
 from qatlab.quant.sites import preserves_values
 from qatlab.quant.trace import measure
-from qatlab.utils.errors import ConfigError, TrainingError
 
 
 @torch.no_grad()

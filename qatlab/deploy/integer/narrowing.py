@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Integers
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 FLOAT = 24  # bits of whole numbers that float32 holds, too: int32 is computed in it by OpenVINO
 NONE = 1 << 62  # larger than what any inequality asks for

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 T = TypeVar("T")
 Integers = NDArray[np.int64]

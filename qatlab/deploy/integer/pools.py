@@ -27,8 +27,8 @@ from qatlab.deploy.integer.values import (
 from qatlab.deploy.integer.vectorised import COMPUTED, EXACT
 from qatlab.deploy.integer.views import in_order, in_shape
 from qatlab.deploy.integer.weights import LARGEST
+from qatlab.errors import ConfigError
 from qatlab.quant.ops import kind_of
-from qatlab.utils.errors import ConfigError
 
 
 def max_pool(

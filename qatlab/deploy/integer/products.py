@@ -13,7 +13,7 @@ from qatlab.deploy.integer.state import State, names_of
 from qatlab.deploy.integer.values import Coded, Linear, Parts, Value
 from qatlab.deploy.integer.views import aligned
 from qatlab.deploy.integer.weights import LARGEST
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 def product_of_two(state: State, name: str, node: fx.Node, input: Any, other: Any) -> Parts:

@@ -18,7 +18,7 @@ from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.narrowing import narrowed
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Integers, Reals, largest_sizes, product
-from qatlab.utils.errors import ConfigError, wrong
+from qatlab.errors import ConfigError, wrong
 
 RESCALES = {
     "float": "float64 numbers, rounded to even: what the fake-quantized network computes",

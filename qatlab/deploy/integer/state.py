@@ -9,11 +9,11 @@ from torch import fx, nn
 
 from qatlab.deploy.integer.operations import Codes, Group, Operation, Shape, Sides
 from qatlab.deploy.integer.values import Coded, Parts
+from qatlab.errors import ConfigError
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.ops import written
 from qatlab.quant.sites import paths_of
 from qatlab.quant.trace import Measures
-from qatlab.utils.errors import ConfigError
 
 Made = Parts | tuple["Made", ...]  # of a node: a tensor, or several
 

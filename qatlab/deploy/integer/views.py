@@ -20,8 +20,8 @@ from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.operations import Integers, Reals
 from qatlab.deploy.integer.state import Made, State
 from qatlab.deploy.integer.values import Coded, Linear, Parts, Value
+from qatlab.errors import ConfigError
 from qatlab.quant.ops import kind_of, target_of
-from qatlab.utils.errors import ConfigError
 
 PIECES = 64  # of a sum of two tensors that are made of other parts
 Reference = tuple[int, int]  # a part, and one of its channels

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from qatlab.deploy.integer.operations import Codes, Integers, Reals
+from qatlab.errors import ConfigError
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
-from qatlab.utils.errors import ConfigError
 
 LARGEST = 2**31 - 1  # of an accumulator of 32 bits
 

@@ -37,10 +37,10 @@ from qatlab.deploy.integer.weights import integer_weight
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.readers import Reader, check_operators
 from qatlab.deploy.onnx.stored import opset_of_site, opset_of_weights
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 from qatlab.quant.learned import ActivationQuantizer
 from qatlab.quant.sites import paths_of
-from qatlab.utils.errors import ConfigError, wrong
 
 LOWEST_OPSET = 18  # that torch writes
 ADAPTIVE = torch.ops.aten.adaptive_max_pool2d.default

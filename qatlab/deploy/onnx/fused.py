@@ -19,7 +19,7 @@ from qatlab.deploy.integer.operations import Codes, Integers
 from qatlab.deploy.onnx.biases import BiasWriter
 from qatlab.deploy.onnx.moves import MOVES
 from qatlab.deploy.onnx.qdq import Floats, Stored
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 LOW, HIGH = -128, 127
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from qatlab.deploy.integer.operations import NO_SIDES, Integers, Sides, Windowed
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 PRODUCER = "qatlab"
 IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # the first one that has an opset

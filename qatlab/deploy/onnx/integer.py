@@ -36,7 +36,7 @@ from qatlab.deploy.onnx import OPSETS
 from qatlab.deploy.onnx.graph import Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, padded
 from qatlab.deploy.onnx.stored import stored, width
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 # Types of signed weights: the unsigned type of the same width, and the number that stands for 0.
 UNSIGNED: dict[int, tuple[int, int]] = {

@@ -10,7 +10,7 @@ import numpy as np
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.operations import NO_SIDES, Sides
 from qatlab.deploy.onnx.graph import Graph, window
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 PADDINGS = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 WRAPS = 19  # the opset from which Pad has the mode wrap

@@ -26,7 +26,7 @@ from qatlab.deploy.onnx.graph import NARROW, Graph, container, window
 from qatlab.deploy.onnx.moves import MOVES, inside_kernel
 from qatlab.deploy.onnx.readers import READERS, Reader, check_operators
 from qatlab.deploy.onnx.stored import stored
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 Floats = NDArray[np.float32]
 INSIDE = 0.25  # steps

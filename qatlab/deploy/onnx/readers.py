@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import NO_SIDES, Convolve
 from qatlab.deploy.onnx import OPSETS
-from qatlab.utils.errors import ConfigError, wrong
+from qatlab.errors import ConfigError, wrong
 
 
 @dataclass(frozen=True)

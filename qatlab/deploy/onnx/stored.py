@@ -13,7 +13,7 @@ from qatlab.deploy.onnx import OPSETS
 from qatlab.deploy.onnx.graph import NARROW, container
 from qatlab.deploy.onnx.moves import WRAPS
 from qatlab.deploy.onnx.readers import Reader
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 class Stored(NamedTuple):

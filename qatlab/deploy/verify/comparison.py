@@ -12,8 +12,8 @@ from torch import Tensor
 from qatlab.deploy.integer import Codes
 from qatlab.deploy.pixels import bytes_of
 from qatlab.deploy.verify.forms import Answer, AsIntegers, FakeQuantized, Form
+from qatlab.errors import TrainingError
 from qatlab.quant import first_not_finite
-from qatlab.utils.errors import TrainingError
 
 TIE = 1e-3  # steps from the middle between two levels, within which float32 may round either way
 EVEN = 1e-5  # of the largest output: two outputs that are that close are equal to float32

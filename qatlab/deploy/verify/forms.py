@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qatlab.deploy.integer import IntegerNetwork, compute
+from qatlab.errors import ConfigError
 from qatlab.quant import hold_weights, release_weights
 from qatlab.quant.learned import ActivationQuantizer
-from qatlab.utils.errors import ConfigError
 
 HINT = "pip install 'qatlab[onnx]'"
 

@@ -23,7 +23,7 @@ from qatlab.deploy.onnx.readers import READERS
 from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.forms import Answer, Form, InOnnxruntime, finished, read_onnx
 from qatlab.deploy.verify.trained import sites_of
-from qatlab.utils.errors import ConfigError, wrong
+from qatlab.errors import ConfigError, wrong
 
 Floats = NDArray[np.float32]
 PRECISION = "fixed<48,16>"  # of hls4ml where the file says none: scales and biases are floats there

@@ -17,8 +17,8 @@ from qatlab.deploy.integer.operations import AS_GIVEN
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.forms import AsIntegers, Form, InOnnxruntime, read_onnx
+from qatlab.errors import ConfigError, wrong
 from qatlab.quant.learned import ActivationQuantizer
-from qatlab.utils.errors import ConfigError, wrong
 
 AT_ONCE = 100  # images: their tensors then stay in the processor's caches
 

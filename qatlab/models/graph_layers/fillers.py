@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from qatlab.errors import ConfigError, wrong
 from qatlab.models.graph_layers.kinds import chosen
-from qatlab.utils.errors import ConfigError, wrong
 
 Norm = Literal["fan_in", "fan_out", "average"]
 Fill = Callable[[Tensor, "Fans"], None]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qatlab.errors import ConfigError, text, wrong
 from qatlab.models.graph_layers.fillers import Fill
-from qatlab.utils.errors import ConfigError, text, wrong
 
 Shape = tuple[int, int, int]  # C, H, W of one image's tensor
 Pair = tuple[int, int]  # of the height and of the width

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab.errors import ConfigError, text, wrong
 from qatlab.models.graph_layers.place import Layer, Pair, Place, Sides, Size, Step, sizes
 from qatlab.models.graph_layers.random_pool import FractionalMaxPool
 from qatlab.models.graph_layers.weights import zero_pad
-from qatlab.utils.errors import ConfigError, text, wrong
 
 Rows = Sequence[str] | None
 

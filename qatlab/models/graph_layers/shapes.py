@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from qatlab.errors import ConfigError
 from qatlab.models.graph_layers.place import Layer, Place, sizes
-from qatlab.utils.errors import ConfigError
 
 
 def concat(at: Place) -> Layer:

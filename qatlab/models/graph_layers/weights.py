@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab.errors import ConfigError
 from qatlab.models.graph_layers.fillers import Fans, filler
 from qatlab.models.graph_layers.place import Layer, Place, Sides, Size, Step, sizes
-from qatlab.utils.errors import ConfigError
 
 Init = Mapping[str, Any] | None
 M = TypeVar("M", bound=nn.Module)

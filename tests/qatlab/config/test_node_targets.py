@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from qatlab import config
 from qatlab.config.targets import make
+from qatlab.errors import ConfigError
 from qatlab.models import LeNet
 from qatlab.run.build import Built, build
-from qatlab.utils.errors import ConfigError
 
 OFFERED = {"num_classes": 10, "in_channels": 1}
 

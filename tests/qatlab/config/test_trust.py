@@ -10,7 +10,7 @@ import yaml
 
 from qatlab import config
 from qatlab.config.trust import foreign
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 HOSTILE: dict[str, Any] = {
     "a pickle by position": {"_target_": "joblib.load", "_args_": ["x.pkl"]},
@@ -28,11 +28,11 @@ HOSTILE: dict[str, Any] = {
     "a module inside of another": {"_target_": "torch.optim.sgd.torch.load", "f": "x.pt"},
     "numpy inside of ours": {"_target_": "qatlab.data.images.np.load", "file": "x.npy"},
     "our own compiler": {
-        "_target_": "qatlab.utils.native.compiled",
+        "_target_": "qatlab.system.native.compiled",
         "source": "x.cpp",
         "flags": [],
     },
-    "our own writer": {"_target_": "qatlab.utils.files.write_text", "path": "pwned", "text": ""},
+    "our own writer": {"_target_": "qatlab.system.files.write_text", "path": "pwned", "text": ""},
     "a function of a room": {"_target_": "qatlab.training.torch_files.read", "path": "x"},
     "torch.hub": {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "evil"},
     "a module beside": {"_target_": "evil.Net"},

@@ -11,7 +11,7 @@ from PIL import Image
 from qatlab.data import FileLoader, ImageFiles, ImageFolder, LabelledFiles
 from qatlab.data.transforms import SliceExtraction
 from qatlab.data.transforms.transform import Part
-from qatlab.utils.errors import ConfigError, DataError
+from qatlab.errors import ConfigError, DataError
 
 BAD = (3, 17, 18)
 

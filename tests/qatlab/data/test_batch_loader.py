@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qatlab.data import BatchLoader
 from qatlab.data.batches import Share
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 LABELS = torch.arange(10)
 IMAGES = LABELS.byte().view(10, 1, 1, 1).expand(10, 1, 4, 4).contiguous()  # image n is all n

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qatlab.data import Cifar10, Cifar100, ImageData
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 
 def row(*labels: int, red: int, green: int, blue: int, corner: int) -> bytes:

@@ -13,7 +13,7 @@ from qatlab.data import Cifar10, CsvImages, Mnist
 from qatlab.data.contents import LARGEST
 from qatlab.data.decode import read_image
 from qatlab.data.idx import read_idx
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 READERS: dict[str, Callable[[Path], object]] = {
     "image.png": lambda file: read_image(file, 3),

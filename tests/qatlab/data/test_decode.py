@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qatlab.data import decode
 from qatlab.data.decode import read_image
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 PIXELS = np.array([[[200, 100, 50], [0, 0, 255]], [[255, 255, 255], [7, 7, 7]]], dtype=np.uint8)
 RGB = torch.from_numpy(PIXELS).permute(2, 0, 1)

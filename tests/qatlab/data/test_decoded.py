@@ -10,7 +10,7 @@ from PIL import Image
 
 from qatlab.data import Decoded, DecodedFolder, ImageData, ImageFolder
 from qatlab.data.decode import read_image
-from qatlab.utils.errors import ConfigError, DataError
+from qatlab.errors import ConfigError, DataError
 
 
 def image(file: Path, level: int, size: tuple[int, int] = (6, 5)) -> None:

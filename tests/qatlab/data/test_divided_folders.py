@@ -10,7 +10,7 @@ from empty_files import touched
 
 from qatlab.data import FileSource, Gtsrb, ImageFolder, ImageNet
 from qatlab.data.transforms.transform import Part
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 
 def numbered(kind: str, count: int) -> Iterable[str]:

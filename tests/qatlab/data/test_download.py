@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from qatlab.data import Cifar10, Cifar100, FashionMnist, ImageData
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 IMAGE = bytes(3 * 32 * 32)
 

@@ -20,7 +20,7 @@ from qatlab.data import (
     VisualWakeWords,
 )
 from qatlab.data.transforms.transform import PARTS, Part
-from qatlab.utils.errors import ConfigError, DataError
+from qatlab.errors import ConfigError, DataError
 
 
 def numbered(kind: str, count: int) -> Iterable[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qatlab.data import BatchLoader, ImageData, LabelledImages, resize_bilinear
-from qatlab.utils.errors import ConfigError, DataError
+from qatlab.errors import ConfigError, DataError
 
 
 class Numbered:

@@ -24,7 +24,7 @@ from qatlab.data.transforms import (
     SliceExtraction,
     Transform,
 )
-from qatlab.utils.errors import ConfigError, DataError
+from qatlab.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 
 from qatlab.data import FashionMnist, LabelledImages, Mnist
 from qatlab.data.idx import read_idx
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

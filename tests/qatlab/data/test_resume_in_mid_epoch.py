@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from qatlab.data import ImageData, ImageFiles, ImageFolder, Synthetic
 from qatlab.data.transforms import Flip, SliceExtraction, Transform
+from qatlab.errors import ConfigError
 from qatlab.training.data_module import DataModule
-from qatlab.utils.errors import ConfigError
 
 BATCHES_PER_EPOCH = 4  # 3 of 8 images, 1 of 6
 EPOCHS = 3

@@ -18,7 +18,7 @@ from qatlab.data.sound import (
     slaney_filters,
     spectra,
 )
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 
 def test_a_wav_file_is_read_as_parts_of_the_largest_sample(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from wav_files import tone, write_wav
 
 from qatlab.data import SpeechCommands
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 WORDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 CLASSES = (*WORDS, "_silence_", "_unknown_")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qatlab.data.splits import Shares, counts
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 @pytest.mark.parametrize(

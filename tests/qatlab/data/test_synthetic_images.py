@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from qatlab.data import BatchLoader, Synthetic
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 def synthetic(**changes: Any) -> Synthetic:

@@ -11,7 +11,7 @@ from wav_files import tone, write_wav
 
 from qatlab.data import ImageData, ToyAdmos
 from qatlab.data.sound import decibels, read_wav
-from qatlab.utils.errors import DataError
+from qatlab.errors import DataError
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from qatlab.data.transforms import (
     SliceExtraction,
     Transform,
 )
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 class Counted(Transform):

@@ -20,8 +20,8 @@ from qatlab.deploy.integer.lowering import Obstacle
 from qatlab.deploy.integer.operations import Gather
 from qatlab.deploy.obstacles import OF_FLOATS, check_target, forms_of, in_short, listed, obstacles
 from qatlab.deploy.onnx import integer, qdq
+from qatlab.errors import ConfigError
 from qatlab.quant import Phase, Rule, quantizers
-from qatlab.utils.errors import ConfigError
 
 ALL = ["integer", "qdq", "qonnx", "c"]
 IMAGE = torch.zeros(1, 3, 8, 8)

@@ -15,7 +15,7 @@ from qatlab.data.synthetic import Synthetic
 from qatlab.data.transforms import PadCrop, RangeAffine, Transform
 from qatlab.deploy.integer import Codes
 from qatlab.deploy.pixels import bytes_of, pixel_codes
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 

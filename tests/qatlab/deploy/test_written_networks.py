@@ -36,7 +36,7 @@ from qatlab.deploy.integer.operations import Convolve
 from qatlab.deploy.obstacles import obstacles
 from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 SAT = Recipe(channels=CHANNELS, rescale="float")
 LSQ_PLUS = Recipe(

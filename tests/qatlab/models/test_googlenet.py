@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.models import googlenet
 from torchvision.models.googlenet import BasicConv2d
 
+from qatlab.errors import ConfigError
 from qatlab.models import GoogLeNet
-from qatlab.utils.errors import ConfigError
 
 
 def as_in_the_paper() -> nn.Module:

@@ -16,9 +16,9 @@ from torch import nn
 
 from qatlab import config
 from qatlab.config.targets import make
+from qatlab.errors import ConfigError, text
 from qatlab.models.graph_layers import TYPES
 from qatlab.models.graph_layers.fillers import INITS
-from qatlab.utils.errors import ConfigError, text
 
 EXPERIMENT = """# @package _global_
 defaults: [{override /model: layer_graph}]

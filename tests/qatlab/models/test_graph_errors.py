@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from torch import fx, nn
 
+from qatlab.errors import ConfigError
 from qatlab.models import LayerGraph
 from qatlab.models.graph_layers import TYPES
-from qatlab.utils.errors import ConfigError
 
 FC = {"type": "linear", "channels": 10}
 CONV = {"type": "conv", "channels": 4, "kernel": 3}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from qatlab.errors import ConfigError
 from qatlab.models import LeNet
-from qatlab.utils.errors import ConfigError
 
 
 def test_outputs_and_names_are_those_of_the_n2d2_network() -> None:

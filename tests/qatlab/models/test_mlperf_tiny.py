@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab.errors import ConfigError
 from qatlab.models import Autoencoder, DsCnn, MobileNetV1, ResNet8
-from qatlab.utils.errors import ConfigError
 
 
 def conv(inputs: int, outputs: int, kernel: int) -> int:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2
 
+from qatlab.errors import ConfigError
 from qatlab.models import MobileNetV1, MobileNetV2
-from qatlab.utils.errors import ConfigError
 
 
 def test_v2_computes_what_torchvisions_does() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
+from qatlab.errors import ConfigError
 from qatlab.models import ResNet, SmallResNet
 from qatlab.models.starts import first_ones
-from qatlab.utils.errors import ConfigError
 
 
 def take_in_order(model: nn.Module, other: nn.Module) -> None:

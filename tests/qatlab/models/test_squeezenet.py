@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
+from qatlab.errors import ConfigError
 from qatlab.models import SqueezeNet
-from qatlab.utils.errors import ConfigError
 
 VERSIONS = pytest.mark.parametrize("version", [1.0, 1.1])
 

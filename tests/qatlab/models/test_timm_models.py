@@ -11,10 +11,10 @@ import torch
 from quantized_walk import check_training
 from torch import Tensor, nn
 
+from qatlab.errors import ConfigError
 from qatlab.models import timm_model
 from qatlab.models.timm_models import _padded
 from qatlab.quant import ModelTable, SatActivation, SatWeight, quantize
-from qatlab.utils.errors import ConfigError
 
 timm = pytest.importorskip("timm")
 

@@ -13,6 +13,7 @@ from quantized_walk import FLOAT, IMAGE, check_training, walk
 from torch import Tensor, nn
 from torchvision import models
 
+from qatlab.errors import ConfigError
 from qatlab.models import torchvision_model
 from qatlab.quant import (
     LsqActivation,
@@ -23,7 +24,6 @@ from qatlab.quant import (
     SatWeight,
     quantize,
 )
-from qatlab.utils.errors import ConfigError
 
 SAT = (partial(SatWeight, bits=4), partial(SatActivation, bits=4))
 LSQ = (partial(LsqWeight, bits=4), partial(LsqActivation, bits=4))

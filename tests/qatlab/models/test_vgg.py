@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
+from qatlab.errors import ConfigError
 from qatlab.models import VGG
-from qatlab.utils.errors import ConfigError
 
 small = partial(VGG, 7, 3, hidden=16, pooled=2)
 

@@ -10,8 +10,8 @@ import torch
 from methods import randn, saved_and_loaded
 from torch import Tensor, nn
 
+from qatlab.errors import TrainingError
 from qatlab.quant import Phase, SatActivation, start_quantizers
-from qatlab.utils.errors import TrainingError
 
 
 def relu_site(**options: Any) -> SatActivation:

@@ -10,9 +10,9 @@ import torch
 from methods import randn, saved_and_loaded
 from torch import nn
 
+from qatlab.errors import QuantRuleError
 from qatlab.quant import Phase, Rule, SatActivation, SatWeight, quantize
 from qatlab.quant.functional import GRIDS
-from qatlab.utils.errors import QuantRuleError
 
 
 @pytest.mark.parametrize("statistics_gradient", [False, True])

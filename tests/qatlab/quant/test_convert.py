@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+from qatlab.errors import ConfigError, QuantRuleError, TrainingError
 from qatlab.models import LeNet
 from qatlab.quant import (
     LayerRecord,
@@ -27,7 +28,6 @@ from qatlab.quant import (
     start_quantizers,
 )
 from qatlab.quant.layers import quantized_weight
-from qatlab.utils.errors import ConfigError, QuantRuleError, TrainingError
 
 WEIGHT = partial(SatWeight, bits=4)
 ACTIVATION = partial(SatActivation, bits=4, alpha=6.0)

@@ -12,6 +12,7 @@ from methods import randn
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from qatlab.errors import ConfigError, QuantRuleError
 from qatlab.quant import (
     MODES,
     DorefaActivation,
@@ -30,7 +31,6 @@ from qatlab.quant import (
     quantize,
     start_quantizers,
 )
-from qatlab.utils.errors import ConfigError, QuantRuleError
 
 # Said by the switch of oneDNN.
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")

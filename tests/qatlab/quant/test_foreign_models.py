@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from qatlab.errors import ConfigError
 from qatlab.quant import (
     ModelTable,
     Phase,
@@ -21,7 +22,6 @@ from qatlab.quant import (
     set_phase,
     start_quantizers,
 )
-from qatlab.utils.errors import ConfigError
 
 FIRST = {
     "convnext_tiny": "features.0.0",

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab.errors import ConfigError
 from qatlab.quant import Phase, SatActivation, SatWeight, quantize, set_phase, start_quantizers
-from qatlab.utils.errors import ConfigError
 
 IMAGES = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)) - 0.5
 

@@ -11,6 +11,7 @@ import torch
 from methods import randn, saved_and_loaded
 from torch import Tensor, nn
 
+from qatlab.errors import TrainingError
 from qatlab.quant import (
     LsqActivation,
     LsqPlusActivation,
@@ -21,7 +22,6 @@ from qatlab.quant import (
     quantize,
     start_quantizers,
 )
-from qatlab.utils.errors import TrainingError
 
 SITES: dict[str, Any] = {
     "SAT": (SatActivation, "alpha"),

@@ -12,10 +12,10 @@ from methods import randn, saved_and_loaded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab.errors import QuantRuleError
 from qatlab.quant import LsqActivation, LsqWeight, Phase, Quantizer, Rule, quantize
 from qatlab.quant.grid import fake_quantize, lsq_grid
 from qatlab.quant.layers import QuantConv2d
-from qatlab.utils.errors import QuantRuleError
 
 
 def relu_site(**options: Any) -> LsqActivation:

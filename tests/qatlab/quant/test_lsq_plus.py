@@ -11,8 +11,8 @@ import torch
 from methods import randn, saved_and_loaded
 from torch import Tensor, nn
 
+from qatlab.errors import QuantRuleError, TrainingError
 from qatlab.quant import LsqPlusActivation, LsqWeight, Phase, quantize, start_quantizers
-from qatlab.utils.errors import QuantRuleError, TrainingError
 
 
 def site_at(activation: nn.Module, **options: Any) -> LsqPlusActivation:

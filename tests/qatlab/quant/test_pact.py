@@ -13,6 +13,7 @@ from methods import BOTH, randn, saved_and_loaded
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qatlab.errors import ConfigError, QuantRuleError, TrainingError
 from qatlab.quant import (
     DorefaActivation,
     DorefaWeight,
@@ -24,7 +25,6 @@ from qatlab.quant import (
 )
 from qatlab.quant.functional import dorefa_weight, sat_unit_weight
 from qatlab.quant.grid import cg_pact_grid, fake_quantize, pact_grid
-from qatlab.utils.errors import ConfigError, QuantRuleError, TrainingError
 
 Array = NDArray[np.float64]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qatlab.deploy.integer import Codes, compute, lower, with_rescale
+from qatlab.errors import QuantRuleError
 from qatlab.quant import (
     LsqActivation,
     LsqPlusActivation,
@@ -21,7 +22,6 @@ from qatlab.quant import (
     start_quantizers,
 )
 from qatlab.quant.functional import with_power_of_two
-from qatlab.utils.errors import QuantRuleError
 
 IMAGES = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 

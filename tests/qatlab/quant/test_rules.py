@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from qatlab.errors import QuantRuleError
 from qatlab.quant.rules import Decision, Rule, Target, resolve
-from qatlab.utils.errors import QuantRuleError
 
 LAYERS = [
     Target("stem", "Conv2d", "3x3", False, normed=True),

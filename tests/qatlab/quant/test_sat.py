@@ -10,6 +10,7 @@ import torch
 from methods import cg_pact, randn, saved_and_loaded
 from torch import Tensor, nn
 
+from qatlab.errors import QatlabError, QuantRuleError, TrainingError
 from qatlab.quant import (
     Phase,
     Quantizer,
@@ -20,7 +21,6 @@ from qatlab.quant import (
     start_quantizers,
 )
 from qatlab.quant.functional import GRIDS, Scaling, sat_weight
-from qatlab.utils.errors import QatlabError, QuantRuleError, TrainingError
 
 
 def relu_site(**options: Any) -> SatActivation:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from written_runs import write_run
 
 from qatlab.cli.report import main
+from qatlab.errors import ConfigError
 from qatlab.report import curves
 from qatlab.report.curves import Curves, read_curves
-from qatlab.utils.errors import ConfigError
 
 GAPS = st.just(math.nan) | st.floats(-1e6, 1e6, width=32)
 

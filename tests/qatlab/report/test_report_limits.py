@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 from written_runs import write_run
 
+from qatlab.errors import ConfigError
 from qatlab.results import limits
 from qatlab.results.compare import results
-from qatlab.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 30  # of one core

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qatlab.errors import ConfigError
 from qatlab.results.conditions import check_unchanged, settings_of, trained_under
-from qatlab.utils.errors import ConfigError
 
 CONFIG = {
     "seed": 1,

@@ -10,9 +10,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from qatlab.errors import ConfigError
 from qatlab.run import teacher
 from qatlab.run.teacher import distillation_of
-from qatlab.utils.errors import ConfigError
 
 
 def built(classes: int = 10, channels: int = 1, classifies: bool = True, scale: int = 1) -> Any:

@@ -14,10 +14,10 @@ import pytest
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from qatlab.errors import ConfigError
 from qatlab.quant import ModelTable
 from qatlab.run.trackers import make_tracker, tracked
 from qatlab.training.csv_logger import CsvLogger
-from qatlab.utils.errors import ConfigError
 
 TABLE = ModelTable((), 0, 0, 0, 0)
 MISSING = {  # what Lightning looks at

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qatlab.errors import CheckpointError
 from qatlab.quant import (
     LsqActivation,
     LsqWeight,
@@ -19,7 +20,6 @@ from qatlab.quant import (
     start_quantizers,
 )
 from qatlab.run.weights import init_weights
-from qatlab.utils.errors import CheckpointError
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LSQ, SAT = (LsqWeight, LsqActivation), (SatWeight, SatActivation)

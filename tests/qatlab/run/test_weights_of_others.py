@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 
+from qatlab.errors import CheckpointError
 from qatlab.quant import LsqActivation, LsqWeight, SatActivation, SatWeight, quantize
 from qatlab.quant.trace import trace
 from qatlab.run.weights import init_weights
-from qatlab.utils.errors import CheckpointError
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 State = dict[str, Any]

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qatlab import config
+from qatlab.errors import CheckpointError, TrainingError
 from qatlab.models import LeNet
 from qatlab.quant import (
     LsqActivation,
@@ -36,7 +37,6 @@ from qatlab.run import experiment
 from qatlab.run.build import build
 from qatlab.run.weight_files import read_weights
 from qatlab.run.weights import init_weights, save_weights
-from qatlab.utils.errors import CheckpointError, TrainingError
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 METHODS = {

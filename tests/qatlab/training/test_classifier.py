@@ -12,12 +12,12 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from qatlab.errors import DataError, TrainingError
 from qatlab.run.evaluation import Evaluation, lines
 from qatlab.training.classifier import Classifier
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import CrossEntropy, Loss, Reconstruction, SquaredError
 from qatlab.training.parameter_solver import ParameterSolver
-from qatlab.utils.errors import DataError, TrainingError
 
 LABELS = torch.tensor([0, 1, 2, 2, -1, 1])
 ANSWERS = torch.tensor([0, 1, 2, 0, 2, 2])  # three of five

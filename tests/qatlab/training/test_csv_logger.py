@@ -9,8 +9,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
+from qatlab.errors import ConfigError, TrainingError
 from qatlab.training.csv_logger import CsvLogger, read_rows
-from qatlab.utils.errors import ConfigError, TrainingError
 
 THREE_EPOCHS = "epoch,step,phase,val/acc\n0,9,clamp,0.5\n1,19,clamp,0.25\n2,29,quantize,0.75\n"
 

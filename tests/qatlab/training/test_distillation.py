@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qatlab.errors import ConfigError
 from qatlab.training.distillation import Distillation
-from qatlab.utils.errors import ConfigError
 
 
 class Says(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab.errors import ConfigError
 from qatlab.models import LeNet
 from qatlab.quant import (
     Phase,
@@ -22,7 +23,6 @@ from qatlab.quant import (
 )
 from qatlab.training import forward
 from qatlab.training.forward import TrainingForward
-from qatlab.utils.errors import ConfigError
 
 
 def test_words_that_are_no_mode_are_reported() -> None:

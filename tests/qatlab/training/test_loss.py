@@ -6,6 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qatlab.errors import ConfigError
 from qatlab.training.loss import (
     CrossEntropy,
     LogisticCrossEntropy,
@@ -17,7 +18,6 @@ from qatlab.training.loss import (
     check_outputs,
     losses_of,
 )
-from qatlab.utils.errors import ConfigError
 
 LABELS = torch.tensor([2, 0, -1, 1])
 IMAGES = torch.zeros(4, 1, 2, 2)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from qatlab.errors import ConfigError
 from qatlab.training.lr_policy import (
     LrPolicy,
     constant,
@@ -16,7 +17,6 @@ from qatlab.training.lr_policy import (
     step,
     with_warmup,
 )
-from qatlab.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize(

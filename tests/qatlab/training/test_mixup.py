@@ -12,12 +12,12 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from qatlab.errors import ConfigError
 from qatlab.training.classifier import Classifier
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import CrossEntropy, Loss, Reconstruction, SquaredError
 from qatlab.training.mixup import Mixed, Mixup
 from qatlab.training.parameter_solver import ParameterSolver
-from qatlab.utils.errors import ConfigError
 
 IMAGES = torch.arange(6.0).reshape(6, 1, 1, 1) * torch.tensor([1.0, 10.0]).reshape(1, 2, 1, 1)
 

@@ -13,11 +13,11 @@ import torch
 from tiny_training import STEPS, Net, loss_of, make_data, train
 from torch import Tensor, nn
 
+from qatlab.errors import ConfigError
 from qatlab.quant import LsqActivation, LsqWeight, Phase, SatActivation, SatWeight, quantize
 from qatlab.quant.quantizer import set_phase
 from qatlab.training.norm_reestimation import NormReestimation, reestimate_norms
 from qatlab.training.weight_average import TRAINED, WeightAverage
-from qatlab.utils.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and logging
 STATISTICS = ("model.bn.running_mean", "model.bn.running_var")

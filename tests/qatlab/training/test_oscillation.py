@@ -10,11 +10,11 @@ import torch
 from tiny_training import make_module, tensors, train
 from torch import Tensor
 
+from qatlab.errors import ConfigError
 from qatlab.quant import DorefaWeight, LsqWeight, Phase, SatWeight
 from qatlab.quant.functional import GRIDS
 from qatlab.quant.quantizer import Quantizer
 from qatlab.training.oscillation import Oscillation, Watched
-from qatlab.utils.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and logging
 QUANTIZE = ((Phase.QUANTIZE, 4),)

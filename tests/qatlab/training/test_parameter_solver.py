@@ -8,10 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
 
+from qatlab.errors import ConfigError
 from qatlab.quant.quantizer import Quantizer
 from qatlab.training.lr_policy import cosine, polynomial, step
 from qatlab.training.parameter_solver import ParameterSolver
-from qatlab.utils.errors import ConfigError
 
 CONF = Path(__file__).parents[3] / "conf"
 ALL = {"parameters": "*"}

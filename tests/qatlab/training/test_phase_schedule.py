@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from qatlab.errors import ConfigError
 from qatlab.quant import (
     DorefaWeight,
     LsqActivation,
@@ -25,7 +26,6 @@ from qatlab.quant.layers import QuantLinear
 from qatlab.training.data_module import DataModule
 from qatlab.training.phase_schedule import PhaseSchedule
 from qatlab.training.schedule import Schedule, Span
-from qatlab.utils.errors import ConfigError
 
 
 def epochs(float_: int = 0, clamp: int = 0, quantize: int = 0) -> dict[Phase, int]:

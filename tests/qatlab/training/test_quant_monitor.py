@@ -11,8 +11,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
+from qatlab.arguments import check_arguments
 from qatlab.data import ImageData
 from qatlab.data.synthetic import Synthetic
+from qatlab.errors import ConfigError
 from qatlab.quant import (
     LsqActivation,
     LsqPlusActivation,
@@ -38,8 +40,6 @@ from qatlab.training.phase_schedule import PhaseSchedule
 from qatlab.training.quant_monitor import QuantMonitor, measure
 from qatlab.training.schedule import Schedule, Span
 from qatlab.training.solver import GROUP_SETTINGS, GROUPS, Solver
-from qatlab.utils.arguments import check_arguments
-from qatlab.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from qatlab.cli.messages import is_refusal
+from qatlab.errors import CheckpointError, ConfigError
+from qatlab.system import files
 from qatlab.training.checkpoint import BesideIO, RunCheckpoint, load, newest
-from qatlab.utils import files
-from qatlab.utils.errors import CheckpointError, ConfigError
 
 
 def save(file: Path, number: int, damaged: bool = False) -> None:

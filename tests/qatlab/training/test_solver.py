@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, Rprop
 from torch.optim.lr_scheduler import LambdaLR
 
+from qatlab.errors import ConfigError
 from qatlab.quant import LsqWeight, SatWeight
 from qatlab.quant.layers import QuantConv2d, QuantLinear
 from qatlab.quant.quantizer import Quantizer
 from qatlab.training.lr_policy import constant, cosine, step
 from qatlab.training.parameter_roles import GROUPS, network_bits, parameter_groups
 from qatlab.training.solver import Solver
-from qatlab.utils.errors import ConfigError
 
 CONF = Path(__file__).parents[3] / "conf"
 SGD_TENTH = partial(SGD, lr=0.1)

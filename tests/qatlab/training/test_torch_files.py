@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from qatlab.errors import CheckpointError
 from qatlab.training.torch_files import read
-from qatlab.utils.errors import CheckpointError
 
 CONTENT = {
     "state_dict": {"conv1.weight": torch.arange(200.0), "relu1.alpha": torch.tensor(8.0)},

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from qatlab.errors import ConfigError
 from qatlab.quant import LsqActivation, LsqWeight, Phase, quantize
 from qatlab.training.schedule import Schedule, Span
 from qatlab.training.transition_rate import TransitionRate
-from qatlab.utils.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and logging
 

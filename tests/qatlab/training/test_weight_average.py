@@ -10,9 +10,9 @@ import torch
 from tiny_training import STEPS, Net, loss_of, tensors, train
 from torch import Tensor
 
+from qatlab.errors import ConfigError
 from qatlab.quant import Phase
 from qatlab.training.weight_average import TRAINED, WeightAverage
-from qatlab.utils.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and logging
 QUANTIZE = ((Phase.QUANTIZE, 2),)

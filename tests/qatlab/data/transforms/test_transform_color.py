@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qatlab.data.transforms import ChannelExtraction, ColorSpace
 from qatlab.data.transforms.color_spaces import SPACES
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 RNG = np.random.default_rng(0)
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3, (0,) * 3

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qatlab.data.transforms import Distortion, RandomAffine
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -12,7 +12,7 @@ from torch import Tensor
 from qatlab.data import ImageData, Synthetic
 from qatlab.data.batches import BatchLoader
 from qatlab.data.transforms import RandomErasing
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qatlab.data.transforms import GradientFilter, Morphology, Transform, WallisFilter
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 RNG = np.random.default_rng(0)
 

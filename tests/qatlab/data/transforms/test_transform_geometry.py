@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qatlab.data import resize_bilinear
 from qatlab.data.transforms import Flip, PadCrop, RandomResizeCrop, Rescale, Reshape, Transform
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 def rng(seed: int = 0) -> np.random.Generator:

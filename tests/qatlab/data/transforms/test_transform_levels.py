@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qatlab.data.transforms import Equalize, Normalize, Threshold, Transform
-from qatlab.utils.errors import ConfigError, DataError
+from qatlab.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
 

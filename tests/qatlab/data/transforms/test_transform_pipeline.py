@@ -31,7 +31,7 @@ from qatlab.data.transforms.pipeline import (
     split,
     to_unit,
 )
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 OWN = (Transform, RandomErasing, Torchvision)  # all others have a name that N2D2 gave them
 CLASSES = [

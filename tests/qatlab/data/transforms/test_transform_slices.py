@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qatlab.data.transforms import SliceExtraction
-from qatlab.utils.errors import ConfigError, DataError
+from qatlab.errors import ConfigError, DataError
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from qatlab.data import ImageData, ImageFiles, ImageFolder, LabelledImages
 from qatlab.data.transforms import PadCrop, Torchvision, Transform
 from qatlab.data.transforms.pipeline import named
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 ALL = ("training", "validation", "test")
 

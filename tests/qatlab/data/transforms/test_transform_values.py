@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qatlab.data.transforms import RangeAffine
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 LEVELS = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1)
 RNG = np.random.default_rng(0)

@@ -38,7 +38,7 @@ from qatlab.deploy.integer.operations import (
 )
 from qatlab.deploy.integer.state import both_sides
 from qatlab.deploy.integer.weights import largest_accumulator
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 IMAGE = Input("x", (), Codes(0, 255, 1.0), (4, 7, 9))
 IMAGES = torch.randint(0, 256, (3, 4, 7, 9), generator=torch.Generator().manual_seed(3))

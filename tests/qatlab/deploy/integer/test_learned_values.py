@@ -15,7 +15,7 @@ from torch import nn
 
 from qatlab.deploy.integer import compute, lower
 from qatlab.deploy.obstacles import obstacles
-from qatlab.utils.errors import ConfigError, QatlabError
+from qatlab.errors import ConfigError, QatlabError
 
 
 def at(model: nn.Module, path: str) -> torch.Tensor:

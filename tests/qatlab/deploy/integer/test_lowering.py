@@ -18,9 +18,9 @@ from qatlab.deploy.integer import Codes, compute, lower
 from qatlab.deploy.integer.folding import site_codes
 from qatlab.deploy.integer.operations import Gather
 from qatlab.deploy.integer.weights import integer_weight, integer_weights, largest_accumulator
+from qatlab.errors import ConfigError
 from qatlab.quant.layers import QuantConv2d, QuantLinear, quantized_weight
 from qatlab.quant.learned import ActivationQuantizer
-from qatlab.utils.errors import ConfigError
 
 
 def keep_codes(

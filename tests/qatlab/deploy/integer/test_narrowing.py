@@ -22,7 +22,7 @@ from qatlab.deploy.integer.narrowing import (
 )
 from qatlab.deploy.integer.operations import FixedPoint, FixedRescale
 from qatlab.deploy.integer.vectorised import results
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 CODES = [Codes(0, 15, 1.0), Codes(-8, 7, 1.0), Codes(0, 1, 1.0), Codes(-127, 127, 1.0)]
 CHANNELS = 24

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower
 from qatlab.deploy.integer.operations import Table
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 class Activated(nn.Module):

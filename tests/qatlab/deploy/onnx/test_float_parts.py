@@ -22,7 +22,7 @@ from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.qonnx import QonnxWriter
 from qatlab.deploy.verify.comparison import Comparison, compare
 from qatlab.deploy.verify.forms import FakeQuantized, InOnnxruntime
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 IMAGES = PIXELS / 255
 WRITERS = {"qdq": QdqWriter, "qonnx": QonnxWriter}

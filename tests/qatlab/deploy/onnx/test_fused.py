@@ -17,7 +17,7 @@ from torch import nn
 from qatlab.deploy.integer import IntegerNetwork, compute, lower
 from qatlab.deploy.onnx.fused import FusedWriter
 from qatlab.deploy.onnx.readers import READERS
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 SYMMETRIC = {"name": "*", "weight": {"grid": "symmetric"}}
 SEVEN = {"name": "*", "weight": {"grid": "symmetric"}, "activation": {"bits": 7}}

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from qatlab.deploy.integer import IntegerNetwork, compute, lower
 from qatlab.deploy.onnx.qonnx import QonnxWriter
 from qatlab.deploy.onnx.readers import READERS
+from qatlab.errors import ConfigError
 from qatlab.models.resnet import PaddedShortcut
-from qatlab.utils.errors import ConfigError
 
 
 def lowered(model: nn.Module, method: str = "sat", bits: int = 4, **rules: Any) -> IntegerNetwork:

@@ -8,7 +8,7 @@ import pytest
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Convolve
 from qatlab.deploy.onnx.readers import READERS, check_layers, check_rescale, chosen, unfit
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 
 @pytest.mark.parametrize(

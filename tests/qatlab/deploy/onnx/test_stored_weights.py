@@ -19,7 +19,7 @@ from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.readers import READERS
 from qatlab.deploy.onnx.stored import lowest_opset, stored
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 ODD_4 = np.arange(-15, 16, 2)
 ODD_8 = np.arange(-255, 256, 2)

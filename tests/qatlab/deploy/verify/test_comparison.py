@@ -13,8 +13,8 @@ from qatlab import quant
 from qatlab.deploy.integer import Codes
 from qatlab.deploy.verify.comparison import Comparison, Site, compare
 from qatlab.deploy.verify.forms import Answer, FakeQuantized
+from qatlab.errors import TrainingError
 from qatlab.quant.layers import QuantLinear
-from qatlab.utils.errors import TrainingError
 
 IMAGES = torch.zeros(3, 1, 2, 2)
 

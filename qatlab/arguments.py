@@ -11,7 +11,7 @@ from os import PathLike
 from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from qatlab.utils.errors import ConfigError, text, unknown, wrong
+from qatlab.errors import ConfigError, text, unknown, wrong
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 FINITE = ("solver.", "trainer.", "data.", "loss.", "callbacks.", "mixup")  # not networks

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from qatlab.utils.errors import ConfigError
+from qatlab.errors import ConfigError
 
 LARGEST = 64 << 20  # bytes of a text that is read as a whole
 DEEPEST = 50  # mappings and lists inside of each other, in YAML

@@ -6,7 +6,7 @@ import os
 
 from rich.console import Console
 
-from qatlab.utils.errors import plain
+from qatlab.errors import plain
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of processes that train together
 

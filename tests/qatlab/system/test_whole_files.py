@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qatlab.utils.errors import ConfigError
-from qatlab.utils.files import read_json, read_yaml_mapping, write_bytes, write_json
+from qatlab.errors import ConfigError
+from qatlab.system.files import read_json, read_yaml_mapping, write_bytes, write_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

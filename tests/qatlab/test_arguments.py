@@ -9,8 +9,8 @@ from typing import Any, Literal, TypedDict
 import pytest
 from typing_extensions import Unpack
 
-from qatlab.utils.arguments import check_arguments, takes
-from qatlab.utils.errors import ConfigError
+from qatlab.arguments import check_arguments, takes
+from qatlab.errors import ConfigError
 
 
 class Bare:

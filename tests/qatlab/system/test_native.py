@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from qatlab.utils import native
+from qatlab.system import native
 
 FLAGS = ("-shared", "-fPIC")
 needs_compiler = pytest.mark.skipif(
@@ -65,7 +65,7 @@ def test_a_damaged_library_is_compiled_anew(cache: Path, source: Path, damage: s
     program = f"""
 import sys
 from pathlib import Path
-from qatlab.utils import native
+from qatlab.system import native
 print(native.compiled(Path({str(source)!r}), {FLAGS!r}).answer())
 """
 
