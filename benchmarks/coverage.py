@@ -4,14 +4,14 @@
         [--page docs/networks.md]
 
 Each network runs in a process of its own: it is built as a run would build it, quantized (SAT, 4
-bits, with sites in front of functions), trained for one step, its obstacles are asked for, and
-where there are none it is written in all forms. onnxruntime computes the qdq, the qonnx and the
-integer file for four images, a compiler makes a program of the C file (of networks of up to 60
-million parameters): their classes have to be
-those of the fake-quantized network, but for ties (``qatlab verify``), and the program's outputs
-those of the integer network to the last bit. Networks with more than ``--largest`` parameters are
-lowered, but neither trained nor written. Printed are a line for each network, and counts; ``--out``
-keeps them, so that a run that was stopped goes on, and ``--page`` makes a page of them.
+bits, with sites in front of functions), trained for a step in float and one quantized, its
+obstacles are asked for, and where there are none it is written in all forms. onnxruntime computes
+the qdq, the qonnx and the integer file for four images, a compiler makes a program of the C file
+(of networks of up to 60 million parameters): their classes have to be those of the fake-quantized
+network, but for ties (``qatlab verify``), and the program's outputs those of the integer network to
+the last bit. Networks with more than ``--largest`` parameters are lowered, but neither trained nor
+written. Printed are a line for each network, and counts; ``--out`` keeps them, so that a run that
+was stopped goes on, and ``--page`` makes a page of them.
 """
 
 from __future__ import annotations
@@ -154,10 +154,14 @@ def _quantized(network: nn.Module, images: Tensor, row: dict[str, Any]) -> nn.Mo
 
 
 def _train(model: nn.Module, images: Tensor) -> None:
+    """Take a step in float, as many networks begin with layers that make zeros; then quantized."""
     model.train()
+    quant.set_phase(model, quant.Phase.FLOAT)
+    F.cross_entropy(model(images), torch.arange(IMAGES)).backward()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    model.zero_grad()
     quant.start_quantizers(model, [images])
-    outputs = model(images)
-    F.cross_entropy(outputs, torch.arange(IMAGES)).backward()
+    F.cross_entropy(model(images), torch.arange(IMAGES)).backward()
     if not all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()):
         raise FloatingPointError("gradients are not finite")
 
