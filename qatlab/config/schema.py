@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -49,7 +49,8 @@ class ScheduleConfig:
     float_epochs: int = MISSING
     clamp_epochs: int = MISSING
     quantize_epochs: int = MISSING
-    falling_bits: Any = None  # epochs by bits
+    falling_bits: Any = None  # of phases before, a list
+    falling_epochs: int = 4
     calibration_batches: int = MISSING
 
 
@@ -325,10 +326,9 @@ def groups() -> str:
     return "\n".join(sorted(lines))
 
 
-def _sum(*values: Any) -> Any:
-    """Return the sum of numbers, and of those in mappings; what is no number is refused later."""
-    listed = [own for v in values for own in (v.values() if isinstance(v, Mapping) else [v])]
-    return sum(value for value in listed if isinstance(value, int))
+def _falling(bits: Any, epochs: Any) -> int:
+    """Return the epochs of all phases of falling bits; what is no list is refused later."""
+    return len(bits) * epochs if isinstance(bits, Sequence) and not isinstance(bits, str) else 0
 
 
 def register() -> None:
@@ -336,7 +336,8 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     store.store(name="test_schema", node=TestConfig)
-    OmegaConf.register_new_resolver("qatlab.add", _sum, replace=True)
+    OmegaConf.register_new_resolver("qatlab.add", lambda *numbers: sum(numbers), replace=True)
+    OmegaConf.register_new_resolver("qatlab.falling", _falling, replace=True)
     OmegaConf.register_new_resolver("qatlab.job_folder", job_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("qatlab.job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("qatlab.required", required, replace=True)

@@ -188,6 +188,10 @@ class LearnedQuantizer(Quantizer):
         facts = super().describe()
         return {**facts, "power_of_two": True} if self.power_of_two else facts
 
+    def get_extra_state(self) -> str:
+        """Return phase, class and steps as plain text, and ``power_of_two`` where steps are."""
+        return super().get_extra_state() + (" power_of_two" if self.power_of_two else "")
+
     def widen(self, bits: int | None) -> None:
         """Work with at least so many bits; what means something else with these starts anew."""
         before = self.n_steps
@@ -209,7 +213,10 @@ class LearnedQuantizer(Quantizer):
     def starting_values(self, values: Tensor) -> Tensor:
         """Return what the parameters would start with if ``values`` were all they quantize."""
         if self.given is not None:
-            return torch.full_like(self.parameter, self.given)
+            # With more steps for a while: the range that it means with its own.
+            own = self.levels(self.own_steps, self.signed)
+            longer = own.q_max / own.divisor * self.grid.divisor / self.grid.q_max
+            return torch.full_like(self.parameter, self.given * longer)
         return start_parameter(values, self.grid, self.start, self.percentile, self.per_channel)
 
     def set_start(self, start: Tensor) -> None:
@@ -364,7 +371,7 @@ class ActivationQuantizer(LearnedQuantizer):
     def observe(self) -> bool:
         """Start to watch the float activations; False if no starting value is needed from them."""
         if self.given is not None:
-            self.begin_with(self.parameter)  # which does not look at them
+            self.begin_with(self.parameter)  # of which it takes the shape only
         self._observed = [] if self.needs_start else None
         return self._observed is not None
 

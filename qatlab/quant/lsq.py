@@ -171,7 +171,8 @@ class LsqPlusActivation(LsqActivation):
     def starting_values(self, values: Tensor) -> Tensor:
         """Return step and offset for these activations, ``(2,)``."""
         if self.given is not None:
-            return self.step_size.new_tensor([self.given, 0.0])
+            step = super().starting_values(values)
+            return torch.stack([step, torch.zeros_like(step)])
         low, high = start_range(values, self.grid, self.start, self.percentile)
         return torch.stack(affine(low, high, self.grid))
 

@@ -165,7 +165,7 @@ class Quantizer(nn.Module):
     def set_extra_state(self, state: str) -> None:
         """Take the phase that :meth:`get_extra_state` saved, and a wider grid that it had then."""
         self.phase = phase_of(state)
-        method, _, n_steps = state.partition(" ")[2].partition(" ")
+        method, n_steps = [*state.split()[1:3], "", ""][:2]
         if method == type(self).__name__ and n_steps.isdecimal():
             self.work_with(max(self.own_steps, min(int(n_steps), MOST_STEPS)))
 

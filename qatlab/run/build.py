@@ -90,12 +90,13 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
             )
         table = float_table(model, example)
     if cfg.init_weights is not None:
-        say(init_weights(model, cfg.init_weights, unused, whole=trained))
+        falls = trained and bool(cfg.schedule.falling_bits)
+        say(init_weights(model, cfg.init_weights, unused, whole=trained, same_bits=falls))
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
     falling_bits: Any = cfg.schedule.falling_bits
     if OmegaConf.is_config(falling_bits):
-        falling_bits = OmegaConf.to_container(falling_bits)
-    schedule = Schedule.of(epochs, model, falling_bits)
+        falling_bits = OmegaConf.to_container(falling_bits, resolve=True)
+    schedule = Schedule.of(epochs, model, falling_bits, cfg.schedule.falling_epochs)
     check_trainer(cfg.trainer, schedule)
     solver = _solver(cfg.solver)
     solver.images_per_update = data.batch_size * cfg.trainer.accumulate_grad_batches

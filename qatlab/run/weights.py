@@ -54,7 +54,11 @@ def _sorted(content: bytes) -> bytes:
 
 
 def init_weights(
-    model: nn.Module, source: str, unused: Collection[str] = (), whole: bool = False
+    model: nn.Module,
+    source: str,
+    unused: Collection[str] = (),
+    whole: bool = False,
+    same_bits: bool = False,
 ) -> str:
     """Copy weights into a converted network, by name.
 
@@ -76,6 +80,7 @@ def init_weights(
             ``_drawn`` names values, with spaces between them, that keep their initial ones.
         unused: names of values of modules that the network never calls; the file may have them or
             not.
+        same_bits: refuse a file of a phase in which quantizers had other bits.
         whole: refuse a file whose last layer has another number of outputs; for a network that is
             not trained any more.
 
@@ -113,11 +118,11 @@ def init_weights(
             f"init_weights={source}{part} does not fit the model: {'; '.join(nearest.differences)}"
         )
     chosen = min(fitting, key=lambda m: bool(m.heads))  # the first of equals
-    if whole and chosen.left_out:
+    if same_bits and chosen.left_out:
         raise CheckpointError(
-            f"{source} has other values for {min(chosen.left_out)} than its quantizer takes: it "
-            "was saved in a phase with other bits (schedule.falling_bits), or by another method. "
-            "Accepted: checkpoint=best, checkpoint=last at the end of a run."
+            f"{source} was saved in a phase with other bits (schedule.falling_bits): "
+            f"{min(chosen.left_out)} does not fit. Finish the run with resume=, and test its best "
+            "checkpoint."
         )
     others = [m.weights.source for m in fitting if m.weights.place != chosen.weights.place]
     of_a_run = (path.parent.parent / CONFIG).is_file() and path.parent.name == "checkpoints"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,21 +44,26 @@ class Schedule:
         cls,
         epochs: Mapping[Phase, int],
         model: nn.Module,
-        falling_bits: Mapping[int, int] | None = None,
+        falling_bits: Sequence[int] | None = None,
+        falling_epochs: int = 1,
     ) -> Schedule:
         """Read the keys of ``schedule``.
 
         Args:
             epochs: ``float_epochs``, ``clamp_epochs`` and ``quantize_epochs``.
             model: the network; one without quantizers trains the sum in one float phase.
-            falling_bits: epochs of the quantize phases before the last one, by the bits that all
-                quantizers have at least in them.
+            falling_bits: quantize phases before the last one, by the bits that all quantizers have
+                at least in them.
+            falling_epochs: how long each of these lasts.
 
         Raises:
             ConfigError: for a negative number, none at all, a clamp phase for quantizers that have
                 none, and bits that do not fall or have no quantize phase behind them.
         """
-        wide = _falling({} if falling_bits is None else falling_bits, epochs[Phase.QUANTIZE])
+        wide = _falling([] if falling_bits is None else falling_bits, falling_epochs)
+        if wide and epochs[Phase.QUANTIZE] < 1:
+            reason = "Falling bits end in the quantize phase."
+            raise wrong("schedule.quantize_epochs", epochs[Phase.QUANTIZE], "at least 1", reason)
         for phase, count in epochs.items():
             if count < 0:
                 raise wrong(f"schedule.{phase.value}_epochs", count, "a whole number of at least 0")
@@ -72,9 +77,10 @@ class Schedule:
         without = dict.fromkeys(q.method for q in found if not q.clamps)
         for _, _, bits in wide:
             if all(q.own_steps >= (1 << (bits or 0)) - 1 for q in found):
-                raise ConfigError(
-                    f"schedule.falling_bits: {bits} changes nothing, as no layer and no site has "
-                    "fewer bits; leave it out."
+                given = list(falling_bits or ())
+                fewest = min(q.bits for q in found)
+                raise wrong(
+                    "schedule.falling_bits", given, f"more bits than {fewest}, as some have"
                 )
         if epochs[Phase.CLAMP] and without:
             names = " and ".join(without)
@@ -112,23 +118,20 @@ class Schedule:
         return max(i for i, start in enumerate(self._starts()) if start <= epoch)
 
 
-def _falling(epochs: Any, behind: int) -> tuple[Span, ...]:
+def _falling(bits: Any, epochs: int) -> tuple[Span, ...]:
     """Return the quantize phases before the last one.
 
     Args:
-        epochs: of each, by its bits, unless the user gave something else.
-        behind: epochs of the last one.
+        bits: of each, unless the user gave something else.
+        epochs: of each.
     """
-    key = "schedule.falling_bits"
-    if not isinstance(epochs, Mapping):
-        raise wrong(key, epochs, "epochs by bits, such as {8: 4, 4: 4}")
-    for bits, count in epochs.items():
-        if type(bits) is not int or not 2 <= bits <= HIGHEST_BITS:
-            raise wrong(f"{key}.{bits}", count, f"bits from 2 to {HIGHEST_BITS}, and their epochs")
-        if type(count) is not int or count < 1:
-            raise wrong(f"{key}.{bits}", count, "epochs, a whole number above 0")
-    if list(epochs) != sorted(epochs, reverse=True):
-        raise wrong(key, dict(epochs), "bits that fall, such as {8: 4, 4: 4}")
-    if epochs and behind < 1:
-        raise wrong("schedule.quantize_epochs", behind, f"a number above 0, as {key} is given")
-    return tuple(Span(Phase.QUANTIZE, count, bits) for bits, count in epochs.items())
+    key, accepted = "schedule.falling_bits", f"bits that fall, from {HIGHEST_BITS} to 2: [8, 6]"
+    if not isinstance(bits, Sequence) or isinstance(bits, str):
+        raise wrong(key, bits, accepted)
+    if any(type(one) is not int or not 2 <= one <= HIGHEST_BITS for one in bits):
+        raise wrong(key, list(bits), accepted)
+    if any(one <= other for one, other in itertools.pairwise(bits)):
+        raise wrong(key, list(bits), accepted)
+    if bits and epochs < 1:
+        raise wrong("schedule.falling_epochs", epochs, "a whole number above 0")
+    return tuple(Span(Phase.QUANTIZE, epochs, one) for one in bits)

@@ -133,9 +133,9 @@ def test_an_experiment_trains_two_steps(
     start = [file for model, file in float_weights.items() if name.startswith(model)]
     overrides += [f"init_weights={file}" for file in start if name != "lenet_sat_clamp"]
     cfg = composed(tmp_path, *overrides)
-    given = [k for k, epochs in cfg.schedule.items() if str(k).endswith("_epochs") and epochs]
+    given = [key for key in ("float", "clamp", "quantize") if cfg.schedule[f"{key}_epochs"]]
     # With one phase two steps in it, with two phases one each.
-    cfg.schedule.update(dict.fromkeys(given, 1))
+    cfg.schedule.update({f"{key}_epochs": 1 for key in given})
     cfg.data.source.training_images = 2 * batch // len(given)
     result = experiment.train(cfg)
     assert result["name"].startswith(name)

@@ -27,7 +27,10 @@ EVERYTHING = (
     *("solver=sat", "mixup=0.4", "data.random_erasing=0.5"),
     *("loss.label_smoothing=0.1", "trainer.gradient_clip_val=1.0"),
 )
-FROM_FLOAT = ("schedule.float_epochs=1", "schedule.clamp_epochs=0", "schedule.quantize_epochs=1")
+FALLING = (
+    *("schedule.float_epochs=1", "schedule.clamp_epochs=0", "schedule.quantize_epochs=1"),
+    *("schedule.falling_bits=[8]", "schedule.falling_epochs=2"),
+)
 SHORT = ("schedule.clamp_epochs=1", "schedule.quantize_epochs=1")
 
 
@@ -65,7 +68,7 @@ def test_a_killed_run_with_all_options_equals_an_uninterrupted_one(
             *("1 end", ("callbacks=[reestimate_norms,ema]", *SHORT)), marks=pytest.mark.slow
         ),
         ("2 1", (*AVERAGED, *UNVALIDATED, *SHORT)),
-        ("2 1", ("quant=lsq_2bit", "schedule.falling_bits={8: 2}", *FROM_FLOAT)),
+        ("2 1", ("quant=lsq_2bit", *FALLING)),
     ],
 )
 def test_a_killed_run_equals_an_uninterrupted_one(

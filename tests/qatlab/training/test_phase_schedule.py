@@ -93,25 +93,26 @@ def test_a_schedule_without_epochs_is_refused() -> None:
 
 
 def test_bits_fall_in_quantize_phases_before_the_last_one() -> None:
-    schedule = Schedule.of(epochs(clamp=1, quantize=3), SAT, {8: 2, 6: 1})
+    schedule = Schedule.of(epochs(clamp=1, quantize=3), SAT, [8, 6], 2)
     assert [span.name for span in schedule.phases] == [
         *("clamp", "quantize_8bit", "quantize_6bit", "quantize")
     ]
-    assert schedule.epochs == 7
-    assert [schedule.at(epoch).bits for epoch in range(7)] == [None, 8, 8, 6, None, None, None]
-    assert Schedule.of(epochs(1, 0, 1), nn.Linear(2, 2), {8: 2}).phases == (Span(Phase.FLOAT, 4),)
+    assert schedule.epochs == 8
+    assert [schedule.at(epoch).bits for epoch in range(8)] == [None, 8, 8, 6, 6, *[None] * 3]
+    assert Schedule.of(epochs(1, 0, 1), nn.Linear(2, 2), [8], 2).phases == (Span(Phase.FLOAT, 4),)
 
 
 @pytest.mark.parametrize(
     ("falling", "words"),
     [
-        ({6: 1, 8: 1}, "schedule.falling_bits={6: 1, 8: 1} is wrong. Accepted: bits that fall"),
-        ({8: 0}, "schedule.falling_bits.8=0 is wrong. Accepted: epochs"),
-        ({8: True}, "schedule.falling_bits.8=true is wrong. Accepted: epochs"),
-        ({17: 1}, "schedule.falling_bits.17=1 is wrong. Accepted: bits from 2 to 16"),
-        ({"x": 1}, "schedule.falling_bits.x=1 is wrong. Accepted: bits from 2 to 16"),
-        ({8: 1, 4: 1}, "schedule.falling_bits: 4 changes nothing"),
-        (8, "schedule.falling_bits=8 is wrong. Accepted: epochs by bits"),
+        ([6, 8], "schedule.falling_bits=[6, 8] is wrong. Accepted: bits that fall"),
+        ([8, 8], "schedule.falling_bits=[8, 8] is wrong. Accepted: bits that fall"),
+        ([17], "schedule.falling_bits=[17] is wrong. Accepted: bits that fall, from 16 to 2"),
+        ([True], "schedule.falling_bits=[True] is wrong. Accepted: bits that fall"),
+        (["8"], "schedule.falling_bits=['8'] is wrong. Accepted: bits that fall"),
+        ({8: 1}, "schedule.falling_bits={8: 1} is wrong. Accepted: bits that fall"),
+        (8, "schedule.falling_bits=8 is wrong. Accepted: bits that fall"),
+        ([8, 4], "schedule.falling_bits=[8, 4] is wrong. Accepted: more bits than 4, as some have"),
     ],
 )
 def test_bits_that_cannot_fall_are_refused(falling: Any, words: str) -> None:
@@ -120,8 +121,13 @@ def test_bits_that_cannot_fall_are_refused(falling: Any, words: str) -> None:
 
 
 def test_falling_bits_need_a_phase_behind_them() -> None:
-    with pytest.raises(ConfigError, match=r"^schedule\.quantize_epochs=0 is wrong.*falling_bits"):
-        Schedule.of(epochs(1), LSQ, {8: 1})
+    with pytest.raises(ConfigError, match=r"^schedule\.quantize_epochs=0 is wrong.*Falling bits"):
+        Schedule.of(epochs(1), LSQ, [8])
+
+
+def test_falling_phases_have_epochs() -> None:
+    with pytest.raises(ConfigError, match=r"^schedule\.falling_epochs=0 is wrong"):
+        Schedule.of(epochs(1, 0, 1), LSQ, [8], 0)
 
 
 def test_calibration_needs_a_batch() -> None:
@@ -200,7 +206,7 @@ class Watch(Callback):
             self.model = copy.deepcopy(pl_module.model)
 
 
-def watched(falling: dict[int, int] | None = None) -> Watch:
+def watched(falling: list[int] | None = None) -> Watch:
     watch, learner = Watch(), Learner()
     schedule = Schedule.of(epochs(float_=1, quantize=2), learner.model, falling)
     trainer = Trainer(
@@ -240,7 +246,7 @@ def test_float_epochs_come_before_quantized_ones() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*no `validation_step`")
 def test_with_fewer_bits_steps_start_anew() -> None:
-    watch = watched({8: 1})
+    watch = watched([8])
     assert watch.bits == [[4] * 3] * 4 + [[8] * 3] * 4 + [[4] * 3] * 8
     eight, four = (watch.steps[at] or [] for at in (4, 8))
     # The ranges of activations are about the same, in 255 and in 15 steps.
