@@ -103,12 +103,18 @@ class FakeQuantized:
 
     def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute; see :class:`Form`."""
-        returned = self.model(images)
+        returned = self.model(as_weights(self.model, images))
         outputs = (returned if isinstance(returned, Tensor) else returned[0]).double()
         found = (_by_image(shown, len(images)) for shown in (self._codes, self._positions))
         return Answer(outputs.flatten(1), *found)
 
     look_inside = __call__
+
+
+def as_weights(model: nn.Module, images: Tensor) -> Tensor:
+    """Return images in the type of a network's weights: float64 after trainer.precision=64-true."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return images.to(next(iter(types))) if len(types) == 1 else images
 
 
 def _in_steps(site: ActivationQuantizer, values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from qatlab.deploy.integer.lowering import try_to_lower
 from qatlab.deploy.integer.operations import AS_GIVEN
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
-from qatlab.deploy.verify.forms import AsIntegers, Form, InOnnxruntime, read_onnx
+from qatlab.deploy.verify.forms import AsIntegers, Form, InOnnxruntime, as_weights, read_onnx
 from qatlab.errors import ConfigError, wrong
 from qatlab.quant.learned import ActivationQuantizer
 
@@ -122,6 +122,6 @@ def check_outputs(trained: Trained, images: int | None) -> None:
 
 @torch.no_grad()
 def _count(trained: Trained) -> int:
-    returned = trained.model(trained.data.example_input())
+    returned = trained.model(as_weights(trained.model, trained.data.example_input()))
     first = returned if isinstance(returned, Tensor) else returned[0]  # the one that is scored
     return int(first.flatten(1).shape[1])

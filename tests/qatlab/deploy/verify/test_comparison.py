@@ -136,3 +136,10 @@ def test_the_network_is_afterwards_as_it_was() -> None:
         assert form(torch.ones(1, 2, 1, 1), torch.ones(1, 2, 1, 1)).codes.keys() == {"2"}
     assert layer.held is None
     assert not site._forward_hooks
+
+
+def test_a_network_of_float64_computes_images_of_float32() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double()
+    images = torch.rand(3, 1, 2, 2)
+    assert torch.equal(FakeQuantized(model)(images, images).outputs, model(images.double()))
+    assert len(FakeQuantized(nn.Flatten())(images, images).outputs) == 3  # without weights
