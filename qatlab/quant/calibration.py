@@ -65,7 +65,8 @@ def as_if_started(model: nn.Module) -> Iterator[None]:
     set_phase(model, Phase.QUANTIZE)
     for quantizer in quantizers(model):
         if isinstance(quantizer, ActivationQuantizer) and quantizer.needs_start:
-            quantizer.begin_with(torch.linspace(0.1, 1.0, 16).to(quantizer.parameter))
+            # To no round number, at which a function may jump (nn.Threshold).
+            quantizer.begin_with(torch.linspace(0.1, 0.9731, 16).to(quantizer.parameter))
             if quantizer.learned_offset is not None:
                 quantizer.learned_offset.data.fill_(0.1)
     try:
