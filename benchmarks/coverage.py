@@ -72,7 +72,8 @@ PAGE = """
 # Which networks leave
 
 Made by `python benchmarks/coverage.py --out networks.json --page docs/networks.md`; its first lines
-say what is done with each network.
+say what is done with each network. Where nothing stands under *its files*, it leaves as the forms
+beside, but was too large to be trained and computed here (`--largest`), or cannot leave.
 """
 
 
