@@ -15,11 +15,10 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 # The ground that everything may stand on; what prints is for those who speak with a user.
-FOR_ALL = {"qatlab.errors", "qatlab.arguments", "qatlab.system.files", "qatlab.system.native"}
+FOR_ALL = {"qatlab.errors", "qatlab.system.files", "qatlab.system.native"}
 # What each room may import beside the standard library, itself and FOR_ALL.
 ROOMS = {
     "qatlab.errors": set(),
-    "qatlab.arguments": set(),
     "qatlab.system": {"yaml", "rich"},
     "qatlab.quant": {"torch", "triton", "typing_extensions"},
     "qatlab.models": {"qatlab.quant.tracing", "torch", "timm"},

@@ -16,10 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from qatlab.arguments import check_numbers
 from qatlab.config.folders import job_folder, override_list
 from qatlab.config.trust import check_stored
 from qatlab.errors import ConfigError, wrong
+from qatlab.errors.arguments import check_numbers
 from qatlab.results.conditions import check_unchanged
 from qatlab.results.record import CONFIG, check_run
 from qatlab.system.files import read_yaml_mapping

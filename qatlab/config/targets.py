@@ -12,8 +12,8 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from qatlab.arguments import check_arguments, takes
 from qatlab.errors import ConfigError, QatlabError, did_you_mean, text, wrong
+from qatlab.errors.arguments import check_arguments, takes
 
 TARGET = "_target_"
 HYDRAS = (TARGET, "_partial_", "_convert_", "_recursive_", "_args_")  # keys that are not arguments

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qatlab.arguments import check_arguments
 from qatlab.errors import ConfigError, QuantRuleError
+from qatlab.errors.arguments import check_arguments
 from qatlab.quant.costs import Costs
 from qatlab.quant.layers import QuantConv2d, QuantLinear, trained_weight
 from qatlab.quant.learned import ActivationQuantizer

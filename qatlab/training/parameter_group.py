@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from qatlab.arguments import check_arguments
 from qatlab.errors import ConfigError, text, wrong
+from qatlab.errors.arguments import check_arguments
 from qatlab.training.lr_policy import LrPolicy, check_number, constant
 from qatlab.training.solver import policy_factor
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from qatlab.arguments import check_arguments
 from qatlab.errors import ConfigError, unknown, wrong
+from qatlab.errors.arguments import check_arguments
 
 
 def chosen(

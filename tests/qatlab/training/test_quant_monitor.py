@@ -11,10 +11,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
-from qatlab.arguments import check_arguments
 from qatlab.data import ImageData
 from qatlab.data.synthetic import Synthetic
 from qatlab.errors import ConfigError
+from qatlab.errors.arguments import check_arguments
 from qatlab.quant import (
     LsqActivation,
     LsqPlusActivation,

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypedDict
 import pytest
 from typing_extensions import Unpack
 
-from qatlab.arguments import check_arguments, takes
 from qatlab.errors import ConfigError
+from qatlab.errors.arguments import check_arguments, takes
 
 
 class Bare:

@@ -1,0 +1,29 @@
+"""Errors that a user's input can cause, their sentences, and the checks that raise them."""
+
+from qatlab.errors.kinds import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    QatlabError,
+    QuantRuleError,
+    TrainingError,
+    did_you_mean,
+    plain,
+    text,
+    unknown,
+    wrong,
+)
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "QatlabError",
+    "QuantRuleError",
+    "TrainingError",
+    "did_you_mean",
+    "plain",
+    "text",
+    "unknown",
+    "wrong",
+]
