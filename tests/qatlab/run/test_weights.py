@@ -120,3 +120,23 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         CheckpointError, match=r"does not fit the model: 0\.weight is \(5, 3, 3, 3\)"
     ):
         init_weights(network(LSQ), path)
+
+
+def test_powers_of_two_and_other_steps_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    old, new = trained(LSQ), network(LSQ, power_of_two=True)
+    told = init_weights(new, saved(old, tmp_path / "w.pt"))
+    assert "values of quantizers left out" in told
+    assert not learned(new)["0.weight_quantizer.initialized"]  # its steps are rounded
+    assert learned(new)["2.initialized"]  # those of its sites are not
+
+
+@pytest.mark.parametrize("quantizers", [LSQ, SAT])
+def test_a_file_of_a_phase_with_more_bits_is_refused_where_it_has_to_fit(
+    quantizers: Any, tmp_path: Path
+) -> None:
+    file = saved(trained(quantizers, 8), tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"saved in a phase with other bits.*resume="):
+        init_weights(network(quantizers, 4), file, whole=True, same_bits=True)
+    assert "left out" in init_weights(network(quantizers, 4), file, whole=True)
+    same = saved(trained(quantizers, 4), tmp_path / "same.pt")
+    init_weights(network(quantizers, 4), same, whole=True, same_bits=True)

@@ -280,3 +280,13 @@ def test_a_clip_value_means_the_same_with_any_bits() -> None:
     assert site(torch.tensor([0.5])).item() == pytest.approx(0.5, abs=1 / 255)
     site.widen(None)
     assert site(torch.tensor([0.5])).item() == pytest.approx(2 / 3)
+
+
+def test_a_given_step_keeps_its_range_with_more_bits() -> None:
+    quantizer = LsqWeight(bits=4, step_size=0.1)
+    quantizer.widen(8)
+    quantizer.begin_with(torch.randn(50))
+    assert quantizer.step_size.item() == pytest.approx(0.1 * 7 / 127)
+    quantizer.widen(None)
+    quantizer.begin_with(torch.randn(50))
+    assert quantizer.step_size.item() == pytest.approx(0.1)
