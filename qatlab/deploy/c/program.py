@@ -115,9 +115,7 @@ class _Writer:
         memory = self.rows.declarations()
         if self.memory.size:
             memory.append(f"static uint8_t arena[{self.memory.size}];")
-        kind, unit = "double", 0
-        if isinstance(output, ops.FixedOutput):
-            kind, unit = "int64_t", int(output.shift.flat[0])
+        kind, unit = "int64_t" if output.whole else "double", output.unit
         image = math.prod(self.image.shape)
         written = "\n\n".join([*self.functions, self._infer(classes)])
         names = ",\n    ".join(map(string, class_names))

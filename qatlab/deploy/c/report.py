@@ -58,10 +58,11 @@ def layer_sizes(
 
 def _computed(name: str, network: IntegerNetwork, shapes: Mapping[str, Sequence[int]]) -> int:
     """Return in how many places accumulators are computed: anew for each reader."""
+    pools = {op.name: op for op in network.of(ops.SumPool)}
     count = 0
     for op in network.operations:
-        if name in op.inputs and isinstance(op, ops.SumPool):
-            count += math.prod(op.kernel) * _computed(op.name, network, shapes)
+        if name in op.inputs and op.name in pools:
+            count += math.prod(pools[op.name].kernel) * _computed(op.name, network, shapes)
         else:
             count += op.inputs.count(name) * math.prod(shapes[name][1:])
     return count

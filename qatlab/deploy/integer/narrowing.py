@@ -8,9 +8,9 @@ of all multipliers are summed up first, and what they carry is added to the next
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,12 +52,11 @@ def narrowed(network: IntegerNetwork) -> IntegerNetwork:
         network: in fixed point, with sums of 64 bits.
     """
     found = ranges(network)
-    operations = tuple(
-        shortened(op, [found[name] for name in op.inputs])
-        if isinstance(op, ops.FixedRescale)
-        else op
-        for op in network.operations
-    )
+    short = {
+        op.name: shortened(op, [found[name] for name in op.inputs])
+        for op in network.of(ops.FixedRescale)
+    }
+    operations = tuple(short.get(op.name, op) for op in network.operations)
     return IntegerNetwork(operations, network.sites, is_narrow=True)
 
 
@@ -71,8 +70,7 @@ def in_parts(network: IntegerNetwork, bits: int = FLOAT) -> tuple[int, int]:
     known = ranges(network)
     needed = [
         needs_parts(op, [known[name] for name in op.inputs], bits)
-        for op in network.operations
-        if isinstance(op, ops.FixedRescale)
+        for op in network.of(ops.FixedRescale)
     ]
     return sum(int(own.sum()) for own in needed), sum(map(len, needed))
 
@@ -87,18 +85,32 @@ def ranges(network: IntegerNetwork) -> dict[str, Range]:
     for op in network.operations:
         if op.name in codes:
             found[op.name] = _range(codes[op.name].low, codes[op.name].high)
-        elif isinstance(op, (ops.Convolve, ops.Multiply)) and op.inputs[0] in codes:
-            low, high = found[op.inputs[0]]
-            low, high = np.minimum(low, 0), np.maximum(high, 0)  # there are zeros at a border
-            weight = op.weight.reshape(len(op.weight), -1)
-            up, down = np.maximum(weight, 0).sum(1), np.minimum(weight, 0).sum(1)
-            found[op.name] = Range(up * low + down * high, up * high + down * low)
-        elif isinstance(op, ops.Sums):
-            found[op.name] = _range(-op.largest, op.largest)
+        elif op.group is ops.Group.SUMS:
+            found[op.name] = SUMS[type(op)](op, found[op.inputs[0]])
         elif op.group is ops.Group.MOVED:
             size = max(int(abs(end).max()) for end in found[op.inputs[0]])
             found[op.name] = _range(-size, size)
     return found
+
+
+def _of_weights(op: ops.Convolve | ops.Multiply, read: Range) -> Range:
+    low, high = np.minimum(read.low, 0), np.maximum(read.high, 0)  # there are zeros at a border
+    weight = op.weight.reshape(len(op.weight), -1)
+    up, down = np.maximum(weight, 0).sum(1), np.minimum(weight, 0).sum(1)
+    return Range(up * low + down * high, up * high + down * low)
+
+
+def _of_size(op: ops.Sums, read: Range) -> Range:
+    return _range(-op.largest, op.largest)
+
+
+# Between which numbers sums lie, by those that their first input lies between.
+SUMS: dict[type[ops.Operation], Callable[[Any, Range], Range]] = {
+    ops.Convolve: _of_weights,
+    ops.Multiply: _of_weights,
+    ops.Product: _of_size,
+    ops.SumPool: _of_size,
+}
 
 
 def _range(low: int, high: int) -> Range:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from qatlab.deploy.integer.operations import (
     Codes,
@@ -14,6 +15,8 @@ from qatlab.deploy.integer.operations import (
     Shape,
     Sums,
 )
+
+Kind = TypeVar("Kind", bound=Operation)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class IntegerNetwork:
         """Return the operation of that name."""
         return next(op for op in self.operations if op.name == name)
 
+    def of(self, kind: type[Kind]) -> Iterator[Kind]:
+        """Yield the operations of a kind, in their order."""
+        return (op for op in self.operations if isinstance(op, kind))
+
     @property
     def codes(self) -> dict[str, Codes]:
         """Those of all results that are codes, by the name of the operation."""
@@ -56,18 +63,16 @@ class IntegerNetwork:
     @property
     def input(self) -> Input:
         """The image."""
-        (found,) = (op for op in self.operations if isinstance(op, Input))
+        (found,) = self.of(Input)
         return found
 
     @property
     def output(self) -> Output | FixedOutput:
         """The answer."""
-        last = self.operations[-1]
-        assert isinstance(last, (Output, FixedOutput))
-        return last
+        answers: list[Output | FixedOutput] = [*self.of(Output), *self.of(FixedOutput)]
+        return answers[-1]
 
     @property
     def accumulator_bits(self) -> dict[str, int]:
         """Width, sign included, that the accumulators of each layer need."""
-        sums = (op for op in self.operations if isinstance(op, Sums))
-        return {op.name: op.largest.bit_length() + 1 for op in sums}
+        return {op.name: op.largest.bit_length() + 1 for op in self.of(Sums)}

@@ -46,6 +46,10 @@ class Codes:
         """No code is larger in size."""
         return max(-self.low, self.high)
 
+    def in_units(self, unit: float) -> Codes:
+        """Return the same codes for the same values in another unit."""
+        return replace(self, step=self.step / unit, offset=self.offset / unit)
+
 
 AS_GIVEN = Codes(0, 255, 1 / 255)  # of images that a file takes in float: whatever they are
 
@@ -455,9 +459,11 @@ class Output(Weighted):
         function: a last ``softmax`` or ``log_softmax``, which only files of floats compute.
         places: for each number of the answer, its number among those that are computed here, all
             of which are answers; None where they are in this order.
+        unit: see :class:`FixedOutput`.
     """
 
     group = Group.ANSWER
+    unit: ClassVar[int] = 0
     shape: tuple[int, ...] = ()
     function: str = ""
     places: Integers | None = None
@@ -500,7 +506,7 @@ class FixedRescale(FixedPoint):
 
 @dataclass(frozen=True)
 class FixedOutput(FixedPoint):
-    """What the network answers, times ``2**shift``, which is the same for all classes.
+    """What the network answers, times ``2**unit``, the shift of all classes.
 
     Attributes:
         shape: see :class:`Output`.
@@ -512,6 +518,11 @@ class FixedOutput(FixedPoint):
     shape: tuple[int, ...] = ()
     function: str = ""
     places: Integers | None = None
+
+    @property
+    def unit(self) -> int:
+        """Answers are that power of two larger than the numbers that they stand for."""
+        return int(self.shift.flat[0])
 
 
 def inner(op: Windowed, shape: Sequence[int]) -> tuple[int, ...]:

@@ -158,15 +158,21 @@ def _in_steps(network: IntegerNetwork) -> IntegerNetwork:
             unit = codes[op.name].step
         units[op.name] = unit
         changes: dict[str, Any] = {}
-        if isinstance(op, (ops.Rescale, ops.Table, ops.SumPool, ops.Reinterpret)) and op.codes:
-            own = op.codes
-            changes["codes"] = replace(own, step=own.step / unit, offset=own.offset / unit)
-        if isinstance(op, ops.Reinterpret):
-            changes["shift"] = op.shift / unit
-        if isinstance(op, ops.Pad):
-            changes["value"] = op.value / unit
+        for name in REAL.get(type(op), ()):
+            own = getattr(op, name)
+            changes[name] = own / unit if name != "codes" else own and own.in_units(unit)
         operations.append(replace(op, **changes))
     return IntegerNetwork(operations, network.sites)
+
+
+# What of an operation is in real numbers; multipliers and biases of a site are in its steps.
+REAL: dict[type[ops.Operation], tuple[str, ...]] = {
+    ops.Rescale: ("codes",),
+    ops.Table: ("codes",),
+    ops.SumPool: ("codes",),
+    ops.Reinterpret: ("codes", "shift"),
+    ops.Pad: ("value",),
+}
 
 
 def _complete(model: onnx.ModelProto) -> onnx.ModelProto:

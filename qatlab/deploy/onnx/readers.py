@@ -145,10 +145,9 @@ def check_rescale(reader: Reader, rescale: str) -> None:
 
 def check_layers(reader: Reader, network: IntegerNetwork) -> None:
     """Raise a ConfigError for a layer that a reader computes wrongly without a warning."""
-    for op in network.operations:
+    for op in network.of(Convolve):
         if (
             reader.moves_strides
-            and isinstance(op, Convolve)
             and op.kernel == (1, 1)
             and op.padding != NO_SIDES
             and max(op.stride) > 1

@@ -81,16 +81,16 @@ def lowest_opset(network: IntegerNetwork, kind: str, reader: Reader) -> int:
         ConfigError: if no opset stores its weights.
     """
     lowest, highest = reader.opsets
-    found = [lowest]
-    for op in network.operations:
-        if isinstance(op, ops.Pad) and op.mode == "circular":
-            found.append(WRAPS)
-        if kind == "qonnx":
-            continue
-        if isinstance(op, (ops.Convolve, ops.Multiply)):
-            found.append(opset_of_weights(op.weight, op.name))
-        elif op.group is ops.Group.SITE:
-            found.append(opset_of_site(network.codes[op.name]))
+    found = [lowest, *(WRAPS for op in network.of(ops.Pad) if op.mode == "circular")]
+    if kind != "qonnx":
+        layers: list[ops.Convolve | ops.Multiply] = [*network.of(ops.Convolve)]
+        layers += network.of(ops.Multiply)
+        found += [opset_of_weights(op.weight, op.name) for op in layers]
+        codes, sites = (
+            network.codes,
+            (op for op in network.operations if op.group is ops.Group.SITE),
+        )
+        found += [opset_of_site(codes[op.name]) for op in sites]
     return min(max(found), highest)
 
 
