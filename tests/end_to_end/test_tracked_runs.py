@@ -17,6 +17,7 @@ from killable_runs import KILL_AT, ROOT, Ended, start_forked
 
 from qatlab.training.csv_logger import read_rows
 
+pytestmark = pytest.mark.slow  # the three packages take ten seconds to import, in each process
 PHASES = {"clamp": 1.0, "quantize": 2.0}  # as docs/trackers.md says
 SETTINGS = (
     *("data=synthetic", "data.source.training_images=90", "data.source.test_images=50"),
