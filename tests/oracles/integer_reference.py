@@ -58,7 +58,10 @@ def _fixed(op: ops.FixedRescale, inputs: list[Values], place: Place) -> Any:
     total = _total(op, inputs, place)
     if op.below is not None and total < _of(op.zero, place):
         return _fixed(op.below, inputs, place)
-    return max(op.codes.low, min(op.codes.high, total >> _of(op.shift, place[:1])))
+    code, rest = divmod(total, 1 << _of(op.shift, place[:1]))
+    if op.to_even and rest == 0 and code % 2:
+        code -= 1
+    return max(op.codes.low, min(op.codes.high, code))
 
 
 def _looked_up(op: ops.Table, inputs: list[Values], place: Place) -> int:

@@ -126,6 +126,12 @@ static inline int64_t qatlab_shift(int64_t total, int32_t bits)
     return total < 0 ? ~(~total >> bits) : total >> bits;
 }
 
+/* What lies half way has had the half added, and becomes the even code. */
+static inline int64_t qatlab_shift_to_even(int64_t total, int32_t bits)
+{
+    return qatlab_shift(total - (qatlab_shift(total, bits) & 1), bits);
+}
+
 static inline int32_t qatlab_clip(int64_t code, int32_t low, int32_t high)
 {
     return code < low ? low : code > high ? high : (int32_t)code;

@@ -246,7 +246,8 @@ def _nearest(op: ops.Rescale, tables: Tables, where: str) -> str:
 def _shifted(op: ops.FixedRescale, tables: Tables, where: str) -> str:
     shift = tables.of_place(f"shifts{where}", op.name, op.shift)
     shift = shift.removeprefix("INT64_C(").removesuffix(")")
-    return f"qatlab_clip(qatlab_shift(total, {shift}), {op.codes.low}, {op.codes.high})"
+    function = "qatlab_shift_to_even" if op.to_even else "qatlab_shift"
+    return f"qatlab_clip({function}(total, {shift}), {op.codes.low}, {op.codes.high})"
 
 
 # The code that a site makes of ``total``.

@@ -121,10 +121,16 @@ def shortened(op: ops.FixedRescale, inputs: Sequence[Range]) -> ops.FixedRescale
     """Return an operation that gives the same codes by the smallest numbers, in each channel.
 
     Args:
-        op: with one input and one offset for each channel; others are returned as they are.
+        op: with one input and one offset for each channel, and without ties that become even codes;
+            others are returned as they are.
         inputs: between which numbers its inputs lie.
     """
-    if len(inputs) > 1 or op.below is not None or max(op.multipliers[0].ndim, op.offset.ndim) > 1:
+    if (
+        len(inputs) > 1
+        or op.to_even
+        or op.below is not None
+        or max(op.multipliers[0].ndim, op.offset.ndim) > 1
+    ):
         return op
     numbers = np.broadcast_arrays(op.multipliers[0], op.offset, op.shift, *inputs[0])
     multiplier, offset, shift, low, high = (np.array(own) for own in numbers)
@@ -226,6 +232,6 @@ def _largest_of(numbers: Integers) -> Integers:
     return np.asarray(abs(numbers.reshape(len(numbers), -1)).max(1))
 
 
-def beside(of_channels: Integers, numbers: Integers) -> Integers:
+def beside(of_channels: Integers, numbers: NDArray[Any]) -> Integers:
     """Return one number for each channel in a shape that broadcasts to others."""
     return of_channels.reshape(-1, *(1,) * (numbers.ndim - 1))

@@ -494,12 +494,16 @@ class FixedRescale(FixedPoint):
 
     Attributes:
         codes: of the result.
+        to_even: whether a sum that lies half way between two codes becomes the even one, not the
+            upper one: 1 is subtracted from it in front of the shift where its code would be odd,
+            which changes no code but that of a tie. No shift is 0 then.
         below: what is computed instead where the sum is less than ``zero``; None for nothing.
         zero: one for each channel.
     """
 
     group = Group.SITE
     codes: Codes
+    to_even: bool = False
     below: FixedRescale | None = None
     zero: Integers | None = None
 

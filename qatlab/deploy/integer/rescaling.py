@@ -3,6 +3,10 @@
 A site's codes are ``(sum_i M_i * accumulator_i + B) >> S`` with whole M, B and S for each channel:
 S makes full use of the width of M, and B holds the bias to the same precision, so that no step but
 that of M itself is rounded twice. All sums fit into 64 bits; for 24 see :mod:`narrowing`.
+
+Sums become the nearest code, and those half way the upper one. Where M and B hold the real numbers
+exactly, as steps that are powers of two make them, many sums lie half way: there they become the
+even code, as in training.
 """
 
 from __future__ import annotations
@@ -12,10 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qatlab.deploy.integer import operations as ops
-from qatlab.deploy.integer.narrowing import narrowed
+from qatlab.deploy.integer.narrowing import beside, narrowed
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import Integers, Reals, largest_sizes, product
 from qatlab.errors import ConfigError, wrong
@@ -65,13 +68,46 @@ def _rescale(op: ops.Rescale, largest: Sequence[int], rescale: str) -> ops.Fixed
     terms, offset, shift, sizes = _scaled(op, largest, rescale)
     room = np.minimum(SUM_BITS - _bits(sizes), SUM_BITS - op.codes.largest.bit_length())
     multipliers, added, shift = _within(op.name, terms, offset, shift, room)
+    to_even = False
+    if shift.min() > 0:
+        less, to_even = _spare_bits(op, multipliers, added, shift)
+        if to_even:
+            multipliers = tuple(own >> beside(less, own) for own in multipliers)
+            added, shift = added >> beside(less, added), shift - less
     half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
-    added = added + _beside(half, offset)
-    made = ops.FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes)
+    added = added + beside(half, offset)
+    made = ops.FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes, to_even)
     if op.below is None:
         return made
-    zero = np.round(np.ldexp(op.zero, shift)).astype(np.int64) + half
+    zero = np.ceil(np.ldexp(op.zero, shift)).astype(np.int64) + half
     return replace(made, below=_rescale(op.below, largest, rescale), zero=zero)
+
+
+def _spare_bits(
+    op: ops.Rescale, multipliers: Sequence[Integers], offset: Integers, shift: Integers
+) -> tuple[Integers, bool]:
+    """Return for each channel how many bits its numbers can spare, and whether there are ties.
+
+    Spared are bits of numbers that are the real ones, exactly; the shift keeps one. Ties are sums
+    of such numbers half way between two codes.
+    """
+    numbers, real = (*multipliers, offset), (*op.multipliers, op.offset)
+    exact = np.ones(len(shift), bool)
+    for own, wanted in zip(numbers, real, strict=True):
+        same = np.ldexp(own.astype(np.float64), -beside(shift, own)) == _of_each(wanted, len(shift))
+        exact &= same.reshape(len(shift), -1).all(1)
+    *factors, of_offset = (_trailing_zeros(own) for own in numbers)
+    of_factors = np.min(factors, axis=0)
+    # At a tie products and offset come to an odd number of halves.
+    meets = np.where(of_factors < shift, of_offset >= of_factors, of_offset == shift - 1)
+    spare = np.minimum(np.minimum(of_factors, of_offset), shift - 1)
+    return np.where(exact, spare, 0), bool(np.any(exact & meets))
+
+
+def _trailing_zeros(numbers: Integers) -> Integers:
+    """Return for each channel the last bits that are 0 in all its numbers; 63 if these are."""
+    joined = np.bitwise_or.reduce(numbers.reshape(len(numbers), -1), axis=1)
+    return np.where(joined == 0, 63, np.frexp((joined & -joined).astype(np.float64))[1] - 1)
 
 
 def _output(op: ops.Output, largest: Sequence[int], rescale: str) -> ops.FixedOutput:
@@ -123,8 +159,8 @@ def _within(
             f"{factor:.2g}: weights have exploded, or the step of a site has vanished."
         )
     shift = np.maximum(np.minimum(shift, room), 0)
-    multipliers = tuple(_whole(term, _beside(shift, term)) for term in terms)
-    return multipliers, _whole(offset, _beside(shift, offset)), shift
+    multipliers = tuple(_whole(term, beside(shift, term)) for term in terms)
+    return multipliers, _whole(offset, beside(shift, offset)), shift
 
 
 def _of_each(numbers: Reals, channels: int) -> Reals:
@@ -137,11 +173,6 @@ def _of_each(numbers: Reals, channels: int) -> Reals:
 def _largest_of(numbers: Reals) -> Reals:
     """Return the largest size for each channel."""
     return np.asarray(abs(numbers.reshape(len(numbers), -1)).max(1))
-
-
-def _beside(of_channels: NDArray[Any], numbers: Reals) -> NDArray[Any]:
-    """Return one number for each channel in a shape that broadcasts to others."""
-    return of_channels.reshape(-1, *(1,) * (numbers.ndim - 1))
 
 
 def _bits(numbers: Reals) -> Integers:

@@ -180,7 +180,8 @@ def _fixed_rescale(op: ops.FixedRescale, *inputs: Tensor) -> tuple[Tensor, Tenso
         shift = torch.where(other, _like(op.below.shift, inputs[0]), shift)
     if not op.codes.largest < EXACT:
         raise ValueError(f"{op.name} has codes beyond float32")
-    codes = (total >> shift).clamp(op.codes.low, op.codes.high).float()
+    shifted = total - ((total >> shift) & 1) if op.to_even else total
+    codes = (shifted >> shift).clamp(op.codes.low, op.codes.high).float()
     return codes, _shifted(total, shift)
 
 

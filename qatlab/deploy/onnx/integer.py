@@ -237,28 +237,31 @@ class IntegerWriter:
             total = graph.node("Add", [total, term])
         return total
 
-    def _narrow_total(self, op: ops.FixedPoint, inputs: list[str]) -> tuple[str, Integers]:
-        """Return the last of the sums in parts, and the shift by which it becomes a code."""
-        ndim, carry = self._ndim(op), ""
+    def _narrow_total(
+        self, op: ops.FixedPoint, inputs: list[str]
+    ) -> tuple[str, Integers, list[str]]:
+        """Return the last of the sums in parts, its shift, and what the others have left."""
+        ndim, carry, rests = self._ndim(op), "", []
         *lower, last = parts(op, [self.ranges[name] for name in op.inputs])
         for part in lower:
             total = self._carried(part, inputs, carry, ndim)
-            carry = self._floor(total, part.shift, ndim)
-        return self._carried(last, inputs, carry, ndim), last.shift
+            carry, rest = self._floor(total, part.shift, ndim)
+            rests.append(rest)
+        return self._carried(last, inputs, carry, ndim), last.shift, rests
 
     def _carried(self, part: Part, inputs: list[str], carry: str, ndim: int) -> str:
         total = self._total(part, inputs, np.int32, ndim)
         return self.graph.node("Add", [total, carry]) if carry else total
 
-    def _floor(self, total: str, shift: Integers, ndim: int) -> str:
-        """Return numbers without their last bits, those below 0 as well.
+    def _floor(self, total: str, shift: Integers, ndim: int) -> tuple[str, str]:
+        """Return numbers without their last bits, those below 0 as well, and these bits.
 
         The division leaves no remainder, so that it is the same in float32: OpenVINO fuses it with
         convolutions and sums, and rounds to the nearest.
         """
         unit = self._numbers((1 << shift).astype(np.int32), ndim)
         rest = self.graph.node("Mod", [total, unit])  # 0 or more
-        return self.graph.node("Div", [self.graph.node("Sub", [total, rest]), unit])
+        return self.graph.node("Div", [self.graph.node("Sub", [total, rest]), unit]), rest
 
     def _ndim(self, op: ops.Operation) -> int:
         return len(self.shapes[op.inputs[0]]) + 1
@@ -319,18 +322,32 @@ class IntegerWriter:
         return graph.node("Cast", [codes], op.name, to=self.kinds[op.name])
 
     def _narrow_rescale(self, op: ops.FixedRescale, inputs: list[str]) -> str:
-        graph, ndim = self.graph, self._ndim(op)
-        codes = self._floor(*self._narrow_total(op, inputs), ndim)
+        graph = self.graph
+        codes = self._narrow_codes(op, inputs)
         if op.below is not None:
             assert op.zero is not None
-            other = self._floor(*self._narrow_total(op.below, inputs), ndim)
+            other = self._narrow_codes(op.below, inputs)
             above = replace(op, offset=op.offset - beside(op.zero, op.offset))
-            total, _ = self._narrow_total(above, inputs)
+            total, *_ = self._narrow_total(above, inputs)
             is_below = graph.node("Less", [total, graph.constant(np.int32(0))])
             codes = graph.node("Where", [is_below, other, codes])
         ends = [graph.constant(np.int32(end)) for end in (op.codes.low, op.codes.high)]
         clipped = graph.node("Clip", [codes, *ends])
         return graph.node("Cast", [clipped], op.name, to=self.kinds[op.name])
+
+    def _narrow_codes(self, op: ops.FixedRescale, inputs: list[str]) -> str:
+        """Return codes that are not clipped."""
+        graph = self.graph
+        total, shift, rests = self._narrow_total(op, inputs)
+        codes, rest = self._floor(total, shift, self._ndim(op))
+        if not op.to_even:
+            return codes
+        for other in rests:
+            rest = graph.node("Add", [rest, other])
+        is_tie = graph.node("Equal", [rest, graph.constant(np.int32(0))])
+        odd = graph.node("Mod", [codes, graph.constant(np.int32(2))])
+        less = graph.node("Mul", [odd, graph.node("Cast", [is_tie], to=TensorProto.INT32)])
+        return graph.node("Sub", [codes, less])
 
     def _shifted(self, op: ops.FixedRescale, total: str, ndim: int) -> str:
         """Return codes as int64: BitShift takes no negative numbers, and Div rounds them up.
@@ -338,14 +355,21 @@ class IntegerWriter:
         So: clip, move to 0, divide.
         """
         graph = self.graph
-        low = op.codes.low << op.shift
-        ends = [self._numbers(end, ndim) for end in (low, op.codes.high << op.shift)]
+        low, high = op.codes.low << op.shift, op.codes.high << op.shift
+        if op.to_even:
+            high = high + 1  # is no tie
+        ends = [self._numbers(end, ndim) for end in (low, high)]
         clipped = graph.node("Max", [total, ends[0]])
         clipped = graph.node("Min", [clipped, ends[1]])
         if op.codes.low:
             clipped = graph.node("Sub", [clipped, ends[0]])
         unit = self._numbers(np.int64(1) << op.shift, ndim)
         codes = graph.node("Div", [clipped, unit])
+        if op.to_even:
+            two, low_bit = (graph.constant(np.int64(n)) for n in (2, op.codes.low % 2))
+            moved = graph.node("Add", [codes, low_bit]) if op.codes.low % 2 else codes
+            odd = graph.node("Mod", [moved, two])
+            codes = graph.node("Div", [graph.node("Sub", [clipped, odd]), unit])
         if op.codes.low:
             lowest = graph.constant(np.int64(op.codes.low))
             codes = graph.node("Add", [codes, lowest])
