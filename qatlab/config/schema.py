@@ -39,6 +39,7 @@ class QuantConfig:
     weight: Any = MISSING
     activation: Any = MISSING
     inputs_of_functions: Any = None  # true, false or null
+    one_step_for_sums: bool = False
     rules: dict[str, Any] | None = field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from qatlab.errors import ConfigError, QuantRuleError
 from qatlab.errors.arguments import check_arguments
 from qatlab.quant.costs import Costs
 from qatlab.quant.layers import QuantConv2d, QuantLinear, trained_weight
-from qatlab.quant.learned import ActivationQuantizer
+from qatlab.quant.learned import ActivationQuantizer, LearnedQuantizer, share_step
 from qatlab.quant.memory import add, add_inplace, note_copies
 from qatlab.quant.ops import WEIGHT_LAYERS, kind_of
 from qatlab.quant.quantizer import Quantizer
@@ -34,6 +35,7 @@ def quantize(
     rules: Sequence[Rule],
     example_input: Tensor,
     inputs_of_functions: bool = False,
+    one_step_for_sums: bool = False,
 ) -> tuple[nn.Module, ModelTable]:
     """Give every weight layer a weight quantizer and every site an activation quantizer.
 
@@ -50,6 +52,7 @@ def quantize(
         inputs_of_functions: what an activation function reads that whole numbers have as a table
             only, such as SiLU, is a site, too: of 8 bits, unless a rule says otherwise; and so is
             what is multiplied by another tensor, with bits as any other.
+        one_step_for_sums: sites that an addition adds up learn one step, whatever their bits.
 
     Returns:
         The network to train, and the table of its layers and sites.
@@ -76,11 +79,14 @@ def quantize(
 
     costs = Costs(traced.graph, sites, measures)  # before nodes are replaced
 
+    made = [
+        _at_site(site, activation, decision)
+        for site, decision in zip(sites, site_decisions, strict=True)
+    ]
+    if one_step_for_sums:
+        _share_steps(sites, made)
     records: dict[str, LayerRecord] = {}
-    for site, decision in zip(sites, site_decisions, strict=True):
-        extra = {"activation": site.activation, "signed": site.signed}
-        usual = {"bits": BITS_IN_FRONT, "n_steps": None} if site.in_front else {}
-        quantizer = _make("activation", activation, decision, site.name, extra, usual)
+    for site, decision, quantizer in zip(sites, site_decisions, made, strict=True):
         if isinstance(quantizer, ActivationQuantizer):
             _insert(traced, site, quantizer)
         elif site.node.op == "call_module" and site.replaces and site.name != site.node.target:
@@ -93,13 +99,13 @@ def quantize(
         )
     for target, decision in zip(layers, weight_decisions, strict=True):
         layer = traced.get_submodule(target.name)
-        quantizer = _make("weight", weight, decision, target.name, {}, {})
-        if quantizer is not None:
-            quantizer.fit(_checked_weight(layer, target))
-            _replace(traced, target.name, _quant_layer(layer, quantizer))
+        of_weight = _make("weight", weight, decision, target.name, {}, {})
+        if of_weight is not None:
+            of_weight.fit(_checked_weight(layer, target))
+            _replace(traced, target.name, _quant_layer(layer, of_weight))
         own: Any = layer.weight  # a parameter, or what is computed of others
         shape = tuple(own.shape)
-        records[target.name] = LayerRecord.of(target, "weight", shape, quantizer, decision.rules)
+        records[target.name] = LayerRecord.of(target, "weight", shape, of_weight, decision.rules)
     _prepare_memory(traced)
     traced.meta[IMAGE_SHAPE] = tuple(example_input.shape)
     traced.graph.lint()
@@ -139,6 +145,30 @@ def _check_arguments(part: str, factory: Factory | None, rules: Sequence[Rule]) 
             )
         if change is not None and factory is not None:
             check_arguments(key, factory, change, taken=("activation", "signed"))
+
+
+def _at_site(site: Site, factory: Factory | None, decision: Decision) -> Quantizer | None:
+    extra = {"activation": site.activation, "signed": site.signed}
+    usual = {"bits": BITS_IN_FRONT, "n_steps": None} if site.in_front else {}
+    return _make("activation", factory, decision, site.name, extra, usual)
+
+
+def _share_steps(sites: Sequence[Site], made: Sequence[Quantizer | None]) -> None:
+    """Give the sites that additions add up one step."""
+    summed: defaultdict[str, list[LearnedQuantizer]] = defaultdict(list)
+    for site, quantizer in zip(sites, made, strict=True):
+        if not site.summed_with or quantizer is None:
+            continue
+        if not (isinstance(quantizer, LearnedQuantizer) and quantizer.parameter.requires_grad):
+            raise QuantRuleError(
+                f"quant.one_step_for_sums: {site.name} is quantized by "
+                f"{type(quantizer).__name__}, which learns no step that sites could share; use "
+                "sat, lsq, lsq_plus or pact, or false"
+            )
+        summed[site.summed_with].append(quantizer)
+    for quantizers in summed.values():
+        if len(quantizers) > 1:
+            share_step(quantizers)
 
 
 def _make(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -23,6 +24,8 @@ from qatlab.quant.ops import clip_range
 from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import GridSettings, Quantizer, check_choice, check_switch, is_number
 from qatlab.quant.starts import STARTS, start_parameter
+
+SHARED = "shared"  # in the extra state of quantizers
 
 
 class Levels(Protocol):
@@ -97,6 +100,24 @@ class _Rectifier(torch.autograd.Function):
         return torch.where(passes, grad, beyond), None, None, None
 
 
+def share_step(quantizers: Sequence[LearnedQuantizer]) -> None:
+    """Give several quantizers one step to learn, whatever their bits: the parameter of the first.
+
+    They start with the largest of the steps that each would start with.
+
+    Raises:
+        QuantRuleError: if these learn different things.
+    """
+    first, *others = quantizers
+    for other in others:
+        if type(other) is not type(first):
+            names = " and ".join(f"{q.layer} ({type(q).__name__})" for q in (first, other))
+            raise QuantRuleError(f"{names} cannot have one step")
+        setattr(other, other.learned, first.parameter)
+    for quantizer in quantizers:
+        quantizer._sharing = tuple(quantizers)
+
+
 class LearnedSettings(GridSettings, total=False):
     """Arguments of every quantizer that learns, see :class:`LearnedQuantizer`."""
 
@@ -169,6 +190,7 @@ class LearnedQuantizer(Quantizer):
         self.register_parameter(self.learned, nn.Parameter(first))
         self.register_buffer("initialized", torch.tensor(False))
         self._started = False  # what the buffer says: on a GPU, reading it would make a step wait
+        self._sharing: tuple[LearnedQuantizer, ...] = ()  # no submodules of this one
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -179,18 +201,36 @@ class LearnedQuantizer(Quantizer):
     @property
     def size(self) -> Tensor:
         """What its grid is made of: the learned step or clip value, or that of a power of two."""
-        if not self.power_of_two:
-            return self.parameter
-        return with_power_of_two(self.parameter, self.grid.divisor)
+        size = self.parameter if self._units == 1 else self.parameter * self._units
+        return with_power_of_two(size, self.grid.divisor) if self.power_of_two else size
+
+    @property
+    def _units(self) -> float:
+        """Its step or clip value is that many times the parameter that it shares."""
+        return self.grid.divisor / self._sharing[0].grid.divisor if self._sharing else 1.0
 
     def describe(self) -> dict[str, Any]:
         """Return the facts of this quantizer for ``layers.json``."""
         facts = super().describe()
-        return {**facts, "power_of_two": True} if self.power_of_two else facts
+        if self.power_of_two:
+            facts["power_of_two"] = True
+        if self._sharing:
+            facts["step_of"] = self._sharing[0].layer
+        return facts
 
     def get_extra_state(self) -> str:
-        """Return phase, class and steps as plain text, and ``power_of_two`` where steps are."""
-        return super().get_extra_state() + (" power_of_two" if self.power_of_two else "")
+        """Return phase, class and steps as plain text, and ``power_of_two`` where steps are.
+
+        And ``shared`` where the step is that of others, too.
+        """
+        words = {"power_of_two": self.power_of_two, SHARED: bool(self._sharing)}
+        return " ".join(
+            [super().get_extra_state(), *(word for word, is_so in words.items() if is_so)]
+        )
+
+    def understands(self, state: str) -> bool:
+        """Tell whether what a quantizer of that extra state has learned means the same here."""
+        return super().understands(state) and (SHARED in state.split()) == bool(self._sharing)
 
     def widen(self, bits: int | None) -> None:
         """Work with at least so many bits; what means something else with these starts anew."""
@@ -221,7 +261,14 @@ class LearnedQuantizer(Quantizer):
 
     def set_start(self, start: Tensor) -> None:
         """Set the parameters to what :meth:`starting_values` returned."""
-        self.parameter.copy_(start)
+        self.set_size(start)
+
+    def set_size(self, size: Tensor) -> None:
+        """Set the learned step or clip value; of those that share one, the largest step stays."""
+        size = size / self._units
+        if any(not other.needs_start for other in self._sharing if other is not self):
+            size = torch.maximum(size, self.parameter.abs())
+        self.parameter.copy_(size)
 
     @property
     def needs_start(self) -> bool:

@@ -178,5 +178,5 @@ class LsqPlusActivation(LsqActivation):
 
     def set_start(self, start: Tensor) -> None:
         """Set step and offset."""
-        self.step_size.copy_(start[0])
+        self.set_size(start[0])
         self.offset.copy_(start[1])

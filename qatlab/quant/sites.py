@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +45,8 @@ class Site:
         replaces: whether ``node`` itself is replaced (an activation function) or followed.
         in_front: whether a function that whole numbers have as a table reads the tensor, which no
             activation function makes.
+        summed_with: name of the first of the sites that additions add up with it, or with those
+            that it is added to, itself among them; "" if no addition reads it and another one.
     """
 
     node: fx.Node
@@ -54,6 +56,7 @@ class Site:
     signed: bool
     replaces: bool
     in_front: bool = False
+    summed_with: str = ""
 
 
 def find_sites(
@@ -73,6 +76,7 @@ def find_sites(
     modules = dict(traced.named_modules())
     tensors = measures.shapes
     sites: dict[fx.Node, Site] = {}
+    sums: list[list[fx.Node]] = []
     taken: set[str] = set()
     sources: dict[fx.Node, tuple[fx.Node, ...]] = {}  # the nodes whose values a node hands on
     bounds: dict[fx.Node, Bounds] = {}
@@ -97,6 +101,8 @@ def find_sites(
                 sites[source] = Site(source, name, type_name, nn.Identity(), signed, False)
                 taken.add(name)
         several = node.target is operator.getitem and _makes_several(inputs[0], tensors, modules)
+        if adds:
+            sums.append([s for n in inputs for s in sources[n]])
         preserves = (preserves_values(node, kind, modules) and not several) or _scales(moved)
         sources[node] = tuple(dict.fromkeys(s for n in inputs for s in sources[n]))
         if node.op in ("placeholder", "get_attr") or node in measures.constants:
@@ -118,11 +124,26 @@ def find_sites(
             type_name = written(node, modules) if function is None else type(function).__name__
             sites[node] = Site(node, name, type_name, function or nn.Identity(), signed, replaces)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    found = sorted(sites.values(), key=lambda site: order[site.node])
+    firsts = _firsts_of(sums, order)
     return [
-        replace(site, in_front=True) if site.node in in_front and not site.replaces else site
-        for site in found
+        replace(
+            site,
+            in_front=site.node in in_front and not site.replaces,
+            summed_with=sites[firsts[site.node]].name if site.node in firsts else "",
+        )
+        for site in sorted(sites.values(), key=lambda site: order[site.node])
     ]
+
+
+def _firsts_of(
+    sums: Iterable[Sequence[fx.Node]], order: Mapping[fx.Node, int]
+) -> dict[fx.Node, fx.Node]:
+    """Return the first node of all that are in a sum with a node, or in one with such a node."""
+    groups: list[set[fx.Node]] = []
+    for nodes in sums:
+        joined = set(nodes).union(*(own for own in groups if not own.isdisjoint(nodes)))
+        groups = [*(own for own in groups if own.isdisjoint(nodes)), joined]
+    return {n: min(own, key=order.__getitem__) for own in groups if len(own) > 1 for n in own}
 
 
 def weight_layer_names(traced: fx.GraphModule) -> list[str]:

@@ -80,7 +80,8 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
             for part, node in (("weight", cfg.quant.weight), ("activation", cfg.quant.activation))
         )
         in_front = _inputs_of_functions(cfg)
-        model, table = quantize(model, weight, activation, rules, example, in_front)
+        one_step = cfg.quant.one_step_for_sums
+        model, table = quantize(model, weight, activation, rules, example, in_front, one_step)
     else:
         # An experiment's rules may be optional, so that quant=none gives its float network.
         if unused_rules := [rule.key for rule in rules if not rule.optional]:

@@ -69,6 +69,7 @@ def test_a_killed_run_with_all_options_equals_an_uninterrupted_one(
         ),
         ("2 1", (*AVERAGED, *UNVALIDATED, *SHORT)),
         ("2 1", ("quant=lsq_2bit", *FALLING)),
+        ("2 1", ("quant=sat_4bit", "model=resnet8", "quant.one_step_for_sums=true", *SHORT)),
     ],
 )
 def test_a_killed_run_equals_an_uninterrupted_one(

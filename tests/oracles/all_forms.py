@@ -194,7 +194,8 @@ def trained(program: Program, images: Tensor) -> nn.Module:
     ]
     rules = [quant.Rule.parse(key, node) for key, node in recipe.rules.items()]
     with stage("quantize"):
-        model, _ = quant.quantize(network, *parts, rules, seen[:1], recipe.inputs_of_functions)
+        switches = (recipe.inputs_of_functions, recipe.one_step_for_sums)
+        model, _ = quant.quantize(network, *parts, rules, seen[:1], *switches)
     with stage("float phase"), torch.no_grad():
         quant.set_phase(model, quant.Phase.FLOAT)
         found = flat(model.eval()(seen.clone()))

@@ -93,6 +93,7 @@ class Recipe:
         opset: of ONNX files.
         seed: of the weights and the images.
         inputs_of_functions: see ``qatlab.quantize``.
+        one_step_for_sums: likewise.
     """
 
     weight: tuple[str, Mapping[str, Any]] = ("SatWeight", {"bits": 4})
@@ -105,6 +106,7 @@ class Recipe:
     opset: int = 21
     seed: int = 0
     inputs_of_functions: bool = False
+    one_step_for_sums: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ class Program:
             f"# images: {recipe.channels} x {recipe.size[0]} x {recipe.size[1]}"
             f"{', normalised' if recipe.normalised else ''}",
             *(["# with inputs_of_functions"] if recipe.inputs_of_functions else []),
+            *(["# with one_step_for_sums"] if recipe.one_step_for_sums else []),
             f"# rescale={recipe.rescale}, opset {recipe.opset}, seed {recipe.seed}",
         ]
         return "\n".join([self.source(), "\n", *facts])

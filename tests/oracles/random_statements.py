@@ -974,7 +974,12 @@ def random_recipe(random: Random) -> Recipe:
         random.choice([21, 21, 21, 21, 13, 25]),
         random.randint(0, 10_000),
     )
-    return replace(recipe, inputs_of_functions=recipe.seed % 4 > 0)
+    learns = activation[0] != "DorefaActivation"
+    return replace(
+        recipe,
+        inputs_of_functions=recipe.seed % 4 > 0,
+        one_step_for_sums=learns and recipe.seed % 5 == 0,
+    )
 
 
 Part = tuple[str, dict[str, Any]]
