@@ -139,7 +139,8 @@ def _quantized(network: nn.Module, images: Tensor, row: dict[str, Any]) -> nn.Mo
     rules = {
         "first": {"index": 0, "weight": {"bits": 8}},
         "last": {"index": -1, "weight": {"bits": 8}},
-    }
+        "scaling": {"normed": False, "optional": True, "weight": {"scaling": True}},
+    }  # as conf/quant/sat_4bit.yaml has them
     for norm in network.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.momentum:
             norm.momentum = 0.5  # a single step has to move the statistics
