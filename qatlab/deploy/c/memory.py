@@ -1,4 +1,8 @@
-"""Where the codes of a network lie in memory: one array of bytes, parts of which are used again."""
+"""Where the codes of a network lie in memory: one array of bytes, parts of which are used again.
+
+All channels of a place lie behind each other (rows, columns, channels), so that those of a row of a
+window do; the image is given channel by channel.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +30,14 @@ class Tensor:
         shape: ``(C, H, W)``; ``(features, 1, 1)`` where it is flat.
         array: :data:`IMAGE` or :data:`ARENA`.
         start: byte of the array at which they begin.
+        strides: from a channel, a row and a column to the next one, in codes.
     """
 
     kind: str
     shape: Shape
     array: str
     start: int
+    strides: Shape
 
     @property
     def pointed(self) -> str:
@@ -43,6 +49,29 @@ class Tensor:
         """Where the codes begin, in C."""
         at = f"{self.array} + {self.start}" if self.start else self.array
         return at if self.pointed == "uint8_t" else f"({self.pointed} *)({at})"
+
+    def index(self, c: str, y: str, x: str) -> str:
+        """Return C for the index of a place; those along an axis of one are all the same."""
+        axes = zip((c, y, x), self.shape, strict=True)
+        return self.index_in(*("0" if size == 1 else place for place, size in axes))
+
+    def index_in(self, c: str, y: str, x: str) -> str:
+        """Return C for the index of a place, along each axis that is not ``0``."""
+        channel, row, column = self.strides
+        parts = [
+            scaled(f"({place})" if " " in place and stride != 1 else place, stride)
+            for place, stride in ((y, row), (x, column), (c, channel))
+            if place != "0"
+        ]
+        return " + ".join(parts) or "0"
+
+    def flat(self, number: str) -> str:
+        """Return C for the index of a code by its number in the order channels, rows, columns."""
+        channels, height, width = self.shape
+        if self.strides == in_order(self.shape) or (height * width == 1 and self.strides[0] == 1):
+            return number
+        c = f"({number}) / {height * width}" if channels > 1 else "0"
+        return self.index(c, f"({number}) / {width} % {height}", f"({number}) % {width}")
 
     def load(self, pointer: str, index: str) -> str:
         """Return the code at an index behind a pointer, in C."""
@@ -96,13 +125,16 @@ def three_sides(shape: Sequence[int]) -> Shape:
     return channels, height, width
 
 
-def index_of(shape: Shape) -> str:
-    """Return C for the index of the place ``c, y, x``; of ``c``, where a tensor is flat."""
+def in_order(shape: Shape) -> Shape:
+    """Return the strides of codes that lie channel by channel."""
     _, height, width = shape
-    if height * width == 1:
-        return "c"
-    row = f"({scaled('c', height)} + y)"
-    return f"{scaled(row, width)} + x"
+    return height * width, width, 1
+
+
+def by_place(shape: Shape) -> Shape:
+    """Return the strides of codes of which all channels of a place lie together."""
+    channels, _, width = shape
+    return 1, width * channels, channels
 
 
 def read_by(network: IntegerNetwork, op: ops.Operation) -> Iterator[str]:
@@ -123,7 +155,6 @@ def read_by(network: IntegerNetwork, op: ops.Operation) -> Iterator[str]:
 # Operations whose result lies within what they read, and the first of its channels there; None for
 # those whose result lies elsewhere.
 VIEWS: dict[type[ops.Operation], Callable[[Any], int | None]] = {
-    ops.Reshape: lambda op: 0,
     ops.Reinterpret: lambda op: 0,
     ops.Slice: lambda op: op.slices[0][0] if len(op.slices) == 1 and op.slices[0][2] == 1 else None,
 }
@@ -161,7 +192,8 @@ class Memory:
         self._network = network
         self._shapes = {name: three_sides(shape) for name, shape in shapes.items()}
         self._kinds: dict[str, str] = {}
-        self._inside: dict[str, tuple[str, int]] = {}  # of which tensor it is a part, from where
+        # Of which tensor it is a part, from which of its channels on.
+        self._inside: dict[str, tuple[str, int]] = {}
         for name, codes in network.codes.items():
             low, high = codes.low, codes.high
             kind = integer_type(low, high)
@@ -184,7 +216,7 @@ class Memory:
             root, within = self._place(name)
             start = within * size_of(kind) + places.get(root, 0)
             array = IMAGE if root == image else ARENA
-            self.tensors[name] = Tensor(kind, self._shapes[name], array, start)
+            self.tensors[name] = Tensor(kind, self._shapes[name], array, start, self._strides(name))
 
     def written_in_place(self, name: str, reader: str) -> bool:
         """Return whether a tensor lies where the operation that reads it wants it."""
@@ -194,23 +226,42 @@ class Memory:
         """Let what hands on codes as they are take no memory of its own."""
         if op.name not in self._kinds:
             return
-        area = math.prod(self._shapes[op.name][1:])
-        if (first := channels_in_front(VIEWS, op)) is not None:
-            self._inside[op.name] = (op.inputs[0], first * area)
+        if type(op) is ops.Reshape:
+            if self._keeps_order(op.inputs[0], self._shapes[op.name]):
+                self._inside[op.name] = (op.inputs[0], 0)
+        elif (first := channels_in_front(VIEWS, op)) is not None:
+            self._inside[op.name] = (op.inputs[0], first)
         elif (first := channels_in_front(JOINS, op)) is not None:
-            start = first * area
             for name in op.inputs:
                 free = name not in self._inside and name != self._network.input.name
                 if free and self._kinds[name] == self._kinds[op.name]:
-                    self._inside[name] = (op.name, start)
-                start += math.prod(self._shapes[name])
+                    self._inside[name] = (op.name, first)
+                first += self._shapes[name][0]
+
+    def _keeps_order(self, name: str, shape: Shape) -> bool:
+        """Tell whether codes lie in the order of another shape, too."""
+        source = self._shapes[name]
+        if source == shape or self._place(name)[0] == self._network.input.name:
+            return True
+        flat = math.prod(source[1:]) == 1 or (source[0] == 1 and name not in self._inside)
+        return flat and (shape[0] == 1 or math.prod(shape[1:]) == 1)
+
+    def _strides(self, name: str) -> Shape:
+        """Return from a channel, a row and a column to the next one, in codes."""
+        shape = self._shapes[name]
+        if name in self._inside:
+            whole = self._inside[name][0]
+            if self._shapes[whole][1:] == shape[1:]:
+                return self._strides(whole)
+        is_image = self._place(name)[0] == self._network.input.name
+        return in_order(shape) if is_image else by_place(shape)
 
     def _place(self, name: str) -> tuple[str, int]:
         """Return the tensor that this one is a part of, and the first of its codes there."""
         start = 0
         while name in self._inside:
-            name, within = self._inside[name]
-            start += within
+            name, channel = self._inside[name]
+            start += channel * self._strides(name)[0]
         return name, start
 
     def _bytes(self, name: str) -> int:

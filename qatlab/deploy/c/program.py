@@ -149,6 +149,8 @@ class _Writer:
         """Add nothing: numbers that are there already, or accumulators that are computed later."""
         if op.name not in self.tensors:
             self.layers[op.name] = self.layers[op.inputs[0]]
+        elif isinstance(op, ops.Reshape):
+            self._copy(op, name)
 
     def _convolution(self, op: ops.Convolve, name: str) -> None:
         layer = self._layer(op, name, by_rows=True)
@@ -252,5 +254,5 @@ WRITERS: dict[type[ops.Operation], Callable[[Any, Any, str], None]] = {
     ops.Reshape: _Writer._view,
     ops.Reinterpret: _Writer._view,
     **dict.fromkeys((ops.Rescale, ops.Output, ops.FixedRescale, ops.FixedOutput), _Writer._site),
-    **dict.fromkeys(copies.COPIES, _Writer._copy),
+    **dict.fromkeys(copies.COPIES.keys() - {ops.Reshape}, _Writer._copy),
 }

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from qatlab.deploy.c.memory import Shape, Tensor, index_of
+from qatlab.deploy.c.memory import Shape, Tensor, in_order
 from qatlab.deploy.c.packing import Packed
 from qatlab.deploy.c.tables import Tables
-from qatlab.deploy.c.words import function, indented, integer_type, loop, scaled, size_of
+from qatlab.deploy.c.words import function, indented, integer_type, loop, size_of
 from qatlab.deploy.integer import operations as ops
 from qatlab.errors import ConfigError
 
@@ -76,18 +76,10 @@ class Products:
         if self.name:
             return f"sum_{self.name}({', '.join(pointers)}, c, {y}, {x})"
         one, other = (
-            source.load(pointer, self._index(source.shape, y, x))
+            source.load(pointer, source.index("c", y, x))  # an axis of size 1 is broadcast
             for source, pointer in zip(self.sources, pointers, strict=True)
         )
         return f"((int32_t){one} * {other})"  # before it is multiplied and rounded
-
-    def _index(self, shape: Shape, y: str, x: str) -> str:
-        index = "c" if shape[0] == self.shape[0] else "0"
-        if shape[1] == self.shape[1] and y != "0":
-            index = f"({scaled(index, shape[1])} + {y})"
-        if shape[2] == self.shape[2] and x != "0":
-            index = f"{scaled(index, shape[2])} + {x}"
-        return index
 
 
 @dataclass(frozen=True)
@@ -167,13 +159,13 @@ def site(
     channels, height, width = shape
     flat = height * width == 1
     y, x = ("0", "0") if flat else ("y", "x")
-    index = index_of(shape)
     numbers: list[str] = []
     unpack: list[str] = []
     for i, term in enumerate(terms):
         layer = term.layer
         if layer is None:
-            numbers.append(term.sources[0].load(f"in{i}", index))
+            source = term.sources[0]
+            numbers.append(source.load(f"in{i}", source.index("c", "y", "x")))
         elif isinstance(layer, Products):
             numbers.append(layer.number(term.pointers(i), y, x))
         elif not layer.by_rows:
@@ -189,8 +181,10 @@ def site(
         numbers = [f"term{i}" for i in range(len(numbers))]
     body += _total(op, numbers, tables)
     if result is None:
-        body.append(f"out[{_place(op, index, tables)}] = total;")
+        answer = Tensor("", shape, "", 0, in_order(shape)).index("c", "y", "x")
+        body.append(f"out[{_place(op, answer, tables)}] = total;")
     else:
+        index = result.index("c", "y", "x")
         code = result.store("out", index, CODES[type(op)](op, tables, ""))
         if bent is None:
             body.append(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from qatlab.deploy.c.memory import Shape, Tensor, index_of
+from qatlab.deploy.c.memory import Shape, Tensor, in_order
 from qatlab.deploy.c.packing import Packed
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled
 from qatlab.deploy.integer import operations as ops
@@ -86,9 +86,8 @@ class Window:
 
     def at(self, channel: str, column: str) -> str:
         """Return the index of tap ``a`` and a column, counted from the first tap, if any."""
-        _, height, width = self.source.shape
-        row = f"({channel} * {height} + top + {scaled('a', self.down)})"
-        return f"{scaled(row, width)} + left" + (f" + {column}" if column else "")
+        row = f"top + {scaled('a', self.down)}"
+        return self.source.index_in(channel, row, "left" + (f" + {column}" if column else ""))
 
     def check(self, name: str) -> None:
         """Raise a ConfigError if a window of a pooling lies beyond the border as a whole."""
@@ -137,7 +136,7 @@ def convolution(op: ops.Convolve, name: str, source: Tensor, result: Shape, row:
 
 def _products(window: Window) -> list[str]:
     """Return the lines that add the products of a row of taps, all of which lie inside."""
-    source, right = window.source, window.right
+    source, right = window.source, window.right * window.source.strides[2]
     if window.columns > UNROLLED:
         load = source.load("in", f"at + {scaled('b', right)}")
         return loop("b", window.columns, [f"total += (int32_t)row[k + b] * {load};"])
@@ -193,7 +192,7 @@ def _pooled(
     window: Window, result: Tensor, name: str, start: str, taken: list[str], about: str
 ) -> str:
     body = [*window.corner(), f"int32_t found = {start};", *window.over_taps(taken)]
-    body.append(result.store("out", index_of(result.shape), "found"))
+    body.append(result.store("out", result.index("c", "y", "x"), "found"))
     channels, height, width = result.shape
     lines = loop("c", channels, loop("y", height, loop("x", width, body)))
     head = f"static void run_{name}(const {window.source.pointed} *in, {result.pointed} *out)"
@@ -213,7 +212,7 @@ def pooled_sums(
         result: the same of the sums.
         head: parameters of the function, without the place.
     """
-    window = Window(op, Tensor("int32_t", inner, "", 0), result)
+    window = Window(op, Tensor("int32_t", inner, "", 0, in_order(inner)), result)
     tap = f"total += {number};"
     body = [*window.corner(), "int32_t total = 0;", *window.over_taps([tap]), "return total;"]
     head = f"static inline int32_t sum_{name}({head}, int32_t y, int32_t x)"
