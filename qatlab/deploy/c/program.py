@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qatlab.deploy.c import copies, windows
+from qatlab.deploy.c import blocks, copies, windows
 from qatlab.deploy.c.memory import IMAGE, Memory, Tensor, three_sides
 from qatlab.deploy.c.packing import packed
 from qatlab.deploy.c.report import LayerSize, layer_sizes
 from qatlab.deploy.c.runtime import fixed_text, used
-from qatlab.deploy.c.sites import Layer, Products, Rows, Term, site
+from qatlab.deploy.c.sites import Layer, Products, Rows, Term, code_of_sum, site
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import Identifiers, comment, function, loop, string
 from qatlab.deploy.integer import operations as ops
@@ -153,14 +153,26 @@ class _Writer:
             self._copy(op, name)
 
     def _convolution(self, op: ops.Convolve, name: str) -> None:
+        readers = [other for other in self.network.operations if op.name in other.inputs]
+        source, result = self.tensors[op.inputs[0]], self.tensors.get(readers[0].name)
+        if len(readers) == 1 and blocks.suits(op, source, readers[0], result):
+            self._block(op, name, source)
+            return
         layer = self._layer(op, name, by_rows=True)
-        result = three_sides(self.shapes[op.name])
-        self.functions.append(windows.convolution(op, name, layer.source, result, layer.row))
+        shape = three_sides(self.shapes[op.name])
+        self.functions.append(windows.convolution(op, name, layer.source, shape, layer.row))
 
     def _product(self, op: ops.Multiply, name: str) -> None:
         layer = self._layer(op, name, by_rows=False)
         text = windows.product(op, name, layer.source, layer.table, layer.weights)
         self.functions.append(text)
+
+    def _block(self, op: ops.Convolve, name: str, source: Tensor) -> None:
+        weights = packed(blocks.in_order(op.weight))
+        table = self.tables.weights(op.name, weights)
+        codes = self.network.codes[op.inputs[0]]
+        settings = (op, name, source, weights, table, op.largest, True, codes.largest)
+        self.layers[op.name] = blocks.Block(*settings)
 
     def _layer(self, op: ops.Convolve | ops.Multiply, name: str, by_rows: bool) -> Layer:
         if op.largest > LARGEST:
@@ -225,7 +237,13 @@ class _Writer:
             else:
                 terms.append(Term((self.tensors[name],), self.network.codes[name].largest))
         shape, result = three_sides(self.shapes[op.name]), self.tensors.get(op.name)
-        text = site(op, terms, shape, result, self.tables, self.rows)
+        if isinstance(block := terms[0].layer, blocks.Block):
+            assert isinstance(op, ops.Rescale | ops.FixedRescale)
+            assert result is not None
+            code = code_of_sum(op, terms[0], result.kind, self.tables)
+            text = blocks.Writer(block, self.identifiers[op.name], result, code).functions()
+        else:
+            text = site(op, terms, shape, result, self.tables, self.rows)
         self._run(op, text, [source for term in terms for source in term.sources])
 
     def _run(self, op: ops.Operation, text: str, sources: Sequence[Tensor]) -> None:

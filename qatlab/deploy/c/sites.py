@@ -207,6 +207,20 @@ def site(
     return function(head, loop("c", channels, [*unpack, *inner]), [about])
 
 
+def code_of_sum(
+    op: ops.Rescale | ops.FixedRescale, term: Term, kind: str, tables: Tables
+) -> list[str]:
+    """Return the lines that return the code, of a C type, of channel ``c`` and its only ``sum``.
+
+    Raises:
+        ConfigError: if a sum may not fit into 64 bits.
+    """
+    if op.whole:
+        _check(op, [term])
+    code = CODES[type(op)](op, tables, "")
+    return [*_total(op, ["sum"], tables), f"return ({kind}){code};"]
+
+
 def _total(op: Any, numbers: Sequence[str], tables: Tables, where: str = "") -> list[str]:
     """Return the lines that make ``total`` of the numbers of a place."""
     kind, cast = ("int64_t", "") if op.whole else ("double", "(double)")

@@ -89,12 +89,19 @@ class Window:
         row = f"top + {scaled('a', self.down)}"
         return self.source.index_in(channel, row, "left" + (f" + {column}" if column else ""))
 
+    @property
+    def has_taps_everywhere(self) -> bool:
+        """Whether no window lies beyond the border as a whole."""
+        return all(
+            any(0 <= start + tap * spread < size for tap in range(taps))
+            for size, taps, spread, starts in self._axes()
+            for start in starts
+        )
+
     def check(self, name: str) -> None:
         """Raise a ConfigError if a window of a pooling lies beyond the border as a whole."""
-        for size, taps, spread, starts in self._axes():
-            for start in starts:
-                if not any(0 <= start + tap * spread < size for tap in range(taps)):
-                    raise ConfigError(f"{name} has windows without a tap inside the border.")
+        if not self.has_taps_everywhere:
+            raise ConfigError(f"{name} has windows without a tap inside the border.")
 
 
 def convolution(op: ops.Convolve, name: str, source: Tensor, result: Shape, row: str) -> str:

@@ -1,0 +1,110 @@
+"""Convolutions that programs compute in blocks, of all geometries, widths and signs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from programs import assert_computes_the_same, names
+
+from qatlab.deploy.c import c_program
+from qatlab.deploy.integer import Codes, IntegerNetwork
+from qatlab.deploy.integer.operations import (
+    Concatenate,
+    Convolve,
+    FixedOutput,
+    FixedRescale,
+    Input,
+    Operation,
+    Reshape,
+)
+from qatlab.deploy.integer.weights import largest_accumulator
+
+IMAGE = Input("x", (), Codes(0, 255, 1.0), (5, 6, 9))
+IMAGES = torch.randint(0, 256, (3, 5, 6, 9), generator=torch.Generator().manual_seed(3))
+ONE, ZERO = np.array([1]), np.array([0])
+
+
+def site(name: str, source: str, codes: Codes, largest: int, rng: np.random.Generator) -> Operation:
+    """Return a site that brings sums of up to ``largest`` to its codes, with ends that clip."""
+    channels = 7
+    shift = max(largest.bit_length() - codes.bits + 7, 7)
+    multiplier = rng.integers(500, 1500, channels) * rng.choice([-1, 1], channels, p=[0.2, 0.8])
+    offset = rng.integers(-1 << shift, 1 << shift, channels)
+    return FixedRescale(name, (source,), (multiplier,), offset, np.full(channels, shift), codes)
+
+
+def answered(operations: list[Operation], result: str) -> IntegerNetwork:
+    shape = IntegerNetwork([IMAGE, *operations]).shapes[result]
+    flat = Reshape("flat", (result,), (int(np.prod(shape)),))
+    output = FixedOutput("output", ("flat",), (ONE,), ZERO, ZERO)
+    return IntegerNetwork([IMAGE, *operations, flat, output])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize(("low", "high"), [(0, 3), (0, 15), (0, 255), (-8, 7), (-128, 127)])
+def test_blocks_compute_what_convolutions_do(
+    bits: int, low: int, high: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng([bits, high, -low])
+    stride = [(1, 1), (2, 1), (1, 2), (3, 3)][rng.integers(4)]
+    codes = Codes(low, high, 1.0)
+    copy = FixedRescale("codes", ("x",), (ONE * (codes.bits and high - low),), ZERO, ONE * 8, codes)
+    taps = [(1, 1), (3, 3), (2, 5), (5, 2)][rng.integers(4)]
+    padding = tuple((int(rng.integers(0, t)), int(rng.integers(0, t))) for t in taps)
+    gap = 2 if bits < 8 and rng.random() < 0.5 else 1
+    weight = rng.integers(0, 1 << bits, (7, 5, *taps)) * gap - (1 << bits - 1)
+    weight.flat[:2] = -(1 << bits - 1), ((1 << bits) - 1) * gap - (1 << bits - 1)
+    largest = largest_accumulator(weight, codes, "conv")
+    conv = Convolve("conv", ("codes",), weight, stride, padding, (1, 1), 1, largest)
+    network = answered(
+        [copy, conv, site("site", "conv", Codes(-100, 27, 1.0), largest, rng)], "site"
+    )
+    assert "two_site(" in c_program(network, names(network)).source
+    assert_computes_the_same(network, IMAGES, tmp_path)
+
+
+def test_results_may_lie_between_the_channels_of_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    codes = Codes(0, 15, 1.0)
+    copy = FixedRescale("codes", ("x",), (ONE,), ZERO, ONE * 4, codes)
+    operations: list[Operation] = [copy]
+    for name in "ab":
+        weight = rng.integers(-8, 8, (7, 5, 3, 3))
+        largest = largest_accumulator(weight, codes, name)
+        sides = ((1, 1), (1, 1))
+        operations += [
+            Convolve(name, ("codes",), weight, (1, 1), sides, (1, 1), 1, largest),
+            site(f"{name}_site", name, codes, largest, rng),
+        ]
+    operations.append(Concatenate("joined", ("a_site", "b_site")))
+    weight = rng.integers(-8, 8, (7, 14, 2, 2))
+    largest = largest_accumulator(weight, codes, "c")
+    operations += [
+        Convolve("c", ("joined",), weight, (2, 2), ((0, 0), (0, 0)), (1, 1), 1, largest),
+        site("c_site", "c", codes, largest, rng),
+    ]
+    network = answered(operations, "c_site")
+    assert c_program(network, names(network)).source.count("static void two_") == 3
+    assert_computes_the_same(network, IMAGES, tmp_path)
+
+
+def test_many_taps_are_added_up_in_parts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    image = Input("x", (), Codes(0, 255, 1.0), (40, 3, 4))
+    copy = FixedRescale("codes", ("x",), (ONE,), ZERO, ONE * 0, Codes(0, 255, 1.0))
+    weight = np.where(rng.random((7, 40, 3, 3)) < 0.9, 7, -8)  # sums as large as they become
+    weight.flat[0] = 0
+    largest = largest_accumulator(weight, copy.codes, "conv")
+    sides = ((1, 1), (1, 1))
+    conv = Convolve("conv", ("codes",), weight, (1, 1), sides, (1, 1), 1, largest)
+    operations = [image, copy, conv, site("site", "conv", Codes(0, 255, 1.0), largest, rng)]
+    flat = Reshape("flat", ("site",), (7 * 3 * 4,))
+    output = FixedOutput("output", ("flat",), (ONE,), ZERO, ZERO)
+    network = IntegerNetwork([*operations, flat, output])
+    assert "first < 120; first += 16" in c_program(network, names(network)).source
+    images = torch.full((2, 40, 3, 4), 255)
+    images[1] = torch.randint(0, 256, images.shape[1:], generator=torch.Generator().manual_seed(1))
+    assert_computes_the_same(network, images, tmp_path)
