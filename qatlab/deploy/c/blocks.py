@@ -25,8 +25,8 @@ from qatlab.deploy.integer.operations import Integers
 
 HALF = (1 << 16) - 1  # largest sum in a half of a word
 FEWEST = 8  # taps between which halves are taken apart, at least
-UNROLLED = 4  # taps that are written one by one
 IN_A_BYTE = {1: 8, 2: 4, 4: 2, 8: 1}  # weights, by their bits
+CHANNELS = {1: 8, 2: 4, 4: 4, 8: 2}  # of a block
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,21 @@ class Block(Layer):
 
     @property
     def channels(self) -> int:
-        """Output channels of a block: those whose weights share a byte."""
-        return IN_A_BYTE[self.weights.bits]
+        """Output channels of a block."""
+        return CHANNELS[self.weights.bits]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights of a tap."""
+        return self.channels * self.weights.bits // 8
 
     @property
     def chunk(self) -> int:
         """Taps after which the halves of a word are taken apart; 0 where words are not halved."""
         largest = (self.weights.highest - self.weights.lowest) // self.weights.gap
         taps = HALF // (largest * self.largest_code)
-        fits = 1 < self.channels < 8 and self.source.kind == "uint8_t" and taps >= FEWEST
-        return taps // UNROLLED * UNROLLED if fits else 0
+        fits = self.weights.bits in (2, 4) and self.source.kind == "uint8_t" and taps >= FEWEST
+        return taps if fits else 0
 
 
 def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tensor | None) -> bool:
@@ -83,7 +88,7 @@ def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tenso
 
 def in_order(weight: Integers) -> Integers:
     """Return weights ``(C_out, C_in, kH, kW)`` in the order in which blocks read them."""
-    count = IN_A_BYTE[packed(weight).bits]
+    count = CHANNELS[packed(weight).bits]
     taps = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
     missing = -len(weight) % count  # channels that nobody reads
     taps = np.concatenate([taps, np.full((missing, taps.shape[1]), weight.min())])
@@ -102,8 +107,10 @@ class Writer:
 
     def __init__(self, block: Block, site: str, result: Tensor, code: Sequence[str]) -> None:
         self.block, self.site, self.result, self.code = block, site, result, code
+        self.by_channel = any("[c]" in line for line in code)
         self.rows, self.columns = block.op.kernel
         self.taps = self.columns * block.op.weight.shape[1]  # of a row
+        self.is_whole = 0 < self.rows * self.taps <= block.chunk  # no half overflows
         self.row = block.source.strides[1]
         self.beside = block.op.stride[1] * block.source.strides[2]  # codes to the next place
 
@@ -112,7 +119,8 @@ class Writer:
         return "\n\n".join([self._code(), self._places(1), self._places(2), self._run()])
 
     def _code(self) -> str:
-        head = f"static inline {self.result.kind} code_{self.site}(int32_t sum, int32_t c)"
+        channel = ", int32_t c" if self.by_channel else ""
+        head = f"static inline {self.result.kind} code_{self.site}(int32_t sum{channel})"
         return function(head, self.code)
 
     def _places(self, places: int) -> str:
@@ -132,12 +140,12 @@ class Writer:
             body += loop("a", "rows", [row, *loop("i", taps, loads)])
         sums = [f"sum{p}{q}" for p in range(block.channels) for q in range(places)]
         lines = [
-            f"const uint8_t *of_block = weights + {scaled('c', 1)} / {block.channels} * "
-            f"{self.rows * self.taps};"
-            if block.channels > 1
-            else f"const uint8_t *of_block = weights + c * {self.rows * self.taps};",
-            *(f"int32_t {name} = 0;" for name in sums),
+            "const uint8_t *of_block = "
+            f"weights + c / {block.channels} * {self.rows * self.taps * block.bytes};",
+            *(f"int32_t {name} = 0;" for name in sums if not self.is_whole),
+            *(self._halves(places) if self.is_whole else ()),
             *loop("a", "rows", self._row(places, taps)),
+            *(self._sums(places, "const int32_t", "=") if self.is_whole else ()),
         ]
         for q in range(places):
             for p in range(block.channels):
@@ -145,9 +153,8 @@ class Writer:
                 if lowest:
                     sign = "+" if lowest > 0 else "-"
                     total += f" {sign} {scaled(f'all{q}', abs(lowest))}"
-                store = (
-                    f"out[{moved('c', p + q * step)}] = code_{self.site}({total}, {moved('c', p)});"
-                )
+                given = f"{total}, {moved('c', p)}" if self.by_channel else total
+                store = f"out[{moved('c', p + q * step)}] = code_{self.site}({given});"
                 guarded = p and n_out % block.channels and p >= n_out % block.channels
                 if guarded:
                     lines += [f"if ({moved('c', p)} < {n_out}) {{", f"    {store}", "}"]
@@ -170,69 +177,71 @@ class Writer:
         block = self.block
         lines = [
             f"const {block.source.pointed} *x = in + a * {self.row};",
-            f"const uint8_t *w = of_block + a * {self.taps};",
+            f"const uint8_t *w = of_block + a * {self.taps * block.bytes};",
         ]
         if not block.chunk:
             return [*lines, *loop("i", taps, self._apart(places))]
-        words = range(block.channels // 2)
-        halves = [f"halves{p}{q}" for p in words for q in range(places)]
-        start = [f"uint32_t {name} = 0;" for name in halves]
-        end = [
-            line
-            for p in words
-            for q in range(places)
-            for line in (
-                f"sum{2 * p}{q} += (int32_t)(halves{p}{q} & 65535);",
-                f"sum{2 * p + 1}{q} += (int32_t)(halves{p}{q} >> 16);",
-            )
-        ]
-        unrolled = int(np.gcd(self.block.op.weight.shape[1], UNROLLED))
-        each = [line for tap in range(unrolled) for line in self._in_halves(places, tap)]
-        step = f"for (int32_t i = 0; i < {{}}; i += {unrolled}) {{{{"
-        after = [f"x += {unrolled};", f"w += {unrolled};"]
+        products = self._in_halves(places)
+        if self.is_whole:
+            return [*lines, *loop("i", taps, products)]
+        start, end = self._halves(places), self._sums(places, "", "+=")
         if self.taps <= block.chunk:
-            return [*lines, *start, step.format(taps), *indented([*each, *after]), "}", *end]
-        count = f"{taps} - first < {block.chunk} ? {taps} - first : {block.chunk}"
+            return [*lines, *start, *loop("i", taps, products), *end]
+        last = f"{taps} - first < {block.chunk} ? {taps} : first + {block.chunk}"
         inner = [
-            f"const int32_t count = {count};",
+            f"const int32_t last = {last};",
             *start,
-            step.format("count"),
-            *indented([*each, *after]),
-            "}",
+            *loop("i", "last", products, "first"),
             *end,
         ]
         head = f"for (int32_t first = 0; first < {taps}; first += {block.chunk}) {{"
         return [*lines, head, *indented(inner), "}"]
 
-    def _in_halves(self, places: int, tap: int) -> list[str]:
+    def _in_halves(self, places: int) -> list[str]:
         bits = self.block.weights.bits
+        mask = ((1 << bits) - 1) * 0x10001
         lines = []
         for p in range(self.block.channels // 2):
-            low = self._number(f"w[{tap}]", 2 * p)
-            high = self._number(f"w[{tap}]", 2 * p + 1)
-            lines.append(
-                f"const uint32_t pair{p}_{tap} = (uint32_t)({low}) | (uint32_t)({high}) << 16;"
-            )
+            at, first = divmod(2 * p, IN_A_BYTE[bits])
+            byte = f"w[{moved(scaled('i', self.block.bytes), at)}]"
+            low = f"{byte} >> {first * bits}" if first else byte
+            both = f"({low} | {byte} << {16 - (first + 1) * bits}) & {mask:#x}"
+            lines.append(f"const uint32_t pair{p} = (uint32_t)({both});")
             lines += [
-                f"halves{p}{q} += pair{p}_{tap} * x[{tap + q * self.beside}];"
+                f"halves{p}{q} += pair{p} * x[{moved('i', q * self.beside)}];"
                 for q in range(places)
             ]
-        assert bits < 8
         return lines
+
+    def _halves(self, places: int) -> list[str]:
+        words = range(self.block.channels // 2)
+        return [f"uint32_t halves{p}{q} = 0;" for p in words for q in range(places)]
+
+    def _sums(self, places: int, kind: str, sign: str) -> list[str]:
+        """Return the lines that take the halves apart."""
+        return [
+            f"{kind} sum{2 * p + high}{q} {sign} (int32_t)(halves{p}{q} {half});".strip()
+            for p in range(self.block.channels // 2)
+            for q in range(places)
+            for high, half in enumerate(("& 65535", ">> 16"))
+        ]
 
     def _apart(self, places: int) -> list[str]:
         return [
-            f"sum{p}{q} += {self._number('w[i]', p)} * x[{moved('i', q * self.beside)}];"
+            f"sum{p}{q} += {self._number(p)} * x[{moved('i', q * self.beside)}];"
             for p in range(self.block.channels)
             for q in range(places)
         ]
 
-    def _number(self, byte: str, channel: int) -> str:
-        """Return C of the number of a channel's weight in a byte."""
-        bits, last = self.block.weights.bits, self.block.channels - 1
-        shifted = f"{byte} >> {channel * bits}" if channel else byte
-        masked = f"({shifted})" if channel == last and channel else shifted
-        return masked if channel == last else f"({shifted} & {(1 << bits) - 1})"
+    def _number(self, channel: int) -> str:
+        """Return C of the number of a channel's weight at tap ``i``."""
+        bits = self.block.weights.bits
+        at, place = divmod(channel, IN_A_BYTE[bits])
+        byte = f"w[{moved(scaled('i', self.block.bytes), at)}]"
+        shifted = f"{byte} >> {place * bits}" if place else byte
+        if place == IN_A_BYTE[bits] - 1:
+            return f"({shifted})" if place else shifted
+        return f"({shifted} & {(1 << bits) - 1})"
 
     def _run(self) -> str:
         block, op = self.block, self.block.op
@@ -251,7 +260,7 @@ class Writer:
                     "const int32_t b_first = qatlab_first_tap(left, 1);",
                     f"const int32_t b_end = qatlab_end_tap(left, 1, {width}, {self.columns});",
                     f"one_{self.site}(line + (left + b_first) * {block.source.strides[2]}, "
-                    f"weights + b_first * {op.weight.shape[1]}, rows, "
+                    f"weights + b_first * {op.weight.shape[1] * block.bytes}, rows, "
                     f"(b_end - b_first) * {op.weight.shape[1]}, place);",
                     "x += 1;",
                 ]
@@ -263,7 +272,7 @@ class Writer:
             "const int32_t a_first = qatlab_first_tap(top, 1);",
             f"const int32_t rows = qatlab_end_tap(top, 1, {height}, {self.rows}) - a_first;",
             f"const {block.source.pointed} *line = in + (top + a_first) * {self.row};",
-            f"const uint8_t *weights = {block.table} + a_first * {self.taps};",
+            f"const uint8_t *weights = {block.table} + a_first * {self.taps * block.bytes};",
             f"for (int32_t x = 0; x < {columns};) {{",
             *indented(inner),
             "}",
