@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qatlab.cli.parser import Parser
 from qatlab.deploy.integer import RESCALES
+from qatlab.deploy.integer.rescaling import check_word
 from qatlab.deploy.onnx.readers import advice
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.verify.comparison import Comparison, compare
@@ -78,7 +79,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
     parser.add_argument("--data", default="test", choices=("test", "validation"))
     parser.add_argument("--images", type=int, help="number of images to compare; by default all")
-    parser.add_argument("--rescale", nargs="+", default=["fixed32"], help=", ".join(RESCALES))
+    parser.add_argument("--rescale", nargs="+", help=f"{', '.join(RESCALES)}; by default fixed32")
     parser.add_argument(
         "--onnx",
         nargs="+",
@@ -96,12 +97,19 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(words)
     if given.reader is not None:
         check_reader(given.reader)
+    for word in given.rescale or ():
+        check_word(word)
+    if given.rescale and given.reader is not None:
+        raise ConfigError("--rescale has no effect with --reader, which computes a file.")
     trained = load_arguments(given.run, given.checkpoint)
     data = trained.data
     check_outputs(trained, given.images)
     network, why_not = integers_of(trained)
+    if given.rescale and network is None:
+        raise ConfigError(f"--rescale has no effect: no integers are compared: {why_not}")
     if given.reader is None:
-        others = forms_of(trained, network, given.rescale, given.onnx, given.tolerance)
+        rescales = given.rescale or ["fixed32"]
+        others = forms_of(trained, network, rescales, given.onnx, given.tolerance)
     else:
         others = forms_in(given.reader, trained, network, given.onnx, given.tolerance)
     for path in given.onnx:

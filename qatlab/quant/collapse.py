@@ -111,10 +111,10 @@ class _Seen:
     def message(self) -> str:
         """Return what is wrong, "" if nothing is."""
         values = sorted(value + 0.0 for value in self.values)[:3]  # no -0
-        learned, size, clips_all = "", torch.ones(1), False
+        learned, shown, clips_all = "", torch.ones(1), False
         if isinstance(self.quantizer, LearnedQuantizer):
             learned = self.quantizer.learned
-            size = self.quantizer.size.detach().abs()
+            size, shown = (of.detach().abs() for of in (self.quantizer.size, self.quantizer.shown))
             if (smallest := size.min().item()) <= SMALLEST:
                 return f"{self.name} cannot quantize: its {learned} is {smallest:.3g}"
             if len(values) == 2 and self.quantizer.n_steps > 2:
@@ -127,7 +127,7 @@ class _Seen:
         what = f"{'its two outermost levels' if clips_all else 'one value'} only, {made}"
         if self.low == self.high:
             return f"{self.name} {self.verb} {what}: its input is {self.low:.3g} only"
-        because = f"; its {learned} is {size.max().item():.3g}" if learned else ""
+        because = f"; its {learned} is {shown.max().item():.3g}" if learned else ""
         of_what = f"of values from {self.low:.3g} to {self.high:.3g}"
         return f"{self.name} {self.verb} {what}, {of_what}{because}"
 

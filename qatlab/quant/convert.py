@@ -166,9 +166,13 @@ def _share_steps(sites: Sequence[Site], made: Sequence[Quantizer | None]) -> Non
                 "sat, lsq, lsq_plus or pact, or false"
             )
         summed[site.summed_with].append(quantizer)
-    for quantizers in summed.values():
-        if len(quantizers) > 1:
-            share_step(quantizers)
+    groups = [quantizers for quantizers in summed.values() if len(quantizers) > 1]
+    if not groups:
+        raise QuantRuleError(
+            "quant.one_step_for_sums=true has no effect: no addition adds up two quantized sites"
+        )
+    for quantizers in groups:
+        share_step(quantizers)
 
 
 def _make(

@@ -25,7 +25,7 @@ from qatlab.quant.phase import Phase
 from qatlab.quant.quantizer import GridSettings, Quantizer, check_choice, check_switch, is_number
 from qatlab.quant.starts import STARTS, start_parameter
 
-SHARED = "shared"  # in the extra state of quantizers
+SHARED = "shared/"  # in the extra state of quantizers
 
 
 class Levels(Protocol):
@@ -109,13 +109,15 @@ def share_step(quantizers: Sequence[LearnedQuantizer]) -> None:
         QuantRuleError: if these learn different things.
     """
     first, *others = quantizers
+    parts = first.grid.divisor
     for other in others:
         if type(other) is not type(first):
             names = " and ".join(f"{q.layer} ({type(q).__name__})" for q in (first, other))
             raise QuantRuleError(f"{names} cannot have one step")
         setattr(other, other.learned, first.parameter)
     for quantizer in quantizers:
-        quantizer._sharing = tuple(quantizers)
+        quantizer._sharing, quantizer._parts = tuple(quantizers), parts
+        quantizer._make_grid()
 
 
 class LearnedSettings(GridSettings, total=False):
@@ -191,6 +193,7 @@ class LearnedQuantizer(Quantizer):
         self.register_buffer("initialized", torch.tensor(False))
         self._started = False  # what the buffer says: on a GPU, reading it would make a step wait
         self._sharing: tuple[LearnedQuantizer, ...] = ()  # no submodules of this one
+        self._parts = 1.0  # of what is learned, that the shared step is one of
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -201,13 +204,14 @@ class LearnedQuantizer(Quantizer):
     @property
     def size(self) -> Tensor:
         """What its grid is made of: the learned step or clip value, or that of a power of two."""
-        size = self.parameter if self._units == 1 else self.parameter * self._units
+        # Divided once for all that share it: their steps are equal to the bit.
+        size = self.parameter if self._parts == 1 else self.parameter / self._parts
         return with_power_of_two(size, self.grid.divisor) if self.power_of_two else size
 
     @property
-    def _units(self) -> float:
-        """Its step or clip value is that many times the parameter that it shares."""
-        return self.grid.divisor / self._sharing[0].grid.divisor if self._sharing else 1.0
+    def shown(self) -> Tensor:
+        """The learned step or clip value as the method has it, where a step is shared, too."""
+        return self.size * (self.levels(self.n_steps, self.signed).divisor / self.grid.divisor)
 
     def describe(self) -> dict[str, Any]:
         """Return the facts of this quantizer for ``layers.json``."""
@@ -221,29 +225,34 @@ class LearnedQuantizer(Quantizer):
     def get_extra_state(self) -> str:
         """Return phase, class and steps as plain text, and ``power_of_two`` where steps are.
 
-        And ``shared`` where the step is that of others, too.
+        And ``shared/15`` where the step is that of others, too, a fifteenth of what is learned.
         """
-        words = {"power_of_two": self.power_of_two, SHARED: bool(self._sharing)}
-        return " ".join(
-            [super().get_extra_state(), *(word for word, is_so in words.items() if is_so)]
-        )
+        powers = " power_of_two" if self.power_of_two else ""
+        shared = f" {SHARED}{self._parts:g}" if self._sharing else ""
+        return f"{super().get_extra_state()}{powers}{shared}"
 
     def understands(self, state: str) -> bool:
         """Tell whether what a quantizer of that extra state has learned means the same here."""
-        return super().understands(state) and (SHARED in state.split()) == bool(self._sharing)
+        if self._sharing or SHARED in state:
+            return state.split()[1:] == self.get_extra_state().split()[1:]
+        return super().understands(state)
 
     def widen(self, bits: int | None) -> None:
         """Work with at least so many bits; what means something else with these starts anew."""
         before = self.n_steps
         super().widen(bits)
-        if self.n_steps != before and not self.any_steps:
+        if self.n_steps != before and (self._sharing or not self.any_steps):
             self.initialized.fill_(False)
             self._started = False
 
     def work_with(self, n_steps: int) -> None:
         """Work with a grid of so many steps; what it has learned stays."""
         super().work_with(n_steps)
-        self.grid = self.levels(n_steps, self.signed)
+        self._make_grid()
+
+    def _make_grid(self) -> None:
+        grid = self.levels(self.n_steps, self.signed)
+        self.grid = grid._replace(divisor=1.0) if self._sharing else grid
 
     @property
     def learned_offset(self) -> Tensor | None:
@@ -265,7 +274,7 @@ class LearnedQuantizer(Quantizer):
 
     def set_size(self, size: Tensor) -> None:
         """Set the learned step or clip value; of those that share one, the largest step stays."""
-        size = size / self._units
+        size = size * self._parts
         if any(not other.needs_start for other in self._sharing if other is not self):
             size = torch.maximum(size, self.parameter.abs())
         self.parameter.copy_(size)
@@ -408,6 +417,9 @@ class ActivationQuantizer(LearnedQuantizer):
 
     def _begin_unobserved(self, x: Tensor) -> None:
         """Start from the first tensor that is quantized, which has to be one of a training."""
+        if self._sharing:
+            names = ", ".join(other.layer for other in self._sharing)
+            raise TrainingError(f"{names} share a step: start them with start_quantizers()")
         if self.given is None and not self.training:
             raise TrainingError(
                 f"{self.layer}: {self.learned} is not initialized, neither by training nor by "

@@ -79,6 +79,7 @@ def find_sites(
     sums: list[list[fx.Node]] = []
     taken: set[str] = set()
     sources: dict[fx.Node, tuple[fx.Node, ...]] = {}  # the nodes whose values a node hands on
+    scaled: dict[fx.Node, set[fx.Node]] = {}  # those of which it is some times the values
     bounds: dict[fx.Node, Bounds] = {}
     paths = paths_of(traced.graph)
     in_front: set[fx.Node] = set()
@@ -101,10 +102,13 @@ def find_sites(
                 sites[source] = Site(source, name, type_name, nn.Identity(), signed, False)
                 taken.add(name)
         several = node.target is operator.getitem and _makes_several(inputs[0], tensors, modules)
-        if adds:
-            sums.append([s for n in inputs for s in sources[n]])
+        if adds and len(node.args) == 2 and not node.kwargs:  # neither operand times a number
+            sums.append([s for n in inputs for s in sources[n] if s not in scaled[n]])
         preserves = (preserves_values(node, kind, modules) and not several) or _scales(moved)
         sources[node] = tuple(dict.fromkeys(s for n in inputs for s in sources[n]))
+        scaled[node] = {s for n in inputs for s in scaled[n]} | {
+            s for s in sources[node] if _scales(moved)
+        }
         if node.op in ("placeholder", "get_attr") or node in measures.constants:
             sources[node] = ()
         elif moved is not None and not sources[node] and not measures.learned(node):

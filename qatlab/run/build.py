@@ -83,6 +83,11 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
         one_step = cfg.quant.one_step_for_sums
         model, table = quantize(model, weight, activation, rules, example, in_front, one_step)
     else:
+        if cfg.quant.one_step_for_sums:
+            raise ConfigError(
+                "quant.one_step_for_sums=true has no effect, as quant.weight and quant.activation "
+                "are null"
+            )
         # An experiment's rules may be optional, so that quant=none gives its float network.
         if unused_rules := [rule.key for rule in rules if not rule.optional]:
             raise ConfigError(

@@ -209,7 +209,9 @@ def _facts(config: str, built: Built) -> dict[str, Any]:
     return {
         "settings": settings,
         "quantizers": [[n, type(q).__name__, q.clamp_facts()] for n, q in quantizers.items()],
-        "solver": [{k: repr(v) for k, v in group.items() if k != "params"} for group in groups],
+        "solver": [
+            {k: len(v) if k == "params" else repr(v) for k, v in group.items()} for group in groups
+        ],
         "state": _digest_of_tensors(built.model.state_dict()),
         "network": str(getattr(built.model, "code", "")),
         "random": _digest_of_generators(),

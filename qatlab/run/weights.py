@@ -118,10 +118,11 @@ def init_weights(
             f"init_weights={source}{part} does not fit the model: {'; '.join(nearest.differences)}"
         )
     chosen = min(fitting, key=lambda m: bool(m.heads))  # the first of equals
-    if same_bits and chosen.left_out:
+    of_others = [*chosen.left_out, *_with_other_steps(model, chosen)]
+    if same_bits and of_others:
         raise CheckpointError(
             f"{source} was saved in a phase with other bits (schedule.falling_bits): "
-            f"{min(chosen.left_out)} does not fit. Finish the run with resume=, and test its best "
+            f"{min(of_others)} does not fit. Finish the run with resume=, and test its best "
             "checkpoint."
         )
     others = [m.weights.source for m in fitting if m.weights.place != chosen.weights.place]
@@ -135,6 +136,16 @@ def init_weights(
         left_out = chosen.left_out
         messages.append(f"{len(left_out)} values of quantizers left out, first {min(left_out)}")
     return "; ".join([f"weights from {path}", *messages])
+
+
+def _with_other_steps(model: nn.Module, chosen: Match) -> list[str]:
+    """Return the extra states of quantizers that worked with another number of steps."""
+    ours = model.state_dict()
+    return [
+        name
+        for name in extra_states(chosen.state)
+        if chosen.state[name].split()[1:3] != ours[name].split()[1:3]
+    ]
 
 
 def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:

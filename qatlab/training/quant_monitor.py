@@ -81,7 +81,7 @@ def _note(found: dict[str, Tensor], key: str, module: nn.Module, inputs: tuple[T
     else:
         quantizer, values = getattr(module, WEIGHT_QUANTIZER), module.get_parameter("weight")
     parameter, offset = quantizer.size, quantizer.learned_offset
-    found[f"{key}/{quantizer.learned}"] = parameter.abs().mean()
+    found[f"{key}/{quantizer.learned}"] = quantizer.shown.abs().mean()
     if offset is not None:
         found[f"{key}/offset"] = offset
     found[f"{key}/clipped"] = quantizer.grid.clipped_share(values, parameter, offset)

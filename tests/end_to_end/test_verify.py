@@ -191,6 +191,7 @@ def test_a_file_of_another_run_fails(
         (["--onnx", "{tmp}/missing.onnx"], "cannot read {tmp}/missing.onnx"),
         (["--onnx", "{tmp}/run.log"], "cannot read {tmp}/run.log"),
         (["--rescale", "fixed23"], "rescale=fixed23 is wrong. Did you mean 'fixed32'?"),
+        (["--rescale", "fixed16", "--reader", "onnxruntime"], "--rescale has no effect with"),
         (["--checkpoint", "lats"], "Did you mean 'last'?"),
         (["--images", "0"], "--images=0 is wrong. Accepted: a whole number above 0."),
     ],

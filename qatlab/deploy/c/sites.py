@@ -76,10 +76,14 @@ class Products:
         if self.name:
             return f"sum_{self.name}({', '.join(pointers)}, c, {y}, {x})"
         one, other = (
-            source.load(pointer, source.index("c", y, x))  # an axis of size 1 is broadcast
+            source.load(pointer, self._index(source, y, x))
             for source, pointer in zip(self.sources, pointers, strict=True)
         )
         return f"((int32_t){one} * {other})"  # before it is multiplied and rounded
+
+    def _index(self, source: Tensor, y: str, x: str) -> str:
+        places = zip(("c", y, x), source.shape, self.shape, strict=True)
+        return source.index_in(*(place if own == whole else "0" for place, own, whole in places))
 
 
 @dataclass(frozen=True)

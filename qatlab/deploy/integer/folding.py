@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,22 +57,33 @@ def site_codes(name: str, quantizer: ActivationQuantizer) -> Codes:
     Raises:
         ConfigError: for another activation function, and for learned values that are no numbers.
     """
-    grid, activation = quantizer.grid, quantizer.activation
-    step = checked_size(name, quantizer.learned, quantizer.size) / grid.divisor
-    moved = quantizer.learned_offset
-    offset = 0.0 if moved is None else float(moved.detach())
-    if not math.isfinite(offset):
-        raise ConfigError(f"{name}: its learned offset is {offset}: no codes stand for its values.")
+    whole, activation = grid_codes(name, quantizer), quantizer.activation
     bends = isinstance(activation, nn.LeakyReLU)
     if quantizer.clips or bends or is_table(activation):
-        return Codes(grid.q_min, grid.q_max, step, offset)
+        return whole
     ends = (0.0, 1.0) if isinstance(activation, nn.Hardsigmoid) else clip_range(activation)
     assert ends is not None, name
     low, high = (
-        end if math.isinf(end) else min(max(round((end - offset) / step), grid.q_min), grid.q_max)
+        end
+        if math.isinf(end)
+        else min(max(round((end - whole.offset) / whole.step), whole.low), whole.high)
         for end in ends
     )
-    return Codes(int(max(low, grid.q_min)), int(min(high, grid.q_max)), step, offset)
+    return replace(whole, low=int(max(low, whole.low)), high=int(min(high, whole.high)))
+
+
+def grid_codes(name: str, quantizer: ActivationQuantizer) -> Codes:
+    """Return the codes of all levels of a site.
+
+    Raises:
+        ConfigError: for learned values that are no numbers.
+    """
+    grid, moved = quantizer.grid, quantizer.learned_offset
+    step = checked_size(name, quantizer.learned, quantizer.size) / grid.divisor
+    offset = 0.0 if moved is None else float(moved.detach())
+    if not math.isfinite(offset):
+        raise ConfigError(f"{name}: its learned offset is {offset}: no codes stand for its values.")
+    return Codes(grid.q_min, grid.q_max, step, offset)
 
 
 def table_of(quantizer: ActivationQuantizer, codes: Codes) -> tuple[Integers, Reals]:
@@ -85,8 +97,8 @@ def table_of(quantizer: ActivationQuantizer, codes: Codes) -> tuple[Integers, Re
         codes: of what it reads.
     """
     values = _values_of(codes, quantizer)
-    found = _in_steps(quantizer, quantizer(values)).round().long()
-    return found.numpy(), reals(_in_steps(quantizer, quantizer.activation(values)))
+    found = in_steps(quantizer, quantizer(values)[0]).round().long()
+    return found.numpy(), reals(in_steps(quantizer, quantizer.activation(values)[0]))
 
 
 def jump_of(quantizer: ActivationQuantizer, codes: Codes) -> float | None:
@@ -99,15 +111,13 @@ def jump_of(quantizer: ActivationQuantizer, codes: Codes) -> float | None:
         quantizer: the site.
         codes: of what it reads.
     """
-    values = _values_of(codes, quantizer)
-    near = NEAR * values.abs().max().clamp(min=codes.step)
-    grid = quantizer.grid
-    below, above = (
-        _in_steps(quantizer, quantizer.activation(values + side)).clamp(grid.q_min, grid.q_max)
-        for side in (-near, near)
-    )
-    steepest = 0.01 + 10 * NEAR * quantizer.n_steps  # no function is as steep without a jump
-    jumps = ((above - below).abs() > steepest).nonzero()
+    values = _values_of(codes, quantizer).double()
+    near, grid = NEAR * values.abs().max().clamp(min=codes.step), quantizer.grid
+    around = values + near * torch.linspace(-1, 1, 65, dtype=torch.double)[:, None]
+    made = in_steps(quantizer, quantizer.activation(around)).clamp(grid.q_min, grid.q_max)
+    # However steep a function is, it changes little from place to place; a jump is at one of them.
+    largest, whole = made.diff(dim=0).abs().amax(0), (made[-1] - made[0]).abs()
+    jumps = ((largest > 0.01) & (largest > whole / 2)).nonzero()
     return float(values[0, jumps[0, 0]]) if len(jumps) else None
 
 
@@ -119,11 +129,11 @@ def _values_of(codes: Codes, quantizer: ActivationQuantizer) -> Tensor:
     return values + offset if codes.offset else values
 
 
-def _in_steps(quantizer: ActivationQuantizer, made: Tensor) -> Tensor:
-    """Return values ``(1, codes)`` in steps of a site."""
+def in_steps(quantizer: ActivationQuantizer, values: Tensor) -> Tensor:
+    """Return values of a site in its steps above its offset, float64."""
     kept = quantizer.learned_offset
-    own_offset = 0.0 if kept is None else kept.double()
-    return (made[0].double() - own_offset) / quantizer.grid.step(quantizer.size.detach().double())
+    offset = 0.0 if kept is None else kept.double()
+    return (values.double() - offset) / quantizer.grid.step(quantizer.size.detach().double())
 
 
 def checked_size(name: str, learned: str, parameter: Tensor) -> float:

@@ -1,8 +1,9 @@
 """Multiplications by real numbers, in front of a rounding, as whole numbers and shifts.
 
 A site's codes are ``(sum_i M_i * accumulator_i + B) >> S`` with whole M, B and S for each channel:
-S makes full use of the width of M, and B holds the bias to the same precision, so that no step but
-that of M itself is rounded twice. All sums fit into 64 bits; for 24 see :mod:`narrowing`.
+S makes full use of the width of M, unless fewer bits hold the real numbers exactly, and B holds the
+bias to the same precision, so that no step but that of M itself is rounded twice. All sums fit into
+64 bits; for 24 see :mod:`narrowing`.
 
 Sums become the nearest code, and those half way the upper one. Where M and B hold the real numbers
 exactly, as steps that are powers of two make them, many sums lie half way: there they become the
@@ -36,6 +37,12 @@ OUTPUT_BITS = 52  # of outputs, so that float64 holds them
 MANTISSA = 15  # bits behind the first one of what shifts approximate
 
 
+def check_word(rescale: str) -> None:
+    """Raise a ConfigError unless ``rescale`` is one of :data:`RESCALES`."""
+    if rescale not in RESCALES:
+        raise wrong("rescale", rescale, RESCALES)
+
+
 def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
     """Return a network whose multiplications by real numbers are done in another way.
 
@@ -46,8 +53,7 @@ def with_rescale(network: IntegerNetwork, rescale: str) -> IntegerNetwork:
     Raises:
         ConfigError: for another word, and for sums that fixed point has not enough bits for.
     """
-    if rescale not in RESCALES:
-        raise wrong("rescale", rescale, RESCALES)
+    check_word(rescale)
     if rescale == "float":
         return network
     largest = largest_sizes(network.operations, network.codes)
@@ -68,12 +74,16 @@ def _rescale(op: ops.Rescale, largest: Sequence[int], rescale: str) -> ops.Fixed
     terms, offset, shift, sizes = _scaled(op, largest, rescale)
     room = np.minimum(SUM_BITS - _bits(sizes), SUM_BITS - op.codes.largest.bit_length())
     multipliers, added, shift = _within(op.name, terms, offset, shift, room)
+    # A sum that is a code already has a bit behind it, too, where that is needed for ties.
+    more = np.where((shift == 0) & (room > 0), 1, 0)
     to_even = False
-    if shift.min() > 0:
-        less, to_even = _spare_bits(op, multipliers, added, shift)
+    if (shift + more).min() > 0:
+        wide = tuple(own << beside(more, own) for own in (*multipliers, added))
+        less, to_even = _spare_bits(op, wide[:-1], wide[-1], shift + more)
         if to_even:
-            multipliers = tuple(own >> beside(less, own) for own in multipliers)
-            added, shift = added >> beside(less, added), shift - less
+            *few, added = (own >> beside(less, own) for own in wide)
+            multipliers = tuple(few)
+            shift = shift + more - less
     half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
     added = added + beside(half, offset)
     made = ops.FixedRescale(op.name, op.inputs, multipliers, added, shift, op.codes, to_even)

@@ -172,17 +172,23 @@ def _rescale(op: ops.Rescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fixed_rescale(op: ops.FixedRescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    total, shift = _total(op, inputs, torch.long), _like(op.shift, inputs[0])
+    if not op.codes.largest < EXACT:
+        raise ValueError(f"{op.name} has codes beyond float32")
+    codes, position, total = _fixed_codes(op, inputs)
     if op.below is not None:
         assert op.zero is not None
         other = total < _like(op.zero, inputs[0])
-        total = torch.where(other, _total(op.below, inputs, torch.long), total)
-        shift = torch.where(other, _like(op.below.shift, inputs[0]), shift)
-    if not op.codes.largest < EXACT:
-        raise ValueError(f"{op.name} has codes beyond float32")
-    shifted = total - ((total >> shift) & 1) if op.to_even else total
-    codes = (shifted >> shift).clamp(op.codes.low, op.codes.high).float()
-    return codes, _shifted(total, shift)
+        below = _fixed_codes(op.below, inputs)
+        codes = torch.where(other, below[0], codes)
+        position = torch.where(other, below[1], position)
+    return codes.clamp(op.codes.low, op.codes.high).float(), position
+
+
+def _fixed_codes(op: ops.FixedRescale, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return codes that are not clipped, what is rounded to them, and the sums."""
+    total, shift = _total(op, inputs, torch.long), _like(op.shift, inputs[0])
+    even = total - ((total >> shift) & 1) if op.to_even else total
+    return even >> shift, _shifted(total, shift), total
 
 
 def _looked_up(op: ops.Table, x: Tensor) -> tuple[Tensor, Tensor]:

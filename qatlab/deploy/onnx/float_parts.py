@@ -30,7 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from qatlab.deploy.integer import operations as ops
-from qatlab.deploy.integer.folding import checked_size, folded
+from qatlab.deploy.integer.folding import folded, grid_codes
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import AS_GIVEN, Codes, Integers, Reals
 from qatlab.deploy.integer.weights import integer_weight
@@ -110,7 +110,7 @@ class Marked:
             elif isinstance(module, _BatchNorm):
                 folded(absorbed.get(module, path), module)  # refuses what are no numbers
             elif isinstance(module, ActivationQuantizer):
-                self.sites[path] = _codes(path, module)
+                self.sites[path] = grid_codes(path, module)
                 parent, _, child = path.rpartition(".")
                 setattr(self.copied.get_submodule(parent), child, _Site(module, path))
         self.copied.float()
@@ -362,16 +362,6 @@ class _Site(nn.Module):
             x = norm(x)
         result: Tensor = self.mark(self.activation(x))
         return result
-
-
-def _codes(name: str, quantizer: ActivationQuantizer) -> Codes:
-    """Return the codes of a site: all of its grid, as the function in front of it is computed."""
-    grid, moved = quantizer.grid, quantizer.learned_offset
-    step = checked_size(name, quantizer.learned, quantizer.size) / grid.divisor
-    offset = 0.0 if moved is None else float(moved)
-    if not math.isfinite(offset):
-        raise ConfigError(f"{name}: its learned offset is {offset}: no codes stand for its values.")
-    return Codes(grid.q_min, grid.q_max, step, offset)
 
 
 def write(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qatlab.deploy.integer import IntegerNetwork, compute
+from qatlab.deploy.integer.folding import in_steps
 from qatlab.errors import ConfigError
 from qatlab.quant import hold_weights, release_weights
 from qatlab.quant.learned import ActivationQuantizer
@@ -94,11 +95,11 @@ class FakeQuantized:
             self._hooks.pop().remove()
 
     def _keep(self, name: str, site: ActivationQuantizer, args: Any, output: Tensor) -> None:
-        self._codes[name] = _in_steps(site, output).round()
+        self._codes[name] = in_steps(site, output).round()
 
     def _keep_position(self, name: str, site: ActivationQuantizer, args: Any) -> None:
         values = site.float_values(args[0].clone())  # some functions work in place
-        position = _in_steps(site, values)
+        position = in_steps(site, values)
         self._positions[name] = position.clamp(site.grid.q_min, site.grid.q_max)
 
     def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
@@ -115,12 +116,6 @@ def as_weights(model: nn.Module, images: Tensor) -> Tensor:
     """Return images in the type of a network's weights: float64 after trainer.precision=64-true."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return images.to(next(iter(types))) if len(types) == 1 else images
-
-
-def _in_steps(site: ActivationQuantizer, values: Tensor) -> Tensor:
-    """Return values of a site in its steps above its offset, float64."""
-    offset = 0 if site.learned_offset is None else site.learned_offset.double()
-    return (values.double() - offset) / site.grid.step(site.size.detach().double())
 
 
 class AsIntegers:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qatlab.errors import QuantRuleError
+from qatlab.errors import QuantRuleError, TrainingError
 from qatlab.quant import (
     DorefaActivation,
     LsqActivation,
@@ -28,7 +28,7 @@ LEARNING = (LsqActivation, LsqPlusActivation, SatActivation, PactActivation)
 
 
 class Blocks(nn.Module):
-    """Two additions in a row, which share a site; a third one of others."""
+    """Three additions; of the last one both operands are sites of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Blocks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu1(self.conv1(x))
         x = self.relu2(self.conv2(x) + x)
-        x = self.relu3(self.conv3(x) + x)  # relu2 is added up with another one
+        x = self.relu3(self.conv3(x) + x)
         x = self.relu4(self.conv4(self.pool(x)) + self.conv5(self.pool(x)))
         result: Tensor = self.fc(x.mean((2, 3)))
         return result
@@ -78,7 +78,7 @@ def test_what_is_added_up_has_one_step_before_and_after_a_step_of_training(
     before = [step(model, one) for one, _ in groups]
     for _ in range(2):
         for one, other in groups:
-            assert step(model, one) == pytest.approx(step(model, other), rel=1e-6)
+            assert step(model, one) == step(model, other)
         model(IMAGES).square().sum().backward()
         optimizer.step()
     assert power_of_two or before != [step(model, one) for one, _ in groups]
@@ -102,10 +102,12 @@ def test_the_gradient_is_the_sum_over_the_sites_in_the_units_of_the_first() -> N
     first: Any = model.get_submodule("relu1")
     other: Any = model.get_submodule("conv2_site")
     assert other.alpha is first.alpha
-    assert first.size is first.alpha
-    # Steps: alpha / 15 of 4 bits without a sign, alpha / 127 of 8 bits with one.
-    assert other.size.item() == pytest.approx(first.alpha.item() * 127 / 15)
-    (4 * first.size + 3 * other.size).backward()
+    # Of 4 bits without a sign: its step is alpha / 15, and that of 8 bits with one, whose alpha is
+    # 127 steps, too.
+    assert first.shown.item() == pytest.approx(first.alpha.item())
+    assert other.shown.item() == pytest.approx(first.alpha.item() * 127 / 15)
+    assert other.grid.ends(other.size)[1].item() == pytest.approx(other.shown.item())
+    (4 * first.shown + 3 * other.shown).backward()
     assert first.alpha.grad.item() == pytest.approx(4 + 3 * 127 / 15)
     names = [name for name, _ in model.named_parameters() if name.endswith("alpha")]
     learning = (
@@ -132,7 +134,7 @@ def test_copies_and_checkpoints_have_one_step_too() -> None:
     assert fresh.conv2_site.step_size is fresh.relu1.step_size
     assert torch.equal(fresh.eval()(IMAGES), twin.eval()(IMAGES))
     state = fresh.relu1.get_extra_state()
-    assert state == "quantize LsqActivation 15 shared"
+    assert state == "quantize LsqActivation 15 shared/1"
     own: Any = converted(LsqActivation, one_step=False)
     assert fresh.relu1.understands(state)
     assert not own.relu1.understands(state)
@@ -152,3 +154,73 @@ def test_a_site_that_stays_float_shares_nothing() -> None:
     model: Any = quantize(Blocks(), *parts, rules, IMAGES[:1], one_step_for_sums=True)[0]
     assert model.conv2_site.describe().keys() == {"method", "bits", "n_steps", "signed"}
     assert model.conv3_site.step_size is model.relu2.step_size
+
+
+@pytest.mark.parametrize("kind", [SatActivation, PactActivation])
+def test_steps_are_equal_to_the_bit_whatever_the_clip_value(kind: Any) -> None:
+    model: Any = converted(kind)
+    start_quantizers(model, [IMAGES])
+    for alpha in torch.rand(200, generator=torch.Generator().manual_seed(3)).tolist():
+        model.relu1.alpha.data.fill_(10 * alpha + 0.1)
+        sizes = [site.size / site.grid.divisor for site in (model.relu1, model.conv2_site)]
+        assert torch.equal(*sizes)
+
+
+def test_wider_phases_leave_each_site_its_range() -> None:
+    model = converted(SatActivation)
+    sites: list[Any] = [model.get_submodule(name) for name in ("relu1", "conv2_site")]
+    for bits in (8, None):
+        for site in sites:
+            site.widen(bits)
+        start_quantizers(model, [IMAGES])
+        ends = [site.grid.ends(site.size)[1].item() for site in sites]
+        values = model.get_submodule("conv1")(IMAGES).relu().quantile(0.99).item()
+        assert ends[0] > 0.7 * values
+        assert ends[1] > ends[0] / 3  # of as many steps above 0, or half as many
+
+
+def test_a_clip_value_that_others_share_is_not_that_of_another_network() -> None:
+    model: Any = converted(SatActivation)
+    start_quantizers(model, [IMAGES])
+    state = model.conv2_site.get_extra_state()
+    assert state == "quantize SatActivation 255 shared/15"
+    assert model.conv2_site.understands(state)
+    for other in ("255", "255 shared/255", "15 shared/15"):
+        assert not model.conv2_site.understands(f"quantize SatActivation {other}")
+
+
+def test_without_a_start_it_is_refused_in_the_first_step_of_training() -> None:
+    model = converted(LsqActivation)
+    with pytest.raises(TrainingError, match=r"relu1, conv2_site share a step: start them with"):
+        model.train()(IMAGES)
+
+
+class Sums(Blocks):
+    """Sums of which one operand is a number times a tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.conv1(x))
+        x = self.relu2(self.conv2(x) + 0.5 * x)
+        x = self.relu3(torch.add(self.conv3(x), x, alpha=2))
+        x = self.relu4(self.conv4(x) - x)
+        result: Tensor = self.fc(x.mean((2, 3)))
+        return result
+
+
+def test_what_is_multiplied_by_a_number_shares_no_step_and_what_is_subtracted_does() -> None:
+    parts = partial(LsqWeight, bits=4), partial(LsqActivation, bits=4)
+    model: Any = quantize(Sums(), *parts, (), IMAGES[:1], one_step_for_sums=True)[0]
+    of = {
+        name: module.describe().get("step_of")
+        for name, module in model.named_modules()
+        if isinstance(module, LsqActivation)
+    }
+    shared = {name for name, first in of.items() if first is not None}
+    assert shared == {"relu3", "conv4_site"}
+
+
+def test_without_a_sum_it_is_refused() -> None:
+    parts = partial(LsqWeight, bits=4), partial(LsqActivation, bits=4)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    with pytest.raises(QuantRuleError, match="one_step_for_sums=true has no effect: no addition"):
+        quantize(network, *parts, (), IMAGES[:1], one_step_for_sums=True)

@@ -140,3 +140,8 @@ def test_a_file_of_a_phase_with_more_bits_is_refused_where_it_has_to_fit(
     assert "left out" in init_weights(network(quantizers, 4), file, whole=True)
     same = saved(trained(quantizers, 4), tmp_path / "same.pt")
     init_weights(network(quantizers, 4), same, whole=True, same_bits=True)
+    wide = trained(quantizers, 4)
+    wide.get_submodule("2").widen(8)  # a site alone
+    file = saved(wide, tmp_path / "wide.pt")
+    with pytest.raises(CheckpointError, match=r"other bits.*: 2\._extra_state does not fit"):
+        init_weights(network(quantizers, 4), file, whole=True, same_bits=True)

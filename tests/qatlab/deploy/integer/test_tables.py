@@ -11,7 +11,9 @@ from networks import EXAMPLE, METHODS, PIXEL, PIXELS, convert, sites
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qatlab import quant
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower
+from qatlab.deploy.integer.folding import jump_of
 from qatlab.deploy.integer.operations import Table
 from qatlab.errors import ConfigError
 
@@ -135,3 +137,18 @@ def test_a_jump_at_a_value_that_is_read_is_refused() -> None:
         lower(convert(Jumps(0.1)), pixels, PIXELS[:1] / 255)
     (table,) = tables(lower(convert(Jumps(0.1001)), pixels, PIXELS[:1] / 255))
     assert len(set(table.entries[:52])) == 1  # one below the jump
+
+
+@pytest.mark.parametrize("function", [nn.Tanh(), nn.Sigmoid(), nn.SiLU(), nn.GELU()])
+@pytest.mark.parametrize("largest", [1.0, 200.0, 5000.0])
+def test_a_steep_function_does_not_jump(function: nn.Module, largest: float) -> None:
+    site = quant.LsqActivation(function, bits=8, signed=True, step_size=1 / 127)
+    site.begin_with(torch.ones(3))
+    assert jump_of(site, Codes(-127, 127, largest / 127)) is None
+
+
+@pytest.mark.parametrize(("place", "jumps"), [(0.0, True), (4e-7, True), (3e-6, False)])
+def test_a_jump_next_to_a_value_is_one(place: float, jumps: bool) -> None:
+    site = quant.LsqActivation(nn.Threshold(place, -0.5), bits=8, signed=True, step_size=1 / 127)
+    site.begin_with(torch.ones(3))
+    assert (jump_of(site, Codes(-127, 127, 1 / 127)) is not None) == jumps

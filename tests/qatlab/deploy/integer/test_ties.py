@@ -53,6 +53,9 @@ CASES = {
     "wide": rescale(Codes(-127, 127, 1.0)),
     "bent": rescale(Codes(-31, 31, 1.0), slope=0.25),
     "bent at another place": rescale(Codes(-31, 31, 0.5, 1.125), slope=0.5),
+    "with ties below its bend only": rescale(
+        Codes(-127, 127, 1.0), slope=0.25, factors=np.ones(5), bias=np.full(5, -128.0)
+    ),
 }
 
 
@@ -64,7 +67,9 @@ def test_all_forms_take_the_even_code(name: str, tmp_path: Path) -> None:
     assert halves.float().mean() > 0.1
     for way in ("fixed32", "sums24"):
         whole = with_rescale(real, way)
-        assert [op.to_even for op in whole.of(FixedRescale)] == [True, True]
+        first, last = whole.of(FixedRescale)
+        assert last.to_even
+        assert first.to_even or (first.below is not None and first.below.to_even)
         found = compute(whole, IMAGES)
         assert all(torch.equal(found.codes[site], expected.codes[site]) for site in real.sites)
         slow = compute_one(whole, IMAGES[0].numpy())
@@ -86,6 +91,18 @@ def test_numbers_have_no_more_bits_than_they_need() -> None:
     assert op.multipliers[0].tolist() == [1, -1, 1, 2]
     assert op.shift.tolist() == [1, 2, 3, 1]
     assert op.offset.tolist() == [1, 4, 2, -5]  # with the half: 1, 2, 4 and 1
+
+
+@pytest.mark.parametrize("way", ["fixed32", "fixed16"])
+def test_a_channel_of_whole_sums_hinders_no_other(way: str) -> None:
+    site = rescale(Codes(0, 1 << 20, 1.0), factors=np.array([65536.0, 0.5]), bias=np.zeros(2))
+    image = Input("x", (), Codes(0, 255, 1.0), (2, SIDE, SIDE))
+    made = with_rescale(IntegerNetwork([image, site]), way)
+    (op,) = made.of(FixedRescale)
+    assert op.to_even
+    sums = np.arange(256) * op.multipliers[0][1] + op.offset[1]
+    codes = (sums - ((sums >> op.shift[1]) & 1)) >> op.shift[1]
+    assert codes.tolist() == np.round(np.arange(256) / 2).tolist()
 
 
 @pytest.mark.parametrize(
