@@ -69,7 +69,8 @@ def test_what_hydra_cannot_compose(command: Told, overrides: str, words: str) ->
     [
         (
             "quant.wieght.bits=3",
-            "quant.wieght is unknown|'weight'|weight, activation, inputs_of_functions, rules.",
+            "quant.wieght is unknown|'weight'|weight, activation, inputs_of_functions, "
+            "one_step_for_sums, rules.",
         ),
         ("solver.optimiser.lr=1", "solver.optimiser|'optimizer'|groups, lr_policy, optimizer"),
         ("trainer.max_epoch=3", "trainer.max_epoch is|'max_epochs'|devices|+trainer.max_epoch=<"),
@@ -98,7 +99,11 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
     [
         # Nothing that is added with + is dropped in silence.
         ("+foo=1", "foo is unknown|model, data, quant"),
-        ("+quant.foo=1", "quant.foo is unknown|weight, activation, inputs_of_functions, rules"),
+        (
+            "+quant.foo=1",
+            "quant.foo is unknown|weight, activation, inputs_of_functions, one_step_for_sums, "
+            "rules",
+        ),
         ("+schedule.epochs=1", "schedule.epochs is unknown|'float_epochs'|quantize_epochs"),
         ("+model.droput=1", "model.droput is unknown|'dropout'|dropout, bias"),
         ("+model.num_classes=3", "model.num_classes is set by qatlab itself"),

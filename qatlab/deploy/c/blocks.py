@@ -80,6 +80,7 @@ def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tenso
         and site.below is None
         and all(own.ndim < 2 for own in numbers)
         and all(tensor.strides[0] == 1 for tensor in (source, result))
+        and (op.kernel[1] == 1 or source.strides[2] == op.weight.shape[1])  # nothing between taps
         and all(size_of(tensor.kind) == 1 for tensor in (source, result))
         and op.weight.min() < op.weight.max()
         and Window(op, source, result.shape).has_taps_everywhere

@@ -19,6 +19,7 @@ from qatlab.deploy.integer.operations import (
     Input,
     Operation,
     Reshape,
+    Slice,
 )
 from qatlab.deploy.integer.weights import largest_accumulator
 
@@ -108,3 +109,21 @@ def test_many_taps_are_added_up_in_parts(tmp_path: Path) -> None:
     images = torch.full((2, 40, 3, 4), 255)
     images[1] = torch.randint(0, 256, images.shape[1:], generator=torch.Generator().manual_seed(1))
     assert_computes_the_same(network, images, tmp_path)
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_a_part_of_the_channels_has_others_between_its_places(taps: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    codes = Codes(0, 15, 1.0)
+    weight = rng.integers(-8, 8, (7, 3, taps, taps))
+    largest = largest_accumulator(weight, codes, "conv")
+    sides = ((0, 0), (0, 0))
+    operations: list[Operation] = [
+        FixedRescale("codes", ("x",), (ONE,), ZERO, ONE * 4, codes),
+        Slice("part", ("codes",), ((1, 4, 1),)),
+        Convolve("conv", ("part",), weight, (1, 1), sides, (1, 1), 1, largest),
+        site("site", "conv", codes, largest, rng),
+    ]
+    network = answered(operations, "site")
+    assert ("two_site(" in c_program(network, names(network)).source) == (taps == 1)
+    assert_computes_the_same(network, IMAGES, tmp_path)
