@@ -44,8 +44,17 @@ def answered(operations: list[Operation], result: str) -> IntegerNetwork:
     return IntegerNetwork([IMAGE, *operations, flat, output])
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize(("low", "high"), [(0, 3), (0, 15), (0, 255), (-8, 7), (-128, 127)])
+RANGES = [(0, 3), (0, 15), (0, 255), (-8, 7), (-128, 127)]
+
+
+@pytest.mark.parametrize(
+    ("bits", "low", "high"),
+    [
+        pytest.param(bits, *ends, marks=() if (i + j) % 2 else pytest.mark.slow)
+        for i, bits in enumerate([1, 2, 4, 8])
+        for j, ends in enumerate(RANGES)
+    ],
+)
 def test_blocks_compute_what_convolutions_do(
     bits: int, low: int, high: int, tmp_path: Path
 ) -> None:
