@@ -9,6 +9,7 @@ from typing import Any
 
 from qatlab.deploy.c import blocks, copies, windows
 from qatlab.deploy.c.memory import IMAGE, Memory, Tensor, three_sides
+from qatlab.deploy.c.narrow import narrow
 from qatlab.deploy.c.packing import packed
 from qatlab.deploy.c.report import LayerSize, layer_sizes
 from qatlab.deploy.c.runtime import fixed_text, used
@@ -16,6 +17,7 @@ from qatlab.deploy.c.sites import Layer, Products, Rows, Term, code_of_sum, site
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import Identifiers, comment, function, loop, string
 from qatlab.deploy.integer import operations as ops
+from qatlab.deploy.integer.narrowing import ranges
 from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import of_kind
 from qatlab.errors import ConfigError
@@ -89,7 +91,7 @@ class _Writer:
         self.network, self.image = network, network.input
         if (self.image.codes.low, self.image.codes.high) != BYTES:
             raise ConfigError(f"{self.image.name} has other codes than bytes, which C reads.")
-        self.shapes = network.shapes
+        self.shapes, self.ranges = network.shapes, ranges(network)
         self.memory = Memory(network, self.shapes)
         self.tensors = self.memory.tensors
         self.identifiers = Identifiers()
@@ -240,7 +242,8 @@ class _Writer:
         if isinstance(block := terms[0].layer, blocks.Block):
             assert isinstance(op, ops.Rescale | ops.FixedRescale)
             assert result is not None
-            code = code_of_sum(op, terms[0], result.kind, self.tables)
+            few = narrow(op, self.ranges[op.inputs[0]]) if type(op) is ops.FixedRescale else None
+            code = code_of_sum(op, terms[0], result.kind, self.tables, few)
             text = blocks.Writer(block, self.identifiers[op.name], result, code).functions()
         else:
             text = site(op, terms, shape, result, self.tables, self.rows)

@@ -126,6 +126,22 @@ static inline int64_t qatlab_shift(int64_t total, int32_t bits)
     return total < 0 ? ~(~total >> bits) : total >> bits;
 }
 
+/* The upper half of a product, rounded down. */
+static inline int32_t qatlab_high(int32_t number, int32_t factor)
+{
+    return (int32_t)qatlab_shift((int64_t)number * factor, 32);
+}
+
+static inline int32_t qatlab_shift_32(int32_t total, int32_t bits)
+{
+    return total < 0 ? ~(~total >> bits) : total >> bits;
+}
+
+static inline int32_t qatlab_clip_32(int32_t code, int32_t low, int32_t high)
+{
+    return code < low ? low : code > high ? high : code;
+}
+
 /* What lies half way has had the half added, and becomes the even code. */
 static inline int64_t qatlab_shift_to_even(int64_t total, int32_t bits)
 {

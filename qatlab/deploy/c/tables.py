@@ -49,16 +49,19 @@ class Tables:
         self._declared.append(lambda: _declaration("uint8_t", name, numbers.data))
         return name
 
-    def array(self, what: str, owner: str, numbers: NDArray[Any]) -> str:
-        """Add an array of the narrowest type, and return its name.
+    def array(self, what: str, owner: str, numbers: NDArray[Any], kind: str = "") -> str:
+        """Add an array, and return its name.
 
         Args:
             what: the first word of its name.
             owner: the operation.
             numbers: whole or real ones, of any shape.
+            kind: C type; the narrowest that holds them, if it is left out.
         """
         flat = numbers.reshape(-1)
-        if flat.dtype.kind == "f":
+        if kind:
+            pass
+        elif flat.dtype.kind == "f":
             kind = "double"
         else:
             found = integer_type(int(flat.min()), int(flat.max()))
@@ -68,7 +71,7 @@ class Tables:
         self.sizes[owner] += len(flat) * size_of(kind)
         return name
 
-    def of_place(self, what: str, owner: str, numbers: NDArray[Any]) -> str:
+    def of_place(self, what: str, owner: str, numbers: NDArray[Any], kind: str = "") -> str:
         """Return C for the number of the place ``c, y, x``.
 
         Args:
@@ -76,6 +79,7 @@ class Tables:
             owner: the operation.
             numbers: one, or one for each channel, or ``(C, H, W)``: of these, rows and columns that
                 are equal are kept once, as a map differs from its middle only near its border.
+            kind: C type; left out, the narrowest for an array, and that of sums for one number.
         """
         if numbers.ndim < 2:
             numbers = np.reshape(numbers, (-1, 1, 1))
@@ -94,8 +98,8 @@ class Tables:
                 index.append(scaled(place, stride))
             stride *= count
         if not index:
-            return number(numbers.item())
-        return f"{self.array(what, owner, numbers)}[{' + '.join(reversed(index))}]"
+            return f"({numbers.item()})" if kind else number(numbers.item())
+        return f"{self.array(what, owner, numbers, kind)}[{' + '.join(reversed(index))}]"
 
 
 def _declaration(kind: str, name: str, flat: NDArray[Any]) -> str:
