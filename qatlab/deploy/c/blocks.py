@@ -1,6 +1,7 @@
 """C of convolutions in blocks: channels at two places at a time, of which weights are read once.
 
-Codes of a row of a window lie behind each other, weights in the order of the loop. Where products
+Codes of a row of a window lie behind each other (of an image, those of one channel), weights in the
+order of the loop. Where products
 are small enough, those of two channels are added up in the halves of one word: with whole numbers k
 of weights ``gap * k + lowest``, which are not negative, ``(k_a + k_b << 16) * code`` is both. The
 rest of the weights is one sum of codes for each place. Windows that reach beyond the border are
@@ -21,7 +22,7 @@ from qatlab.deploy.c.sites import Layer
 from qatlab.deploy.c.windows import Window
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled, size_of
 from qatlab.deploy.integer import operations as ops
-from qatlab.deploy.integer.operations import Integers
+from qatlab.deploy.integer.operations import NO_SIDES, Integers
 
 HALF = (1 << 16) - 1  # largest sum in a half of a word
 FEWEST = 8  # taps between which halves are taken apart, at least
@@ -47,6 +48,16 @@ class Block(Layer):
         return CHANNELS[self.weights.bits]
 
     @property
+    def planes(self) -> int:
+        """Parts of a window that lie apart: its channels, where the image is read."""
+        return len(self.op.weight[0]) if is_planar(self.source) else 1
+
+    @property
+    def depth(self) -> int:
+        """Codes of a place that lie behind each other."""
+        return len(self.op.weight[0]) // self.planes
+
+    @property
     def bytes(self) -> int:
         """Bytes of the weights of a tap."""
         return self.channels * self.weights.bits // 8
@@ -69,7 +80,7 @@ def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tenso
         reader: the only operation that reads its sums.
         result: of the reader.
     """
-    if op.groups > 1 or op.dilation != (1, 1) or packed(op.weight).bits not in IN_A_BYTE:
+    if op.groups > 1 or op.dilation != (1, 1) or _bits(op.weight) not in IN_A_BYTE:
         return False
     if type(reader) not in (ops.Rescale, ops.FixedRescale) or len(reader.inputs) > 1:
         return False
@@ -79,18 +90,39 @@ def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tenso
         result is not None
         and site.below is None
         and all(own.ndim < 2 for own in numbers)
-        and all(tensor.strides[0] == 1 for tensor in (source, result))
-        and (op.kernel[1] == 1 or source.strides[2] == op.weight.shape[1])  # nothing between taps
+        and (source.strides[0] == 1 or is_planar(source))
+        and result.strides[0] == 1
+        # Nothing lies between the taps of a row.
+        and (op.kernel[1] == 1 or source.strides[2] in (1, op.weight.shape[1]))
         and all(size_of(tensor.kind) == 1 for tensor in (source, result))
         and op.weight.min() < op.weight.max()
         and Window(op, source, result.shape).has_taps_everywhere
     )
 
 
-def in_order(weight: Integers) -> Integers:
+def _bits(weight: Integers) -> int:
+    """Return the bits of a weight, 0 for weights that cannot be packed."""
+    try:
+        return packed(weight).bits
+    except ValueError:
+        return 0
+
+
+def is_planar(source: Tensor) -> bool:
+    """Tell whether codes lie channel by channel."""
+    return source.strides[0] != 1 and source.strides[2] == 1
+
+
+def as_convolution(op: ops.Multiply) -> ops.Convolve:
+    """Return a fully-connected layer as a convolution of one place."""
+    weight = op.weight[:, :, None, None]
+    return ops.Convolve(op.name, op.inputs, weight, (1, 1), NO_SIDES, (1, 1), 1, op.largest)
+
+
+def in_order(weight: Integers, planar: bool) -> Integers:
     """Return weights ``(C_out, C_in, kH, kW)`` in the order in which blocks read them."""
     count = CHANNELS[packed(weight).bits]
-    taps = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
+    taps = (weight if planar else weight.transpose(0, 2, 3, 1)).reshape(len(weight), -1)
     missing = -len(weight) % count  # channels that nobody reads
     taps = np.concatenate([taps, np.full((missing, taps.shape[1]), weight.min())])
     return np.ascontiguousarray(taps.reshape(-1, count, taps.shape[1]).transpose(0, 2, 1))
@@ -110,14 +142,17 @@ class Writer:
         self.block, self.site, self.result, self.code = block, site, result, code
         self.by_channel = any("[c]" in line for line in code)
         self.rows, self.columns = block.op.kernel
-        self.taps = self.columns * block.op.weight.shape[1]  # of a row
-        self.is_whole = 0 < self.rows * self.taps <= block.chunk  # no half overflows
+        self.taps = self.columns * block.depth  # of a row
+        self.all_taps = block.planes * self.rows * self.taps
+        self.is_whole = self.all_taps <= block.chunk  # no half overflows
+        self.in_pairs = result.shape[2] > 1
         self.row = block.source.strides[1]
         self.beside = block.op.stride[1] * block.source.strides[2]  # codes to the next place
 
     def functions(self) -> str:
         """Return them all."""
-        return "\n\n".join([self._code(), self._places(1), self._places(2), self._run()])
+        pairs = [self._places(2)] if self.in_pairs else []
+        return "\n\n".join([self._code(), self._places(1), *pairs, self._run()])
 
     def _code(self) -> str:
         channel = ", int32_t c" if self.by_channel else ""
@@ -137,15 +172,15 @@ class Writer:
         if lowest:
             body += [f"int32_t all{q} = 0;" for q in range(places)]
             loads = [f"all{q} += row[{moved('i', q * self.beside)}];" for q in range(places)]
-            row = f"const {block.source.pointed} *row = in + a * {self.row};"
-            body += loop("a", "rows", [row, *loop("i", taps, loads)])
+            row = f"const {block.source.pointed} *row = in + {self._of_row()};"
+            body += self._over_rows([row, *loop("i", taps, loads)])
         sums = [f"sum{p}{q}" for p in range(block.channels) for q in range(places)]
         lines = [
             "const uint8_t *of_block = "
-            f"weights + c / {block.channels} * {self.rows * self.taps * block.bytes};",
+            f"weights + c / {block.channels} * {self.all_taps * block.bytes};",
             *(f"int32_t {name} = 0;" for name in sums if not self.is_whole),
             *(self._halves(places) if self.is_whole else ()),
-            *loop("a", "rows", self._row(places, taps)),
+            *self._over_rows(self._row(places, taps)),
             *(self._sums(places, "const int32_t", "=") if self.is_whole else ()),
         ]
         for q in range(places):
@@ -173,12 +208,22 @@ class Writer:
             [f"Codes of all channels at {what}, from {self.rows} rows of taps or fewer."],
         )
 
+    def _over_rows(self, body: Sequence[str]) -> list[str]:
+        rows = loop("a", "rows", body)
+        return loop("plane", self.block.planes, rows) if self.block.planes > 1 else rows
+
+    def _of_row(self) -> str:
+        """Return C of where the codes of a row of taps begin."""
+        plane = f"plane * {self.block.source.strides[0]} + " if self.block.planes > 1 else ""
+        return f"{plane}a * {self.row}"
+
     def _row(self, places: int, taps: str) -> list[str]:
         """Return the lines that add the products of a row of taps to the sums."""
         block = self.block
+        number = f"(plane * {self.rows} + a)" if block.planes > 1 else "a"
         lines = [
-            f"const {block.source.pointed} *x = in + a * {self.row};",
-            f"const uint8_t *w = of_block + a * {self.taps * block.bytes};",
+            f"const {block.source.pointed} *x = in + {self._of_row()};",
+            f"const uint8_t *w = of_block + {number} * {self.taps * block.bytes};",
         ]
         if not block.chunk:
             return [*lines, *loop("i", taps, self._apart(places))]
@@ -249,24 +294,22 @@ class Writer:
         _, height, width = block.source.shape
         _, rows, columns = self.result.shape
         (down, right), (above, left) = op.stride, (before for before, _ in op.padding)
+        inside = f"left >= 0 && left + {right + self.columns} <= {width} && x + 1 < {columns}"
+        column = scaled("left", block.source.strides[2])
+        pair = [f"two_{self.site}(line + {column}, weights, rows, place);", "x += 2;"]
+        alone = [
+            "const int32_t b_first = qatlab_first_tap(left, 1);",
+            f"const int32_t b_end = qatlab_end_tap(left, 1, {width}, {self.columns});",
+            f"one_{self.site}(line + {scaled('(left + b_first)', block.source.strides[2])}, "
+            f"weights + {scaled('b_first', block.depth * block.bytes)}, rows, "
+            f"{scaled('(b_end - b_first)', block.depth)}, place);",
+            "x += 1;",
+        ]
+        ways = [f"if ({inside}) {{", *indented(pair), "} else {", *indented(alone), "}"]
         inner = [
             f"const int32_t left = {moved(scaled('x', right), -left)};",
             f"{self.result.pointed} *place = out + {self.result.index_in('0', 'y', 'x')};",
-            f"if (left >= 0 && left + {right + self.columns} <= {width} && x + 1 < {columns}) {{",
-            f"    two_{self.site}(line + left * {block.source.strides[2]}, weights, rows, place);",
-            "    x += 2;",
-            "} else {",
-            *indented(
-                [
-                    "const int32_t b_first = qatlab_first_tap(left, 1);",
-                    f"const int32_t b_end = qatlab_end_tap(left, 1, {width}, {self.columns});",
-                    f"one_{self.site}(line + (left + b_first) * {block.source.strides[2]}, "
-                    f"weights + b_first * {op.weight.shape[1] * block.bytes}, rows, "
-                    f"(b_end - b_first) * {op.weight.shape[1]}, place);",
-                    "x += 1;",
-                ]
-            ),
-            "}",
+            *(ways if self.in_pairs else alone),
         ]
         body = [
             f"const int32_t top = {moved(scaled('y', down), -above)};",

@@ -155,26 +155,31 @@ class _Writer:
             self._copy(op, name)
 
     def _convolution(self, op: ops.Convolve, name: str) -> None:
-        readers = [other for other in self.network.operations if op.name in other.inputs]
-        source, result = self.tensors[op.inputs[0]], self.tensors.get(readers[0].name)
-        if len(readers) == 1 and blocks.suits(op, source, readers[0], result):
-            self._block(op, name, source)
+        if self._block(op, name):
             return
         layer = self._layer(op, name, by_rows=True)
         shape = three_sides(self.shapes[op.name])
         self.functions.append(windows.convolution(op, name, layer.source, shape, layer.row))
 
     def _product(self, op: ops.Multiply, name: str) -> None:
+        if self._block(blocks.as_convolution(op), name):
+            return
         layer = self._layer(op, name, by_rows=False)
         text = windows.product(op, name, layer.source, layer.table, layer.weights)
         self.functions.append(text)
 
-    def _block(self, op: ops.Convolve, name: str, source: Tensor) -> None:
-        weights = packed(blocks.in_order(op.weight))
+    def _block(self, op: ops.Convolve, name: str) -> bool:
+        """Let a layer be computed in blocks, if it can be; tell whether it is."""
+        readers = [other for other in self.network.operations if op.name in other.inputs]
+        source, result = self.tensors[op.inputs[0]], self.tensors.get(readers[0].name)
+        if len(readers) > 1 or not blocks.suits(op, source, readers[0], result):
+            return False
+        weights = packed(blocks.in_order(op.weight, blocks.is_planar(source)))
         table = self.tables.weights(op.name, weights)
         codes = self.network.codes[op.inputs[0]]
         settings = (op, name, source, weights, table, op.largest, True, codes.largest)
         self.layers[op.name] = blocks.Block(*settings)
+        return True
 
     def _layer(self, op: ops.Convolve | ops.Multiply, name: str, by_rows: bool) -> Layer:
         if op.largest > LARGEST:

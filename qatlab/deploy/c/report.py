@@ -49,7 +49,7 @@ def layer_sizes(
         layer = layers.get(op.name)
         if isinstance(layer, Products) and layer.op is op:
             products = layer.shape[0] * _computed(op.name, network, shapes)
-        elif isinstance(layer, Layer) and layer.op is op:
+        elif isinstance(layer, Layer) and layer.op.name == op.name:
             what += f", weights of {layer.weights.bits} bits"
             products = layer.op.weight.size * _computed(op.name, network, shapes)
         rows.append(LayerSize(op.name, what, flash.get(op.name, 0), products))

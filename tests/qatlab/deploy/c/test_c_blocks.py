@@ -17,6 +17,7 @@ from qatlab.deploy.integer.operations import (
     FixedOutput,
     FixedRescale,
     Input,
+    Multiply,
     Operation,
     Reshape,
     Slice,
@@ -135,4 +136,34 @@ def test_a_part_of_the_channels_has_others_between_its_places(taps: int, tmp_pat
     ]
     network = answered(operations, "site")
     assert ("two_site(" in c_program(network, names(network)).source) == (taps == 1)
+    assert_computes_the_same(network, IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize(("bits", "taps"), [(8, (3, 3)), (4, (2, 4)), (2, (2, 2))])
+def test_the_image_is_read_channel_by_channel(
+    bits: int, taps: tuple[int, int], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(8)
+    weight = rng.integers(-(1 << bits - 1), 1 << bits - 1, (7, 5, *taps))
+    largest = largest_accumulator(weight, IMAGE.codes, "conv")
+    sides = ((1, 0), (0, 1))
+    conv = Convolve("conv", ("x",), weight, (2, 1), sides, (1, 1), 1, largest)
+    network = answered([conv, site("site", "conv", Codes(0, 15, 1.0), largest, rng)], "site")
+    assert "plane < 5" in c_program(network, names(network)).source
+    assert_computes_the_same(network, IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_fully_connected_layers_are_convolutions_of_one_place(bits: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    codes = Codes(0, 15, 1.0)
+    copy = FixedRescale("codes", ("x",), (ONE,), ZERO, ONE * 4, codes)
+    weight = rng.integers(-(1 << bits - 1), 1 << bits - 1, (7, 5 * 6 * 9))
+    largest = largest_accumulator(weight, codes, "fc")
+    flat = Reshape("rows", ("codes",), (5 * 6 * 9,))
+    layer = Multiply("fc", ("rows",), weight, largest)
+    network = answered([copy, flat, layer, site("s", "fc", Codes(0, 15, 1.0), largest, rng)], "s")
+    program = c_program(network, names(network))
+    assert "one_s(" in program.source
+    assert {row.name: row.multiply_accumulates for row in program.layers}["fc"] == weight.size
     assert_computes_the_same(network, IMAGES, tmp_path)
