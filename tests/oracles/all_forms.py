@@ -21,7 +21,7 @@ import torch
 from integer_reference import compute_one
 from onnx.reference import ReferenceEvaluator
 from qonnx_operators import BipolarQuant, LogSoftmax, MaxPool, Quant
-from random_programs import Program, Unfit
+from random_programs import Program, Recipe, Unfit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,7 +35,7 @@ from qatlab.deploy.onnx.integer import IntegerWriter
 from qatlab.deploy.onnx.qdq import QdqWriter
 from qatlab.deploy.onnx.qonnx import QonnxWriter
 from qatlab.deploy.verify.forms import FakeQuantized, InOnnxruntime, finished
-from qatlab.errors import QatlabError
+from qatlab.errors import QatlabError, QuantRuleError
 from qatlab.quant.learned import ActivationQuantizer
 
 Network = IntegerNetwork | Mapping[str, float]
@@ -194,8 +194,7 @@ def trained(program: Program, images: Tensor) -> nn.Module:
     ]
     rules = [quant.Rule.parse(key, node) for key, node in recipe.rules.items()]
     with stage("quantize"):
-        switches = (recipe.inputs_of_functions, recipe.one_step_for_sums)
-        model, _ = quant.quantize(network, *parts, rules, seen[:1], *switches)
+        model = _quantized(network, parts, rules, seen[:1], recipe)
     with stage("float phase"), torch.no_grad():
         quant.set_phase(model, quant.Phase.FLOAT)
         found = flat(model.eval()(seen.clone()))
@@ -209,6 +208,18 @@ def trained(program: Program, images: Tensor) -> nn.Module:
     if not all(p.isfinite().all() for p in (*model.parameters(), *model.buffers())):
         raise Unfit("its training diverged")
     return model.eval().double()
+
+
+def _quantized(
+    network: nn.Module, parts: Any, rules: Any, images: Tensor, recipe: Recipe
+) -> nn.Module:
+    try:
+        switches = (recipe.inputs_of_functions, recipe.one_step_for_sums)
+        return quant.quantize(network, *parts, rules, images, *switches)[0]
+    except QuantRuleError as error:
+        if not str(error).startswith("quant.one_step_for_sums=true has no effect"):
+            raise
+        return quant.quantize(network, *parts, rules, images, recipe.inputs_of_functions)[0]
 
 
 def _train(program: Program, model: nn.Module, images: Tensor) -> None:

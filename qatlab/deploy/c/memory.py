@@ -233,7 +233,8 @@ class Memory:
             self._inside[op.name] = (op.inputs[0], first)
         elif (first := channels_in_front(JOINS, op)) is not None:
             for name in op.inputs:
-                free = name not in self._inside and name != self._network.input.name
+                once = op.inputs.count(name) == 1
+                free = once and name not in self._inside and name != self._network.input.name
                 if free and self._kinds[name] == self._kinds[op.name]:
                     self._inside[name] = (op.name, first)
                 first += self._shapes[name][0]

@@ -26,8 +26,8 @@ BYTES = (0, 255)
 LARGEST = (1 << 31) - 1  # of an accumulator
 NOTES = {
     "int64_t": [
-        "It computes with whole numbers alone: sums of 32 bits, rescaled in 32 bits where every sum",
-        "is shown to have the same code as with 64, and else in 64.",
+        "It computes with whole numbers alone: sums of 32 bits, rescaled in 32 bits where every",
+        "sum is shown to have the same code as with 64, and else in 64.",
         "Build it: cc -std=c99 -O2 FILE.c",
     ],
     "double": [

@@ -409,3 +409,9 @@ def test_images_and_outputs_have_a_form_of_their_own(
     with pytest.raises(ConfigError) as caught:
         c_program(IntegerNetwork([image, output]), ["name"] * classes)
     assert str(caught.value) == told
+
+
+def test_a_tensor_that_is_concatenated_with_itself_is_there_twice(tmp_path: Path) -> None:
+    codes = rescaled("codes", "x", Codes(0, 255, 1.0))
+    joined = Concatenate("twice", ("codes", "codes"))
+    assert_computes_the_same(given_out([codes, joined], "twice"), IMAGES, tmp_path)
