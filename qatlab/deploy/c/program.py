@@ -152,7 +152,11 @@ class _Writer:
         """Add nothing: numbers that are there already, or accumulators that are computed later."""
         if op.name not in self.tensors:
             self.layers[op.name] = self.layers[op.inputs[0]]
-        elif isinstance(op, ops.Reshape):
+
+    def _reshape(self, op: ops.Reshape, name: str) -> None:
+        """Add a copy in another order, where codes do not lie in it already."""
+        self._view(op, name)
+        if op.name in self.tensors:
             self._copy(op, name)
 
     def _convolution(self, op: ops.Convolve, name: str) -> None:
@@ -278,7 +282,7 @@ WRITERS: dict[type[ops.Operation], Callable[[Any, Any, str], None]] = {
     ops.SumPool: _Writer._sums,
     ops.MaxPool: _Writer._largest,
     ops.Table: _Writer._table,
-    ops.Reshape: _Writer._view,
+    ops.Reshape: _Writer._reshape,
     ops.Reinterpret: _Writer._view,
     **dict.fromkeys((ops.Rescale, ops.Output, ops.FixedRescale, ops.FixedOutput), _Writer._site),
     **dict.fromkeys(copies.COPIES.keys() - {ops.Reshape}, _Writer._copy),
