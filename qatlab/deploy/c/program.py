@@ -9,9 +9,9 @@ from typing import Any
 
 from qatlab.deploy.c import blocks, copies, windows
 from qatlab.deploy.c.memory import IMAGE, Memory, Tensor, three_sides
-from qatlab.deploy.c.narrow import narrow
 from qatlab.deploy.c.packing import packed
 from qatlab.deploy.c.report import LayerSize, layer_sizes
+from qatlab.deploy.c.rescale import in_32_bits
 from qatlab.deploy.c.runtime import fixed_text, used
 from qatlab.deploy.c.sites import Layer, Products, Rows, Term, code_of_sum, site
 from qatlab.deploy.c.tables import Tables
@@ -252,7 +252,9 @@ class _Writer:
         if isinstance(block := terms[0].layer, blocks.Block):
             assert isinstance(op, ops.Rescale | ops.FixedRescale)
             assert result is not None
-            few = narrow(op, self.ranges[op.inputs[0]]) if type(op) is ops.FixedRescale else None
+            few = (
+                in_32_bits(op, self.ranges[op.inputs[0]]) if type(op) is ops.FixedRescale else None
+            )
             code = code_of_sum(op, terms[0], result.kind, self.tables, few)
             text = blocks.Writer(block, self.identifiers[op.name], result, code).functions()
         else:

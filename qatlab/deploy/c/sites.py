@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from qatlab.deploy.c.memory import Shape, Tensor, in_order
-from qatlab.deploy.c.narrow import Narrow
 from qatlab.deploy.c.packing import Packed
+from qatlab.deploy.c.rescale import In32Bits
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import function, indented, integer_type, loop, size_of
 from qatlab.deploy.integer import operations as ops
@@ -217,7 +217,7 @@ def code_of_sum(
     term: Term,
     kind: str,
     tables: Tables,
-    in_32_bits: Narrow | None,
+    few: In32Bits | None,
 ) -> list[str]:
     """Return the lines that return the code, of a C type, of channel ``c`` and its only ``sum``.
 
@@ -226,11 +226,11 @@ def code_of_sum(
     """
     if op.whole:
         _check(op, [term])
-    if in_32_bits is not None:
-        factor = tables.of_place("multipliers", op.name, in_32_bits.multipliers, "int32_t")
-        moved = tables.of_place("offsets", op.name, in_32_bits.offsets, "int32_t")
-        high = f"qatlab_high(sum * {1 << in_32_bits.lift}, {factor})"
-        shifted = f"qatlab_shift_32({high} + {moved}, {in_32_bits.shift})"
+    if few is not None:
+        factor = tables.of_place("multipliers", op.name, few.multipliers, "int32_t")
+        moved = tables.of_place("offsets", op.name, few.offsets, "int32_t")
+        high = f"qatlab_high(sum * {1 << few.lift}, {factor})"
+        shifted = f"qatlab_shift_32({high} + {moved}, {few.shift})"
         return [f"return ({kind})qatlab_clip_32({shifted}, {op.codes.low}, {op.codes.high});"]
     code = CODES[type(op)](op, tables, "")
     return [*_total(op, ["sum"], tables), f"return ({kind}){code};"]

@@ -117,6 +117,61 @@ def _range(low: int, high: int) -> Range:
     return Range(np.array([low]), np.array([high]))
 
 
+class Rises(NamedTuple):
+    """Where the codes of a site rise; of channels with a negative multiplier, as sums fall.
+
+    Attributes:
+        codes: all but the lowest one.
+        sign: of the multiplier of each channel.
+        size: of it; that of the negative sum, where the sign is -1.
+        offset: of the channel.
+        shift: likewise.
+        first: smallest sum times the sign, ``(channels, 1)``.
+        last: largest, likewise.
+        begins: of such sums the first one with each code or a larger one, ``(channels, codes)``;
+            ``last + 1`` if none has.
+    """
+
+    codes: Integers
+    sign: Integers
+    size: Integers
+    offset: Integers
+    shift: Integers
+    first: Integers
+    last: Integers
+    begins: Integers
+
+
+def rises(op: ops.FixedRescale, sums: Range) -> Rises:
+    """Return where the codes of a site rise.
+
+    Args:
+        op: with one input, and one multiplier and offset for each channel.
+        sums: between which numbers the input lies.
+    """
+    numbers = np.broadcast_arrays(op.multipliers[0], op.offset, op.shift, *sums)
+    multiplier, offset, shift, low, high = (np.array(own, np.int64) for own in numbers)
+    sign, size = np.where(multiplier < 0, -1, 1), np.abs(multiplier, dtype=np.int64)
+    first, last = np.where(sign < 0, -high, low)[:, None], np.where(sign < 0, -low, high)[:, None]
+    codes = np.arange(op.codes.low + 1, op.codes.high + 1, dtype=np.int64)
+    found = begins((codes << shift[:, None]) - offset[:, None], size, first, last)
+    return Rises(codes, sign, size, offset, shift, first, last, found)
+
+
+def begins(needed: Integers, size: Integers, first: Integers, last: Integers) -> Integers:
+    """Return the first number of which ``size`` times is as much as is needed, within a range.
+
+    Args:
+        needed: ``(channels, codes)``.
+        size: of each channel, 0 or more.
+        first: the range, ``(channels, 1)``.
+        last: likewise; the number behind it stands for none.
+    """
+    found = -(-needed // np.maximum(size, 1)[:, None])
+    found = np.where(size[:, None] > 0, found, np.where(needed <= 0, first, last + 1))
+    return np.clip(found, first, last + 1)
+
+
 def shortened(op: ops.FixedRescale, inputs: Sequence[Range]) -> ops.FixedRescale:
     """Return an operation that gives the same codes by the smallest numbers, in each channel.
 
@@ -132,19 +187,10 @@ def shortened(op: ops.FixedRescale, inputs: Sequence[Range]) -> ops.FixedRescale
         or max(op.multipliers[0].ndim, op.offset.ndim) > 1
     ):
         return op
-    numbers = np.broadcast_arrays(op.multipliers[0], op.offset, op.shift, *inputs[0])
-    multiplier, offset, shift, low, high = (np.array(own) for own in numbers)
-    # The code falls where a multiplier is negative, and grows with the negative accumulator.
-    sign = np.where(multiplier < 0, -1, 1)
-    size = abs(multiplier)
-    first, last = np.where(sign < 0, -high, low)[:, None], np.where(sign < 0, -low, high)[:, None]
-    codes = np.arange(op.codes.low + 1, op.codes.high + 1, dtype=np.int64)
-    # The accumulator at which each code begins: (size * begin + offset) >> shift >= code.
-    begins = -((offset[:, None] - (codes << shift[:, None])) // np.maximum(size, 1)[:, None])
-    constant = np.where((offset >> shift)[:, None] >= codes, first, last + 1)
-    begins = np.where(size[:, None] > 0, begins, constant)
+    codes, sign, size, offset, shift, first, last, begins = rises(op, inputs[0])
+    multiplier = sign * size
     reached, ends = begins <= last, begins > first  # in the range, and behind its first number
-    at, before = np.maximum(begins, first), np.minimum(begins - 1, last)
+    at, before = begins, np.minimum(begins - 1, last)
     full, left = shift.copy(), np.arange(len(size))  # channels
     for own in range(int(full.max(initial=0))):
         wanted = codes << own

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qatlab.deploy.c.narrow import Narrow, narrow
+from qatlab.deploy.c.rescale import In32Bits, in_32_bits
 from qatlab.deploy.integer import Codes
 from qatlab.deploy.integer.narrowing import Range
 from qatlab.deploy.integer.operations import FixedRescale
@@ -32,7 +32,7 @@ def codes_of(op: FixedRescale, sums: np.ndarray) -> np.ndarray:
     return np.clip(total >> op.shift[:, None], op.codes.low, op.codes.high)
 
 
-def codes_in_32_bits(made: Narrow, codes: Codes, sums: np.ndarray) -> np.ndarray:
+def codes_in_32_bits(made: In32Bits, codes: Codes, sums: np.ndarray) -> np.ndarray:
     """Compute as C does, and see that nothing leaves 32 bits."""
     lifted = sums << made.lift
     high = (lifted * made.multipliers[:, None]) >> 32
@@ -48,7 +48,7 @@ def codes_in_32_bits(made: Narrow, codes: Codes, sums: np.ndarray) -> np.ndarray
 def test_every_sum_has_the_same_code(codes: Codes, reach: int, seed: int) -> None:
     rng = np.random.default_rng([seed, reach, codes.high])
     op = rescale(codes, rng, reach)
-    made = narrow(op, Range(np.array([-reach]), np.array([2 * reach])))
+    made = in_32_bits(op, Range(np.array([-reach]), np.array([2 * reach])))
     assert made is not None
     sums = np.arange(-reach, 2 * reach + 1)
     assert np.array_equal(codes_in_32_bits(made, codes, sums), codes_of(op, sums))
@@ -57,7 +57,7 @@ def test_every_sum_has_the_same_code(codes: Codes, reach: int, seed: int) -> Non
 def test_channels_without_weights_have_one_code() -> None:
     op = rescale(Codes(0, 15, 1.0), np.random.default_rng(1), 500)
     op.multipliers[0][::2] = 0
-    made = narrow(op, Range(np.array([-500]), np.array([500])))
+    made = in_32_bits(op, Range(np.array([-500]), np.array([500])))
     assert made is not None
     sums = np.arange(-500, 501)
     assert np.array_equal(codes_in_32_bits(made, op.codes, sums), codes_of(op, sums))
@@ -66,6 +66,8 @@ def test_channels_without_weights_have_one_code() -> None:
 def test_what_is_not_shown_to_be_the_same_is_left_alone() -> None:
     op = rescale(Codes(0, 15, 1.0), np.random.default_rng(1), 500)
     sums = Range(np.array([-500]), np.array([500]))
-    assert narrow(op, sums) is not None
-    assert narrow(replace(op, to_even=True), sums) is None
-    assert narrow(op, Range(sums.low << 22, sums.high << 22)) is None  # no bit is left for a lift
+    assert in_32_bits(op, sums) is not None
+    assert in_32_bits(replace(op, to_even=True), sums) is None
+    assert (
+        in_32_bits(op, Range(sums.low << 22, sums.high << 22)) is None
+    )  # no bit is left for a lift
