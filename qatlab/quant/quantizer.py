@@ -114,8 +114,15 @@ class Quantizer(nn.Module):
         """Give the parameters the shape that these weights need."""
 
     def weight_step(self, weight: Tensor) -> Tensor:
-        """Return the number, or one for each channel, of which quantized weights are multiples."""
-        raise NotImplementedError
+        """Return the number, or one for each channel, of which quantized weights are multiples.
+
+        Raises:
+            QuantRuleError: by a method that does not define it.
+        """
+        raise QuantRuleError(
+            f"{self.layer}: {type(self).__name__} defines no weight_step, which whole numbers and "
+            "exported files need."
+        )
 
     def positions(self, weight: Tensor) -> Tensor:
         """Return where weights lie between levels: rounded, they are the numbers of their levels.
@@ -180,7 +187,7 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``."""
-        raise NotImplementedError
+        raise QuantRuleError(f"{self.layer}: {type(self).__name__} defines no forward.")
 
 
 def phase_of(state: str) -> Phase:

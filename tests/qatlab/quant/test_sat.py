@@ -277,5 +277,7 @@ def test_bits_are_those_that_hold_all_levels(n_steps: int, bits: int) -> None:
 def test_all_faults_are_errors_of_qatlab() -> None:
     assert issubclass(QuantRuleError, QatlabError)
     assert issubclass(TrainingError, QatlabError)
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(QuantRuleError, match=r"Quantizer defines no forward\."):
         Quantizer(bits=4)(torch.zeros(1))
+    with pytest.raises(QuantRuleError, match="Quantizer defines no weight_step, which"):
+        Quantizer(bits=4).weight_step(torch.zeros(1))
