@@ -202,6 +202,8 @@ def test_jobs_side_by_side_share_the_first_phase_too(tmp_path: Path) -> None:
     [
         ("quant.weight.bits=4", "seed=1,2"),
         ("quant.weight.grid=full_range",),  # whose range depends on the bits
+        # Of which one has fewer parameters to learn.
+        ("quant.weight.bits=4", "quant.one_step_for_sums=false,true", "model=resnet8"),
     ],
 )
 def test_jobs_that_differ_before_quantization_share_nothing(
