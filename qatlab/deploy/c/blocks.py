@@ -1,74 +1,83 @@
-"""C of convolutions in blocks: channels at two places at a time, of which weights are read once.
+"""C of convolutions and fully-connected layers whose channels are computed in blocks.
 
-Codes of a row of a window lie behind each other (of an image, those of one channel), weights in the
-order of the loop. Where products
-are small enough, those of two channels are added up in the halves of one word: with whole numbers k
-of weights ``gap * k + lowest``, which are not negative, ``(k_a + k_b << 16) * code`` is both. The
-rest of the weights is one sum of codes for each place. Windows that reach beyond the border are
-computed one by one, from their part inside.
+The codes of a window are unpacked first, two windows at a time, and channels are then computed from
+them by inner loops that all layers share (:mod:`qatlab.deploy.c.kernels`). Weights are stored as
+whole numbers k of ``gap * k + lowest``; the rest is one sum of codes for each place. Weights of 3,
+5, 6 or 7 bits lie in planes: k of 5 bits are ``k_0 + 16 * k_1``, of 4 bits and of 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from qatlab.deploy.c.memory import Tensor
+from qatlab.deploy.c.kernels import WORDS, Kernel, Unpack, in_words, turns
+from qatlab.deploy.c.memory import Shape, Tensor
 from qatlab.deploy.c.packing import packed
+from qatlab.deploy.c.patches import Patch, is_planar, order_of_taps
 from qatlab.deploy.c.sites import Layer
+from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.windows import Window
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled, size_of
 from qatlab.deploy.integer import operations as ops
-from qatlab.deploy.integer.operations import NO_SIDES, Integers
+from qatlab.deploy.integer.operations import NO_SIDES, Codes, Integers
 
-HALF = (1 << 16) - 1  # largest sum in a half of a word
-FEWEST = 8  # taps between which halves are taken apart, at least
-IN_A_BYTE = {1: 8, 2: 4, 4: 2, 8: 1}  # weights, by their bits
-CHANNELS = {1: 8, 2: 4, 4: 4, 8: 2}  # of a block
+LARGEST = (1 << 31) - 1  # of a sum
+WIDEST = 8  # bits of weights
+LOOP = 0.4  # what a loop takes, in words of weights
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Some bits of all weights of a layer.
+
+    Attributes:
+        shift: the lowest of them.
+        kernel: the inner loop.
+        table: array of its words.
+        pairs: of a window that it reads.
+    """
+
+    shift: int
+    kernel: Kernel
+    table: str
+    pairs: int
+
+    @property
+    def words(self) -> int:
+        """Words of the weights of a channel, or of two in one."""
+        return self.pairs // self.kernel.turns
 
 
 @dataclass(frozen=True)
 class Block(Layer):
-    """A convolution that is computed in blocks.
+    """A layer whose channels are computed in blocks.
 
     Attributes:
         op: a convolution.
-        largest_code: of what it reads, in size.
+        planes: of its weights.
     """
 
     op: ops.Convolve
-    largest_code: int
+    planes: tuple[Plane, ...]
 
     @property
     def channels(self) -> int:
         """Output channels of a block."""
-        return CHANNELS[self.weights.bits]
+        return max(plane.kernel.channels for plane in self.planes)
 
     @property
-    def planes(self) -> int:
-        """Parts of a window that lie apart: its channels, where the image is read."""
-        return len(self.op.weight[0]) if is_planar(self.source) else 1
+    def places(self) -> int:
+        """Windows that are unpacked at a time."""
+        return self.planes[0].kernel.places
 
     @property
-    def depth(self) -> int:
-        """Codes of a place that lie behind each other."""
-        return len(self.op.weight[0]) // self.planes
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the weights of a tap."""
-        return self.channels * self.weights.bits // 8
-
-    @property
-    def chunk(self) -> int:
-        """Taps after which the halves of a word are taken apart; 0 where words are not halved."""
-        largest = (self.weights.highest - self.weights.lowest) // self.weights.gap
-        taps = HALF // (largest * self.largest_code)
-        fits = self.weights.bits in (2, 4) and self.source.kind == "uint8_t" and taps >= FEWEST
-        return taps if fits else 0
+    def pairs(self) -> int:
+        """Pairs of codes of a window, with those that are only there to fill it up."""
+        return max(plane.pairs for plane in self.planes)
 
 
 def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tensor | None) -> bool:
@@ -80,7 +89,7 @@ def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tenso
         reader: the only operation that reads its sums.
         result: of the reader.
     """
-    if op.groups > 1 or op.dilation != (1, 1) or _bits(op.weight) not in IN_A_BYTE:
+    if op.groups > 1 or op.dilation != (1, 1) or not 0 < _bits(op.weight) <= WIDEST:
         return False
     if type(reader) not in (ops.Rescale, ops.FixedRescale) or len(reader.inputs) > 1:
         return False
@@ -95,8 +104,8 @@ def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tenso
         # Nothing lies between the taps of a row.
         and (op.kernel[1] == 1 or source.strides[2] in (1, op.weight.shape[1]))
         and all(size_of(tensor.kind) == 1 for tensor in (source, result))
-        and op.weight.min() < op.weight.max()
-        and Window(op, source, result.shape).has_taps_everywhere
+        and op.largest <= LARGEST
+        and op.weight[0].size * int(abs(op.weight).max() * 2 + 1) * 255 <= LARGEST
     )
 
 
@@ -108,222 +117,333 @@ def _bits(weight: Integers) -> int:
         return 0
 
 
-def is_planar(source: Tensor) -> bool:
-    """Tell whether codes lie channel by channel."""
-    return source.strides[0] != 1 and source.strides[2] == 1
-
-
 def as_convolution(op: ops.Multiply) -> ops.Convolve:
     """Return a fully-connected layer as a convolution of one place."""
     weight = op.weight[:, :, None, None]
     return ops.Convolve(op.name, op.inputs, weight, (1, 1), NO_SIDES, (1, 1), 1, op.largest)
 
 
-def in_order(weight: Integers, planar: bool) -> Integers:
-    """Return weights ``(C_out, C_in, kH, kW)`` in the order in which blocks read them."""
-    count = CHANNELS[packed(weight).bits]
-    taps = (weight if planar else weight.transpose(0, 2, 3, 1)).reshape(len(weight), -1)
-    missing = -len(weight) % count  # channels that nobody reads
-    taps = np.concatenate([taps, np.full((missing, taps.shape[1]), weight.min())])
-    return np.ascontiguousarray(taps.reshape(-1, count, taps.shape[1]).transpose(0, 2, 1))
+def block(
+    op: ops.Convolve, name: str, source: Tensor, codes: Codes, places: int, tables: Tables
+) -> Block:
+    """Return a layer in blocks, whose weights are added to the tables.
+
+    Args:
+        op: the convolution.
+        name: its identifier.
+        source: what it reads.
+        codes: of that.
+        places: 2, or 1 if it has no more.
+        tables: of the program.
+    """
+    weights = packed(op.weight)
+    ranks = (op.weight - weights.lowest) // weights.gap
+    order = order_of_taps(op, source)
+    parts, shift = [], 0
+    for bits in (1, 2, 4, 8):  # of the binary number of bits, the lowest plane first
+        if not weights.bits & bits:
+            continue
+        part = ranks >> shift & (1 << bits) - 1
+        flat = (part if is_planar(source) else part.transpose(0, 2, 3, 1)).reshape(len(part), -1)
+        in_pairs = np.where(order >= 0, flat[:, order], 0)
+        kernel = _kernel(bits, in_pairs, codes.high, places, codes.low < 0)
+        parts.append((shift, in_pairs, kernel))
+        shift += bits
+    channels = max(kernel.channels for _, _, kernel in parts)
+    planes = []
+    for shift, in_pairs, kernel in parts:
+        filled = _filled(in_pairs, kernel, channels)
+        what = f"weights_from_bit_{shift}" if shift else "weights"
+        table = tables.words(op.name, what, in_words(filled, kernel))
+        planes.append(Plane(shift, kernel, table, filled.shape[1]))
+    return Block(op, name, source, weights, planes[0].table, op.largest, True, tuple(planes))
+
+
+def _kernel(bits: int, ranks: Integers, largest: int, places: int, signed: bool) -> Kernel:
+    """Return the inner loop for weights ``(channels, pairs, 2)`` and codes up to ``largest``."""
+    pairs, taps = ranks.shape[1], 2 * ranks.shape[1]
+    if bits < 8 and not signed:
+        # Sums of the first of two channels have ``bits`` bits less than a half of a word.
+        high, room = (1 << 16 - bits) - 1, (1 << 15 + bits) - 1
+        firsts, seconds = (int(ranks[i::2].sum((1, 2)).max(initial=0)) for i in range(2))
+        if max(seconds, taps << bits - 1) * largest <= room:
+            each = 2 * turns(bits, True) * ((1 << bits) - 1) * largest  # of a word
+            if firsts * largest <= high:
+                return Kernel(bits, True, _words(pairs, turns(bits, True)), places)
+            if each <= high:
+                words = _words(pairs, turns(bits, True), min(high // each, WORDS))
+                return Kernel(bits, True, words, places, is_whole=False)
+    return Kernel(bits, False, _words(pairs, turns(bits, False)), places, is_signed=signed)
+
+
+def _words(pairs: int, each: int, most: int = WORDS) -> int:
+    """Return how many words to write out: few are added to fill them up, and few loops are left."""
+    wanted = -(-pairs // each)
+    return min(range(most, 0, -1), key=lambda n: -(-wanted // n) * (n + LOOP))
+
+
+def _filled(ranks: Integers, kernel: Kernel, each: int) -> Integers:
+    """Return weights with pairs of 0 behind them, as the inner loop reads them, and channels."""
+    channels = -len(ranks) % each
+    pairs = -ranks.shape[1] % (kernel.words * kernel.turns)
+    return np.pad(ranks, ((0, channels), (0, pairs), (0, 0)))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pooling that reads the rows of a block as they are made, of which a few are kept.
+
+    Attributes:
+        op: the pooling.
+        site: its identifier.
+        rows: what it reads, of which as many rows are kept as a window has.
+        result: where its codes go.
+    """
+
+    op: ops.MaxPool
+    site: str
+    rows: Tensor
+    result: Tensor
+
+    @property
+    def size(self) -> int:
+        """Bytes of the rows that are kept."""
+        return self.op.kernel[0] * self.row
+
+    @property
+    def row(self) -> int:
+        """Bytes of a row."""
+        return self.rows.strides[1] * self.rows.bits // 8
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How sums become codes that are stored.
+
+    Attributes:
+        site: identifier of the last site.
+        result: where the codes go.
+        functions: that make codes.
+        code: C of a code, of C of a sum, of its channel, and of the codes of ``others`` there.
+        others: what an addition reads at the same place.
+        pool: a pooling that reads the codes, so that only some rows of them are kept.
+    """
+
+    site: str
+    result: Tensor
+    functions: tuple[str, ...]
+    code: Callable[[str, str, Sequence[str]], str]
+    others: tuple[Tensor, ...] = ()
+    pool: Pool | None = None
 
 
 class Writer:
-    """Writes the functions of a site that reads a block.
+    """Writes the functions of a block, up to the codes that are stored.
 
     Args:
-        block: what the site reads.
-        site: identifier of the site.
-        result: where the codes go.
-        code: C that returns the code of channel ``c`` that ``sum`` becomes.
+        block: what a site reads.
+        shape: ``(C, H, W)`` of its sums.
+        ending: how these become codes, and where they go.
     """
 
-    def __init__(self, block: Block, site: str, result: Tensor, code: Sequence[str]) -> None:
-        self.block, self.site, self.result, self.code = block, site, result, code
-        self.by_channel = any("[c]" in line for line in code)
-        self.rows, self.columns = block.op.kernel
-        self.taps = self.columns * block.depth  # of a row
-        self.all_taps = block.planes * self.rows * self.taps
-        self.is_whole = self.all_taps <= block.chunk  # no half overflows
-        self.in_pairs = result.shape[2] > 1
-        self.row = block.source.strides[1]
-        self.beside = block.op.stride[1] * block.source.strides[2]  # codes to the next place
+    def __init__(self, block: Block, shape: Shape, ending: Ending) -> None:
+        self.block, self.shape, self.ending = block, shape, ending
+        self.site, self.result = ending.site, ending.result
+        self.patch = Patch(block.op, block.source, shape, block.places)
+        self.in_rows = ending.pool is not None  # row by row, as a pooling reads them
+
+    def shared(self) -> Iterator[Kernel | Unpack]:
+        """Yield the functions that they call, which other sites may call, too."""
+        yield self.patch.unpack
+        for plane in self.block.planes:
+            yield plane.kernel
 
     def functions(self) -> str:
         """Return them all."""
-        pairs = [self._places(2)] if self.in_pairs else []
-        return "\n\n".join([self._code(), self._places(1), *pairs, self._run()])
+        window = self.patch.function(f"window_{self.site}")
+        parts = [*self.ending.functions, window, self._places()]
+        if self.ending.pool is not None:
+            parts.append(self._pooled(self.ending.pool))
+        return "\n\n".join(parts)
 
-    def _code(self) -> str:
-        channel = ", int32_t c" if self.by_channel else ""
-        head = f"static inline {self.result.kind} code_{self.site}(int32_t sum{channel})"
-        return function(head, self.code)
+    @property
+    def count(self) -> int:
+        """Places that the function of all, or of a row, computes."""
+        _, rows, columns = self.shape
+        return columns if self.in_rows else rows * columns
 
-    def _places(self, places: int) -> str:
-        """Return the function that computes all channels of a place, or of two beside each other.
-
-        At one place only ``taps`` of each row may be inside.
-        """
+    def _places(self) -> str:
+        """Return the function that computes all places, or those of a row."""
         block, op = self.block, self.block.op
-        n_out, step = len(op.weight), self.result.strides[2]
-        taps = str(self.taps) if places == 2 else "taps"
-        lowest, gap = block.weights.lowest, block.weights.gap
-        body = []
-        if lowest:
-            body += [f"int32_t all{q} = 0;" for q in range(places)]
-            loads = [f"all{q} += row[{moved('i', q * self.beside)}];" for q in range(places)]
-            row = f"const {block.source.pointed} *row = in + {self._of_row()};"
-            body += self._over_rows([row, *loop("i", taps, loads)])
-        sums = [f"sum{p}{q}" for p in range(block.channels) for q in range(places)]
-        lines = [
-            "const uint8_t *of_block = "
-            f"weights + c / {block.channels} * {self.all_taps * block.bytes};",
-            *(f"int32_t {name} = 0;" for name in sums if not self.is_whole),
-            *(self._halves(places) if self.is_whole else ()),
-            *self._over_rows(self._row(places, taps)),
-            *(self._sums(places, "const int32_t", "=") if self.is_whole else ()),
+        top, left = self.patch.corner()
+        body = self._rest_of_windows()
+        if self.count == 1:
+            place = ["y" if self.in_rows else "0", "0"]
+            numbers = [
+                moved(scaled(at, stride), -before) if at != "0" else str(-before)
+                for at, stride, (before, _) in zip(place, op.stride, op.padding, strict=True)
+            ]
+            window = f"window_{self.site}(in, {', '.join(numbers)}, windows)"
+            body += [f"const int32_t all[{block.places}] = {{{window}}};", *self._channels()]
+        else:
+            body += ["int32_t x = 0;"] if self.in_rows else ["int32_t y = 0, x = 0;"]
+            next_row = [f"if (x == {self.shape[2]}) {{", "    x = 0;", "    ++y;", "}"]
+            fill = [
+                f"all[q] = window_{self.site}(in, {top}, {left}, windows + q);",
+                "++x;",
+                *([] if self.in_rows else next_row),
+            ]
+            others = [f"by{i} += {2 * _bytes(own)};" for i, own in enumerate(self.ending.others)]
+            inner = [
+                "int32_t all[2] = {0, 0};",
+                *self._over_windows(fill),
+                *self._channels(),
+                f"out += {2 * _bytes(self.result)};",
+                *others,
+            ]
+            head = f"for (int32_t place = 0; place < {self.count}; place += 2) {{"
+            body += [head, *indented(inner), "}"]
+        others = [f"const {own.pointed} *by{i}, " for i, own in enumerate(self.ending.others)]
+        inputs = f"const {block.source.pointed} *in, {''.join(others)}{self.result.pointed} *out"
+        what = " x ".join(map(str, self.shape))
+        rows, columns = op.kernel
+        about = f"{what} codes of {self.site}: {rows}x{columns} of {self.patch.depth} channels"
+        where, row = ("row", ", int32_t y") if self.in_rows else ("run", "")
+        about = f"A row of {about}" if self.in_rows else about
+        head = f"static void {where}_{self.site}({inputs}, qatlab_pair *windows{row})"
+        return function(head, body, [f"{about}, {block.name}."])
+
+    def _pooled(self, pool: Pool) -> str:
+        """Return the function that pools rows as soon as they are computed."""
+        window = Window(pool.op, pool.rows, pool.result.shape)
+        (kept, _), (down, _), above = pool.op.kernel, pool.op.stride, pool.op.padding[0][0]
+        row = "a" if down == kept and not above else f"(top + a) % {kept}"
+        column = scaled("(left + b)", _bytes(pool.rows))
+        byte = f"rows[{scaled(f'({row})' if ' ' in row else row, pool.row)} + {column} + c]"
+        both = pool.rows.bits == 4
+        halves = {"low": "code & 15", "high": "code >> 4"} if both else {"found": "code"}
+        start = "-128" if pool.rows.kind == "int8_t" else "0"
+        taken = [f"const int32_t code = {byte};"]
+        for name, code in halves.items():
+            taken += [f"if (({code}) > {name}) {{", f"    {name} = {code};", "}"]
+        found = "(uint8_t)(low | high << 4)" if both else f"({pool.result.kind})found"
+        column = scaled("x", _bytes(pool.result))
+        line = pool.result.strides[1] * pool.result.bits // 8
+        of_byte = [
+            *(f"int32_t {name} = {start};" for name in halves),
+            *window.over_taps(taken),
+            f"out[{scaled('y', line)} + {column} + c] = {found};",
         ]
-        for q in range(places):
-            for p in range(block.channels):
-                total = scaled(f"sum{p}{q}", gap)
-                if lowest:
-                    sign = "+" if lowest > 0 else "-"
-                    total += f" {sign} {scaled(f'all{q}', abs(lowest))}"
-                given = f"{total}, {moved('c', p)}" if self.by_channel else total
-                store = f"out[{moved('c', p + q * step)}] = code_{self.site}({given});"
-                guarded = p and n_out % block.channels and p >= n_out % block.channels
-                if guarded:
-                    lines += [f"if ({moved('c', p)} < {n_out}) {{", f"    {store}", "}"]
-                else:
-                    lines.append(store)
-        head = f"for (int32_t c = 0; c < {n_out}; c += {block.channels}) {{"
-        body += [head, *indented(lines), "}"]
-        inputs = f"const {block.source.pointed} *in, const uint8_t *weights, int32_t rows"
-        if places == 1:
-            inputs += ", int32_t taps"
-        what = "a place" if places == 1 else "two places beside each other"
-        return function(
-            f"static void {WORDS[places]}_{self.site}({inputs}, {self.result.pointed} *out)",
-            body,
-            [f"Codes of all channels at {what}, from {self.rows} rows of taps or fewer."],
+        made = f"rows + {scaled(f'made % {kept}', pool.row)}"
+        until = f"qatlab_end_tap(top, 1, {pool.rows.shape[1]}, {kept})"
+        corner = window.corner()
+        body = [
+            corner[0],
+            f"for (const int32_t end = top + {until}; made < end; ++made) {{",
+            f"    row_{self.site}(in, {made}, windows, made);",
+            "}",
+            *loop("x", pool.result.shape[2], [corner[1], *loop("c", _bytes(pool.rows), of_byte)]),
+        ]
+        source = self.block.source.pointed
+        inputs = f"const {source} *in, {pool.result.pointed} *out, qatlab_pair *windows"
+        about = f"Largest codes of windows, of rows that are kept no longer: {pool.op.name}."
+        head = f"static void run_{pool.site}({inputs}, {pool.rows.pointed} *rows)"
+        lines = ["int32_t made = 0;", *loop("y", pool.result.shape[1], body)]
+        return function(head, lines, [about])
+
+    def _rest_of_windows(self) -> list[str]:
+        """Return the lines that write what inner loops read behind the codes of a window."""
+        first, end = (n * self.block.places for n in (self.patch.pairs, self.block.pairs))
+        return (
+            loop("i", end, ["windows[i] = qatlab_pair_of(0);"], str(first)) if end > first else []
         )
 
-    def _over_rows(self, body: Sequence[str]) -> list[str]:
-        rows = loop("a", "rows", body)
-        return loop("plane", self.block.planes, rows) if self.block.planes > 1 else rows
+    def _over_windows(self, lines: Sequence[str]) -> list[str]:
+        """Return a loop over the windows ``q`` that are there."""
+        until = f"q < 2 && place + q < {self.count}" if self.count % 2 else "q < 2"
+        return [f"for (int32_t q = 0; {until}; ++q) {{", *indented(lines), "}"]
 
-    def _of_row(self) -> str:
-        """Return C of where the codes of a row of taps begin."""
-        plane = f"plane * {self.block.source.strides[0]} + " if self.block.planes > 1 else ""
-        return f"{plane}a * {self.row}"
+    def _channels(self) -> list[str]:
+        """Return the lines that compute all channels at the places of the windows."""
+        block, n_out = self.block, len(self.block.op.weight)
+        count = block.channels
+        lines = [f"int32_t sums[{block.places * count}];"]
+        for plane in block.planes:
+            lines += self._sums_of(plane)
+        one = self.count == 1
+        stores = self._stores("0" if one else "q")
+        if one:
+            lines += ["const int32_t *own = sums;", *stores]
+        else:
+            own = f"const int32_t *own = sums + {count} * q;"
+            lines += self._over_windows([own, *stores])
+        head = f"for (int32_t c = 0; c < {n_out}; c += {count}) {{"
+        return [head, *indented(lines), "}"]
 
-    def _row(self, places: int, taps: str) -> list[str]:
-        """Return the lines that add the products of a row of taps to the sums."""
-        block = self.block
-        number = f"(plane * {self.rows} + a)" if block.planes > 1 else "a"
-        lines = [
-            f"const {block.source.pointed} *x = in + {self._of_row()};",
-            f"const uint8_t *w = of_block + {number} * {self.taps * block.bytes};",
-        ]
-        if not block.chunk:
-            return [*lines, *loop("i", taps, self._apart(places))]
-        products = self._in_halves(places)
-        if self.is_whole:
-            return [*lines, *loop("i", taps, products)]
-        start, end = self._halves(places), self._sums(places, "", "+=")
-        if self.taps <= block.chunk:
-            return [*lines, *start, *loop("i", taps, products), *end]
-        last = f"{taps} - first < {block.chunk} ? {taps} : first + {block.chunk}"
-        inner = [
-            f"const int32_t last = {last};",
-            *start,
-            *loop("i", "last", products, "first"),
-            *end,
-        ]
-        head = f"for (int32_t first = 0; first < {taps}; first += {block.chunk}) {{"
-        return [*lines, head, *indented(inner), "}"]
-
-    def _in_halves(self, places: int) -> list[str]:
-        bits = self.block.weights.bits
-        mask = ((1 << bits) - 1) * 0x10001
-        lines = []
-        for p in range(self.block.channels // 2):
-            at, first = divmod(2 * p, IN_A_BYTE[bits])
-            byte = f"w[{moved(scaled('i', self.block.bytes), at)}]"
-            low = f"{byte} >> {first * bits}" if first else byte
-            both = f"({low} | {byte} << {16 - (first + 1) * bits}) & {mask:#x}"
-            lines.append(f"const uint32_t pair{p} = (uint32_t)({both});")
-            lines += [
-                f"halves{p}{q} += pair{p} * x[{moved('i', q * self.beside)}];"
-                for q in range(places)
+    def _stores(self, q: str) -> list[str]:
+        """Return the lines that make codes of the sums of a block, ``own``, at a place."""
+        block, n_out, each = self.block, len(self.block.op.weight), 8 // self.result.bits
+        lowest, gap, count = block.weights.lowest, block.weights.gap, block.channels
+        rest = f" {'+' if lowest > 0 else '-'} {scaled(f'all[{q}]', abs(lowest))}" if lowest else ""
+        lines: list[str] = []
+        for p in range(0, count, each):
+            channels = [
+                (moved("c", own), scaled(f"own[{own}]", gap) + rest) for own in range(p, p + each)
             ]
+            others, store = [], []
+            for i, other in enumerate(self.ending.others):
+                at = _place(other, q, p)
+                if other.bits == 4:
+                    store.append(f"const int32_t both{i} = by{i}[{at}];")
+                    others.append([f"(both{i} & 15)", f"(both{i} >> 4)"])
+                else:
+                    others.append([f"by{i}[{_place(other, q, own)}]" for own in range(p, p + each)])
+            codes = [
+                self.ending.code(total, channel, [own[k] for own in others])
+                for k, (channel, total) in enumerate(channels)
+            ]
+            code = f"(uint8_t)({codes[0]} | {codes[1]} << 4)" if each == 2 else codes[0]
+            store.append(f"out[{_place(self.result, q, p)}] = {code};")
+            if n_out % count and p >= n_out % count:
+                lines += [f"if ({channels[0][0]} < {n_out}) {{", *indented(store), "}"]
+            elif len(store) > 1:
+                lines += ["{", *indented(store), "}"]
+            else:
+                lines += store
         return lines
 
-    def _halves(self, places: int) -> list[str]:
-        words = range(self.block.channels // 2)
-        return [f"uint32_t halves{p}{q} = 0;" for p in words for q in range(places)]
-
-    def _sums(self, places: int, kind: str, sign: str) -> list[str]:
-        """Return the lines that take the halves apart."""
-        return [
-            f"{kind} sum{2 * p + high}{q} {sign} (int32_t)(halves{p}{q} {half});".strip()
-            for p in range(self.block.channels // 2)
-            for q in range(places)
-            for high, half in enumerate(("& 65535", ">> 16"))
-        ]
-
-    def _apart(self, places: int) -> list[str]:
-        return [
-            f"sum{p}{q} += {self._number(p)} * x[{moved('i', q * self.beside)}];"
-            for p in range(self.block.channels)
-            for q in range(places)
-        ]
-
-    def _number(self, channel: int) -> str:
-        """Return C of the number of a channel's weight at tap ``i``."""
-        bits = self.block.weights.bits
-        at, place = divmod(channel, IN_A_BYTE[bits])
-        byte = f"w[{moved(scaled('i', self.block.bytes), at)}]"
-        shifted = f"{byte} >> {place * bits}" if place else byte
-        if place == IN_A_BYTE[bits] - 1:
-            return f"({shifted})" if place else shifted
-        return f"({shifted} & {(1 << bits) - 1})"
-
-    def _run(self) -> str:
-        block, op = self.block, self.block.op
-        _, height, width = block.source.shape
-        _, rows, columns = self.result.shape
-        (down, right), (above, left) = op.stride, (before for before, _ in op.padding)
-        inside = f"left >= 0 && left + {right + self.columns} <= {width} && x + 1 < {columns}"
-        column = scaled("left", block.source.strides[2])
-        pair = [f"two_{self.site}(line + {column}, weights, rows, place);", "x += 2;"]
-        alone = [
-            "const int32_t b_first = qatlab_first_tap(left, 1);",
-            f"const int32_t b_end = qatlab_end_tap(left, 1, {width}, {self.columns});",
-            f"one_{self.site}(line + {scaled('(left + b_first)', block.source.strides[2])}, "
-            f"weights + {scaled('b_first', block.depth * block.bytes)}, rows, "
-            f"{scaled('(b_end - b_first)', block.depth)}, place);",
-            "x += 1;",
-        ]
-        ways = [f"if ({inside}) {{", *indented(pair), "} else {", *indented(alone), "}"]
-        inner = [
-            f"const int32_t left = {moved(scaled('x', right), -left)};",
-            f"{self.result.pointed} *place = out + {self.result.index_in('0', 'y', 'x')};",
-            *(ways if self.in_pairs else alone),
-        ]
-        body = [
-            f"const int32_t top = {moved(scaled('y', down), -above)};",
-            "const int32_t a_first = qatlab_first_tap(top, 1);",
-            f"const int32_t rows = qatlab_end_tap(top, 1, {height}, {self.rows}) - a_first;",
-            f"const {block.source.pointed} *line = in + (top + a_first) * {self.row};",
-            f"const uint8_t *weights = {block.table} + a_first * {self.taps * block.bytes};",
-            f"for (int32_t x = 0; x < {columns};) {{",
-            *indented(inner),
-            "}",
-        ]
-        head = f"static void run_{self.site}(const {block.source.pointed} *in, "
-        about = f"Codes of {self.site}: {self.rows}x{self.columns} of {block.name}."
-        return function(f"{head}{self.result.pointed} *out)", loop("y", rows, body), [about])
+    def _sums_of(self, plane: Plane) -> Iterator[str]:
+        """Yield the lines that add the sums of a plane of the weights to ``sums``."""
+        kernel, block = plane.kernel, self.block
+        each = 2 * plane.words  # of a block of channels of the kernel
+        times = block.channels // kernel.channels
+        for i in range(times):
+            at = f"{plane.table} + {scaled(f'c / {kernel.channels}', each)}"
+            if i:
+                at += f" + {i * each}"
+            only = len(block.planes) == 1
+            where = "sums" if only else "part"
+            call = f"{kernel.name}({at}, windows, {plane.pairs}, all, {where});"
+            if only:
+                yield call
+                continue
+            lines = [f"int32_t part[{kernel.channels * block.places}];", call]
+            for q in range(block.places):
+                for p in range(kernel.channels):
+                    to = q * block.channels + i * kernel.channels + p
+                    sign = "+=" if plane.shift else "="
+                    value = scaled(f"part[{q * kernel.channels + p}]", 1 << plane.shift)
+                    lines.append(f"sums[{to}] {sign} {value};")
+            yield from ["{", *indented(lines), "}"]
 
 
-WORDS = {1: "one", 2: "two"}
+def _bytes(tensor: Tensor) -> int:
+    """Return the bytes from a place to the next one."""
+    return tensor.strides[2] * tensor.bits // 8
+
+
+def _place(tensor: Tensor, q: str, channel: int) -> str:
+    """Return C of the byte of a channel behind ``c``, at the place ``q`` of two."""
+    at = moved("c", channel)
+    index = at if tensor.bits == 8 else f"({at}) / 2" if channel else "c / 2"
+    return index if q == "0" else f"q * {_bytes(tensor)} + {index}"

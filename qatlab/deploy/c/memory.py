@@ -1,7 +1,8 @@
 """Where the codes of a network lie in memory: one array of bytes, parts of which are used again.
 
 All channels of a place lie behind each other (rows, columns, channels), so that those of a row of a
-window do; the image is given channel by channel.
+window do; the image is given channel by channel. Codes of 0 to 15 lie two to a byte, the first in
+its lower half, if there is an even number of channels.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from qatlab.deploy.c.words import INTEGERS, integer_type, scaled, size_of
@@ -17,7 +19,10 @@ from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.errors import ConfigError
 
 IMAGE = "image"  # parameter of the program
-ARENA = "arena"  # the array of bytes
+ARENA = "arena"  # what holds everything else: its bytes are "codes"
+WINDOWS = "windows"  # its words: codes of windows, unpacked
+ROWS = "rows"  # bytes: rows of codes that a pooling reads at once
+WORD = 4  # bytes at whose multiples everything begins
 Shape = tuple[int, int, int]
 
 
@@ -26,29 +31,23 @@ class Tensor:
     """Codes in memory.
 
     Attributes:
+        name: of the operation that makes them.
         kind: C type of a code.
         shape: ``(C, H, W)``; ``(features, 1, 1)`` where it is flat.
-        array: :data:`IMAGE` or :data:`ARENA`.
-        start: byte of the array at which they begin.
         strides: from a channel, a row and a column to the next one, in codes.
+        bits: of a code in memory: 4 where two lie in a byte.
     """
 
+    name: str
     kind: str
     shape: Shape
-    array: str
-    start: int
     strides: Shape
+    bits: int
 
     @property
     def pointed(self) -> str:
         """C type that a pointer to the codes points to: bytes, where a code takes several."""
         return self.kind if size_of(self.kind) == 1 else "uint8_t"
-
-    @property
-    def address(self) -> str:
-        """Where the codes begin, in C."""
-        at = f"{self.array} + {self.start}" if self.start else self.array
-        return at if self.pointed == "uint8_t" else f"({self.pointed} *)({at})"
 
     def index(self, c: str, y: str, x: str) -> str:
         """Return C for the index of a place; those along an axis of one are all the same."""
@@ -75,11 +74,15 @@ class Tensor:
 
     def load(self, pointer: str, index: str) -> str:
         """Return the code at an index behind a pointer, in C."""
+        if self.bits == 4:
+            return f"qatlab_get_half({pointer}, {index})"
         wide = self.pointed != self.kind
         return f"qatlab_get_{self.kind}({pointer}, {index})" if wide else f"{pointer}[{index}]"
 
     def store(self, pointer: str, index: str, code: str) -> str:
         """Return the statement that writes a code: a call or a name, of type ``int32_t``."""
+        if self.bits == 4:
+            return f"qatlab_put_half({pointer}, {index}, {code});"
         if self.pointed != self.kind:
             return f"qatlab_put_{8 * size_of(self.kind)}({pointer}, {index}, {code});"
         return f"{pointer}[{index}] = ({self.kind}){code};"
@@ -119,6 +122,11 @@ def planned(blocks: Sequence[Block]) -> tuple[list[int], int]:
     return [starts[i] for i in range(len(blocks))], total
 
 
+def in_words(size: int) -> int:
+    """Return a number of bytes, filled up to whole words."""
+    return -(-size // WORD) * WORD
+
+
 def three_sides(shape: Sequence[int]) -> Shape:
     """Return ``(C, H, W)`` of a shape that may be flat."""
     channels, height, width = (*shape, 1, 1)[:3]
@@ -135,21 +143,6 @@ def by_place(shape: Shape) -> Shape:
     """Return the strides of codes of which all channels of a place lie together."""
     channels, _, width = shape
     return 1, width * channels, channels
-
-
-def read_by(network: IntegerNetwork, op: ops.Operation) -> Iterator[str]:
-    """Yield the tensors of codes that a step reads: accumulators are computed by their reader."""
-    kinds, codes = {other.name: other for other in network.operations}, network.codes
-
-    def codes_of(name: str) -> Iterator[str]:
-        if name in codes or not kinds[name].inputs:
-            yield name
-        else:
-            for term in kinds[name].inputs:
-                yield from codes_of(term)
-
-    for name in op.inputs:
-        yield from codes_of(name)
 
 
 # Operations whose result lies within what they read, and the first of its channels there; None for
@@ -182,7 +175,6 @@ class Memory:
 
     Attributes:
         tensors: by the name of the operation.
-        size: bytes of the arena.
 
     Raises:
         ConfigError: for codes that 32 bits do not hold.
@@ -194,6 +186,8 @@ class Memory:
         self._kinds: dict[str, str] = {}
         # Of which tensor it is a part, from which of its channels on.
         self._inside: dict[str, tuple[str, int]] = {}
+        self._scratch: dict[tuple[str, str], int] = {}  # by the operation, and what it is for
+        self._fused: set[str] = set()
         for name, codes in network.codes.items():
             low, high = codes.low, codes.high
             kind = integer_type(low, high)
@@ -202,25 +196,136 @@ class Memory:
             self._kinds[name] = "int32_t" if kind == "uint32_t" else kind
         for op in network.operations:
             self._share(op)
-        image = network.input.name
-        spans: dict[str, list[int]] = {}  # first and last step of each block
-        for step, op in enumerate(network.operations):
-            for name in (*([op.name] if op.name in self._kinds else []), *read_by(network, op)):
-                spans.setdefault(self._place(name)[0], [step, step])[1] = step
-        spans.pop(image, None)
-        blocks = [Block(self._bytes(root), *span) for root, span in spans.items()]
-        starts, self.size = planned(blocks)
-        places = dict(zip(spans, starts, strict=True))
-        self.tensors: dict[str, Tensor] = {}
-        for name, kind in self._kinds.items():
-            root, within = self._place(name)
-            start = within * size_of(kind) + places.get(root, 0)
-            array = IMAGE if root == image else ARENA
-            self.tensors[name] = Tensor(kind, self._shapes[name], array, start, self._strides(name))
+        halved = self._halved()
+        self.tensors = {
+            name: Tensor(
+                name,
+                kind,
+                self._shapes[name],
+                self._strides(name),
+                4 if self._root(name) in halved else 8 * size_of(kind),
+            )
+            for name, kind in self._kinds.items()
+        }
+
+    def reserve(self, name: str, size: int, what: str = WINDOWS) -> None:
+        """Keep some bytes for an operation while it runs.
+
+        Args:
+            name: of the operation.
+            size: the bytes.
+            what: they are for: :data:`WINDOWS` or :data:`ROWS`.
+        """
+        self._scratch[name, what] = in_words(size)
+
+    def fuse(self, name: str) -> None:
+        """Let the codes of an operation be made where they are read: they are not stored."""
+        self._fused.add(name)
+
+    def overwrite(self, name: str, other: str) -> bool:
+        """Let codes lie where others do that nobody needs any more, if they take the same bytes.
+
+        Args:
+            name: the operation that makes them, place by place.
+            other: the operation whose codes it reads at the same place, and nobody later.
+
+        Returns:
+            Whether they do.
+        """
+        one, two = self.tensors[name], self.tensors[other]
+        last = [op.name for op in self._network.operations if other in self._read_by(op)][-1]
+        free = name not in self._inside and other not in self._inside
+        whole = all(root not in (name, other) for root, _ in self._inside.values())
+        alike = (one.shape, one.bits, one.kind) == (two.shape, two.bits, two.kind)
+        if last != name or not (free and whole and alike) or other == self._network.input.name:
+            return False
+        self._inside[name] = (other, 0)
+        return True
+
+    def is_alone(self, name: str) -> bool:
+        """Tell whether codes share no memory with others."""
+        return name not in self._inside and all(root != name for root, _ in self._inside.values())
+
+    @property
+    def size(self) -> int:
+        """Bytes of the arena."""
+        return self._plan[1]
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether anything is kept in words."""
+        return bool(self._scratch)
+
+    def address(self, tensor: Tensor) -> str:
+        """Return where the codes of a tensor begin, in C; all has been reserved and fused."""
+        root, within = self._place(tensor.name)
+        if root == self._network.input.name:
+            at = f"{IMAGE} + {within}" if within else IMAGE
+        else:
+            start = within * tensor.bits // 8 + self._plan[0][root]
+            at = f"{ARENA}.codes + {start}" if start else f"{ARENA}.codes"
+        return at if tensor.pointed == "uint8_t" else f"({tensor.pointed} *)({at})"
+
+    def address_of_scratch(self, name: str, what: str, pointed: str = "") -> str:
+        """Return where the bytes that are reserved for an operation begin; likewise.
+
+        Args:
+            name: of the operation.
+            what: they are for.
+            pointed: C type that the pointer points to, if they are no windows.
+        """
+        start = self._plan[0][_scratch_of(name, what)]
+        member, start = (what, start // WORD) if what == WINDOWS else ("codes", start)
+        at = f"{ARENA}.{member} + {start}" if start else f"{ARENA}.{member}"
+        return f"({pointed} *)({at})" if pointed not in ("", "uint8_t") else at
 
     def written_in_place(self, name: str, reader: str) -> bool:
         """Return whether a tensor lies where the operation that reads it wants it."""
         return self._inside.get(name, ("", 0))[0] == reader
+
+    @cached_property
+    def _plan(self) -> tuple[dict[str, int], int]:
+        """Where what is kept begins, by its name, and the bytes that all takes."""
+        spans: dict[str, list[int]] = {}  # first and last step of each block
+        for step, op in enumerate(self._network.operations):
+            stored = op.name in self._kinds and op.name not in self._fused
+            for name in (*([op.name] if stored else []), *self._read_by(op)):
+                spans.setdefault(self._root(name), [step, step])[1] = step
+        spans.pop(self._network.input.name, None)
+        blocks = [Block(in_words(self._bytes(root)), *span) for root, span in spans.items()]
+        names = [*spans, *(_scratch_of(*key) for key in self._scratch)]
+        steps = {op.name: step for step, op in enumerate(self._network.operations)}
+        blocks += [
+            Block(size, steps[name], steps[name]) for (name, _), size in self._scratch.items()
+        ]
+        starts, size = planned(blocks)
+        return dict(zip(names, starts, strict=True)), size
+
+    def _read_by(self, op: ops.Operation) -> Iterator[str]:
+        """Yield the tensors that a step reads: what is not stored is computed by its reader."""
+        kinds = {other.name: other for other in self._network.operations}
+
+        def stored(name: str) -> Iterator[str]:
+            kept = name in self._kinds and name not in self._fused
+            if kept or not kinds[name].inputs:
+                yield name
+            else:
+                for term in kinds[name].inputs:
+                    yield from stored(term)
+
+        for name in op.inputs:
+            yield from stored(name)
+
+    def _halved(self) -> set[str]:
+        """Return the blocks in which two codes lie in a byte."""
+        fits = {
+            name: codes.low >= 0 and codes.high <= 15 and self._shapes[name][0] % 2 == 0
+            for name, codes in self._network.codes.items()
+        }
+        roots = {self._root(name) for name in self._kinds} - {self._network.input.name}
+        for name, (_, first) in self._inside.items():
+            fits[name] &= first % 2 == 0
+        return roots - {self._root(name) for name, own in fits.items() if not own}
 
     def _share(self, op: ops.Operation) -> None:
         """Let what hands on codes as they are take no memory of its own."""
@@ -265,5 +370,12 @@ class Memory:
             start += channel * self._strides(name)[0]
         return name, start
 
+    def _root(self, name: str) -> str:
+        return self._place(name)[0]
+
     def _bytes(self, name: str) -> int:
-        return math.prod(self._shapes[name]) * size_of(self._kinds[name])
+        return math.prod(self._shapes[name]) * self.tensors[name].bits // 8
+
+
+def _scratch_of(name: str, what: str) -> str:
+    return f"{what} of {name}"

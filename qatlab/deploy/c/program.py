@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qatlab.deploy.c import blocks, copies, windows
-from qatlab.deploy.c.memory import IMAGE, Memory, Tensor, three_sides
+from qatlab.deploy.c import blocks, copies, depthwise, windows
+from qatlab.deploy.c.blocks import Ending
+from qatlab.deploy.c.kernels import Kernel, Unpack
+from qatlab.deploy.c.memory import IMAGE, ROWS, WINDOWS, WORD, Memory, Tensor, three_sides
 from qatlab.deploy.c.packing import packed
 from qatlab.deploy.c.report import LayerSize, layer_sizes
-from qatlab.deploy.c.rescale import in_32_bits
+from qatlab.deploy.c.rescale import SumIn32Bits, in_32_bits, sum_in_32_bits
 from qatlab.deploy.c.runtime import fixed_text, used
-from qatlab.deploy.c.sites import Layer, Products, Rows, Term, code_of_sum, site
+from qatlab.deploy.c.sites import Layer, Products, Rows, Term, code_of_codes, code_of_sum, site
 from qatlab.deploy.c.tables import Tables
-from qatlab.deploy.c.words import Identifiers, comment, function, loop, string
+from qatlab.deploy.c.words import Identifiers, comment, function, loop, size_of, string
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.narrowing import ranges
 from qatlab.deploy.integer.network import IntegerNetwork
@@ -98,8 +100,11 @@ class _Writer:
         self.identifiers = Identifiers()
         self.tables, self.rows = Tables(self.identifiers), Rows()
         self.layers: dict[str, Layer | Products] = {}
+        # Blocks whose codes are made where they are read, by the site.
+        self.endings: dict[str, tuple[blocks.Block, Ending]] = {}
         self.functions: list[str] = []
-        self.calls: list[str] = []
+        self.shared: dict[str, Kernel | Unpack] = {}  # functions of several layers, by their names
+        self.calls: list[Callable[[], str]] = []  # made when it is known where tensors lie
 
     def write(self) -> None:
         """Write all operations."""
@@ -117,10 +122,11 @@ class _Writer:
             )
         memory = self.rows.declarations()
         if self.memory.size:
-            memory.append(f"static uint8_t arena[{self.memory.size}];")
+            memory.append(self._arena())
         kind, unit = "int64_t" if output.whole else "double", output.unit
         image = math.prod(self.image.shape)
-        written = "\n\n".join([*self.functions, self._infer(classes)])
+        kernels = [own.text() for own in self.shared.values()]
+        written = "\n\n".join([*kernels, *self.functions, self._infer(classes)])
         names = ",\n    ".join(map(string, class_names))
         parts = [
             comment([*about, *([""] if about else []), *NOTES[kind], *API.splitlines()]),
@@ -163,6 +169,8 @@ class _Writer:
         if self._block(op, name):
             return
         layer = self._layer(op, name, by_rows=True)
+        if self._is_depthwise(op):
+            return
         shape = three_sides(self.shapes[op.name])
         self.functions.append(windows.convolution(op, name, layer.source, shape, layer.row))
 
@@ -179,12 +187,18 @@ class _Writer:
         source, result = self.tensors[op.inputs[0]], self.tensors.get(readers[0].name)
         if len(readers) > 1 or not blocks.suits(op, source, readers[0], result):
             return False
-        weights = packed(blocks.in_order(op.weight, blocks.is_planar(source)))
-        table = self.tables.weights(op.name, weights)
+        places = min(math.prod(three_sides(self.shapes[op.name])[1:]), 2)
         codes = self.network.codes[op.inputs[0]]
-        settings = (op, name, source, weights, table, op.largest, True, codes.largest)
-        self.layers[op.name] = blocks.Block(*settings)
+        self.layers[op.name] = blocks.block(op, name, source, codes, places, self.tables)
         return True
+
+    def _is_depthwise(self, op: ops.Convolve | ops.Multiply) -> bool:
+        """Tell whether one site computes a convolution channel by channel."""
+        readers = [other for other in self.network.operations if op.name in other.inputs]
+        source, result = self.tensors[op.inputs[0]], self.tensors.get(readers[0].name)
+        if len(readers) > 1 or not isinstance(op, ops.Convolve):
+            return False
+        return depthwise.suits(op, source, readers[0], result)
 
     def _layer(self, op: ops.Convolve | ops.Multiply, name: str, by_rows: bool) -> Layer:
         if op.largest > LARGEST:
@@ -228,7 +242,12 @@ class _Writer:
 
     def _largest(self, op: ops.MaxPool, name: str) -> None:
         source, result = self.tensors[op.inputs[0]], self.tensors[op.name]
-        self._run(op, windows.largest(op, name, source, result), [source])
+        if op.inputs[0] not in self.endings:
+            return self._run(op, windows.largest(op, name, source, result), [source])
+        windows.Window(op, source, result.shape).check(op.name)
+        block, ending = self.endings[op.inputs[0]]
+        ending = replace(ending, pool=blocks.Pool(op, name, source, result))
+        return self._write(op, block, ending, [block.source])
 
     def _copy(self, op: ops.Operation, name: str) -> None:
         if (made := copies.copied(op, name, self.memory, self.tables)) is not None:
@@ -239,39 +258,179 @@ class _Writer:
         self._run(op, copies.looked_up(op, name, source, result, self.tables), [source])
 
     def _site(self, op: ops.Weighted | ops.FixedPoint, name: str) -> None:
-        terms = []
-        for name in op.inputs:
-            layer = self.layers.get(name)
-            if isinstance(layer, Products):
-                terms.append(Term(layer.sources, layer.largest, layer))
-            elif layer is not None:
-                terms.append(Term((layer.source,), layer.largest, layer))
-            else:
-                terms.append(Term((self.tensors[name],), self.network.codes[name].largest))
-        shape, result = three_sides(self.shapes[op.name]), self.tensors.get(op.name)
+        terms = [self._term(own) for own in op.inputs]
+        result = self.tensors.get(op.name)
+        fused = [own for own in op.inputs if own in self.endings]
         if isinstance(block := terms[0].layer, blocks.Block):
             assert isinstance(op, ops.Rescale | ops.FixedRescale)
             assert result is not None
-            few = (
-                in_32_bits(op, self.ranges[op.inputs[0]]) if type(op) is ops.FixedRescale else None
-            )
-            code = code_of_sum(op, terms[0], result.kind, self.tables, few)
-            text = blocks.Writer(block, self.identifiers[op.name], result, code).functions()
+            self._end(op, block, self._of_sums(op, terms[0], result))
+        elif isinstance(layer := terms[0].layer, Layer) and self._is_alone(layer, terms):
+            assert isinstance(op, ops.Rescale | ops.FixedRescale)
+            assert result is not None
+            ending = self._of_sums(op, terms[0], result)
+            shape = three_sides(self.shapes[op.name])
+            text = depthwise.Writer(layer, shape, ending).functions()
+            self._run(op, text, [layer.source])
+        elif fused:
+            assert isinstance(op, ops.Rescale | ops.FixedRescale)
+            assert result is not None
+            block, ending = self.endings[fused[0]]
+            self._end(op, block, self._of_codes(op, terms, result, ending))
         else:
-            text = site(op, terms, shape, result, self.tables, self.rows)
-        self._run(op, text, [source for term in terms for source in term.sources])
+            shape = three_sides(self.shapes[op.name])
+            few = self._few(op)
+            text = site(op, terms, shape, result, self.tables, self.rows, few)
+            self._run(op, text, [source for term in terms for source in term.sources])
 
-    def _run(self, op: ops.Operation, text: str, sources: Sequence[Tensor]) -> None:
+    def _is_alone(self, layer: Layer, terms: Sequence[Term]) -> bool:
+        """Tell whether a site reads one depthwise convolution."""
+        one = len(terms) == 1 and isinstance(layer.op, ops.Convolve)
+        return (
+            one and layer.name == self.identifiers[layer.op.name] and self._is_depthwise(layer.op)
+        )
+
+    def _term(self, name: str) -> Term:
+        layer = self.layers.get(name)
+        if isinstance(layer, Products):
+            return Term(layer.sources, layer.largest, layer)
+        if layer is not None:
+            return Term((layer.source,), layer.largest, layer)
+        return Term((self.tensors[name],), self.network.codes[name].largest)
+
+    def _few(self, op: ops.Operation) -> SumIn32Bits | None:
+        """Return a sum of codes in 32 bits for a site, if there is one."""
+        codes = self.network.codes
+        if type(op) is not ops.FixedRescale or not all(own in codes for own in op.inputs):
+            return None
+        return sum_in_32_bits(op, [codes[own] for own in op.inputs])
+
+    def _of_sums(self, op: ops.Rescale | ops.FixedRescale, term: Term, result: Tensor) -> Ending:
+        """Return how the sums of a block become the codes of a site."""
+        few = in_32_bits(op, self.ranges[op.inputs[0]]) if type(op) is ops.FixedRescale else None
+        lines = code_of_sum(op, term, result.kind, self.tables, few)
+        name = f"code_{self.identifiers[op.name]}"
+        by_channel = any("[c]" in line for line in lines)
+        head = f"static inline {result.kind} {name}(int32_t sum{', int32_t c' * by_channel})"
+
+        def code(total: str, channel: str, others: Sequence[str]) -> str:
+            return f"{name}({total}, {channel})" if by_channel else f"{name}({total})"
+
+        return Ending(self.identifiers[op.name], result, (function(head, lines),), code)
+
+    def _of_codes(
+        self, op: ops.Rescale | ops.FixedRescale, terms: Sequence[Term], result: Tensor, own: Ending
+    ) -> Ending:
+        """Return how they become those of a site that adds other codes to the ones of a block."""
+        lines = code_of_codes(op, terms, result.kind, self.tables, self._few(op))
+        name = f"code_{self.identifiers[op.name]}"
+        by_channel = any("[c]" in line for line in lines)
+        inputs = ", ".join(f"int32_t in{i}" for i in range(len(terms)))
+        head = f"static inline {result.kind} {name}({inputs}{', int32_t c' * by_channel})"
+        here = next(i for i, term in enumerate(terms) if term.sources[0] is own.result)
+        others = [term.sources[0] for i, term in enumerate(terms) if i != here]
+        source = self.endings[own.result.name][0].source
+
+        def code(total: str, channel: str, given: Sequence[str]) -> str:
+            numbers = [*given[:here], own.code(total, channel, ()), *given[here:]]
+            return f"{name}({', '.join([*numbers, *[channel] * by_channel])})"
+
+        for other in others:
+            if other is not source and self.memory.overwrite(op.name, other.name):
+                break
+        functions = (*own.functions, function(head, lines))
+        site = self.identifiers[op.name]
+        return Ending(site, result, functions, code, tuple(others))
+
+    def _end(self, op: ops.Operation, block: blocks.Block, ending: Ending) -> None:
+        """Write a block, or let the only reader of its codes do so."""
+        if self._is_taken(op, ending):
+            self.endings[op.name] = block, ending
+            return self.memory.fuse(op.name)
+        return self._write(op, block, ending, [block.source, *ending.others])
+
+    def _is_taken(self, op: ops.Operation, ending: Ending) -> bool:
+        """Tell whether the codes of a block are made where they are read."""
+        readers = [other for other in self.network.operations if op.name in other.inputs]
+        if len(readers) != 1 or ending.others or not self.memory.is_alone(op.name):
+            return False
+        reader: Any = readers[0]
+        if reader.name not in self.tensors or reader.inputs.count(op.name) > 1:
+            return False
+        own, result = self.tensors[op.name], self.tensors[reader.name]
+        if type(reader) is ops.MaxPool:
+            return reader.dilation == (1, 1) and result.strides[0] == 1 and own.bits == result.bits
+        if type(reader) not in (ops.Rescale, ops.FixedRescale) or reader.below is not None:
+            return False
+        numbers = (*reader.multipliers, reader.offset)
+        done = {other.name for other in self.network.operations[: self._step(op)]}
+        others = [name for name in reader.inputs if name != op.name]
+        return (
+            all(number.ndim < 2 for number in numbers)
+            and set(others) <= done & self.tensors.keys() - self.endings.keys()
+            and all(
+                tensor.shape == own.shape and tensor.strides[0] == 1 and size_of(tensor.kind) == 1
+                for tensor in (result, *(self.tensors[name] for name in others))
+            )
+            and all(self.tensors[name].bits >= result.bits for name in others)
+        )
+
+    def _step(self, op: ops.Operation) -> int:
+        return self.network.operations.index(op)
+
+    def _write(
+        self,
+        op: ops.Operation,
+        block: blocks.Block,
+        ending: Ending,
+        sources: Sequence[Tensor],
+    ) -> None:
+        """Add the functions of a block."""
+        writer = blocks.Writer(block, three_sides(self.shapes[block.op.name]), ending)
+        self.shared |= {own.name: own for own in writer.shared()}
+        self.memory.reserve(op.name, WORD * block.pairs * block.places)
+        scratch = [(WINDOWS, "")]
+        if ending.pool is not None:
+            self.memory.reserve(op.name, ending.pool.size, ROWS)
+            scratch.append((ROWS, ending.pool.rows.pointed))
+        self._run(op, writer.functions(), sources, scratch)
+
+    def _run(
+        self,
+        op: ops.Operation,
+        text: str,
+        sources: Sequence[Tensor],
+        scratch: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """Add a function, and the call that says where in memory its tensors lie."""
-        result = self.tensors.get(op.name)
-        places = [f"{source.address}" for source in sources]
-        places.append(result.address if result else "outputs")
+        result, memory = self.tensors.get(op.name), self.memory
+
+        def call() -> str:
+            places = [memory.address(source) for source in sources]
+            places.append(memory.address(result) if result else "outputs")
+            places += [memory.address_of_scratch(op.name, *what) for what in scratch]
+            return f"run_{self.identifiers[op.name]}({', '.join(places)});"
+
         self.functions.append(text)
-        self.calls.append(f"run_{self.identifiers[op.name]}({', '.join(places)});")
+        self.calls.append(call)
+
+    def _arena(self) -> str:
+        """Return C of the memory of all codes."""
+        members = [f"uint8_t codes[{self.memory.size}];"]
+        if self.memory.has_windows:
+            members.append(f"qatlab_pair windows[{self.memory.size // WORD}];")
+        return f"static union {{\n    {chr(10).join(members)}\n}} arena;".replace(
+            ";\nq", ";\n    q"
+        )
 
     def _infer(self, classes: int) -> str:
         best = ["if (outputs[k] > outputs[best]) {", "    best = k;", "}"]
-        body = [*self.calls, "int32_t best = 0;", *loop("k", classes, best, "1"), "return best;"]
+        body = [
+            *(call() for call in self.calls),
+            "int32_t best = 0;",
+            *loop("k", classes, best, "1"),
+            "return best;",
+        ]
         head = f"int32_t qatlab_infer(const uint8_t *{IMAGE}, qatlab_number *outputs)"
         return function(head, body)
 

@@ -90,6 +90,114 @@ static inline int32_t qatlab_get_int32_t(const uint8_t *codes, int32_t at)
     return bits <= INT32_MAX ? (int32_t)bits : -(int32_t)(UINT32_MAX - bits) - 1;
 }
 
+/* Codes of 4 bits lie two to a byte. */
+static inline int32_t qatlab_get_half(const uint8_t *codes, int32_t at)
+{
+    return codes[at / 2] >> at % 2 * 4 & 15;
+}
+
+static inline void qatlab_put_half(uint8_t *codes, int32_t at, int32_t code)
+{
+    const int32_t other = codes[at / 2] & (at % 2 != 0 ? 15 : 240);
+    codes[at / 2] = (uint8_t)(other | code << at % 2 * 4);
+}
+
+/* Two codes of a window. Processors with DSP instructions multiply and add both at once. */
+#if defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_BIG_ENDIAN)
+#define QATLAB_DSP
+#include <arm_acle.h>
+#include <string.h>
+typedef struct { uint32_t both; } qatlab_pair;
+#else
+typedef struct { uint16_t first, second; } qatlab_pair;
+#endif
+
+static inline qatlab_pair qatlab_pair_of(uint32_t both)
+{
+#if defined(QATLAB_DSP)
+    const qatlab_pair pair = {both};
+#else
+    const qatlab_pair pair = {(uint16_t)(both & 65535), (uint16_t)(both >> 16)};
+#endif
+    return pair;
+}
+
+/* Makes a pair of the bytes 0 and 2, which are signed. */
+static inline qatlab_pair qatlab_signed_pair(uint32_t word)
+{
+#if defined(QATLAB_DSP)
+    return qatlab_pair_of((uint32_t)__sxtb16(word));
+#else
+    const uint32_t first = (word & 255) - (word & 128) * 2;
+    const uint32_t second = (word >> 16 & 255) - (word >> 16 & 128) * 2;
+    return qatlab_pair_of((first & 65535) | second << 16);
+#endif
+}
+
+#if defined(QATLAB_DSP)
+/* Adds the products of both halves. */
+static inline int32_t qatlab_dual(qatlab_pair pair, uint32_t of, int32_t sum)
+{
+    return __smlad((int16x2_t)pair.both, (int16x2_t)of, sum);
+}
+#endif
+
+/* Adds the products of the halves of two pairs, which are signed. */
+static inline int32_t qatlab_products(qatlab_pair pair, qatlab_pair of, int32_t sum)
+{
+#if defined(QATLAB_DSP)
+    return qatlab_dual(pair, of.both, sum);
+#else
+    return sum + (int16_t)pair.first * (int16_t)of.first +
+           (int16_t)pair.second * (int16_t)of.second;
+#endif
+}
+
+/* Adds both codes to a sum. */
+static inline int32_t qatlab_add(qatlab_pair pair, int32_t sum)
+{
+#if defined(QATLAB_DSP)
+    return qatlab_dual(pair, 0x10001, sum);
+#else
+    return sum + pair.first + pair.second;
+#endif
+}
+
+static inline int32_t qatlab_add_signed(qatlab_pair pair, int32_t sum)
+{
+#if defined(QATLAB_DSP)
+    return qatlab_dual(pair, 0x10001, sum);
+#else
+    return sum + (int16_t)pair.first + (int16_t)pair.second;
+#endif
+}
+
+/* Four bytes as a word, the first one lowest. */
+static inline uint32_t qatlab_word(const uint8_t *bytes)
+{
+#if defined(QATLAB_DSP)
+    uint32_t word;
+    memcpy(&word, bytes, 4);
+    return word;
+#else
+    return bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 |
+           (uint32_t)bytes[3] << 24;
+#endif
+}
+
+/* The same of the last 1 to 3 bytes. */
+static inline uint32_t qatlab_bytes(const uint8_t *bytes, int32_t size)
+{
+    uint32_t word = bytes[0];
+    if (size > 1) {
+        word |= (uint32_t)bytes[1] << 8;
+    }
+    if (size > 2) {
+        word |= (uint32_t)bytes[2] << 16;
+    }
+    return word;
+}
+
 /* The first tap of a window that does not lie in front of the border, and the end of those that do
  * not lie behind it; `start` is where the first tap would be. */
 static inline int32_t qatlab_first_tap(int32_t start, int32_t spread)

@@ -17,9 +17,9 @@ def used(text: str) -> list[str]:
     A function that nobody calls is a warning of some compilers, and a question of all readers.
     """
     kept: list[str] = []
-    parts = re.split(r"\n\n(?=/\*|static|typedef)", fixed_text("runtime.c"))
+    parts = re.split(r"\n\n(?=/\*|static|typedef|#if)", fixed_text("runtime.c"))
     for part in reversed(parts):  # each calls those above it only
-        name = re.search(r"(qatlab_\w+)(?=\()|(?<=\} )qatlab_\w+(?=;)", part)
+        name = re.search(r"(?<=[ *])(qatlab_\w+)(?=\()|(?<=\} )qatlab_\w+(?=;)", part)
         assert name, part
         if re.search(rf"\b{name.group()}\b", "\n".join([*kept, text])):
             kept.insert(0, part)

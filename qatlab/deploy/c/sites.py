@@ -10,7 +10,7 @@ import numpy as np
 
 from qatlab.deploy.c.memory import Shape, Tensor, in_order
 from qatlab.deploy.c.packing import Packed
-from qatlab.deploy.c.rescale import In32Bits
+from qatlab.deploy.c.rescale import In32Bits, SumIn32Bits
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import function, indented, integer_type, loop, size_of
 from qatlab.deploy.integer import operations as ops
@@ -142,6 +142,7 @@ def site(
     result: Tensor | None,
     tables: Tables,
     rows: Rows,
+    few: SumIn32Bits | None = None,
 ) -> str:
     """Return the function ``run_*`` of a site or output.
 
@@ -152,6 +153,7 @@ def site(
         result: where the codes go; None for outputs.
         tables: which its constants are added to.
         rows: buffers for weights.
+        few: a sum of 32 bits with the same codes; None for one of 64.
 
     Raises:
         ConfigError: if a sum may not fit into 64 bits.
@@ -184,9 +186,15 @@ def site(
     if bent is not None:  # each is read twice
         body = [f"const int32_t term{i} = {number};" for i, number in enumerate(numbers)]
         numbers = [f"term{i}" for i in range(len(numbers))]
-    body += _total(op, numbers, tables)
-    if result is None:
-        answer = Tensor("", shape, "", 0, in_order(shape)).index("c", "y", "x")
+    if few is not None and result is not None:
+        lines, total = _few(op, numbers, tables, few)
+        body += [*lines, result.store("out", result.index("c", "y", "x"), total)]
+    else:
+        body += _total(op, numbers, tables)
+    if few is not None and result is not None:
+        pass
+    elif result is None:
+        answer = Tensor("", "", shape, in_order(shape), 0).index("c", "y", "x")
         body.append(f"out[{_place(op, answer, tables)}] = total;")
     else:
         index = result.index("c", "y", "x")
@@ -234,6 +242,39 @@ def code_of_sum(
         return [f"return ({kind})qatlab_clip_32({shifted}, {op.codes.low}, {op.codes.high});"]
     code = CODES[type(op)](op, tables, "")
     return [*_total(op, ["sum"], tables), f"return ({kind}){code};"]
+
+
+def code_of_codes(
+    op: ops.Rescale | ops.FixedRescale,
+    terms: Sequence[Term],
+    kind: str,
+    tables: Tables,
+    few: SumIn32Bits | None,
+) -> list[str]:
+    """Return the lines that return the code of channel ``c`` that codes ``in0, in1 ...`` become.
+
+    Raises:
+        ConfigError: if a sum may not fit into 64 bits.
+    """
+    numbers = [f"in{i}" for i in range(len(terms))]
+    if few is not None:
+        lines, code = _few(op, numbers, tables, few)
+        return [*lines, f"return ({kind}){code};"]
+    if op.whole:
+        _check(op, terms)
+    return [*_total(op, numbers, tables), f"return ({kind}){CODES[type(op)](op, tables, '')};"]
+
+
+def _few(
+    op: Any, numbers: Sequence[str], tables: Tables, few: SumIn32Bits
+) -> tuple[list[str], str]:
+    """Return the lines that make a total of 32 bits, and C of its code."""
+    lines = [f"int32_t total = {tables.of_place('offsets', op.name, few.offset, 'int32_t')};"]
+    for i, (number, multiplier) in enumerate(zip(numbers, few.multipliers, strict=True)):
+        factor = tables.of_place(f"multipliers{i}", op.name, multiplier, "int32_t")
+        lines.append(f"total += {factor} * {number};")
+    shifted = f"qatlab_shift_32(total, {few.shift})"
+    return lines, f"qatlab_clip_32({shifted}, {op.codes.low}, {op.codes.high})"
 
 
 def _total(op: Any, numbers: Sequence[str], tables: Tables, where: str = "") -> list[str]:

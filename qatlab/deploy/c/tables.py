@@ -30,6 +30,7 @@ class Tables:
         self.sizes: defaultdict[str, int] = defaultdict(int)
         self._declared: list[Callable[[], str]] = []  # made when all else has been written
         self._weights: list[tuple[Packed, str]] = []
+        self._words: list[tuple[NDArray[np.uint32], str]] = []
 
     def declarations(self) -> list[str]:
         """Return C of each array."""
@@ -47,6 +48,23 @@ class Tables:
         self._weights.append((numbers, name))
         self.sizes[owner] += numbers.size
         self._declared.append(lambda: _declaration("uint8_t", name, numbers.data))
+        return name
+
+    def words(self, owner: str, what: str, numbers: NDArray[np.uint32]) -> str:
+        """Add words, likewise.
+
+        Args:
+            owner: the operation.
+            what: the first word of the name of their array.
+            numbers: the words.
+        """
+        for other, name in self._words:
+            if np.array_equal(other, numbers):
+                return name
+        name = f"{what}_{self.identifiers[owner]}"
+        self._words.append((numbers, name))
+        self.sizes[owner] += numbers.nbytes
+        self._declared.append(lambda: _declaration("uint32_t", name, numbers))
         return name
 
     def array(self, what: str, owner: str, numbers: NDArray[Any], kind: str = "") -> str:
@@ -105,6 +123,8 @@ class Tables:
 def _declaration(kind: str, name: str, flat: NDArray[Any]) -> str:
     if kind == "double":
         words = [value.hex() for value in flat.tolist()]
+    elif kind == "uint32_t":
+        words = [f"{value:#x}" for value in flat.tolist()]
     else:
         wide = size_of(kind) == 8
         words = [number(value) if wide else str(value) for value in flat.tolist()]

@@ -219,7 +219,7 @@ def pooled_sums(
         result: the same of the sums.
         head: parameters of the function, without the place.
     """
-    window = Window(op, Tensor("int32_t", inner, "", 0, in_order(inner)), result)
+    window = Window(op, Tensor("", "int32_t", inner, in_order(inner), 32), result)
     tap = f"total += {number};"
     body = [*window.corner(), "int32_t total = 0;", *window.over_taps([tap]), "return total;"]
     head = f"static inline int32_t sum_{name}({head}, int32_t y, int32_t x)"

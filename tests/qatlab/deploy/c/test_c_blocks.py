@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_blocks_compute_what_convolutions_do(
     network = answered(
         [copy, conv, site("site", "conv", Codes(-100, 27, 1.0), largest, rng)], "site"
     )
-    assert "two_site(" in c_program(network, names(network)).source
+    assert "window_site(" in c_program(network, names(network)).source
     assert_computes_the_same(network, IMAGES, tmp_path)
 
 
@@ -98,16 +99,31 @@ def test_results_may_lie_between_the_channels_of_others(tmp_path: Path) -> None:
         site("c_site", "c", codes, largest, rng),
     ]
     network = answered(operations, "c_site")
-    assert c_program(network, names(network)).source.count("static void two_") == 3
+    assert c_program(network, names(network)).source.count("static int32_t window_") == 3
     assert_computes_the_same(network, IMAGES, tmp_path)
 
 
-def test_many_taps_are_added_up_in_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bits", "high", "kernel"),
+    [
+        (4, 15, r"twofold_4x4_2\("),  # in parts of 16 taps
+        (4, 255, r"single_4x\d_2\("),
+        (2, 3, r"twofold_2x\d_2_whole\("),
+        (2, 63, r"twofold_2x\d_2\("),
+        (1, 127, r"twofold_1x\d_2\("),
+        (1, 1, r"twofold_1x\d_2_whole\("),
+    ],
+)
+def test_sums_of_two_channels_come_apart(bits: int, high: int, kernel: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
-    image = Input("x", (), Codes(0, 255, 1.0), (40, 3, 4))
-    copy = FixedRescale("codes", ("x",), (ONE,), ZERO, ONE * 0, Codes(0, 255, 1.0))
-    weight = np.where(rng.random((7, 40, 3, 3)) < 0.9, 7, -8)  # sums as large as they become
-    weight.flat[0] = 0
+    image, codes = Input("x", (), Codes(0, 255, 1.0), (40, 3, 4)), Codes(0, high, 1.0)
+    shift = ONE * (8 - codes.bits)
+    copy = FixedRescale("codes", ("x",), (ONE,), ZERO, shift, codes)
+    lowest = -(1 << bits - 1)
+    # Sums as large as they become, of both signs.
+    weight = np.where(rng.random((7, 40, 3, 3)) < 0.9, -lowest - 1, lowest)
+    weight[3:] = -weight[3:] - 1
+    weight.flat[0] += 1 if bits > 1 and weight.flat[0] < 0 else -(bits > 1)  # of all widths
     largest = largest_accumulator(weight, copy.codes, "conv")
     sides = ((1, 1), (1, 1))
     conv = Convolve("conv", ("codes",), weight, (1, 1), sides, (1, 1), 1, largest)
@@ -115,7 +131,7 @@ def test_many_taps_are_added_up_in_parts(tmp_path: Path) -> None:
     flat = Reshape("flat", ("site",), (7 * 3 * 4,))
     output = FixedOutput("output", ("flat",), (ONE,), ZERO, ZERO)
     network = IntegerNetwork([*operations, flat, output])
-    assert "first < 120; first += 17" in c_program(network, names(network)).source
+    assert re.search(kernel, c_program(network, names(network)).source)
     images = torch.full((2, 40, 3, 4), 255)
     images[1] = torch.randint(0, 256, images.shape[1:], generator=torch.Generator().manual_seed(1))
     assert_computes_the_same(network, images, tmp_path)
@@ -135,7 +151,7 @@ def test_a_part_of_the_channels_has_others_between_its_places(taps: int, tmp_pat
         site("site", "conv", codes, largest, rng),
     ]
     network = answered(operations, "site")
-    assert ("two_site(" in c_program(network, names(network)).source) == (taps == 1)
+    assert ("window_site(" in c_program(network, names(network)).source) == (taps == 1)
     assert_computes_the_same(network, IMAGES, tmp_path)
 
 
@@ -164,6 +180,6 @@ def test_fully_connected_layers_are_convolutions_of_one_place(bits: int, tmp_pat
     layer = Multiply("fc", ("rows",), weight, largest)
     network = answered([copy, flat, layer, site("s", "fc", Codes(0, 15, 1.0), largest, rng)], "s")
     program = c_program(network, names(network))
-    assert "one_s(" in program.source
+    assert "window_s(" in program.source
     assert {row.name: row.multiply_accumulates for row in program.layers}["fc"] == weight.size
     assert_computes_the_same(network, IMAGES, tmp_path)

@@ -107,7 +107,8 @@ def test_sizes_are_those_of_the_object(built: Built, tmp_path: Path) -> None:
     (tmp_path / "network.c").write_text(built.program.source)
     # Without main, the standard library is not needed at all.
     source = built.program.source.partition("#ifndef QATLAB_NO_MAIN")[0]
-    assert re.findall("#include.*", source) == ["#include <stdint.h>"]
+    of_arm = ["#include <arm_acle.h>", "#include <string.h>"]  # which is left out here
+    assert re.findall("#include.*", source) == ["#include <stdint.h>", *of_arm]
     flags = [*WARNINGS, "-O0", "-DQATLAB_NO_MAIN", "-fno-asynchronous-unwind-tables", "-c"]
     subprocess.run(["cc", *flags, "network.c"], cwd=tmp_path, check=True)
     told = subprocess.run(["size", "-A", "network.o"], cwd=tmp_path, capture_output=True, text=True)
@@ -124,7 +125,7 @@ def test_layers_tell_bits_and_products(built: Built) -> None:
     rows = {row.name: row for row in built.program.layers}
     assert sum(row.flash for row in rows.values()) == built.program.flash
     assert rows["stem"].what == "convolution 3x3, weights of 4 bits"
-    assert rows["stem"].flash == 4 * 3 * 9 / 2  # two weights of SAT in each byte
+    assert rows["stem"].flash == 4 * 32 / 2  # 27 taps, filled up; two weights in each byte
     assert rows["stem"].multiply_accumulates == 4 * 3 * 9 * 36
     assert rows["fc"].what == "fully connected, weights of 4 bits"
     assert rows["fc"].multiply_accumulates == 5 * 8
@@ -134,7 +135,7 @@ def test_layers_tell_bits_and_products(built: Built) -> None:
         op.weight.size for op in built.network.operations if isinstance(op, (Convolve, Multiply))
     )
     stored = sum(rows[name].flash for name in rows if "weights" in rows[name].what)
-    assert weights / 2 <= stored <= weights / 2 + 4
+    assert weights / 2 <= stored <= weights / 2 * 1.3
 
 
 def test_layers_that_several_sites_read_are_computed_for_each(tmp_path: Path) -> None:

@@ -1,0 +1,302 @@
+"""C of the inner loops: sums of weights times codes, of some channels at one place or two.
+
+The codes of a window lie two to a word (``qatlab_pair``), in the order in which they are unpacked,
+those of two places by turns. So do weights k, which are not negative: a word of them becomes pairs
+by a mask and a rotation. Where products are small, a half of such a pair is made of the weights of
+two channels, ``k_a + (k_b - half << 16 - bits)``, so that a product with two codes (SMLAD) is four;
+sums of both come apart as long as that of ``a`` has no more than ``16 - bits`` bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qatlab.deploy.c.words import function, indented
+from qatlab.deploy.integer.operations import Integers
+
+WORDS = 4  # of weights that are written out, at most: a vector of MVE holds as many
+
+
+@dataclass(frozen=True, order=True)
+class Kernel:
+    """An inner loop.
+
+    Attributes:
+        bits: of a weight: 1, 2, 4 or 8.
+        is_twofold: whether a half of a word is made of the weights of two channels.
+        words: of the weights of a channel, or of two, that are read one after the other.
+        places: 1 or 2.
+        is_whole: whether sums of two channels come apart at the end; else after each ``words``.
+        is_signed: whether codes may be negative.
+    """
+
+    bits: int
+    is_twofold: bool
+    words: int
+    places: int
+    is_whole: bool = True
+    is_signed: bool = False
+
+    @property
+    def channels(self) -> int:
+        """How many are computed at a time."""
+        return 4 if self.is_twofold else 2
+
+    @property
+    def turns(self) -> int:
+        """Pairs that a word is made into."""
+        return turns(self.bits, self.is_twofold)
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        kind = "twofold" if self.is_twofold else "single"
+        rest = ("_whole" if self.is_twofold and self.is_whole else "") + "_signed" * self.is_signed
+        return f"sums_{kind}_{self.bits}x{self.words}_{self.places}{rest}"
+
+    def text(self) -> str:
+        """Return the function."""
+        head = (
+            f"static void {self.name}(const uint32_t *w, const qatlab_pair *x, int32_t pairs, "
+            "const int32_t *all, int32_t *sums)"
+        )
+        what = "a place" if self.places == 1 else "two places"
+        about = (
+            f"Sums of codes times weights of {self.bits} bits: {self.channels} channels at {what}."
+        )
+        body = ["#if defined(QATLAB_DSP)", *self._with_dsp(), "#else", *self._plain(), "#endif"]
+        if not self.is_twofold:
+            body.insert(0, "(void)all;")
+        text = function(head, body, [about])
+        return text.replace("    #", "#")
+
+    # Names: sum<place><word>, low<place><channel>.
+
+    def _with_dsp(self) -> list[str]:
+        """Return the body in which one instruction adds two products of halves."""
+        rows = range(2)  # of weights
+        places = range(self.places)
+        apart = self.is_twofold and not self.is_whole
+        mask = (1 << 16 - self.bits) - 1
+        lines = [f"int32_t sum{q}{r} = 0;" for q in places for r in rows]
+        if apart:
+            lines += [f"int32_t low{q}{r} = 0;" for q in places for r in rows]
+        lines.append(f"const qatlab_pair *const end = x + {self._count('pairs')};")
+        inner: list[str] = []
+        for i in range(self.words):
+            inner += [f"const uint32_t w{r}_{i} = w[{r * self.words + i}];" for r in rows]
+            for turn in range(self.turns):
+                inner += ["{"]
+                inner += [
+                    f"    const uint32_t of{r} = {self._turned(f'w{r}_{i}', turn)};" for r in rows
+                ]
+                at = (turn * self.words + i) * self.places
+                inner += [
+                    f"    sum{q}{r} = qatlab_dual(x[{at + q}], of{r}, sum{q}{r});"
+                    for q in places
+                    for r in rows
+                ]
+                inner += ["}"]
+        inner += [f"w += {2 * self.words};", f"x += {self.words * self.turns * self.places};"]
+        if apart:
+            for q in places:
+                for r in rows:
+                    inner += [f"low{q}{r} += sum{q}{r} & {mask};", f"sum{q}{r} &= ~{mask};"]
+        lines += ["do {", *indented(inner), "} while (x != end);"]
+        if not self.is_twofold:
+            return lines + [f"sums[{2 * q + r}] = sum{q}{r};" for q in places for r in rows]
+        shift, half = 16 - self.bits, 1 << self.bits - 1
+        for q in places:
+            for r in rows:
+                low = f"low{q}{r}" if apart else f"sum{q}{r} & {mask}"
+                high = f"(sum{q}{r} >> {shift}) + {half} * all[{q}]"
+                lines += [f"sums[{4 * q + 2 * r}] = {low};", f"sums[{4 * q + 2 * r + 1}] = {high};"]
+        return lines
+
+    def _plain(self) -> list[str]:
+        """Return the body that needs few registers: one word of weights at a time."""
+        places = range(self.places)
+        kind = "uint32_t" if self.is_twofold else "int32_t"
+        apart = self.is_twofold and not self.is_whole
+        lines = [f"{kind} sum{q} = 0;" for q in places]
+        if apart:
+            lines += [f"uint32_t low{q} = 0;" for q in places]
+        word = "w[i]"
+        if self.is_twofold:  # so that no weight is negative: the upper bit of every other one
+            of_two = 1 << 2 * self.bits - 1
+            flip = sum(of_two << at for at in range(0, 32, 2 * self.bits))
+            word = f"w[i] ^ {flip:#x}u"
+        inner = [f"uint32_t word = {word};"]
+        mask = self._mask & 0xFFFF
+        for turn in range(self.turns):
+            for half in range(2):
+                if self.is_twofold:
+                    of = f"word & {mask:#x}u" if half == 0 else f"word >> 16 & {mask:#x}u"
+                else:
+                    shift = 16 * half + self.bits * turn
+                    of = f"(word >> {shift})" if shift else "word"
+                    if shift + self.bits < 32:
+                        of = f"{of} & {mask:#x}u"
+                lines_of = [f"of = ({kind})({of});"]
+                for q in places:
+                    code = f"x[{turn * self.words * self.places + q}].{('first', 'second')[half]}"
+                    code = f"(int16_t){code}" if self.is_signed else code
+                    lines_of.append(f"sum{q} += {code} * of;")
+                inner += lines_of
+            if self.is_twofold and turn + 1 < self.turns:
+                inner.append(f"word = word >> {2 * self.bits} | word << {32 - 2 * self.bits};")
+        inner.insert(1, f"{kind} of;")
+        inner.append(f"x += {self.places};" if self.places > 1 else "++x;")
+        group = [f"for (int32_t i = 0; i < {self.words}; ++i) {{", *indented(inner), "}"]
+        group.append(f"w += {2 * self.words};")
+        if self.turns > 1:
+            group.append(f"x += {(self.turns - 1) * self.words * self.places};")
+        shift = 16 - self.bits
+        if apart:
+            for q in places:
+                group += [
+                    f"low{q} += sum{q} & {(1 << shift) - 1};",
+                    f"sum{q} -= sum{q} & {(1 << shift) - 1};",
+                ]
+        over = f"for (int32_t i = 0; i < pairs; i += {self.words * self.turns}) {{"
+        over = over.replace("i = 0; i <", "at = 0; at <").replace("i +=", "at +=")
+        lines += [over, *indented(group), "}"]
+        for q in places:
+            base = 2 * q if not self.is_twofold else 4 * q
+            if not self.is_twofold:
+                lines.append(f"sums[{base} + row] = sum{q};")
+            else:
+                low = f"low{q}" if apart else f"sum{q} & {(1 << shift) - 1}"
+                lines += [
+                    f"sums[{base} + 2 * row] = (int32_t)({low});",
+                    f"sums[{base} + 2 * row + 1] = (int32_t)(sum{q} >> {shift});",
+                ]
+        start = [
+            "const qatlab_pair *const begin = x;",
+            "const uint32_t *const first = w;",
+            "for (int32_t row = 0; row < 2; ++row) {",
+            f"    w = first + {self.words} * row;",
+            "    x = begin;",
+        ]
+        unused = ["(void)all;"] if self.is_twofold else []
+        return [*unused, *start, *indented(lines), "}"]
+
+    def _count(self, pairs: str) -> str:
+        return f"{self.places} * {pairs}" if self.places > 1 else pairs
+
+    @property
+    def _mask(self) -> int:
+        of_one = (1 << self.bits) - 1
+        if self.is_twofold:
+            of_one |= of_one << 16 - self.bits
+        return of_one * 0x10001
+
+    def _turned(self, word: str, turn: int) -> str:
+        """Return C of the pair that a word becomes by a mask."""
+        by = turn * self.bits * (2 if self.is_twofold else 1)
+        if self.is_twofold and by:
+            word = f"({word} >> {by} | {word} << {32 - by})"
+        elif by:
+            word = f"{word} >> {by}"
+        return f"{word} & {self._mask:#x}u"
+
+
+@dataclass(frozen=True, order=True)
+class Unpack:
+    """A function that unpacks codes that lie behind each other.
+
+    Attributes:
+        bits: of a code: 4 or 8.
+        is_signed: whether codes may be negative.
+        places: 2 where it writes every other pair, as those of two windows lie by turns; 1.
+    """
+
+    bits: int
+    is_signed: bool
+    places: int
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return f"qatlab_unpack_{'s' if self.is_signed else ''}{self.bits}_{self.places}"
+
+    def text(self) -> str:
+        """Return the function."""
+        kind = "int8_t" if self.is_signed else "uint8_t"
+        count = self.bits and 32 // self.bits // 2  # pairs of a word
+        lines = [
+            "const uint32_t word = size >= 4 ? qatlab_word(codes) : qatlab_bytes(codes, size);"
+        ]
+        mask = "0xf000f" if self.bits == 4 else "0xff00ff"
+        for i in range(count):
+            if self.is_signed:
+                pair = f"qatlab_signed_pair({'word' if not i else 'word >> 8'})"
+            else:
+                pair = f"qatlab_pair_of({'word' if not i else f'word >> {self.bits * i}'} & {mask})"
+            lines.append(f"to[{i * self.places}] = {pair};")
+        add = "qatlab_add_signed" if self.is_signed else "qatlab_add"
+        lines += [f"all = {add}(to[{i * self.places}], all);" for i in range(count)]
+        lines += ["codes += 4;", f"to += {count * self.places};"]
+        source = "codes" if not self.is_signed else "(const uint8_t *)codes"
+        lines = [line.replace("word(codes)", f"word({source})") for line in lines]
+        lines = [line.replace("bytes(codes,", f"bytes({source},") for line in lines]
+        body = [
+            "int32_t all = 0;",
+            "for (; size > 0; size -= 4) {",
+            *indented(lines),
+            "}",
+            "return all;",
+        ]
+        where = "" if self.places == 1 else ", for every other pair"
+        about = f"Makes pairs of codes of {self.bits} bits, {{}} bytes{where}; returns their sum."
+        head = f"static int32_t {self.name}(const {kind} *codes, int32_t size, qatlab_pair *to)"
+        return function(head, body, [about.replace("{} bytes", "size bytes of them")])
+
+
+def turns(bits: int, is_twofold: bool) -> int:
+    """Return how many pairs a word is made into."""
+    return 8 // bits if is_twofold else 16 // bits
+
+
+def in_words(ranks: Integers, kernel: Kernel) -> NDArray[np.uint32]:
+    """Return weights in the order of a kernel.
+
+    Args:
+        ranks: whole numbers k, ``(channels, pairs, 2)``, where channels are a multiple of the
+            kernel's and pairs of those that it reads at a time.
+        kernel: the inner loop.
+    """
+    bits, count = kernel.bits, kernel.channels
+    own = ranks.reshape(-1, count, ranks.shape[1], 2).astype(np.uint32)
+    own = own.reshape(len(own), count, -1, kernel.turns, kernel.words, 2)
+    each = 2 if kernel.is_twofold else 1
+    words = np.zeros((len(own), own.shape[2], count // each, kernel.words), np.uint32)
+    for turn in range(kernel.turns):
+        for half in range(2):
+            numbers = own[..., turn, :, half].transpose(0, 2, 1, 3)
+            if kernel.is_twofold:
+                first = (2 * bits * turn + 16 * half) % 32
+                second = (first + 16 - bits) % 32
+                sign = np.uint32(1 << bits - 1)
+                words |= numbers[:, :, 0::2] << np.uint32(first)
+                words |= (numbers[:, :, 1::2] ^ sign) << np.uint32(second)
+            else:
+                words |= numbers << np.uint32(bits * turn + 16 * half)
+    return words.reshape(-1)
+
+
+def order_of_codes(taps: int, bits: int) -> Integers:
+    """Return which code of a row each half of its pairs is, ``(pairs, 2)``; -1 for none.
+
+    Args:
+        taps: codes that lie behind each other.
+        bits: of a code in memory: 4 or 8.
+    """
+    each = 32 // bits
+    apart = each // 2  # codes between the halves of a pair
+    whole = np.arange(-(-taps // each) * each).reshape(-1, 2, apart).transpose(0, 2, 1)
+    order = whole.reshape(-1, 2)
+    return np.asarray(np.where(order < taps, order, -1), dtype=np.int64)
