@@ -27,6 +27,7 @@ from qatlab.deploy.integer.operations import NO_SIDES, Codes, Integers
 
 LARGEST = (1 << 31) - 1  # of a sum
 WIDEST = 8  # bits of weights
+UNROLLED = 8  # words that are all written out
 LOOP = 0.4  # what a loop takes, in words of weights
 
 
@@ -179,6 +180,8 @@ def _kernel(bits: int, ranks: Integers, largest: int, places: int, signed: bool)
 def _words(pairs: int, each: int, most: int = WORDS) -> int:
     """Return how many words to write out: few are added to fill them up, and few loops are left."""
     wanted = -(-pairs // each)
+    if most == WORDS and wanted <= UNROLLED // (each // 2 or 1):
+        return wanted
     return min(range(most, 0, -1), key=lambda n: -(-wanted // n) * (n + LOOP))
 
 
@@ -225,6 +228,7 @@ class Ending:
         result: where the codes go.
         functions: that make codes.
         code: C of a code, of C of a sum, of its channel, and of the codes of ``others`` there.
+        lift: by which the sum is to be moved to the left.
         others: what an addition reads at the same place.
         pool: a pooling that reads the codes, so that only some rows of them are kept.
     """
@@ -233,6 +237,7 @@ class Ending:
     result: Tensor
     functions: tuple[str, ...]
     code: Callable[[str, str, Sequence[str]], str]
+    lift: int
     others: tuple[Tensor, ...] = ()
     pool: Pool | None = None
 
@@ -367,10 +372,15 @@ class Writer:
         """Return the lines that compute all channels at the places of the windows."""
         block, n_out = self.block, len(self.block.op.weight)
         count = block.channels
+        one = self.count == 1
+        lowest = block.weights.lowest << self.ending.lift
+        start: list[str] = []
+        if lowest:  # what all sums of a place have in common, modulo 2 to the 32
+            rest = [f"(uint32_t)all[{q}] * {lowest % (1 << 32)}u" for q in range(block.places)]
+            start = [f"const uint32_t rest[{block.places}] = {{{', '.join(rest)}}};"]
         lines = [f"int32_t sums[{block.places * count}];"]
         for plane in block.planes:
             lines += self._sums_of(plane)
-        one = self.count == 1
         stores = self._stores("0" if one else "q")
         if one:
             lines += ["const int32_t *own = sums;", *stores]
@@ -378,17 +388,18 @@ class Writer:
             own = f"const int32_t *own = sums + {count} * q;"
             lines += self._over_windows([own, *stores])
         head = f"for (int32_t c = 0; c < {n_out}; c += {count}) {{"
-        return [head, *indented(lines), "}"]
+        return [*start, head, *indented(lines), "}"]
 
     def _stores(self, q: str) -> list[str]:
         """Return the lines that make codes of the sums of a block, ``own``, at a place."""
         block, n_out, each = self.block, len(self.block.op.weight), 8 // self.result.bits
-        lowest, gap, count = block.weights.lowest, block.weights.gap, block.channels
-        rest = f" {'+' if lowest > 0 else '-'} {scaled(f'all[{q}]', abs(lowest))}" if lowest else ""
+        count, factor = block.channels, block.weights.gap << self.ending.lift
+        rest = f" + rest[{q}]" if block.weights.lowest else ""
         lines: list[str] = []
         for p in range(0, count, each):
             channels = [
-                (moved("c", own), scaled(f"own[{own}]", gap) + rest) for own in range(p, p + each)
+                (moved("c", own), f"(int32_t)((uint32_t)own[{own}] * {factor}u{rest})")
+                for own in range(p, p + each)
             ]
             others, store = [], []
             for i, other in enumerate(self.ending.others):

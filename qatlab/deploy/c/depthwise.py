@@ -158,7 +158,8 @@ class Writer:
                 "}",
             ]
         lines += inside
-        codes = [self.ending.code(f"sums[{i}]", moved("c", i), ()) for i in range(self.each)]
+        lifted = (scaled(f"sums[{i}]", 1 << self.ending.lift) for i in range(self.each))
+        codes = [self.ending.code(own, moved("c", i), ()) for i, own in enumerate(lifted)]
         down, right = (stride * result.bits // 8 for stride in result.strides[1:])
         place = f"out[y * {down} + x * {right} + "
         if result.bits == 4:

@@ -212,48 +212,44 @@ class Unpack:
         bits: of a code: 4 or 8.
         is_signed: whether codes may be negative.
         places: 2 where it writes every other pair, as those of two windows lie by turns; 1.
+        has_rest: whether the codes may end within a word.
     """
 
     bits: int
     is_signed: bool
     places: int
+    has_rest: bool
 
     @property
     def name(self) -> str:
         """Of the function."""
-        return f"qatlab_unpack_{'s' if self.is_signed else ''}{self.bits}_{self.places}"
+        rest = "_rest" if self.has_rest else ""
+        return f"unpack_{'signed_' if self.is_signed else ''}{self.bits}_{self.places}{rest}"
 
     def text(self) -> str:
         """Return the function."""
         kind = "int8_t" if self.is_signed else "uint8_t"
-        count = self.bits and 32 // self.bits // 2  # pairs of a word
-        lines = [
-            "const uint32_t word = size >= 4 ? qatlab_word(codes) : qatlab_bytes(codes, size);"
-        ]
+        codes = "(const uint8_t *)codes" if self.is_signed else "codes"
+        word, count = f"qatlab_word({codes})", 16 // self.bits  # pairs of a word
+        if self.has_rest:
+            word = f"size >= 4 ? {word} : qatlab_bytes({codes}, size)"
+        lines = [f"const uint32_t word = {word};"]
         mask = "0xf000f" if self.bits == 4 else "0xff00ff"
-        for i in range(count):
-            if self.is_signed:
-                pair = f"qatlab_signed_pair({'word' if not i else 'word >> 8'})"
-            else:
-                pair = f"qatlab_pair_of({'word' if not i else f'word >> {self.bits * i}'} & {mask})"
-            lines.append(f"to[{i * self.places}] = {pair};")
         add = "qatlab_add_signed" if self.is_signed else "qatlab_add"
+        for i in range(count):
+            part = f"word >> {self.bits * i}" if i else "word"
+            pair = f"qatlab_pair_of({part} & {mask})"
+            if self.is_signed:
+                pair = f"qatlab_signed_pair({part})"
+            lines.append(f"to[{i * self.places}] = {pair};")
         lines += [f"all = {add}(to[{i * self.places}], all);" for i in range(count)]
         lines += ["codes += 4;", f"to += {count * self.places};"]
-        source = "codes" if not self.is_signed else "(const uint8_t *)codes"
-        lines = [line.replace("word(codes)", f"word({source})") for line in lines]
-        lines = [line.replace("bytes(codes,", f"bytes({source},") for line in lines]
-        body = [
-            "int32_t all = 0;",
-            "for (; size > 0; size -= 4) {",
-            *indented(lines),
-            "}",
-            "return all;",
-        ]
-        where = "" if self.places == 1 else ", for every other pair"
-        about = f"Makes pairs of codes of {self.bits} bits, {{}} bytes{where}; returns their sum."
         head = f"static int32_t {self.name}(const {kind} *codes, int32_t size, qatlab_pair *to)"
-        return function(head, body, [about.replace("{} bytes", "size bytes of them")])
+        over = ["for (; size > 0; size -= 4) {", *indented(lines), "}"]
+        where = "" if self.places == 1 else ", for every other pair"
+        what = "size" if self.has_rest else "size, a multiple of 4,"
+        about = f"Makes pairs of codes of {self.bits} bits, {what} bytes{where}; returns their sum."
+        return function(head, ["int32_t all = 0;", *over, "return all;"], [about])
 
 
 def turns(bits: int, is_twofold: bool) -> int:

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from qatlab.deploy.c.kernels import Unpack, order_of_codes
-from qatlab.deploy.c.memory import Shape, Tensor
+from qatlab.deploy.c.memory import Shape, Tensor, in_words
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.operations import Integers
-
-UNROLLED = 8  # taps of a row that are copied one by one
 
 
 def is_planar(source: Tensor) -> bool:
@@ -46,7 +44,7 @@ class Patch:
 
     def __init__(self, op: ops.Convolve, source: Tensor, result: Shape, places: int) -> None:
         self.op, self.source = op, source
-        self.unpack = Unpack(source.bits, source.kind == "int8_t", places)
+        self.places = places
         self.rows, self.columns = op.kernel
         self.depth = op.weight.shape[1]
         self.pairs = len(order_of_taps(op, source))
@@ -56,6 +54,12 @@ class Patch:
             before or (count - 1) * step + taps > size
             for size, count, step, taps, (before, _) in sizes
         )
+
+    @property
+    def unpack(self) -> Unpack:
+        """The function that unpacks codes."""
+        has_rest = not is_planar(self.source) and self._bytes(self.columns * self.depth) % 4 > 0
+        return Unpack(self.source.bits, self.source.kind == "int8_t", self.places, has_rest)
 
     def corner(self) -> tuple[str, str]:
         """Return C of the row and column of the first tap."""
@@ -90,7 +94,7 @@ class Patch:
                 f"left >= 0 && left + {self.columns} <= {self.width}"
             )
             lines = _either(inside, lines, self._at_border(size))
-        row = self.pairs // self.rows * self.unpack.places
+        row = self.pairs // self.rows * self.places
         lines.append(f"to += {row};")
         return ["int32_t all = 0;", *loop("a", self.rows, lines), "return all;"]
 
@@ -114,26 +118,22 @@ class Patch:
 
     def _of_image(self) -> list[str]:
         """Return the lines that copy a window of an image, channel by channel, and unpack it."""
-        whole, zero = self._copied(), ""
+        taps = self.depth * self.rows * self.columns
+        whole, zero = self._copied(), " = {0}" if taps % 4 else ""
         if self.crosses:
             inside = (
                 f"top >= 0 && top + {self.rows} <= {self.height} && "
                 f"left >= 0 && left + {self.columns} <= {self.width}"
             )
             whole, zero = _either(inside, whole, self._copied_at_border()), " = {0}"
-        taps = self.depth * self.rows * self.columns
-        unpacked = f"return {self.unpack.name}(line, {taps}, to);"
-        return [f"{self.source.pointed} line[{taps}]{zero};", *whole, unpacked]
+        size = in_words(taps)
+        unpacked = f"return {self.unpack.name}(line, {size}, to);"
+        return [f"{self.source.pointed} line[{size}]{zero};", *whole, unpacked]
 
     def _copied(self) -> list[str]:
-        of_row = self.columns <= UNROLLED
-        lines = [f"const {self.source.pointed} *row = in + {self._row_of_image()} + left;"]
-        lines.append(f"{self.source.pointed} *to_row = line + {self._row_of_line()};")
-        if of_row:
-            lines += [f"to_row[{b}] = row[{b}];" for b in range(self.columns)]
-        else:
-            lines += loop("b", self.columns, ["to_row[b] = row[b];"])
-        return self._over_planes(loop("a", self.rows, lines))
+        to, row = f"line + {self._row_of_line()}", f"in + {self._row_of_image()} + left"
+        copy = f"qatlab_copy({to}, {row}, {self.columns});"
+        return self._over_planes(loop("a", self.rows, [copy]))
 
     def _copied_at_border(self) -> list[str]:
         copy = f"line[{self._row_of_line()} + b] = in[{self._row_of_image()} + left + b];"

@@ -316,7 +316,8 @@ class _Writer:
         def code(total: str, channel: str, others: Sequence[str]) -> str:
             return f"{name}({total}, {channel})" if by_channel else f"{name}({total})"
 
-        return Ending(self.identifiers[op.name], result, (function(head, lines),), code)
+        lift = few.lift if few else 0
+        return Ending(self.identifiers[op.name], result, (function(head, lines),), code, lift)
 
     def _of_codes(
         self, op: ops.Rescale | ops.FixedRescale, terms: Sequence[Term], result: Tensor, own: Ending
@@ -340,7 +341,7 @@ class _Writer:
                 break
         functions = (*own.functions, function(head, lines))
         site = self.identifiers[op.name]
-        return Ending(site, result, functions, code, tuple(others))
+        return Ending(site, result, functions, code, own.lift, tuple(others))
 
     def _end(self, op: ops.Operation, block: blocks.Block, ending: Ending) -> None:
         """Write a block, or let the only reader of its codes do so."""

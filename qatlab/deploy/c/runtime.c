@@ -104,9 +104,9 @@ static inline void qatlab_put_half(uint8_t *codes, int32_t at, int32_t code)
 
 /* Two codes of a window. Processors with DSP instructions multiply and add both at once. */
 #if defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_BIG_ENDIAN)
-#define QATLAB_DSP
 #include <arm_acle.h>
 #include <string.h>
+#define QATLAB_DSP
 typedef struct { uint32_t both; } qatlab_pair;
 #else
 typedef struct { uint16_t first, second; } qatlab_pair;
@@ -169,6 +169,17 @@ static inline int32_t qatlab_add_signed(qatlab_pair pair, int32_t sum)
     return qatlab_dual(pair, 0x10001, sum);
 #else
     return sum + (int16_t)pair.first + (int16_t)pair.second;
+#endif
+}
+
+static inline void qatlab_copy(uint8_t *to, const uint8_t *from, int32_t size)
+{
+#if defined(QATLAB_DSP)
+    memcpy(to, from, (size_t)size);
+#else
+    for (int32_t i = 0; i < size; ++i) {
+        to[i] = from[i];
+    }
 #endif
 }
 

@@ -229,6 +229,8 @@ def code_of_sum(
 ) -> list[str]:
     """Return the lines that return the code, of a C type, of channel ``c`` and its only ``sum``.
 
+    In 32 bits, the sum has been moved to the left by ``few.lift``.
+
     Raises:
         ConfigError: if a sum may not fit into 64 bits.
     """
@@ -237,8 +239,7 @@ def code_of_sum(
     if few is not None:
         factor = tables.of_place("multipliers", op.name, few.multipliers, "int32_t")
         moved = tables.of_place("offsets", op.name, few.offsets, "int32_t")
-        high = f"qatlab_high(sum * {1 << few.lift}, {factor})"
-        shifted = f"qatlab_shift_32({high} + {moved}, {few.shift})"
+        shifted = f"qatlab_shift_32(qatlab_high(sum, {factor}) + {moved}, {few.shift})"
         return [f"return ({kind})qatlab_clip_32({shifted}, {op.codes.low}, {op.codes.high});"]
     code = CODES[type(op)](op, tables, "")
     return [*_total(op, ["sum"], tables), f"return ({kind}){code};"]
