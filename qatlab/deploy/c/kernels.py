@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from qatlab.deploy.c.words import function, indented
 from qatlab.deploy.integer.operations import Integers
 
-WORDS = 4  # of weights that are written out, at most: a vector of MVE holds as many
+VECTOR = 4  # words of MVE
+WORDS = VECTOR  # of weights that are written out, at most, unless these are all
 
 
 @dataclass(frozen=True, order=True)
@@ -67,7 +68,15 @@ class Kernel:
         about = (
             f"Sums of codes times weights of {self.bits} bits: {self.channels} channels at {what}."
         )
-        body = ["#if defined(QATLAB_DSP)", *self._with_dsp(), "#else", *self._plain(), "#endif"]
+        body = [
+            "#if defined(QATLAB_MVE)",
+            *self._with_mve(),
+            "#elif defined(QATLAB_DSP)",
+            *self._with_dsp(),
+            "#else",
+            *self._plain(),
+            "#endif",
+        ]
         if not self.is_twofold:
             body.insert(0, "(void)all;")
         text = function(head, body, [about])
@@ -106,15 +115,102 @@ class Kernel:
                 for r in rows:
                     inner += [f"low{q}{r} += sum{q}{r} & {mask};", f"sum{q}{r} &= ~{mask};"]
         lines += ["do {", *indented(inner), "} while (x != end);"]
+        return lines + self._results(apart)
+
+    def _results(self, apart: bool) -> list[str]:
+        """Return the lines that store sums of words, ``low<place><row>`` apart if they are."""
+        pairs = [(q, r) for q in range(self.places) for r in range(2)]
         if not self.is_twofold:
-            return lines + [f"sums[{2 * q + r}] = sum{q}{r};" for q in places for r in rows]
-        shift, half = 16 - self.bits, 1 << self.bits - 1
-        for q in places:
-            for r in rows:
-                low = f"low{q}{r}" if apart else f"sum{q}{r} & {mask}"
-                high = f"(sum{q}{r} >> {shift}) + {half} * all[{q}]"
-                lines += [f"sums[{4 * q + 2 * r}] = {low};", f"sums[{4 * q + 2 * r + 1}] = {high};"]
+            return [f"sums[{2 * q + r}] = sum{q}{r};" for q, r in pairs]
+        shift, half, lines = 16 - self.bits, 1 << self.bits - 1, list[str]()
+        for q, r in pairs:
+            low = f"low{q}{r}" if apart else f"sum{q}{r} & {(1 << shift) - 1}"
+            high = f"(sum{q}{r} >> {shift}) + {half} * all[{q}]"
+            lines += [f"sums[{4 * q + 2 * r}] = {low};", f"sums[{4 * q + 2 * r + 1}] = {high};"]
         return lines
+
+    @property
+    def reads_beyond(self) -> int:
+        """Pairs behind a window that vectors read, without effect."""
+        return 0 if self.words % VECTOR == 0 else VECTOR * self.places
+
+    def _with_mve(self) -> list[str]:
+        """Return the body in which one instruction adds the products of vectors."""
+        if self.is_twofold and not self.is_whole:
+            return self._of_bytes() if self.bits == 4 and self.words == VECTOR else self._with_dsp()
+        places, rows = range(self.places), range(2)
+        lines = [f"int32_t sum{q}{r} = 0;" for q in places for r in rows]
+        lines.append(f"const qatlab_pair *const end = x + {self._count('pairs')};")
+        inner: list[str] = []
+        for start in range(0, self.words, VECTOR):
+            for r in rows:
+                at = f"w + {r * self.words + start}"
+                load = f"vldrwq_u32({at})"
+                if self.words - start < VECTOR:
+                    load = f"vldrwq_z_u32({at}, vctp32q({self.words - start}))"
+                inner.append(f"const uint32x4_t w{r}_{start} = {load};")
+            for turn in range(self.turns):
+                lines_of = self._vectors(turn * self.words + start)
+                for r in rows:
+                    of = self._turned_vector(f"w{r}_{start}", turn)
+                    lines_of.append(f"const uint32x4_t of{r} = {of};")
+                for q in places:
+                    for r in rows:
+                        one, other = (
+                            f"vreinterpretq_s16_u32({name})" for name in (f"both{q}", f"of{r}")
+                        )
+                        lines_of.append(f"sum{q}{r} = vmladavaq_s16(sum{q}{r}, {one}, {other});")
+                inner += ["{", *indented(lines_of), "}"]
+        inner += [f"w += {2 * self.words};", f"x += {self.words * self.turns * self.places};"]
+        lines += ["do {", *indented(inner), "} while (x != end);"]
+        return lines + self._results(apart=False)
+
+    def _vectors(self, at: int, name: str = "both") -> list[str]:
+        """Return the lines that load four pairs of each place."""
+        if self.places == 1:
+            return [f"const uint32x4_t {name}0 = vldrwq_u32(&x[{at}].both);"]
+        lines = [f"const uint32x4x2_t {name} = vld2q_u32(&x[{at * 2}].both);"]
+        return lines + [f"const uint32x4_t {name}{q} = {name}.val[{q}];" for q in range(2)]
+
+    def _turned_vector(self, word: str, turn: int) -> str:
+        """Return C of the pairs that words become."""
+        by = turn * self.bits * (2 if self.is_twofold else 1)
+        mask = f"vdupq_n_u32({self._mask:#x}u)"
+        if self.is_twofold and by:
+            word = f"vsliq_n_u32(vshrq_n_u32({word}, {by}), {word}, {32 - by})"
+        elif by:
+            word = f"vshrq_n_u32({word}, {by})"
+        return f"vandq_u32({word}, {mask})"
+
+    def _of_bytes(self) -> list[str]:
+        """Return the same for weights of 4 bits as bytes, whose sums need not be taken apart."""
+        places, rows, mask = range(self.places), range(2), "vdupq_n_u32(0xf0f0f0fu)"
+        names = [f"sum{q}{r}{c}" for q in places for r in rows for c in "ab"]
+        lines = [f"uint32_t {name} = 0;" for name in names]
+        lines.append(f"const qatlab_pair *const end = x + {self._count('pairs')};")
+        lines.append("(void)all;")
+        inner = [*self._vectors(0, "even"), *self._vectors(VECTOR, "odd")]
+        for q in places:
+            even, odd = (f"vreinterpretq_u16_u32({name}{q})" for name in ("even", "odd"))
+            both = f"vreinterpretq_u8_u16(vsliq_n_u16({even}, {odd}, 8))"
+            inner.append(f"const uint8x16_t x{q} = {both};")
+        for r in rows:
+            # Every other half of a byte is of the second channel, with its upper bit turned.
+            turned = f"vsliq_n_u32(vshrq_n_u32(of{r}, 12), of{r}, 20)"
+            inner += [
+                f"const uint32x4_t word{r} = vldrwq_u32(w + {4 * r});",
+                f"const uint32x4_t of{r} = veorq_u32(word{r}, vdupq_n_u32(0x80808080u));",
+                f"const uint8x16_t a{r} = vreinterpretq_u8_u32(vandq_u32(word{r}, {mask}));",
+                f"const uint8x16_t b{r} = vreinterpretq_u8_u32(vandq_u32({turned}, {mask}));",
+            ]
+            inner += [
+                f"sum{q}{r}{c} = vmladavaq_u8(sum{q}{r}{c}, x{q}, {c}{r});"
+                for q in places
+                for c in "ab"
+            ]
+        inner += [f"w += {2 * VECTOR};", f"x += {2 * VECTOR * self.places};"]
+        lines += ["do {", *indented(inner), "} while (x != end);"]
+        return lines + [f"sums[{i}] = (int32_t){name};" for i, name in enumerate(names)]
 
     def _plain(self) -> list[str]:
         """Return the body that needs few registers: one word of weights at a time."""

@@ -389,7 +389,8 @@ class _Writer:
         """Add the functions of a block."""
         writer = blocks.Writer(block, three_sides(self.shapes[block.op.name]), ending)
         self.shared |= {own.name: own for own in writer.shared()}
-        self.memory.reserve(op.name, WORD * block.pairs * block.places)
+        beyond = max(plane.kernel.reads_beyond for plane in block.planes)
+        self.memory.reserve(op.name, WORD * (block.pairs * block.places + beyond))
         scratch = [(WINDOWS, "")]
         if ending.pool is not None:
             self.memory.reserve(op.name, ending.pool.size, ROWS)

@@ -107,6 +107,10 @@ static inline void qatlab_put_half(uint8_t *codes, int32_t at, int32_t code)
 #include <arm_acle.h>
 #include <string.h>
 #define QATLAB_DSP
+#if (__ARM_FEATURE_MVE + 0) & 1
+#include <arm_mve.h>
+#define QATLAB_MVE
+#endif
 typedef struct { uint32_t both; } qatlab_pair;
 #else
 typedef struct { uint16_t first, second; } qatlab_pair;
