@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +12,13 @@ from rich.table import Table
 from torch import Tensor
 
 from qatlab.cli.parser import Parser
+from qatlab.deploy.cortex import TARGETS, Target, target_of
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.integer.rescaling import check_word
 from qatlab.deploy.onnx.readers import advice
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.verify.comparison import Comparison, compare
-from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized, read_onnx
+from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized, OnTarget, read_onnx
 from qatlab.deploy.verify.readers import PACKAGES, check_reader, forms_in
 from qatlab.deploy.verify.trained import (
     batches_of,
@@ -24,6 +26,7 @@ from qatlab.deploy.verify.trained import (
     check_outputs,
     forms_of,
     integers_of,
+    on_target,
 )
 from qatlab.errors import ConfigError
 from qatlab.run.loading import load_arguments
@@ -70,6 +73,33 @@ def _print(found: Sequence[Comparison]) -> None:
         wide_console().print(inside)
 
 
+def _target(given: argparse.Namespace) -> Target | None:
+    """Return the core whose program is run, None for none."""
+    if given.target is None:
+        return None
+    for option, value in (("--reader", given.reader), ("--onnx", given.onnx)):
+        if value:
+            raise ConfigError(f"{option} has no effect with --target, which runs a C program.")
+    if len(given.rescale or ()) > 1:
+        raise ConfigError("--target runs one program: give --rescale one word.")
+    return target_of(given.target)
+
+
+def _told(form: OnTarget) -> bool:
+    """Print what a program on a core takes; return whether all its outputs are right."""
+    own = form.firmware
+    right = (
+        f"outputs of {form.apart:,} images are OTHERS than those of integers"
+        if form.apart
+        else "all outputs are those of integers, to the last bit"
+    )
+    print(
+        f"{own.target.name} in QEMU: {right}. Flash {own.flash:,} bytes with code, RAM {own.ram:,} "
+        f"and {own.stack:,} of stack; {own.instructions:,} instructions for an image (no cycles)."
+    )
+    return not form.apart
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code, 2 for forms that differ beyond the tolerance."""
     parser = Parser(prog="qatlab verify", description=__doc__)
@@ -91,6 +121,9 @@ def main(words: Sequence[str]) -> int:
         "--reader", help=f"a program that computes its file, too: {', '.join(PACKAGES)}"
     )
     parser.add_argument(
+        "--target", help=f"a core that runs its C program, in QEMU: {', '.join(TARGETS)}"
+    )
+    parser.add_argument(
         "--tolerance", type=float, default=TOLERANCE, help="share of images whose class may change"
     )
     parser.add_argument("--json", type=Path, help="file for the numbers")
@@ -101,13 +134,16 @@ def main(words: Sequence[str]) -> int:
         check_word(word)
     if given.rescale and given.reader is not None:
         raise ConfigError("--rescale has no effect with --reader, which computes a file.")
+    target = _target(given)
     trained = load_arguments(given.run, given.checkpoint)
     data = trained.data
     check_outputs(trained, given.images)
     network, why_not = integers_of(trained)
     if given.rescale and network is None:
         raise ConfigError(f"--rescale has no effect: no integers are compared: {why_not}")
-    if given.reader is None:
+    if target is not None:
+        others = on_target(trained, network, why_not, target, given.rescale, given.tolerance)
+    elif given.reader is None:
         rescales = given.rescale or ["fixed32"]
         others = forms_of(trained, network, rescales, given.onnx, given.tolerance)
     else:
@@ -134,7 +170,8 @@ def main(words: Sequence[str]) -> int:
         numbers = {"images": found[0].images, "forms": forms}
         files.write_json(given.json, {**numbers, "accumulator_bits": bits})
     failed = [form.name for form in found if not form.passes]
-    if not given.onnx and given.reader is None and not can_make_onnx():
+    failed += [form.name for form in others if isinstance(form, OnTarget) and not _told(form)]
+    if not given.onnx and given.reader is target is None and not can_make_onnx():
         print(f"ONNX was not compared, as onnxruntime is not installed: {HINT}.")
     if failed:
         print(f"Beyond the tolerance: {', '.join(failed)}.", file=sys.stderr)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from qatlab.deploy.c import CProgram
+from qatlab.deploy.cortex import Firmware, Target
 from qatlab.deploy.integer import IntegerNetwork, compute
 from qatlab.deploy.integer.folding import in_steps
 from qatlab.errors import ConfigError
@@ -130,6 +132,45 @@ class AsIntegers:
         found = compute(self.network, pixels)
         outputs = finished(found.outputs, self.network.output.function)
         return Answer(outputs, found.codes, found.positions)
+
+    look_inside = __call__
+
+
+class OnTarget:
+    """A C program on the instruction set of a core, in QEMU.
+
+    Args:
+        program: of the network.
+        target: the core.
+        network: what the program was made of.
+        rescale: of both.
+        tolerance: see :class:`Form`.
+
+    Attributes:
+        firmware: the program as it was built.
+        apart: images of which an output is another one than that of the integer network.
+    """
+
+    def __init__(
+        self,
+        program: CProgram,
+        target: Target,
+        network: IntegerNetwork,
+        rescale: str,
+        tolerance: float,
+    ) -> None:
+        self.name, self.tolerance = f"c, {target.name}", tolerance
+        self.firmware, self.apart = Firmware(program.source, network.output.whole, target), 0
+        self._integers = AsIntegers(network, rescale, tolerance)
+
+    def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
+        """Compute; see :class:`Form`."""
+        output = self._integers.network.output
+        numbers = torch.from_numpy(self.firmware.outputs(pixels.numpy())).double()
+        outputs = finished(numbers * 2.0**-output.unit, output.function)
+        expected = self._integers(images, pixels).outputs
+        self.apart += int((outputs != expected).any(1).sum())
+        return Answer(outputs)
 
     look_inside = __call__
 

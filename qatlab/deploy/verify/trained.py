@@ -11,12 +11,21 @@ import torch
 from torch import Tensor
 
 from qatlab.data import ImageModule
+from qatlab.deploy.c_file import c_file
+from qatlab.deploy.cortex import Target
 from qatlab.deploy.integer import IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import try_to_lower
 from qatlab.deploy.integer.operations import AS_GIVEN
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
-from qatlab.deploy.verify.forms import AsIntegers, Form, InOnnxruntime, as_weights, read_onnx
+from qatlab.deploy.verify.forms import (
+    AsIntegers,
+    Form,
+    InOnnxruntime,
+    OnTarget,
+    as_weights,
+    read_onnx,
+)
 from qatlab.errors import ConfigError, wrong
 from qatlab.quant.learned import ActivationQuantizer
 
@@ -108,6 +117,38 @@ def forms_of(
         own = tolerance if kind == "integer" else 0.0
         forms += [InOnnxruntime(name, file, kind, sites, way, own) for way in (False, True)]
     return forms
+
+
+def on_target(
+    trained: Trained,
+    network: IntegerNetwork | None,
+    why_not: str,
+    target: Target,
+    rescales: Sequence[str] | None,
+    tolerance: float,
+) -> list[Form]:
+    """Return integers, and the C program on a core.
+
+    Args:
+        trained: the network.
+        network: the same in whole numbers; None where it has no such form.
+        why_not: the reason for that.
+        target: the core.
+        rescales: how both rescale, one word; None for the default.
+        tolerance: share of images that may get another class.
+
+    Raises:
+        ConfigError: without whole numbers, or a program.
+    """
+    if network is None:
+        raise ConfigError(f"--target runs a C program, of which there is none: {why_not}")
+    rescale = rescales[0] if rescales else "fixed32"
+    own = with_rescale(network, rescale)
+    program = c_file(trained, rescale)
+    return [
+        *([] if rescale == "float" else [AsIntegers(own, rescale, tolerance)]),
+        OnTarget(program, target, own, rescale, tolerance),
+    ]
 
 
 def check_outputs(trained: Trained, images: int | None) -> None:
