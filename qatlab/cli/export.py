@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from rich.table import Table
-
+from qatlab.cli import export_c
 from qatlab.cli.parser import Parser
-from qatlab.deploy.c_file import c_file
+from qatlab.deploy.c import LAYOUTS
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
 from qatlab.deploy.onnx.readers import READERS, advice, chosen
@@ -19,15 +18,15 @@ from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError, wrong
 from qatlab.run.loading import load_arguments
 from qatlab.system import files
-from qatlab.system.terminal import wide_console
 
 FORMATS = {
     "qdq": "ONNX: QuantizeLinear and DequantizeLinear around operators on floats",
     "qonnx": "ONNX with QONNX's Quant, for FINN and hls4ml",
     "integer": "ONNX of whole numbers: ConvInteger and MatMulInteger",
-    "c": "one C99 file of whole numbers",
+    "c": "C99 of whole numbers: one file, or a folder with a header, an example and a Makefile",
+    "arduino": "the same as a library for Arduino",
 }
-SUFFIXES = {"c": ".c"}
+PROGRAMS = ("c", "arduino")
 
 
 def main(words: Sequence[str]) -> None:
@@ -36,7 +35,9 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument(
         "run", nargs="+", help="folder of a run, or words of qatlab test: experiment=LeNet_4b"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="file to write; of c, a folder, too"
+    )
     formats = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     readers = ", ".join(READERS)
     parser.add_argument(
@@ -51,16 +52,18 @@ def main(words: Sequence[str]) -> None:
         help="of ONNX, 13 to 25; default: the lowest that stores the weights at their width",
     )
     parser.add_argument("--rescale", help=f"of integer and c: {', '.join(RESCALES)}")
+    export_c.options(parser, LAYOUTS)
     parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
     given = parser.parse_args(words)
-    if given.format == "c":
+    if given.format in PROGRAMS:
         _check_c(given)
     else:
+        _check_no_c(given)
         given.reader, given.format = chosen(given.reader, given.format, given.opset)
     _check(given)
     trained = load_arguments(given.run, given.checkpoint)
-    if given.format == "c":
-        print(_write_c(trained, given.output, given.rescale or RESCALE))
+    if given.format in PROGRAMS:
+        print(export_c.write(trained, given, given.rescale or RESCALE))
     else:
         print(_write_onnx(trained, given))
 
@@ -69,20 +72,33 @@ def _check_c(given: argparse.Namespace) -> None:
     """Raise for options of ONNX files."""
     for option, value in (("--opset", given.opset), ("--for", given.reader)):
         if value is not None:
-            raise ConfigError(f"{option} cannot be combined with --format c.")
+            raise ConfigError(f"{option} cannot be combined with --format {given.format}.")
+    export_c.check_output(given.output, given.format)
+    for option in ("flash", "ram"):
+        export_c.size_of(f"--{option}", getattr(given, option))
+    given.layout = given.layout or next(iter(LAYOUTS))
+
+
+def _check_no_c(given: argparse.Namespace) -> None:
+    """Raise for options of programs in C."""
+    for option in ("layout", "flash", "ram"):
+        if getattr(given, option) is not None:
+            raise ConfigError(f"--{option} has an effect with --format c and arduino only.")
 
 
 def _check(given: argparse.Namespace) -> None:
     """Raise for an option that has no effect, or a package that is not there."""
-    name, suffix = given.format, SUFFIXES.get(given.format, ".onnx")
-    if given.output.suffix != suffix:
-        raise wrong("--output", given.output, f"a file that ends in {suffix}, as --format {name}")
+    name = given.format
+    if name in PROGRAMS:
+        return
+    if given.output.suffix != ".onnx":
+        raise wrong("--output", given.output, f"a file that ends in .onnx, as --format {name}")
     if given.rescale is not None and name in ("qdq", "qonnx"):
         raise ConfigError(
             f"--rescale cannot be combined with --format {name}, which rescales in float. "
             "Accepted: --format integer, --format c."
         )
-    if name != "c" and not find_spec("onnx"):
+    if not find_spec("onnx"):
         raise ConfigError(f"--format {name} needs the package onnx: pip install 'qatlab[onnx]'.")
 
 
@@ -125,17 +141,3 @@ def _left_out(function: str | None) -> str:
 def _in_parts(channels: str | None) -> str:
     """Return a sentence about channels whose sums take more than 24 bits."""
     return f" Channels with sums in parts: {channels}." if channels else ""
-
-
-def _write_c(trained: Trained, path: Path, rescale: str) -> str:
-    program = c_file(trained, rescale)
-    files.write_text(path, program.source)
-    table = Table("layer", "operation", "bytes of constants", "MACs per image")
-    for row in program.layers:
-        table.add_row(row.name, row.what, f"{row.flash:,}", f"{row.multiply_accumulates:,}")
-    wide_console().print(table)
-    return (
-        f"{path}: {program.flash:,} bytes of constants (flash), {program.ram:,} bytes of memory "
-        f"(RAM). Build it: cc -std=c99 -O2 {path} -o {path.with_suffix('')}"
-        + _left_out(program.left_out)
-    )

@@ -6,11 +6,12 @@ import math
 
 from qatlab.deploy.c import CProgram, c_program
 from qatlab.deploy.integer import with_rescale
+from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.results import record
 
 
-def c_file(trained: Trained, rescale: str) -> CProgram:
+def c_file(trained: Trained, rescale: str, layout: str = "chw") -> CProgram:
     """Return a network as a C99 program that says where it comes from.
 
     Outputs that are no classes, as of an autoencoder, have their numbers for names.
@@ -18,6 +19,7 @@ def c_file(trained: Trained, rescale: str) -> CProgram:
     Args:
         trained: the network.
         rescale: one of :data:`~qatlab.deploy.integer.RESCALES`.
+        layout: of images: one of :data:`~qatlab.deploy.c.LAYOUTS`.
 
     Raises:
         ConfigError: for what has no such form, naming layer or site.
@@ -27,4 +29,4 @@ def c_file(trained: Trained, rescale: str) -> CProgram:
     names = trained.data.class_names
     if not trained.classifies:
         names = tuple(map(str, range(math.prod(network.shapes[network.output.name]))))
-    return c_program(network, names, about)
+    return c_program(network, names, about, layout, pixel_codes(trained.data))

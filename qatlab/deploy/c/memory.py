@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from qatlab.deploy.c.words import INTEGERS, integer_type, scaled, size_of
 from qatlab.deploy.integer import operations as ops
@@ -103,6 +103,24 @@ class Block:
     last: int
 
 
+class Used(NamedTuple):
+    """A part of the arena, and when it is needed.
+
+    Attributes:
+        name: of what lies there.
+        start: byte at which it begins.
+        size: bytes.
+        first: operation that writes to it first.
+        last: operation that reads it last.
+    """
+
+    name: str
+    start: int
+    size: int
+    first: str
+    last: str
+
+
 def planned(blocks: Sequence[Block]) -> tuple[list[int], int]:
     """Return where each block starts, and the bytes that all take; the largest is placed first."""
     starts = dict.fromkeys(range(len(blocks)), -1)
@@ -172,6 +190,7 @@ class Memory:
     Args:
         network: its operations.
         shapes: of their results.
+        image_by_place: whether the channels of a place of the image lie together, too.
 
     Attributes:
         tensors: by the name of the operation.
@@ -180,8 +199,13 @@ class Memory:
         ConfigError: for codes that 32 bits do not hold.
     """
 
-    def __init__(self, network: IntegerNetwork, shapes: Mapping[str, Sequence[int]]) -> None:
-        self._network = network
+    def __init__(
+        self,
+        network: IntegerNetwork,
+        shapes: Mapping[str, Sequence[int]],
+        image_by_place: bool = False,
+    ) -> None:
+        self._network, self._image_by_place = network, image_by_place
         self._shapes = {name: three_sides(shape) for name, shape in shapes.items()}
         self._kinds: dict[str, str] = {}
         # Of which tensor it is a part, from which of its channels on.
@@ -251,6 +275,14 @@ class Memory:
         """Bytes of the arena."""
         return self._plan[1]
 
+    def used(self) -> tuple[Used, ...]:
+        """Return what lies in the arena."""
+        names, starts = [op.name for op in self._network.operations], self._plan[0]
+        return tuple(
+            Used(name, starts[name], block.size, names[block.first], names[block.last])
+            for name, block in self._blocks.items()
+        )
+
     @property
     def has_windows(self) -> bool:
         """Whether anything is kept in words."""
@@ -286,20 +318,23 @@ class Memory:
     @cached_property
     def _plan(self) -> tuple[dict[str, int], int]:
         """Where what is kept begins, by its name, and the bytes that all takes."""
+        starts, size = planned(list(self._blocks.values()))
+        return dict(zip(self._blocks, starts, strict=True)), size
+
+    @cached_property
+    def _blocks(self) -> dict[str, Block]:
+        """What is kept, by its name."""
         spans: dict[str, list[int]] = {}  # first and last step of each block
         for step, op in enumerate(self._network.operations):
             stored = op.name in self._kinds and op.name not in self._fused
             for name in (*([op.name] if stored else []), *self._read_by(op)):
                 spans.setdefault(self._root(name), [step, step])[1] = step
         spans.pop(self._network.input.name, None)
-        blocks = [Block(in_words(self._bytes(root)), *span) for root, span in spans.items()]
-        names = [*spans, *(_scratch_of(*key) for key in self._scratch)]
+        found = {root: Block(in_words(self._bytes(root)), *span) for root, span in spans.items()}
         steps = {op.name: step for step, op in enumerate(self._network.operations)}
-        blocks += [
-            Block(size, steps[name], steps[name]) for (name, _), size in self._scratch.items()
-        ]
-        starts, size = planned(blocks)
-        return dict(zip(names, starts, strict=True)), size
+        for (name, what), size in self._scratch.items():
+            found[_scratch_of(name, what)] = Block(size, steps[name], steps[name])
+        return found
 
     def _read_by(self, op: ops.Operation) -> Iterator[str]:
         """Yield the tensors that a step reads: what is not stored is computed by its reader."""
@@ -360,7 +395,8 @@ class Memory:
             if self._shapes[whole][1:] == shape[1:]:
                 return self._strides(whole)
         is_image = self._place(name)[0] == self._network.input.name
-        return in_order(shape) if is_image else by_place(shape)
+        planar = is_image and not self._image_by_place
+        return in_order(shape) if planar else by_place(shape)
 
     def _place(self, name: str) -> tuple[str, int]:
         """Return the tensor that this one is a part of, and the first of its codes there."""

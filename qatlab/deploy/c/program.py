@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from qatlab.deploy.c import blocks, copies, depthwise, windows
 from qatlab.deploy.c.blocks import Ending
 from qatlab.deploy.c.kernels import Kernel, Unpack
-from qatlab.deploy.c.memory import IMAGE, ROWS, WINDOWS, WORD, Memory, Tensor, three_sides
+from qatlab.deploy.c.memory import IMAGE, ROWS, WINDOWS, WORD, Memory, Tensor, Used, three_sides
 from qatlab.deploy.c.packing import packed
 from qatlab.deploy.c.report import LayerSize, layer_sizes
-from qatlab.deploy.c.rescale import SumIn32Bits, in_32_bits, sum_in_32_bits
+from qatlab.deploy.c.rescale import In32Bits, SumIn32Bits, in_32_bits, sum_in_32_bits
 from qatlab.deploy.c.runtime import fixed_text, used
 from qatlab.deploy.c.sites import Layer, Products, Rows, Term, code_of_codes, code_of_sum, site
 from qatlab.deploy.c.tables import Tables
@@ -21,7 +23,7 @@ from qatlab.deploy.c.words import Identifiers, comment, function, loop, size_of,
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.narrowing import ranges
 from qatlab.deploy.integer.network import IntegerNetwork
-from qatlab.deploy.integer.operations import of_kind
+from qatlab.deploy.integer.operations import Codes, of_kind
 from qatlab.errors import ConfigError
 
 BYTES = (0, 255)
@@ -40,11 +42,22 @@ NOTES = {
     ],
 }
 API = """
-qatlab_infer takes the bytes of an image (channels, rows, columns), writes an output for each
+qatlab_infer takes the bytes of an image ({layout}), writes an output for each
 class, and returns the index of the first largest one; times QATLAB_OUTPUT_UNIT, outputs are
 those of the network. It needs <stdint.h> only. It keeps codes in static memory, so it may not
-run twice at a time. With QATLAB_NO_MAIN defined, there is no main.
+run twice at a time.{main}
 """
+MAIN = " With QATLAB_NO_MAIN defined, there is no main."
+# So that a linker can put memory and constants where a board has room for them.
+PLACES = """\
+#ifndef QATLAB_RAM
+#define QATLAB_RAM
+#endif
+#ifndef QATLAB_FLASH
+#define QATLAB_FLASH
+#endif"""
+CLASS_NAMES = "static const char *const class_names[QATLAB_CLASSES]"
+LAYOUTS = {"chw": "channels, rows, columns", "hwc": "rows, columns, channels"}
 
 
 @dataclass(frozen=True)
@@ -52,22 +65,93 @@ class CProgram:
     """A program.
 
     Attributes:
-        source: its text.
+        about: the comment at its head, up to what it says of ``main``.
+        interface: C of its sizes, of its type of numbers and of its function.
+        body: C of everything else but the example.
+        class_names: C of the names of classes.
+        image: sizes of an image, in words.
+        image_bytes: of an image.
+        classes: how many.
         flash: bytes of constants: weights, multipliers, offsets, shifts and tables.
         ram: bytes of codes, of buffers for weights, and of one image.
         layers: where constants and work lie.
         left_out: a last function of the network that it does not compute; "" if it has none.
+        is_whole: whether outputs are whole numbers, not double.
+        wide: channels of sites whose sums take 64 bits, and of how many.
+        memory: what lies in the arena, and when.
     """
 
-    source: str
+    about: str
+    interface: str
+    body: str
+    class_names: str
+    image: str
+    image_bytes: int
+    classes: int
     flash: int
     ram: int
     layers: tuple[LayerSize, ...]
     left_out: str
+    is_whole: bool
+    wide: tuple[int, int]
+    memory: tuple[Used, ...]
+
+    @property
+    def needed(self) -> dict[str, int]:
+        """Bytes of the arena that are needed while an operation is computed, by its name."""
+        names = [row.name for row in self.layers]
+        at = {name: i for i, name in enumerate(names)}
+        sizes = {name: 0 for name in names}
+        for part in self.memory:
+            for name in names[at[part.first] : at[part.last] + 1]:
+                sizes[name] += part.size
+        return {name: size for name, size in sizes.items() if size}
+
+    @property
+    def source(self) -> str:
+        """Its text as one file."""
+        parts = [
+            *(comment([*self.about.splitlines()]), "#include <stdint.h>", self.interface),
+            *(self.body, "#ifndef QATLAB_NO_MAIN", _main_of(self.class_names), "#endif"),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    @property
+    def header(self) -> str:
+        """Its header as a file of its own."""
+        parts = [
+            *(comment(self._about_library()), "#ifndef QATLAB_MODEL_H\n#define QATLAB_MODEL_H"),
+            *("#include <stdint.h>", '#ifdef __cplusplus\nextern "C" {\n#endif', self.interface),
+            *("#ifdef __cplusplus\n}\n#endif", "#endif"),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def library(self, header: str) -> str:
+        """Return the network as a file of its own that includes a header."""
+        return (
+            "\n\n".join([comment(self._about_library()), f'#include "{header}"', self.body]) + "\n"
+        )
+
+    def main(self, header: str) -> str:
+        """Return the example as a file of its own."""
+        about = comment(["Classifies the images of a file: bytes, one image after the other."])
+        return "\n\n".join([about, f'#include "{header}"', _main_of(self.class_names)]) + "\n"
+
+    def _about_library(self) -> list[str]:
+        return self.about.replace(MAIN, "").splitlines()
+
+
+def _main_of(class_names: str) -> str:
+    includes = "\n".join(f"#include <{name}.h>" for name in ("stdio", "stdlib", "string", "time"))
+    return "\n\n".join([includes, class_names, fixed_text("main.c")])
 
 
 def c_program(
-    network: IntegerNetwork, class_names: Sequence[str], about: Sequence[str] = ()
+    network: IntegerNetwork,
+    class_names: Sequence[str],
+    about: Sequence[str] = (),
+    layout: str = "chw",
+    pixels: Sequence[Codes] = (),
 ) -> CProgram:
     """Return an integer network as a program of one C99 file.
 
@@ -77,25 +161,28 @@ def c_program(
         network: the operations, rescaled in whole numbers or in float.
         class_names: one for each output.
         about: lines for the comment at its head.
+        layout: of images: one of :data:`LAYOUTS`.
+        pixels: what bytes of each channel of an image stand for.
 
     Raises:
         ConfigError: for what C is not written for, such as images that are no bytes.
     """
-    return _Writer(network).program(class_names, about)
+    return _Writer(network, layout).program(class_names, about, pixels)
 
 
 def check_c(network: IntegerNetwork) -> None:
     """Raise a ConfigError for what no C is written for; the text of a program is not made."""
-    _Writer(network).write()
+    _Writer(network, "chw").write()
 
 
 class _Writer:
-    def __init__(self, network: IntegerNetwork) -> None:
+    def __init__(self, network: IntegerNetwork, layout: str) -> None:
+        self.layout, self.wide = layout, np.zeros(2, int)
         self.network, self.image = network, network.input
         if (self.image.codes.low, self.image.codes.high) != BYTES:
             raise ConfigError(f"{self.image.name} has other codes than bytes, which C reads.")
         self.shapes, self.ranges = network.shapes, ranges(network)
-        self.memory = Memory(network, self.shapes)
+        self.memory = Memory(network, self.shapes, layout == "hwc")
         self.tensors = self.memory.tensors
         self.identifiers = Identifiers()
         self.tables, self.rows = Tables(self.identifiers), Rows()
@@ -111,7 +198,9 @@ class _Writer:
         for op in self.network.operations:
             of_kind(WRITERS, op, "C")(self, op, self.identifiers[op.name])
 
-    def program(self, class_names: Sequence[str], about: Sequence[str]) -> CProgram:
+    def program(
+        self, class_names: Sequence[str], about: Sequence[str], pixels: Sequence[Codes]
+    ) -> CProgram:
         """Return the program."""
         self.write()
         output = self.network.output
@@ -123,35 +212,65 @@ class _Writer:
         memory = self.rows.declarations()
         if self.memory.size:
             memory.append(self._arena())
-        kind, unit = "int64_t" if output.whole else "double", output.unit
-        image = math.prod(self.image.shape)
+        kind = "int64_t" if output.whole else "double"
         kernels = [own.text() for own in self.shared.values()]
         written = "\n\n".join([*kernels, *self.functions, self._infer(classes)])
         names = ",\n    ".join(map(string, class_names))
-        parts = [
-            comment([*about, *([""] if about else []), *NOTES[kind], *API.splitlines()]),
-            "#include <stdint.h>",
-            f"#define QATLAB_IMAGE_BYTES {image} /* {' x '.join(map(str, self.image.shape))} */\n"
-            f"#define QATLAB_CLASSES {classes}\n"
-            f"#define QATLAB_OUTPUT_UNIT {(2.0**-unit).hex()}",
-            f"typedef {kind} qatlab_number;",
-            "int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs);",
+        words = [*NOTES[kind], *API.format(layout=LAYOUTS[self.layout], main=MAIN).splitlines()]
+        body = [
+            PLACES,
             *used(written),
             *self.tables.declarations(),
             *(["\n".join(memory)] if memory else []),
             written,
-            "#ifndef QATLAB_NO_MAIN",
-            "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n#include <time.h>",
-            f"static const char *const class_names[QATLAB_CLASSES] = {{\n    {names}}};",
-            fixed_text("main.c"),
-            "#endif",
         ]
+        image = math.prod(self.image.shape)
         return CProgram(
-            source="\n\n".join(parts) + "\n",
+            about="\n".join([*about, *([""] if about else []), *words]),
+            interface=self._interface(kind, classes, pixels),
+            body="\n\n".join(body),
+            class_names=f"{CLASS_NAMES} = {{\n    {names}}};",
+            image=self._image(),
+            image_bytes=image,
+            classes=classes,
             flash=sum(self.tables.sizes.values()),
             ram=self.memory.size + self.rows.size + image,
             layers=layer_sizes(self.network, self.shapes, self.layers, self.tables.sizes),
-            left_out=self.network.output.function,
+            left_out=output.function,
+            is_whole=output.whole,
+            wide=(int(self.wide[0]), int(self.wide[1])),
+            memory=self.memory.used(),
+        )
+
+    def _image(self) -> str:
+        """Return the sizes of an image, in words."""
+        channels, height, width = three_sides(self.image.shape)
+        sides = (channels, height, width) if self.layout == "chw" else (height, width, channels)
+        return f"{' x '.join(map(str, sides))} bytes: {LAYOUTS[self.layout]}"
+
+    def _interface(self, kind: str, classes: int, pixels: Sequence[Codes]) -> str:
+        channels, height, width = three_sides(self.image.shape)
+        unit = 2.0**-self.network.output.unit
+        lines = [
+            f"#define QATLAB_IMAGE_BYTES {channels * height * width} /* {self._image()} */",
+            f"#define QATLAB_CHANNELS {channels}",
+            f"#define QATLAB_ROWS {height}",
+            f"#define QATLAB_COLUMNS {width}",
+            f"#define QATLAB_CLASSES {classes}",
+            f"#define QATLAB_OUTPUT_UNIT {unit.hex()}",
+        ]
+        if pixels:  # what a byte of each channel stands for: step * byte + offset
+            for name, numbers in (
+                ("STEP", [codes.step for codes in pixels]),
+                ("OFFSET", [codes.offset for codes in pixels]),
+            ):
+                lines.append(f"#define QATLAB_IMAGE_{name} {{{', '.join(map(repr, numbers))}}}")
+        return "\n\n".join(
+            [
+                "\n".join(lines),
+                f"typedef {kind} qatlab_number;",
+                "int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs);",
+            ]
         )
 
     def _view(self, op: ops.Reshape | ops.Reinterpret, name: str) -> None:
@@ -280,6 +399,7 @@ class _Writer:
         else:
             shape = three_sides(self.shapes[op.name])
             few = self._few(op)
+            self._count(op, few)
             text = site(op, terms, shape, result, self.tables, self.rows, few)
             self._run(op, text, [source for term in terms for source in term.sources])
 
@@ -298,6 +418,12 @@ class _Writer:
             return Term((layer.source,), layer.largest, layer)
         return Term((self.tensors[name],), self.network.codes[name].largest)
 
+    def _count(self, op: ops.Operation, few: In32Bits | SumIn32Bits | None) -> None:
+        """Count channels of sites, and those whose sums take 64 bits."""
+        if type(op) is ops.FixedRescale:
+            channels = three_sides(self.shapes[op.name])[0]
+            self.wide += (0 if few else channels, channels)
+
     def _few(self, op: ops.Operation) -> SumIn32Bits | None:
         """Return a sum of codes in 32 bits for a site, if there is one."""
         codes = self.network.codes
@@ -308,6 +434,7 @@ class _Writer:
     def _of_sums(self, op: ops.Rescale | ops.FixedRescale, term: Term, result: Tensor) -> Ending:
         """Return how the sums of a block become the codes of a site."""
         few = in_32_bits(op, self.ranges[op.inputs[0]]) if type(op) is ops.FixedRescale else None
+        self._count(op, few)
         lines = code_of_sum(op, term, result.kind, self.tables, few)
         name = f"code_{self.identifiers[op.name]}"
         by_channel = any("[c]" in line for line in lines)
@@ -323,7 +450,9 @@ class _Writer:
         self, op: ops.Rescale | ops.FixedRescale, terms: Sequence[Term], result: Tensor, own: Ending
     ) -> Ending:
         """Return how they become those of a site that adds other codes to the ones of a block."""
-        lines = code_of_codes(op, terms, result.kind, self.tables, self._few(op))
+        few = self._few(op)
+        self._count(op, few)
+        lines = code_of_codes(op, terms, result.kind, self.tables, few)
         name = f"code_{self.identifiers[op.name]}"
         by_channel = any("[c]" in line for line in lines)
         inputs = ", ".join(f"int32_t in{i}" for i in range(len(terms)))
@@ -421,7 +550,7 @@ class _Writer:
         members = [f"uint8_t codes[{self.memory.size}];"]
         if self.memory.has_windows:
             members.append(f"qatlab_pair windows[{self.memory.size // WORD}];")
-        return f"static union {{\n    {chr(10).join(members)}\n}} arena;".replace(
+        return f"static QATLAB_RAM union {{\n    {chr(10).join(members)}\n}} arena;".replace(
             ";\nq", ";\n    q"
         )
 

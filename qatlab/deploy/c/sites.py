@@ -121,7 +121,7 @@ class Rows:
     def declarations(self) -> list[str]:
         """Return C of all buffers."""
         return [
-            f"static {kind} {_row(slot, kind)}[{length}];"
+            f"static QATLAB_RAM {kind} {_row(slot, kind)}[{length}];"
             for (slot, kind), length in self._lengths.items()
         ]
 

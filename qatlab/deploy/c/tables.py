@@ -133,4 +133,4 @@ def _declaration(kind: str, name: str, flat: NDArray[Any]) -> str:
     each = max(COLUMNS // (max(map(len, words)) + 2), 1)
     lines = [", ".join(words[i : i + each]) for i in range(0, len(words), each)]
     body = ",\n    ".join(lines)
-    return f"static const {kind} {name}[{len(words)}] = {{\n    {body}}};"
+    return f"static QATLAB_FLASH const {kind} {name}[{len(words)}] = {{\n    {body}}};"

@@ -65,9 +65,9 @@ class Firmware:
         classes = re.search(r"^#define QATLAB_CLASSES (\d+)", source, re.MULTILINE)
         assert memory
         assert classes
-        self._classes = int(classes[1])
+        self._image, self._classes = int(memory[1]), int(classes[1])
         # The harness holds an image and outputs; what is empty holds one of each.
-        self.ram -= int(memory[1]) - 1 + (self._classes - 1) * self._kind.itemsize
+        self.ram -= self._image - 1 + (self._classes - 1) * self._kind.itemsize
         self.ram = max(self.ram, 0)
 
     def _built(self, name: str, source: str, flags: tuple[str, ...]) -> str:
@@ -97,6 +97,10 @@ class Firmware:
         found = {part: int(size) for part, size in re.findall(r"^(\.\w+)\s+(\d+)", told, re.M)}
         data = found.get(".data", 0)
         return found[".text"] + found.get(".rodata", 0) + data, data + found.get(".bss", 0)
+
+    def measure(self) -> None:
+        """Run it on one image, so that instructions and stack are known."""
+        self.outputs(np.random.default_rng(0).integers(0, 256, (1, self._image), np.uint8))
 
     def outputs(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
         """Return the outputs of images, as the program computes them, ``(N, classes)``.

@@ -160,7 +160,7 @@ class OnTarget:
         tolerance: float,
     ) -> None:
         self.name, self.tolerance = f"c, {target.name}", tolerance
-        self.firmware, self.apart = Firmware(program.source, network.output.whole, target), 0
+        self.firmware, self.apart = Firmware(program.source, program.is_whole, target), 0
         self._integers = AsIntegers(network, rescale, tolerance)
 
     def __call__(self, images: Tensor, pixels: Tensor) -> Answer:

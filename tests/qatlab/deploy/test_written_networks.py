@@ -102,7 +102,9 @@ def test_a_layer_that_is_called_several_times_has_its_weights_once() -> None:
         stored = [tensor for tensor in file.graph.initializer if tuple(tensor.dims) == shape]
         assert len(stored) == 1
     program_in_c = c_program(fixed, [str(i) for i in range(CLASSES)])
-    arrays = re.findall(r"^static const \w+ (weights\w*)\[", program_in_c.source, re.MULTILINE)
+    arrays = re.findall(
+        r"^static QATLAB_FLASH const \w+ (weights\w*)\[", program_in_c.source, re.MULTILINE
+    )
     assert len(arrays) == 5  # stem, block, more, fewer, fc
 
 

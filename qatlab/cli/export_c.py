@@ -1,0 +1,136 @@
+"""Writes a trained network as C: one file, a folder, or a library for Arduino."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.table import Table
+
+from qatlab.deploy.c import CProgram, arduino, folder
+from qatlab.deploy.c_file import c_file
+from qatlab.deploy.cortex import TARGETS, Firmware, missing_for
+from qatlab.deploy.trained import Trained
+from qatlab.errors import ConfigError, wrong
+from qatlab.system import files
+from qatlab.system.terminal import wide_console
+
+UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
+MEASURED = "cortex-m4"
+
+
+def size_of(option: str, word: str | None) -> int | None:
+    """Return the bytes that an option allows: ``256k``, ``32kB``, ``65536``."""
+    if word is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmM]?)i?[bB]?", word)
+    if found is None:
+        raise wrong(option, word, "a size: 65536, 256k, 32kB, 1M")
+    return int(float(found[1]) * UNITS[found[2].lower()])
+
+
+def check_output(path: Path, kind: str) -> None:
+    """Raise a ConfigError for an output that is neither a file in C nor a folder."""
+    if kind == "c" and path.suffix not in ("", ".c"):
+        raise wrong("--output", path, "a file that ends in .c, or a folder, as --format c")
+    if kind == "arduino" and path.suffix:
+        raise wrong("--output", path, "a folder, as --format arduino")
+    if path.suffix != ".c" and path.exists() and not path.is_dir():
+        raise wrong("--output", path, "a folder; there is a file")
+
+
+def write(trained: Trained, given: argparse.Namespace, rescale: str) -> str:
+    """Write the program, print what its layers take, and return a sentence about it.
+
+    Raises:
+        ConfigError: if it takes more than ``--flash`` or ``--ram`` allow.
+    """
+    program = c_file(trained, rescale, given.layout)
+    firmware = _measured(program)
+    _check_room(program, firmware, size_of("--flash", given.flash), size_of("--ram", given.ram))
+    path: Path = given.output
+    if path.suffix == ".c":
+        files.write_text(path, program.source)
+    else:
+        own = arduino(program, path.name) if given.format == "arduino" else folder(program)
+        for name, text in own.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(path / name, text)
+    _print(program)
+    return " ".join([*_sentences(program, path), *_about(program, firmware)])
+
+
+def _measured(program: CProgram) -> Firmware | None:
+    """Return the program as it was built and run for a core; None where that cannot be done."""
+    if missing_for():
+        return None
+    try:
+        firmware = Firmware(program.source, program.is_whole, TARGETS[MEASURED])
+    except ConfigError:  # it is too large for the board, which --flash says where it matters
+        return None
+    firmware.measure()
+    return firmware
+
+
+def _check_room(
+    program: CProgram, firmware: Firmware | None, flash: int | None, ram: int | None
+) -> None:
+    taken = firmware.flash if firmware else program.flash
+    if flash is not None and taken > flash:
+        most = max(program.layers, key=lambda row: row.flash)
+        raise ConfigError(
+            f"--flash={flash:,} bytes are less than the program takes: {taken:,}. Most take the "
+            f"constants of {most.name}: {most.flash:,} bytes."
+        )
+    taken = program.ram - program.image_bytes + (firmware.stack if firmware else 0)
+    if ram is not None and taken > ram:
+        name, size = max(program.needed.items(), key=lambda own: own[1])
+        raise ConfigError(
+            f"--ram={ram:,} bytes are less than the program takes: {taken:,} without the image. "
+            f"Most takes {name}: {size:,} bytes while it is computed."
+        )
+
+
+def _print(program: CProgram) -> None:
+    titles = ("layer", "operation", "bytes of constants", "bytes of memory", "MACs per image")
+    table, needed = Table(*titles), program.needed
+    for row in program.layers:
+        memory = f"{needed[row.name]:,}" if row.name in needed else ""
+        table.add_row(row.name, row.what, f"{row.flash:,}", memory, f"{row.multiply_accumulates:,}")
+    wide_console().print(table)
+
+
+def _sentences(program: CProgram, path: Path) -> list[str]:
+    build = f"cc -std=c99 -O2 {path} -o {path.with_suffix('')}"
+    if path.suffix != ".c":
+        build = f"make -C {path}"
+    sizes = (
+        f"{path}: {program.flash:,} bytes of constants (flash), {program.ram:,} bytes of memory "
+        "(RAM) with an image."
+    )
+    return [sizes] if (path / "library.properties").exists() else [sizes, f"Build it: {build}."]
+
+
+def _about(program: CProgram, firmware: Firmware | None) -> list[str]:
+    found = []
+    if firmware is not None:
+        found.append(
+            f"On a {MEASURED} (gcc, QEMU): {firmware.flash:,} bytes of flash with code, "
+            f"{firmware.stack:,} of stack, {firmware.instructions:,} instructions for an image."
+        )
+    wide, channels = program.wide
+    if channels:
+        found.append(f"{wide:,} of {channels:,} channels rescale in 64 bits, the others in 32.")
+    if program.left_out:
+        found.append(f"The final {program.left_out} is left out: the outputs are its inputs.")
+    return found
+
+
+def options(parser: argparse.ArgumentParser, layouts: Mapping[str, str]) -> None:
+    """Add the options of programs in C."""
+    words = "; ".join(f"{name}: {what}" for name, what in layouts.items())
+    parser.add_argument("--layout", choices=layouts, help=f"of c and arduino: images by {words}")
+    parser.add_argument("--flash", help="of c and arduino: bytes that the program may take: 256k")
+    parser.add_argument("--ram", help="the same of its memory, with its stack: 64k")
