@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,6 +75,9 @@ class Patch:
     def function(self, name: str) -> str:
         """Return the function that unpacks the codes of a window."""
         body = self._of_image() if is_planar(self.source) else self._of_rows()
+        text = "\n".join(body)
+        unused = (word for word in ("top", "left") if not re.search(rf"\b{word}\b", text))
+        body = [*(f"(void){word};" for word in unused), *body]
         inputs = f"const {self.source.pointed} *in, int32_t top, int32_t left, qatlab_pair *to"
         about = "Unpacks the codes of a window, zeros beyond the border; returns their sum."
         return function(f"static int32_t {name}({inputs})", body, [about])
@@ -81,13 +85,11 @@ class Patch:
     def _of_rows(self) -> list[str]:
         size = self._bytes(self.columns * self.depth)
         if self.source.shape[1:] == (1, 1) and not self.crosses:  # as a fully-connected layer reads
-            unused = ["(void)top;", "(void)left;"]
-            return [*unused, f"return {self.unpack.name}(in, {size}, to);"]
+            return [f"return {self.unpack.name}(in, {size}, to);"]
         place = self._at("(top + a)" if self.rows > 1 else "top", "left")
         lines = [f"all += {self.unpack.name}(in + {place}, {size}, to);"]
         if self.rows == 1 and not self.crosses:
-            unused = [f"(void){name};" for name in ("top", "left") if name not in place]
-            return [*unused, f"return {self.unpack.name}(in + {place}, {size}, to);"]
+            return [f"return {self.unpack.name}(in + {place}, {size}, to);"]
         if self.crosses:
             inside = (
                 f"top + a >= 0 && top + a < {self.height} && "

@@ -13,7 +13,10 @@ QEMU = "qemu-system-arm"
 PACKAGES = "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
 # Loops of products need all registers: gcc spills them when it reorders instructions, or puts all
 # layers into one function.
-FLAGS = ("-O2", "-fno-schedule-insns", "-fno-inline-functions-called-once")
+FLAGS = (
+    *("-O2", "-fno-schedule-insns", "-fno-inline-functions-called-once"),
+    "-ffp-contract=off",  # as --rescale float computes in double
+)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from programs import assert_computes_the_same, names
+from random_layers import random_layers
 
 from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import Codes, IntegerNetwork
@@ -183,3 +184,11 @@ def test_fully_connected_layers_are_convolutions_of_one_place(bits: int, tmp_pat
     assert "window_s(" in program.source
     assert {row.name: row.multiply_accumulates for row in program.layers}["fc"] == weight.size
     assert_computes_the_same(network, IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(12), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(12, 200))]
+)
+def test_random_layers_answer_as_integers_do(seed: int, tmp_path: Path) -> None:
+    network, images = random_layers(seed)
+    assert_computes_the_same(network, images, tmp_path)

@@ -1,0 +1,117 @@
+"""Programs on the instruction sets of Cortex-M cores, in QEMU."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from networks import EXAMPLE, NETWORKS, PIXEL, convert
+from programs import names
+from random_layers import random_layers
+
+from qatlab.deploy.c import c_program
+from qatlab.deploy.cortex import TARGETS, Firmware, missing_for, target_of
+from qatlab.deploy.integer import IntegerNetwork, compute, lower, with_rescale
+from qatlab.errors import ConfigError
+
+CORES = ["cortex-m0plus", "cortex-m4", "cortex-m55"]
+takes_qemu = pytest.mark.skipif(
+    bool(missing_for()), reason=f"not installed: {', '.join(missing_for())}"
+)
+
+
+def assert_computes_the_same(network: IntegerNetwork, images: torch.Tensor, core: str) -> Firmware:
+    program = c_program(network, names(network))
+    firmware = Firmware(program.source, program.is_whole, target_of(core))
+    found = firmware.outputs(images.numpy().astype(np.uint8)) * 2.0**-network.output.unit
+    expected = compute(network, images).outputs.numpy()
+    assert (found.view(np.int64) == expected.view(np.int64)).all()
+    return firmware
+
+
+@takes_qemu
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 40))]
+)
+@pytest.mark.parametrize("core", CORES)
+def test_random_layers_answer_as_integers_do(core: str, seed: int) -> None:
+    network, images = random_layers(1000 + seed)
+    assert_computes_the_same(network, images, core)
+
+
+@takes_qemu
+@pytest.mark.parametrize("core", [*CORES, "cortex-m3", "cortex-m7"])
+@pytest.mark.parametrize("rescale", ["fixed32", "float"])
+def test_a_network_answers_as_integers_do(core: str, rescale: str) -> None:
+    torch.manual_seed(2)
+    exact = lower(convert(NETWORKS["projected shortcut"](), "sat", 4), [PIXEL] * 3, EXAMPLE)
+    images = torch.randint(0, 256, (3, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    firmware = assert_computes_the_same(with_rescale(exact, rescale), images, core)
+    assert firmware.instructions is not None
+    # 30,000 products, of which half a core's instruction is the least.
+    assert 15_000 < firmware.instructions < 3_000_000
+    assert 1500 < firmware.flash < 20_000
+    assert firmware.ram < 2000
+    assert 50 < firmware.stack < 2000
+
+
+@takes_qemu
+def test_instructions_are_counted() -> None:
+    """A loop of two instructions, a thousand times and a million times."""
+    source = """\
+#include <stdint.h>
+#define QATLAB_IMAGE_BYTES 4
+#define QATLAB_CLASSES 1
+typedef int64_t qatlab_number;
+static int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs)
+{
+    uint32_t left = image[0] * 1000u * (image[1] == 0 ? 1u : 1000u);
+    outputs[0] = left;
+    __asm__ volatile(".syntax unified\\n0: subs %0, %0, #1\\n bne 0b" : "+r"(left) :: "cc");
+    return 0;
+}
+"""
+    firmware = Firmware(source, True, target_of("cortex-m4"))
+    taken = []
+    for image in ([1, 0, 0, 0], [200, 1, 0, 0]):
+        found = firmware.outputs(np.array([image], np.uint8))
+        assert found.tolist() == [[image[0] * (1000 if image[1] == 0 else 1_000_000)]]
+        taken.append(firmware.instructions or 0)
+    assert 2000 <= taken[0] <= 2200
+    # The counter of the second has gone round: its 24 bits hold 671 million instructions... of 40.
+    assert 400_000_000 <= taken[1] <= 400_000_000 + 200
+
+
+@takes_qemu
+def test_what_no_board_holds_is_refused() -> None:
+    source = """\
+#include <stdint.h>
+#define QATLAB_IMAGE_BYTES 1
+#define QATLAB_CLASSES 1
+typedef int64_t qatlab_number;
+static volatile uint8_t memory[5000000];
+static int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs)
+{
+    memory[image[0]] = 1;
+    outputs[0] = 0;
+    return 0;
+}
+"""
+    with pytest.raises(ConfigError, match="the board has 4M bytes of flash and of RAM only"):
+        Firmware(source, True, target_of("cortex-m4"))
+    with pytest.raises(ConfigError, match="no program for cortex-m4"):
+        Firmware("int" + source, True, target_of("cortex-m4"))
+
+
+def test_unknown_cores_and_missing_programs_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError) as caught:
+        target_of("cortex-m44")
+    assert "--target=cortex-m44 is wrong. Did you mean 'cortex-m4'?" in str(caught.value)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError) as caught:
+        target_of("cortex-m4")
+    told = str(caught.value)
+    assert re.match(r"--target cortex-m4 takes arm-none-eabi-gcc and .*: apt-get install ", told)
+    assert set(TARGETS) >= set(CORES)
