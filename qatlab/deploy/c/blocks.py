@@ -8,7 +8,8 @@ whole numbers k of ``gap * k + lowest``; the rest is one sum of codes for each p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,11 +96,10 @@ def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tenso
     if type(reader) not in (ops.Rescale, ops.FixedRescale) or len(reader.inputs) > 1:
         return False
     site: Any = reader
-    numbers = (*site.multipliers, site.offset)
     return (
         result is not None
         and site.below is None
-        and all(own.ndim < 2 for own in numbers)
+        and all(own.ndim < 2 for own in site.multipliers)
         and (source.strides[0] == 1 or is_planar(source))
         and result.strides[0] == 1
         # Nothing lies between the taps of a row.
@@ -220,26 +220,94 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Code:
+    """A function that returns a code.
+
+    Attributes:
+        name: of the function.
+        text: of it.
+        reads: what it is given behind numbers: of the place ``c``, ``y`` and ``x`` those it reads.
+    """
+
+    name: str
+    text: str
+    reads: tuple[str, ...]
+
+    def call(self, numbers: Sequence[str], place: Mapping[str, str]) -> str:
+        """Return C of a code.
+
+        Args:
+            numbers: C of what it is made of.
+            place: C of ``c``, ``y`` and ``x``.
+        """
+        return f"{self.name}({', '.join([*numbers, *(place[axis] for axis in self.reads)])})"
+
+
+def code(site: str, kind: str, numbers: Sequence[str], body: Sequence[str]) -> Code:
+    """Return the function ``code_*`` of a site.
+
+    Args:
+        site: its identifier.
+        kind: C type of a code.
+        numbers: names of what it is made of.
+        body: lines that return it.
+    """
+    text = "\n".join(body)
+    reads = tuple(axis for axis in "cyx" if re.search(rf"\b{axis}\b", text))
+    inputs = ", ".join(f"int32_t {name}" for name in (*numbers, *reads))
+    name = f"code_{site}"
+    return Code(name, function(f"static inline {kind} {name}({inputs})", body), reads)
+
+
+@dataclass(frozen=True)
 class Ending:
     """How sums become codes that are stored.
 
     Attributes:
         site: identifier of the last site.
         result: where the codes go.
-        functions: that make codes.
-        code: C of a code, of C of a sum, of its channel, and of the codes of ``others`` there.
+        of_sum: makes a code of a sum.
         lift: by which the sum is to be moved to the left.
-        others: what an addition reads at the same place.
+        of_codes: what further sites make of that, in turn, and of ``others`` at the same place.
+        others: what the last of them adds, in the order of its inputs.
+        at: which input of the last one is the code that was made so far.
         pool: a pooling that reads the codes, so that only some rows of them are kept.
     """
 
     site: str
     result: Tensor
-    functions: tuple[str, ...]
-    code: Callable[[str, str, Sequence[str]], str]
+    of_sum: Code
     lift: int
+    of_codes: tuple[Code, ...] = ()
     others: tuple[Tensor, ...] = ()
+    at: int = 0
     pool: Pool | None = None
+
+    @property
+    def functions(self) -> list[str]:
+        """The functions that make codes."""
+        return [own.text for own in (self.of_sum, *self.of_codes)]
+
+    @property
+    def by_place(self) -> bool:
+        """Whether a code depends on its row and column."""
+        return any({"y", "x"} & {*own.reads} for own in (self.of_sum, *self.of_codes))
+
+    def code(self, total: str, place: Mapping[str, str], others: Sequence[str] = ()) -> str:
+        """Return C of a code.
+
+        Args:
+            total: C of the sum.
+            place: C of ``c``, ``y`` and ``x``.
+            others: C of the codes of ``others`` there.
+        """
+        made = self.of_sum.call([total], place)
+        for i, own in enumerate(self.of_codes):
+            last = i + 1 == len(self.of_codes)
+            made = own.call(
+                [*others[: self.at], made, *others[self.at :]] if last else [made], place
+            )
+        return made
 
 
 class Writer:
@@ -293,7 +361,9 @@ class Writer:
         else:
             body += ["int32_t x = 0;"] if self.in_rows else ["int32_t y = 0, x = 0;"]
             next_row = [f"if (x == {self.shape[2]}) {{", "    x = 0;", "    ++y;", "}"]
+            by_place = self.ending.by_place and not self.in_rows
             fill = [
+                *(["ys[q] = y;", "xs[q] = x;"] if by_place else []),
                 f"all[q] = window_{self.site}(in, {top}, {left}, windows + q);",
                 "++x;",
                 *([] if self.in_rows else next_row),
@@ -301,6 +371,7 @@ class Writer:
             others = [f"by{i} += {2 * _bytes(own)};" for i, own in enumerate(self.ending.others)]
             inner = [
                 "int32_t all[2] = {0, 0};",
+                *(["int32_t ys[2] = {0, 0}, xs[2] = {0, 0};"] if by_place else []),
                 *self._over_windows(fill),
                 *self._channels(),
                 f"out += {2 * _bytes(self.result)};",
@@ -395,6 +466,10 @@ class Writer:
         block, n_out, each = self.block, len(self.block.op.weight), 8 // self.result.bits
         count, factor = block.channels, block.weights.gap << self.ending.lift
         rest = f" + rest[{q}]" if block.weights.lowest else ""
+        place = {"y": f"ys[{q}]", "x": f"xs[{q}]"}
+        if self.count == 1 or self.in_rows:
+            column = "0" if self.count == 1 else f"place + {q}"
+            place = {"y": "y" if self.in_rows else "0", "x": column}
         lines: list[str] = []
         for p in range(0, count, each):
             channels = [
@@ -410,7 +485,7 @@ class Writer:
                 else:
                     others.append([f"by{i}[{_place(other, q, own)}]" for own in range(p, p + each)])
             codes = [
-                self.ending.code(total, channel, [own[k] for own in others])
+                self.ending.code(total, {**place, "c": channel}, [own[k] for own in others])
                 for k, (channel, total) in enumerate(channels)
             ]
             code = f"(uint8_t)({codes[0]} | {codes[1]} << 4)" if each == 2 else codes[0]

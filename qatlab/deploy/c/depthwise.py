@@ -28,11 +28,10 @@ def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tenso
     if type(reader) not in (ops.Rescale, ops.FixedRescale) or len(reader.inputs) > 1:
         return False
     site: Any = reader
-    numbers = (*site.multipliers, site.offset)
     return (
         result is not None
         and site.below is None
-        and all(own.ndim < 2 for own in numbers)
+        and all(own.ndim < 2 for own in site.multipliers)
         and SMALLEST <= op.weight.min() <= op.weight.max() <= LARGEST
         and source.strides[0] == result.strides[0] == 1
         and all(size_of(tensor.kind) == 1 for tensor in (source, result))
@@ -159,7 +158,10 @@ class Writer:
             ]
         lines += inside
         lifted = (scaled(f"sums[{i}]", 1 << self.ending.lift) for i in range(self.each))
-        codes = [self.ending.code(own, moved("c", i), ()) for i, own in enumerate(lifted)]
+        codes = [
+            self.ending.code(own, {"c": moved("c", i), "y": "y", "x": "x"})
+            for i, own in enumerate(lifted)
+        ]
         down, right = (stride * result.bits // 8 for stride in result.strides[1:])
         place = f"out[y * {down} + x * {right} + "
         if result.bits == 4:

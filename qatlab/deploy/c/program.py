@@ -433,18 +433,14 @@ class _Writer:
 
     def _of_sums(self, op: ops.Rescale | ops.FixedRescale, term: Term, result: Tensor) -> Ending:
         """Return how the sums of a block become the codes of a site."""
-        few = in_32_bits(op, self.ranges[op.inputs[0]]) if type(op) is ops.FixedRescale else None
+        few = None
+        if type(op) is ops.FixedRescale and op.offset.ndim < 2:
+            few = in_32_bits(op, self.ranges[op.inputs[0]])
         self._count(op, few)
         lines = code_of_sum(op, term, result.kind, self.tables, few)
-        name = f"code_{self.identifiers[op.name]}"
-        by_channel = any("[c]" in line for line in lines)
-        head = f"static inline {result.kind} {name}(int32_t sum{', int32_t c' * by_channel})"
-
-        def code(total: str, channel: str, others: Sequence[str]) -> str:
-            return f"{name}({total}, {channel})" if by_channel else f"{name}({total})"
-
-        lift = few.lift if few else 0
-        return Ending(self.identifiers[op.name], result, (function(head, lines),), code, lift)
+        site = self.identifiers[op.name]
+        of_sum = blocks.code(site, result.kind, ["sum"], lines)
+        return Ending(site, result, of_sum, few.lift if few else 0)
 
     def _of_codes(
         self, op: ops.Rescale | ops.FixedRescale, terms: Sequence[Term], result: Tensor, own: Ending
@@ -453,24 +449,16 @@ class _Writer:
         few = self._few(op)
         self._count(op, few)
         lines = code_of_codes(op, terms, result.kind, self.tables, few)
-        name = f"code_{self.identifiers[op.name]}"
-        by_channel = any("[c]" in line for line in lines)
-        inputs = ", ".join(f"int32_t in{i}" for i in range(len(terms)))
-        head = f"static inline {result.kind} {name}({inputs}{', int32_t c' * by_channel})"
-        here = next(i for i, term in enumerate(terms) if term.sources[0] is own.result)
-        others = [term.sources[0] for i, term in enumerate(terms) if i != here]
+        site, numbers = self.identifiers[op.name], [f"in{i}" for i in range(len(terms))]
+        at = next(i for i, term in enumerate(terms) if term.sources[0] is own.result)
+        others = [term.sources[0] for i, term in enumerate(terms) if i != at]
         source = self.endings[own.result.name][0].source
-
-        def code(total: str, channel: str, given: Sequence[str]) -> str:
-            numbers = [*given[:here], own.code(total, channel, ()), *given[here:]]
-            return f"{name}({', '.join([*numbers, *[channel] * by_channel])})"
-
         for other in others:
             if other is not source and self.memory.overwrite(op.name, other.name):
                 break
-        functions = (*own.functions, function(head, lines))
-        site = self.identifiers[op.name]
-        return Ending(site, result, functions, code, own.lift, tuple(others))
+        made = blocks.code(site, result.kind, numbers, lines)
+        codes = (*own.of_codes, made)
+        return Ending(site, result, own.of_sum, own.lift, codes, tuple(others), at)
 
     def _end(self, op: ops.Operation, block: blocks.Block, ending: Ending) -> None:
         """Write a block, or let the only reader of its codes do so."""
