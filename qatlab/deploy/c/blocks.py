@@ -260,6 +260,40 @@ def code(site: str, kind: str, numbers: Sequence[str], body: Sequence[str]) -> C
 
 
 @dataclass(frozen=True)
+class Vector:
+    """How four sums become codes at once: ``((sums * multipliers >> 32) + offsets) >> shift``.
+
+    Attributes:
+        multiplier: C of the one of channel ``c``.
+        offset: likewise.
+        shift: of all.
+        low: smallest code.
+        high: largest code.
+    """
+
+    multiplier: str
+    offset: str
+    shift: int
+    low: int
+    high: int
+
+    def lines(self, factor: int, rest: str) -> list[str]:
+        """Return the lines that make ``codes`` of ``own``."""
+        load = {
+            name: f"vld1q_s32(&{word})" if word.endswith("[c]") else f"vdupq_n_s32{word}"
+            for name, word in (("multipliers", self.multiplier), ("offsets", self.offset))
+        }
+        return [
+            f"uint32x4_t lifted = vmulq_n_u32(vld1q_u32((const uint32_t *)own), {factor}u);",
+            *([f"lifted = vaddq_n_u32(lifted, {rest});"] if rest else []),
+            f"int32x4_t codes = vmulhq_s32(vreinterpretq_s32_u32(lifted), {load['multipliers']});",
+            f"codes = vshrq_n_s32(vaddq_s32(codes, {load['offsets']}), {self.shift});",
+            f"codes = vminq_s32(vmaxq_s32(codes, vdupq_n_s32({self.low})), "
+            f"vdupq_n_s32({self.high}));",
+        ]
+
+
+@dataclass(frozen=True)
 class Ending:
     """How sums become codes that are stored.
 
@@ -272,6 +306,7 @@ class Ending:
         others: what the last of them adds, in the order of its inputs.
         at: which input of the last one is the code that was made so far.
         pool: a pooling that reads the codes, so that only some rows of them are kept.
+        vector: how four sums become codes at once, where they do.
     """
 
     site: str
@@ -282,6 +317,7 @@ class Ending:
     others: tuple[Tensor, ...] = ()
     at: int = 0
     pool: Pool | None = None
+    vector: Vector | None = None
 
     @property
     def functions(self) -> list[str]:
@@ -289,9 +325,10 @@ class Ending:
         return [own.text for own in (self.of_sum, *self.of_codes)]
 
     @property
-    def by_place(self) -> bool:
-        """Whether a code depends on its row and column."""
-        return any({"y", "x"} & {*own.reads} for own in (self.of_sum, *self.of_codes))
+    def axes(self) -> list[str]:
+        """Whether a code depends on its row ``y``, and its column ``x``."""
+        read = {axis for own in (self.of_sum, *self.of_codes) for axis in own.reads}
+        return [axis for axis in "yx" if axis in read]
 
     def code(self, total: str, place: Mapping[str, str], others: Sequence[str] = ()) -> str:
         """Return C of a code.
@@ -361,9 +398,9 @@ class Writer:
         else:
             body += ["int32_t x = 0;"] if self.in_rows else ["int32_t y = 0, x = 0;"]
             next_row = [f"if (x == {self.shape[2]}) {{", "    x = 0;", "    ++y;", "}"]
-            by_place = self.ending.by_place and not self.in_rows
+            axes = [] if self.in_rows else self.ending.axes
             fill = [
-                *(["ys[q] = y;", "xs[q] = x;"] if by_place else []),
+                *(f"{axis}s[q] = {axis};" for axis in axes),
                 f"all[q] = window_{self.site}(in, {top}, {left}, windows + q);",
                 "++x;",
                 *([] if self.in_rows else next_row),
@@ -371,7 +408,7 @@ class Writer:
             others = [f"by{i} += {2 * _bytes(own)};" for i, own in enumerate(self.ending.others)]
             inner = [
                 "int32_t all[2] = {0, 0};",
-                *(["int32_t ys[2] = {0, 0}, xs[2] = {0, 0};"] if by_place else []),
+                *(f"int32_t {axis}s[2] = {{0, 0}};" for axis in axes),
                 *self._over_windows(fill),
                 *self._channels(),
                 f"out += {2 * _bytes(self.result)};",
@@ -387,7 +424,8 @@ class Writer:
         where, row = ("row", ", int32_t y") if self.in_rows else ("run", "")
         about = f"A row of {about}" if self.in_rows else about
         head = f"static void {where}_{self.site}({inputs}, qatlab_pair *windows{row})"
-        return function(head, body, [f"{about}, {block.name}."])
+        text = function(head, body, [f"{about}, {block.name}."])
+        return re.sub(r"^ +#", "#", text, flags=re.MULTILINE)
 
     def _pooled(self, pool: Pool) -> str:
         """Return the function that pools rows as soon as they are computed."""
@@ -453,6 +491,10 @@ class Writer:
         for plane in block.planes:
             lines += self._sums_of(plane)
         stores = self._stores("0" if one else "q")
+        vector = self.ending.vector
+        if vector is not None and not self.ending.of_codes and count == 4 and n_out % 4 == 0:
+            at_once = self._store_of_four(vector, "0" if one else "q")
+            stores = ["#if defined(QATLAB_MVE)", *at_once, "#else", *stores, "#endif"]
         if one:
             lines += ["const int32_t *own = sums;", *stores]
         else:
@@ -460,6 +502,22 @@ class Writer:
             lines += self._over_windows([own, *stores])
         head = f"for (int32_t c = 0; c < {n_out}; c += {count}) {{"
         return [*start, head, *indented(lines), "}"]
+
+    def _store_of_four(self, vector: Vector, q: str) -> list[str]:
+        """Return the lines that store the codes of four channels at once."""
+        block = self.block
+        rest = f"rest[{q}]" if block.weights.lowest else ""
+        lines = vector.lines(block.weights.gap << self.ending.lift, rest)
+        if self.result.bits == 8:
+            kind = "s" if self.result.kind == "int8_t" else "u"
+            codes = "codes" if kind == "s" else "vreinterpretq_u32_s32(codes)"
+            return [*lines, f"vstrbq_{kind}32(out + {_place(self.result, q, 0)}, {codes});"]
+        # The code of an odd channel is moved to the upper half of the byte in front of it.
+        lines.append("codes = vorrq_s32(codes, vshlq_n_s32(vrev64q_s32(codes), 4));")
+        return lines + [
+            f"out[{_place(self.result, q, p)}] = (uint8_t)vgetq_lane_s32(codes, {p});"
+            for p in (0, 2)
+        ]
 
     def _stores(self, q: str) -> list[str]:
         """Return the lines that make codes of the sums of a block, ``own``, at a place."""

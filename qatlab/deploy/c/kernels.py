@@ -325,6 +325,22 @@ class Unpack:
     def text(self) -> str:
         """Return the function."""
         kind = "int8_t" if self.is_signed else "uint8_t"
+        where = "" if self.places == 1 else ", for every other pair"
+        what = "size" if self.has_rest else "size, a multiple of 4,"
+        about = f"Makes pairs of codes of {self.bits} bits, {what} bytes{where}; returns their sum."
+        head = f"static int32_t {self.name}(const {kind} *codes, int32_t size, qatlab_pair *to)"
+        body = [
+            "int32_t all = 0;",
+            "#if defined(QATLAB_MVE)",
+            *self._with_mve(),
+            "#else",
+            *self._by_words(),
+            "#endif",
+            "return all;",
+        ]
+        return function(head, body, [about]).replace("    #", "#")
+
+    def _by_words(self) -> list[str]:
         codes = "(const uint8_t *)codes" if self.is_signed else "codes"
         word, count = f"qatlab_word({codes})", 16 // self.bits  # pairs of a word
         if self.has_rest:
@@ -340,12 +356,35 @@ class Unpack:
             lines.append(f"to[{i * self.places}] = {pair};")
         lines += [f"all = {add}(to[{i * self.places}], all);" for i in range(count)]
         lines += ["codes += 4;", f"to += {count * self.places};"]
-        head = f"static int32_t {self.name}(const {kind} *codes, int32_t size, qatlab_pair *to)"
-        over = ["for (; size > 0; size -= 4) {", *indented(lines), "}"]
-        where = "" if self.places == 1 else ", for every other pair"
-        what = "size" if self.has_rest else "size, a multiple of 4,"
-        about = f"Makes pairs of codes of {self.bits} bits, {what} bytes{where}; returns their sum."
-        return function(head, ["int32_t all = 0;", *over, "return all;"], [about])
+        return ["for (; size > 0; size -= 4) {", *indented(lines), "}"]
+
+    def _with_mve(self) -> list[str]:
+        """Return the lines that unpack four words at a time."""
+        count, sign = 16 // self.bits, "s" if self.is_signed else "u"
+        each = count * self.places  # pairs from a word to the next one
+        lines = [
+            "const mve_pred16_t bytes = vctp8q((uint32_t)size);",
+            "const mve_pred16_t words = vctp32q(((uint32_t)size + 3) / 4);",
+        ]
+        lines.append(f"const {sign}int8x16_t word = vldrbq_z_{sign}8(codes, bytes);")
+        for i in range(count):
+            if self.bits == 4:
+                shifted = f"vshrq_n_u32(vreinterpretq_u32_u8(word), {4 * i})"
+                shifted = shifted if i else "vreinterpretq_u32_u8(word)"
+                pair = f"vreinterpretq_u16_u32(vandq_u32({shifted}, vdupq_n_u32(0xf000f)))"
+            else:
+                pair = f"vmovl{'bt'[i]}q_{sign}8(word)"
+            lines += [
+                f"const {sign}int16x8_t pair{i} = {pair};",
+                f"vstrwq_scatter_shifted_offset_p_u32(&to[{i * self.places}].both, places, "
+                f"vreinterpretq_u32_{sign}16(pair{i}), words);",
+                f"all = {'(int32_t)' if sign == 'u' else ''}vaddvaq_{sign}16("
+                f"{'(uint32_t)' if sign == 'u' else ''}all, pair{i});",
+            ]
+        lines = [line.replace("const sint", "const int") for line in lines]
+        lines += ["codes += 16;", f"to += {4 * each};"]
+        start = f"const uint32x4_t places = vmulq_n_u32(vidupq_n_u32(0, 1), {each});"
+        return [start, "for (; size > 0; size -= 16) {", *indented(lines), "}"]
 
 
 def turns(bits: int, is_twofold: bool) -> int:

@@ -17,7 +17,16 @@ from qatlab.deploy.c.packing import packed
 from qatlab.deploy.c.report import LayerSize, layer_sizes
 from qatlab.deploy.c.rescale import In32Bits, SumIn32Bits, in_32_bits, sum_in_32_bits
 from qatlab.deploy.c.runtime import fixed_text, used
-from qatlab.deploy.c.sites import Layer, Products, Rows, Term, code_of_codes, code_of_sum, site
+from qatlab.deploy.c.sites import (
+    Layer,
+    Products,
+    Rows,
+    Term,
+    code_of_codes,
+    code_of_sum,
+    numbers_of,
+    site,
+)
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.words import Identifiers, comment, function, loop, size_of, string
 from qatlab.deploy.integer import operations as ops
@@ -434,13 +443,17 @@ class _Writer:
     def _of_sums(self, op: ops.Rescale | ops.FixedRescale, term: Term, result: Tensor) -> Ending:
         """Return how the sums of a block become the codes of a site."""
         few = None
-        if type(op) is ops.FixedRescale and op.offset.ndim < 2:
+        if isinstance(op, ops.FixedRescale) and op.offset.ndim < 2:
             few = in_32_bits(op, self.ranges[op.inputs[0]])
         self._count(op, few)
         lines = code_of_sum(op, term, result.kind, self.tables, few)
         site = self.identifiers[op.name]
         of_sum = blocks.code(site, result.kind, ["sum"], lines)
-        return Ending(site, result, of_sum, few.lift if few else 0)
+        if few is None or not isinstance(op, ops.FixedRescale):
+            return Ending(site, result, of_sum, 0)
+        numbers = numbers_of(op, self.tables, few)
+        vector = blocks.Vector(*numbers, few.shift, op.codes.low, op.codes.high)
+        return Ending(site, result, of_sum, few.lift, vector=vector)
 
     def _of_codes(
         self, op: ops.Rescale | ops.FixedRescale, terms: Sequence[Term], result: Tensor, own: Ending

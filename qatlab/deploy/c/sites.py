@@ -236,13 +236,18 @@ def code_of_sum(
     """
     if op.whole:
         _check(op, [term])
-    if few is not None:
-        factor = tables.of_place("multipliers", op.name, few.multipliers, "int32_t")
-        moved = tables.of_place("offsets", op.name, few.offsets, "int32_t")
+    if few is not None and isinstance(op, ops.FixedRescale):
+        factor, moved = numbers_of(op, tables, few)
         shifted = f"qatlab_shift_32(qatlab_high(sum, {factor}) + {moved}, {few.shift})"
         return [f"return ({kind})qatlab_clip_32({shifted}, {op.codes.low}, {op.codes.high});"]
     code = CODES[type(op)](op, tables, "")
     return [*_total(op, ["sum"], tables), f"return ({kind}){code};"]
+
+
+def numbers_of(op: ops.FixedRescale, tables: Tables, few: In32Bits) -> tuple[str, str]:
+    """Return C of multiplier and offset of channel ``c`` in 32 bits."""
+    factor = tables.of_place("multipliers", op.name, few.multipliers, "int32_t")
+    return factor, tables.of_place("offsets", op.name, few.offsets, "int32_t")
 
 
 def code_of_codes(

@@ -30,6 +30,7 @@ class Tables:
         self.sizes: defaultdict[str, int] = defaultdict(int)
         self._declared: list[Callable[[], str]] = []  # made when all else has been written
         self._weights: list[tuple[Packed, str]] = []
+        self._named: set[str] = set()
         self._words: list[tuple[NDArray[np.uint32], str]] = []
 
     def declarations(self) -> list[str]:
@@ -85,6 +86,9 @@ class Tables:
             found = integer_type(int(flat.min()), int(flat.max()))
             kind = "int64_t" if found in (None, "uint64_t") else str(found)
         name = f"{what}_{self.identifiers[owner]}"
+        if name in self._named:  # asked for again
+            return name
+        self._named.add(name)
         self._declared.append(lambda: _declaration(kind, name, flat))
         self.sizes[owner] += len(flat) * size_of(kind)
         return name
