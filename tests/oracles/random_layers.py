@@ -77,8 +77,11 @@ def _random_layers(seed: int, attempt: int) -> tuple[IntegerNetwork, Tensor]:
         shape = IntegerNetwork([image, *operations]).shapes[source]
         depthwise = rng.random() < 0.3
         n_out = shape[0] if depthwise else int(rng.integers(1, 11))
-        taps = tuple(int(rng.integers(1, min(side, 3 + depthwise) + 1)) for side in shape[1:])
-        sides = tuple((int(rng.integers(0, t)), int(rng.integers(0, t))) for t in taps)
+        taps = tuple(int(n) for n in rng.integers(1, 4 + depthwise, 2))
+        sides = tuple(
+            (max(int(rng.integers(0, t)), t - side), int(rng.integers(0, t)))
+            for t, side in zip(taps, shape[1:], strict=True)
+        )
         stride = (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
         bits, gap = int(rng.integers(1, 9)), int(rng.choice([1, 2]))
         depth = 1 if depthwise else shape[0]

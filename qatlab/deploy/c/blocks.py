@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qatlab.deploy.c.kernels import WORDS, Kernel, Unpack, in_words, turns
+from qatlab.deploy.c.kernels import WORDS, Kernel, Unpack, grain_of, in_words, turns
 from qatlab.deploy.c.memory import Shape, Tensor
 from qatlab.deploy.c.packing import packed
 from qatlab.deploy.c.patches import Patch, is_planar, order_of_taps
@@ -147,7 +147,7 @@ def block(
         part = ranks >> shift & (1 << bits) - 1
         flat = (part if is_planar(source) else part.transpose(0, 2, 3, 1)).reshape(len(part), -1)
         in_pairs = np.where(order >= 0, flat[:, order], 0)
-        kernel = _kernel(bits, in_pairs, codes.high, places, codes.low < 0)
+        kernel = _kernel(bits, in_pairs, codes, places, grain_of(source.bits))
         parts.append((shift, in_pairs, kernel))
         shift += bits
     channels = max(kernel.channels for _, _, kernel in parts)
@@ -160,29 +160,36 @@ def block(
     return Block(op, name, source, weights, planes[0].table, op.largest, True, tuple(planes))
 
 
-def _kernel(bits: int, ranks: Integers, largest: int, places: int, signed: bool) -> Kernel:
-    """Return the inner loop for weights ``(channels, pairs, 2)`` and codes up to ``largest``."""
+def _kernel(bits: int, ranks: Integers, codes: Codes, places: int, grain: int) -> Kernel:
+    """Return the inner loop for weights ``(channels, pairs, 2)``."""
     pairs, taps = ranks.shape[1], 2 * ranks.shape[1]
-    if bits < 8 and not signed:
+    if bits < 8 and codes.low >= 0:
         # Sums of the first of two channels have ``bits`` bits less than a half of a word.
         high, room = (1 << 16 - bits) - 1, (1 << 15 + bits) - 1
         firsts, seconds = (int(ranks[i::2].sum((1, 2)).max(initial=0)) for i in range(2))
-        if max(seconds, taps << bits - 1) * largest <= room:
-            each = 2 * turns(bits, True) * ((1 << bits) - 1) * largest  # of a word
-            if firsts * largest <= high:
-                return Kernel(bits, True, _words(pairs, turns(bits, True)), places)
-            if each <= high:
-                words = _words(pairs, turns(bits, True), min(high // each, WORDS))
-                return Kernel(bits, True, words, places, is_whole=False)
-    return Kernel(bits, False, _words(pairs, turns(bits, False)), places, is_signed=signed)
+        if max(seconds, taps << bits - 1) * codes.high <= room:
+            each = turns(bits, True)
+            largest = 2 * each * ((1 << bits) - 1) * codes.high  # of a word
+            if firsts * codes.high <= high:
+                return Kernel(bits, True, _words(pairs, each, grain), places, grain)
+            if fits := [n for n in _sizes(each, grain) if n * largest <= high]:
+                words = _words(pairs, each, grain, fits)
+                return Kernel(bits, True, words, places, grain, is_whole=False)
+    words = _words(pairs, turns(bits, False), grain)
+    return Kernel(bits, False, words, places, grain, is_signed=codes.low < 0)
 
 
-def _words(pairs: int, each: int, most: int = WORDS) -> int:
+def _sizes(each: int, grain: int) -> list[int]:
+    """Return how many words may be written out: with whole grains, and parts that lie together."""
+    return [n for n in range(1, WORDS + 1) if grain == 1 or (n != 3 and n * each % grain == 0)]
+
+
+def _words(pairs: int, each: int, grain: int, sizes: Sequence[int] = ()) -> int:
     """Return how many words to write out: few are added to fill them up, and few loops are left."""
     wanted = -(-pairs // each)
-    if most == WORDS and wanted <= UNROLLED // (each // 2 or 1):
+    if not sizes and wanted <= UNROLLED // (each // 2 or 1) and (grain == 1 or wanted % WORDS == 0):
         return wanted
-    return min(range(most, 0, -1), key=lambda n: -(-wanted // n) * (n + LOOP))
+    return min(sizes or _sizes(each, grain), key=lambda n: -(-wanted // n) * (n + LOOP))
 
 
 def _filled(ranks: Integers, kernel: Kernel, each: int) -> Integers:
@@ -261,36 +268,55 @@ def code(site: str, kind: str, numbers: Sequence[str], body: Sequence[str]) -> C
 
 @dataclass(frozen=True)
 class Vector:
-    """How four sums become codes at once: ``((sums * multipliers >> 32) + offsets) >> shift``.
+    """How four sums, or codes, become codes at once: ``(... + offsets) >> shift``, clipped.
 
     Attributes:
-        multiplier: C of the one of channel ``c``.
+        multipliers: C of the one of channel ``c``, of the sums or of each input.
         offset: likewise.
         shift: of all.
         low: smallest code.
         high: largest code.
     """
 
-    multiplier: str
+    multipliers: tuple[str, ...]
     offset: str
     shift: int
     low: int
     high: int
 
-    def lines(self, factor: int, rest: str) -> list[str]:
-        """Return the lines that make ``codes`` of ``own``."""
-        load = {
-            name: f"vld1q_s32(&{word})" if word.endswith("[c]") else f"vdupq_n_s32{word}"
-            for name, word in (("multipliers", self.multiplier), ("offsets", self.offset))
-        }
+    def of_sums(self, factor: int, rest: str) -> list[str]:
+        """Return the lines that make ``codes`` of ``own``, by the upper halves of products."""
+        add = [f"lifted = vaddq_n_u32(lifted, {rest});"] if rest else []
+        high = f"vmulhq_s32(vreinterpretq_s32_u32(lifted), {_four(self.multipliers[0])})"
         return [
             f"uint32x4_t lifted = vmulq_n_u32(vld1q_u32((const uint32_t *)own), {factor}u);",
-            *([f"lifted = vaddq_n_u32(lifted, {rest});"] if rest else []),
-            f"int32x4_t codes = vmulhq_s32(vreinterpretq_s32_u32(lifted), {load['multipliers']});",
-            f"codes = vshrq_n_s32(vaddq_s32(codes, {load['offsets']}), {self.shift});",
-            f"codes = vminq_s32(vmaxq_s32(codes, vdupq_n_s32({self.low})), "
-            f"vdupq_n_s32({self.high}));",
+            *add,
+            f"int32x4_t codes = {high};",
+            *self._ended("codes"),
         ]
+
+    def of_codes(self, names: Sequence[str]) -> list[str]:
+        """Return the lines that make ``codes`` of vectors of codes, itself among them."""
+        products = [
+            f"vmulq_s32({name}, {_four(own)})"
+            for name, own in zip(names, self.multipliers, strict=True)
+        ]
+        total = products[0]
+        for product in products[1:]:
+            total = f"vaddq_s32({total}, {product})"
+        return [f"codes = {total};", *self._ended("codes")]
+
+    def _ended(self, name: str) -> list[str]:
+        clipped = f"vmaxq_s32({name}, vdupq_n_s32({self.low}))"
+        return [
+            f"{name} = vshrq_n_s32(vaddq_s32({name}, {_four(self.offset)}), {self.shift});",
+            f"{name} = vminq_s32({clipped}, vdupq_n_s32({self.high}));",
+        ]
+
+
+def _four(word: str) -> str:
+    """Return C of the numbers of four channels: of a table, or all the same."""
+    return f"vld1q_s32(&{word})" if word.endswith("[c]") else f"vdupq_n_s32({word.strip('()')})"
 
 
 @dataclass(frozen=True)
@@ -306,7 +332,7 @@ class Ending:
         others: what the last of them adds, in the order of its inputs.
         at: which input of the last one is the code that was made so far.
         pool: a pooling that reads the codes, so that only some rows of them are kept.
-        vector: how four sums become codes at once, where they do.
+        vectors: how four sums, and then codes, become codes at once; () where they do not.
     """
 
     site: str
@@ -317,7 +343,7 @@ class Ending:
     others: tuple[Tensor, ...] = ()
     at: int = 0
     pool: Pool | None = None
-    vector: Vector | None = None
+    vectors: tuple[Vector, ...] = ()
 
     @property
     def functions(self) -> list[str]:
@@ -399,9 +425,10 @@ class Writer:
             body += ["int32_t x = 0;"] if self.in_rows else ["int32_t y = 0, x = 0;"]
             next_row = [f"if (x == {self.shape[2]}) {{", "    x = 0;", "    ++y;", "}"]
             axes = [] if self.in_rows else self.ending.axes
+            grain = grain_of(block.source.bits)
             fill = [
                 *(f"{axis}s[q] = {axis};" for axis in axes),
-                f"all[q] = window_{self.site}(in, {top}, {left}, windows + q);",
+                f"all[q] = window_{self.site}(in, {top}, {left}, windows + {scaled('q', grain)});",
                 "++x;",
                 *([] if self.in_rows else next_row),
             ]
@@ -491,9 +518,8 @@ class Writer:
         for plane in block.planes:
             lines += self._sums_of(plane)
         stores = self._stores("0" if one else "q")
-        vector = self.ending.vector
-        if vector is not None and not self.ending.of_codes and count == 4 and n_out % 4 == 0:
-            at_once = self._store_of_four(vector, "0" if one else "q")
+        if self.ending.vectors and count == 4 and n_out % 4 == 0:
+            at_once = self._store_of_four("0" if one else "q")
             stores = ["#if defined(QATLAB_MVE)", *at_once, "#else", *stores, "#endif"]
         if one:
             lines += ["const int32_t *own = sums;", *stores]
@@ -503,11 +529,20 @@ class Writer:
         head = f"for (int32_t c = 0; c < {n_out}; c += {count}) {{"
         return [*start, head, *indented(lines), "}"]
 
-    def _store_of_four(self, vector: Vector, q: str) -> list[str]:
+    def _store_of_four(self, q: str) -> list[str]:
         """Return the lines that store the codes of four channels at once."""
-        block = self.block
+        block, ending = self.block, self.ending
         rest = f"rest[{q}]" if block.weights.lowest else ""
-        lines = vector.lines(block.weights.gap << self.ending.lift, rest)
+        first, *others = ending.vectors
+        lines = first.of_sums(block.weights.gap << ending.lift, rest)
+        for i, tensor in enumerate(ending.others):
+            lines += _loaded(f"by{i}", tensor, _place(tensor, q, 0), _place(tensor, q, 2))
+        for i, vector in enumerate(others):
+            names = [f"four_by{k}" for k in range(len(ending.others))]
+            last = i + 1 == len(others)
+            lines += vector.of_codes(
+                [*names[: ending.at], "codes", *names[ending.at :]] if last else ["codes"]
+            )
         if self.result.bits == 8:
             kind = "s" if self.result.kind == "int8_t" else "u"
             codes = "codes" if kind == "s" else "vreinterpretq_u32_s32(codes)"
@@ -579,6 +614,20 @@ class Writer:
                     value = scaled(f"part[{q * kernel.channels + p}]", 1 << plane.shift)
                     lines.append(f"sums[{to}] {sign} {value};")
             yield from ["{", *indented(lines), "}"]
+
+
+def _loaded(pointer: str, tensor: Tensor, at: str, behind: str) -> list[str]:
+    """Return the lines that load the codes of four channels, from the bytes of the first two."""
+    name = f"four_{pointer}"
+    if tensor.bits == 8:
+        sign = "s" if tensor.kind == "int8_t" else "u"
+        four = f"vldrbq_{sign}32({pointer} + {at})"
+        four = four if sign == "s" else f"vreinterpretq_s32_u32({four})"
+        return [f"const int32x4_t {name} = {four};"]
+    both = f"(uint32_t)({pointer}[{at}] | {pointer}[{behind}] << 8)"
+    shifts = "vnegq_s32(vreinterpretq_s32_u32(vidupq_n_u32(0, 4)))"
+    four = f"vandq_u32(vshlq_u32(vdupq_n_u32({both}), {shifts}), vdupq_n_u32(15))"
+    return [f"const int32x4_t {name} = vreinterpretq_s32_u32({four});"]
 
 
 def _bytes(tensor: Tensor) -> int:

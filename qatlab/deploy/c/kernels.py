@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.deploy.c.words import function, indented
+from qatlab.deploy.c.words import function, indented, moved, scaled
 from qatlab.deploy.integer.operations import Integers
 
 VECTOR = 4  # words of MVE
@@ -30,6 +30,7 @@ class Kernel:
         is_twofold: whether a half of a word is made of the weights of two channels.
         words: of the weights of a channel, or of two, that are read one after the other.
         places: 1 or 2.
+        grain: pairs of one of two places that lie behind each other, before as many of the other.
         is_whole: whether sums of two channels come apart at the end; else after each ``words``.
         is_signed: whether codes may be negative.
     """
@@ -38,6 +39,7 @@ class Kernel:
     is_twofold: bool
     words: int
     places: int
+    grain: int
     is_whole: bool = True
     is_signed: bool = False
 
@@ -56,7 +58,8 @@ class Kernel:
         """Of the function."""
         kind = "twofold" if self.is_twofold else "single"
         rest = ("_whole" if self.is_twofold and self.is_whole else "") + "_signed" * self.is_signed
-        return f"sums_{kind}_{self.bits}x{self.words}_{self.places}{rest}"
+        grain = f"_by_{self.grain}" if self.places > 1 and self.grain > 1 else ""
+        return f"sums_{kind}_{self.bits}x{self.words}_{self.places}{grain}{rest}"
 
     def text(self) -> str:
         """Return the function."""
@@ -82,6 +85,10 @@ class Kernel:
         text = function(head, body, [about])
         return text.replace("    #", "#")
 
+    def _at(self, pair: int, place: int = 0) -> int:
+        """Return where a pair of a group lies."""
+        return at(pair, place, self.places, self.grain)
+
     # Names: sum<place><word>, low<place><channel>.
 
     def _with_dsp(self) -> list[str]:
@@ -102,9 +109,9 @@ class Kernel:
                 inner += [
                     f"    const uint32_t of{r} = {self._turned(f'w{r}_{i}', turn)};" for r in rows
                 ]
-                at = (turn * self.words + i) * self.places
+                pair = turn * self.words + i
                 inner += [
-                    f"    sum{q}{r} = qatlab_dual(x[{at + q}], of{r}, sum{q}{r});"
+                    f"    sum{q}{r} = qatlab_dual(x[{self._at(pair, q)}], of{r}, sum{q}{r});"
                     for q in places
                     for r in rows
                 ]
@@ -165,12 +172,15 @@ class Kernel:
         lines += ["do {", *indented(inner), "} while (x != end);"]
         return lines + self._results(apart=False)
 
-    def _vectors(self, at: int, name: str = "both") -> list[str]:
+    def _vectors(self, pair: int, name: str = "both") -> list[str]:
         """Return the lines that load four pairs of each place."""
-        if self.places == 1:
-            return [f"const uint32x4_t {name}0 = vldrwq_u32(&x[{at}].both);"]
-        lines = [f"const uint32x4x2_t {name} = vld2q_u32(&x[{at * 2}].both);"]
-        return lines + [f"const uint32x4_t {name}{q} = {name}.val[{q}];" for q in range(2)]
+        if self.places == 2 and self.grain == 1:
+            lines = [f"const uint32x4x2_t {name} = vld2q_u32(&x[{self._at(pair)}].both);"]
+            return lines + [f"const uint32x4_t {name}{q} = {name}.val[{q}];" for q in range(2)]
+        return [
+            f"const uint32x4_t {name}{q} = vldrwq_u32(&x[{self._at(pair, q)}].both);"
+            for q in range(self.places)
+        ]
 
     def _turned_vector(self, word: str, turn: int) -> str:
         """Return C of the pairs that words become."""
@@ -225,31 +235,16 @@ class Kernel:
             of_two = 1 << 2 * self.bits - 1
             flip = sum(of_two << at for at in range(0, 32, 2 * self.bits))
             word = f"w[i] ^ {flip:#x}u"
-        inner = [f"uint32_t word = {word};"]
-        mask = self._mask & 0xFFFF
-        for turn in range(self.turns):
-            for half in range(2):
-                if self.is_twofold:
-                    of = f"word & {mask:#x}u" if half == 0 else f"word >> 16 & {mask:#x}u"
-                else:
-                    shift = 16 * half + self.bits * turn
-                    of = f"(word >> {shift})" if shift else "word"
-                    if shift + self.bits < 32:
-                        of = f"{of} & {mask:#x}u"
-                lines_of = [f"of = ({kind})({of});"]
-                for q in places:
-                    code = f"x[{turn * self.words * self.places + q}].{('first', 'second')[half]}"
-                    code = f"(int16_t){code}" if self.is_signed else code
-                    lines_of.append(f"sum{q} += {code} * of;")
-                inner += lines_of
-            if self.is_twofold and turn + 1 < self.turns:
-                inner.append(f"word = word >> {2 * self.bits} | word << {32 - 2 * self.bits};")
-        inner.insert(1, f"{kind} of;")
-        inner.append(f"x += {self.places};" if self.places > 1 else "++x;")
-        group = [f"for (int32_t i = 0; i < {self.words}; ++i) {{", *indented(inner), "}"]
+        group: list[str] = []
+        for start in range(0, self.words, VECTOR):
+            count = min(self.words - start, VECTOR)
+            lines_of = [
+                f"uint32_t word = {word.replace('[i]', f'[i + {start}]') if start else word};"
+            ]
+            lines_of += self._products(start, kind)
+            group += [f"for (int32_t i = 0; i < {count}; ++i) {{", *indented(lines_of), "}"]
         group.append(f"w += {2 * self.words};")
-        if self.turns > 1:
-            group.append(f"x += {(self.turns - 1) * self.words * self.places};")
+        group.append(f"x += {self.words * self.turns * self.places};")
         shift = 16 - self.bits
         if apart:
             for q in places:
@@ -261,16 +256,15 @@ class Kernel:
         over = over.replace("i = 0; i <", "at = 0; at <").replace("i +=", "at +=")
         lines += [over, *indented(group), "}"]
         for q in places:
-            base = 2 * q if not self.is_twofold else 4 * q
             if not self.is_twofold:
-                lines.append(f"sums[{base} + row] = sum{q};")
-            else:
-                low = f"low{q}" if apart else f"sum{q} & {(1 << shift) - 1}"
-                lines += [
-                    f"sums[{base} + 2 * row] = (int32_t)({low});",
-                    f"sums[{base} + 2 * row + 1] = (int32_t)(sum{q} >> {shift});",
-                ]
-        start = [
+                lines.append(f"sums[{2 * q} + row] = sum{q};")
+                continue
+            low = f"low{q}" if apart else f"sum{q} & {(1 << shift) - 1}"
+            lines += [
+                f"sums[{4 * q} + 2 * row] = (int32_t)({low});",
+                f"sums[{4 * q} + 2 * row + 1] = (int32_t)(sum{q} >> {shift});",
+            ]
+        first = [
             "const qatlab_pair *const begin = x;",
             "const uint32_t *const first = w;",
             "for (int32_t row = 0; row < 2; ++row) {",
@@ -278,7 +272,33 @@ class Kernel:
             "    x = begin;",
         ]
         unused = ["(void)all;"] if self.is_twofold else []
-        return [*unused, *start, *indented(lines), "}"]
+        return [*unused, *first, *indented(lines), "}"]
+
+    def _products(self, start: int, kind: str) -> list[str]:
+        """Return the lines that add the products of a word, ``start`` behind the first of a group.
+
+        In the plain form, where pairs of the word ``i`` lie ``i`` times a step behind the first.
+        """
+        step = self.places if self.grain == 1 else 1
+        mask, lines = self._mask & 0xFFFF, [f"{kind} of;"]
+        for turn in range(self.turns):
+            for half, name in enumerate(("first", "second")):
+                if self.is_twofold:
+                    of = f"word >> 16 & {mask:#x}u" if half else f"word & {mask:#x}u"
+                else:
+                    shift = 16 * half + self.bits * turn
+                    of = f"(word >> {shift})" if shift else "word"
+                    if shift + self.bits < 32:
+                        of = f"{of} & {mask:#x}u"
+                lines.append(f"of = ({kind})({of});")
+                for q in range(self.places):
+                    first = self._at(turn * self.words + start, q)
+                    code = f"x[{moved(scaled('i', step), first)}].{name}"
+                    code = f"(int16_t){code}" if self.is_signed else code
+                    lines.append(f"sum{q} += {code} * of;")
+            if self.is_twofold and turn + 1 < self.turns:
+                lines.append(f"word = word >> {2 * self.bits} | word << {32 - 2 * self.bits};")
+        return lines
 
     def _count(self, pairs: str) -> str:
         return f"{self.places} * {pairs}" if self.places > 1 else pairs
@@ -317,6 +337,11 @@ class Unpack:
     has_rest: bool
 
     @property
+    def grain(self) -> int:
+        """See :class:`Kernel`: all pairs of a word."""
+        return grain_of(self.bits)
+
+    @property
     def name(self) -> str:
         """Of the function."""
         rest = "_rest" if self.has_rest else ""
@@ -353,8 +378,10 @@ class Unpack:
             pair = f"qatlab_pair_of({part} & {mask})"
             if self.is_signed:
                 pair = f"qatlab_signed_pair({part})"
-            lines.append(f"to[{i * self.places}] = {pair};")
-        lines += [f"all = {add}(to[{i * self.places}], all);" for i in range(count)]
+            lines.append(f"to[{at(i, 0, self.places, self.grain)}] = {pair};")
+        lines += [
+            f"all = {add}(to[{at(i, 0, self.places, self.grain)}], all);" for i in range(count)
+        ]
         lines += ["codes += 4;", f"to += {count * self.places};"]
         return ["for (; size > 0; size -= 4) {", *indented(lines), "}"]
 
@@ -376,7 +403,8 @@ class Unpack:
                 pair = f"vmovl{'bt'[i]}q_{sign}8(word)"
             lines += [
                 f"const {sign}int16x8_t pair{i} = {pair};",
-                f"vstrwq_scatter_shifted_offset_p_u32(&to[{i * self.places}].both, places, "
+                "vstrwq_scatter_shifted_offset_p_u32("
+                f"&to[{at(i, 0, self.places, self.grain)}].both, places, "
                 f"vreinterpretq_u32_{sign}16(pair{i}), words);",
                 f"all = {'(int32_t)' if sign == 'u' else ''}vaddvaq_{sign}16("
                 f"{'(uint32_t)' if sign == 'u' else ''}all, pair{i});",
@@ -385,6 +413,21 @@ class Unpack:
         lines += ["codes += 16;", f"to += {4 * each};"]
         start = f"const uint32x4_t places = vmulq_n_u32(vidupq_n_u32(0, 1), {each});"
         return [start, "for (; size > 0; size -= 16) {", *indented(lines), "}"]
+
+
+def grain_of(bits: int) -> int:
+    """Return how many pairs of a place lie behind each other, by the bits of codes in memory.
+
+    A word of codes of 4 bits becomes four pairs, a vector of MVE.
+    """
+    return 4 if bits == 4 else 1
+
+
+def at(pair: int, place: int, places: int, grain: int) -> int:
+    """Return where a pair of a place lies among those of all places."""
+    if places == 1:
+        return pair
+    return pair // grain * grain * places + place * grain + pair % grain
 
 
 def turns(bits: int, is_twofold: bool) -> int:

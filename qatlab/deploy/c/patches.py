@@ -102,7 +102,7 @@ class Patch:
 
     def _at_border(self, size: int) -> list[str]:
         """Return the lines that unpack a row of which a part may lie beyond the border."""
-        each = self._bytes(self.source.strides[2]) if self.width > 1 else size
+        each = self._bytes(self.depth)
         copied = [f"line[{scaled('begin', each)} + b] = row[b];"]
         inside = [
             "const int32_t begin = qatlab_first_tap(left, 1);",

@@ -25,6 +25,7 @@ from qatlab.deploy.c.sites import (
     code_of_codes,
     code_of_sum,
     numbers_of,
+    numbers_of_few,
     site,
 )
 from qatlab.deploy.c.tables import Tables
@@ -451,9 +452,9 @@ class _Writer:
         of_sum = blocks.code(site, result.kind, ["sum"], lines)
         if few is None or not isinstance(op, ops.FixedRescale):
             return Ending(site, result, of_sum, 0)
-        numbers = numbers_of(op, self.tables, few)
-        vector = blocks.Vector(*numbers, few.shift, op.codes.low, op.codes.high)
-        return Ending(site, result, of_sum, few.lift, vector=vector)
+        factor, moved = numbers_of(op, self.tables, few)
+        vector = blocks.Vector((factor,), moved, few.shift, op.codes.low, op.codes.high)
+        return Ending(site, result, of_sum, few.lift, vectors=(vector,))
 
     def _of_codes(
         self, op: ops.Rescale | ops.FixedRescale, terms: Sequence[Term], result: Tensor, own: Ending
@@ -470,8 +471,16 @@ class _Writer:
             if other is not source and self.memory.overwrite(op.name, other.name):
                 break
         made = blocks.code(site, result.kind, numbers, lines)
+        vectors: tuple[blocks.Vector, ...] = ()
+        if own.vectors and few is not None:
+            start, factors = numbers_of_few(op, self.tables, few)
+            own_vector = blocks.Vector(factors, start, few.shift, op.codes.low, op.codes.high)
+            vectors = (*own.vectors, own_vector)
         codes = (*own.of_codes, made)
-        return Ending(site, result, own.of_sum, own.lift, codes, tuple(others), at)
+        return Ending(
+            *(site, result, own.of_sum, own.lift, codes, tuple(others), at),
+            vectors=vectors,
+        )
 
     def _end(self, op: ops.Operation, block: blocks.Block, ending: Ending) -> None:
         """Write a block, or let the only reader of its codes do so."""

@@ -271,14 +271,23 @@ def code_of_codes(
     return [*_total(op, numbers, tables), f"return ({kind}){CODES[type(op)](op, tables, '')};"]
 
 
+def numbers_of_few(op: Any, tables: Tables, few: SumIn32Bits) -> tuple[str, tuple[str, ...]]:
+    """Return C of the offset of channel ``c`` in 32 bits, and of the multiplier of each input."""
+    start = tables.of_place("offsets", op.name, few.offset, "int32_t")
+    factors = (
+        tables.of_place(f"multipliers{i}", op.name, own, "int32_t")
+        for i, own in enumerate(few.multipliers)
+    )
+    return start, tuple(factors)
+
+
 def _few(
     op: Any, numbers: Sequence[str], tables: Tables, few: SumIn32Bits
 ) -> tuple[list[str], str]:
     """Return the lines that make a total of 32 bits, and C of its code."""
-    lines = [f"int32_t total = {tables.of_place('offsets', op.name, few.offset, 'int32_t')};"]
-    for i, (number, multiplier) in enumerate(zip(numbers, few.multipliers, strict=True)):
-        factor = tables.of_place(f"multipliers{i}", op.name, multiplier, "int32_t")
-        lines.append(f"total += {factor} * {number};")
+    start, factors = numbers_of_few(op, tables, few)
+    lines = [f"int32_t total = {start};"]
+    lines += [f"total += {own} * {number};" for own, number in zip(factors, numbers, strict=True)]
     shifted = f"qatlab_shift_32(total, {few.shift})"
     return lines, f"qatlab_clip_32({shifted}, {op.codes.low}, {op.codes.high})"
 

@@ -58,6 +58,12 @@ class Window:
         below, beside = (self.rows - 1) * self.down, (self.columns - 1) * self.right
         return f"top >= 0 && top + {below} < {height} && left >= 0 && left + {beside} < {width}"
 
+    def has_tap(self) -> str:
+        """Return the condition that the tap ``a, b`` lies inside the border."""
+        _, height, width = self.source.shape
+        row, column = f"top + {scaled('a', self.down)}", f"left + {scaled('b', self.right)}"
+        return f"{row} >= 0 && {row} < {height} && {column} >= 0 && {column} < {width}"
+
     def ends(self) -> list[str]:
         """Return the lines that say which taps lie inside: ``a_first`` to ``a_end``, and b."""
         _, height, width = self.source.shape

@@ -107,12 +107,12 @@ def test_results_may_lie_between_the_channels_of_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bits", "high", "kernel"),
     [
-        (4, 15, r"twofold_4x4_2\("),  # in parts of 16 taps
+        (4, 15, r"twofold_4x4_2_by_4\("),  # in parts of 16 taps
         (4, 255, r"single_4x\d_2\("),
-        (2, 3, r"twofold_2x\d_2_whole\("),
+        (2, 3, r"twofold_2x\d_2_by_4_whole\("),
         (2, 63, r"twofold_2x\d_2\("),
         (1, 127, r"twofold_1x\d_2\("),
-        (1, 1, r"twofold_1x\d_2_whole\("),
+        (1, 1, r"twofold_1x\d_2_by_4_whole\("),
     ],
 )
 def test_sums_of_two_channels_come_apart(bits: int, high: int, kernel: str, tmp_path: Path) -> None:
