@@ -263,7 +263,10 @@ def test_a_clamped_run_has_nothing_to_export(run: Path, tmp_path: Path, capsys: 
     ("words", "told"),
     [
         (["-o", "model.pt"], "a file that ends in .onnx, as --format qdq"),
-        (["-o", "model.onnx", "--format", "c"], "a file that ends in .c, as --format c"),
+        (
+            ["-o", "model.onnx", "--format", "c"],
+            "a file that ends in .c, or a folder, as --format c",
+        ),
         (["-o", "m.onnx", "--opset", "12"], "--opset=12 is wrong. Accepted: 13 to 25."),
         (
             ["-o", "m.onnx", "--for", "hls4ml", "--format", "qdq"],

@@ -33,7 +33,7 @@ def assert_computes_the_same(network: IntegerNetwork, images: torch.Tensor, core
 
 @takes_qemu
 @pytest.mark.parametrize(
-    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 40))]
+    "seed", [9, 10, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40))]
 )
 @pytest.mark.parametrize("core", CORES)
 def test_random_layers_answer_as_integers_do(core: str, seed: int) -> None:
@@ -42,8 +42,13 @@ def test_random_layers_answer_as_integers_do(core: str, seed: int) -> None:
 
 
 @takes_qemu
-@pytest.mark.parametrize("core", [*CORES, "cortex-m3", "cortex-m7"])
-@pytest.mark.parametrize("rescale", ["fixed32", "float"])
+@pytest.mark.parametrize(
+    ("core", "rescale"),
+    [
+        *(("cortex-m0plus", "fixed32"), ("cortex-m3", "float"), ("cortex-m4", "fixed32")),
+        *(("cortex-m7", "float"), ("cortex-m55", "float")),
+    ],
+)
 def test_a_network_answers_as_integers_do(core: str, rescale: str) -> None:
     torch.manual_seed(2)
     exact = lower(convert(NETWORKS["projected shortcut"](), "sat", 4), [PIXEL] * 3, EXAMPLE)
@@ -80,7 +85,7 @@ static int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs)
         assert found.tolist() == [[image[0] * (1000 if image[1] == 0 else 1_000_000)]]
         taken.append(firmware.instructions or 0)
     assert 2000 <= taken[0] <= 2200
-    # The counter of the second has gone round: its 24 bits hold 671 million instructions... of 40.
+    # 400 million are 10 million ticks of the counter, which goes round after 16.8 million.
     assert 400_000_000 <= taken[1] <= 400_000_000 + 200
 
 

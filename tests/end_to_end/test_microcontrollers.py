@@ -1,0 +1,187 @@
+"""A run becomes a folder in C, a library for Arduino, and a program on a Cortex-M in QEMU."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from qatlab.cli.main import run as run_command
+from qatlab.deploy.cortex import missing_for
+from qatlab.deploy.pixels import bytes_of, pixel_codes
+from qatlab.run.loading import load_run
+
+Captured = pytest.CaptureFixture[str]
+takes_qemu = pytest.mark.skipif(
+    bool(missing_for()), reason=f"not installed: {', '.join(missing_for())}"
+)
+takes_make = pytest.mark.skipif(
+    any(shutil.which(name) is None for name in ("cc", "make")), reason="there is no cc or no make"
+)
+
+
+@pytest.fixture(scope="module")
+def run(finished: Path) -> Path:
+    return finished
+
+
+@takes_make
+@pytest.mark.parametrize("layout", ["chw", "hwc"])
+def test_a_folder_is_built_and_classifies(
+    run: Path, tmp_path: Path, capsys: Captured, layout: str
+) -> None:
+    folder = tmp_path / "net"
+    words = ["export", str(run), "--format", "c", "-o", str(folder), "--layout", layout]
+    assert run_command(words) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"pool1 .* largest of 2x2 codes +. 0 +. [\d,]+ +. 0 +.", told)
+    assert f"Build it: make -C {folder}." in told
+    assert "0 of 226 channels rescale in 64 bits" in told
+    assert sorted(os.listdir(folder)) == [
+        *("Makefile", "README.md", "main.c", "memory.svg", "model.c", "model.h"),
+    ]
+    flags = "-std=c99 -O1 -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror"
+    subprocess.run(["make", "-C", str(folder), f"CFLAGS={flags}"], check=True, capture_output=True)
+    built = load_run(run)
+    built.data.setup("test")
+    images, _ = next(iter(built.data.test_dataloader()))
+    pixels = bytes_of(images, pixel_codes(built.data))
+    pixels = pixels if layout == "chw" else pixels.permute(0, 2, 3, 1)
+    (folder / "images").write_bytes(pixels.contiguous().numpy().tobytes())
+    done = subprocess.run(
+        ["./model", "images"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    found = [int(line.split("\t")[0]) for line in done.stdout.splitlines()]
+    assert found == [int(line) for line in _classes_of_one_file(run, images, tmp_path)]
+    header = (folder / "model.h").read_text()
+    assert "#define QATLAB_IMAGE_STEP {0.00392156862745098}" in header
+    assert "#define QATLAB_IMAGE_OFFSET {0.0}" in header
+    if shutil.which("c++") is not None:
+        caller = '#include "model.h"\nint main() { return QATLAB_CLASSES == 10 ? 0 : 1; }\n'
+        (folder / "caller.cpp").write_text(caller)
+        subprocess.run(
+            ["c++", "-Wall", "-Wextra", "-Werror", "caller.cpp", "-o", "caller"],
+            cwd=folder,
+            check=True,
+        )
+        subprocess.run([folder / "caller"], check=True)
+
+
+def _classes_of_one_file(run: Path, images: object, folder: Path) -> list[str]:
+    assert run_command(["export", str(run), "--format", "c", "-o", str(folder / "one.c")]) == 0
+    subprocess.run(["cc", "-std=c99", "one.c", "-o", "one"], cwd=folder, check=True)
+    pixels = bytes_of(images, pixel_codes(load_run(run).data))  # type: ignore[arg-type]
+    (folder / "one.raw").write_bytes(pixels.numpy().tobytes())
+    done = subprocess.run(
+        ["./one", "one.raw"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return [line.split("\t")[0] for line in done.stdout.splitlines()]
+
+
+def test_a_library_for_arduino_has_a_sketch(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "My net-1"
+    assert run_command(["export", str(run), "--format", "arduino", "-o", str(folder)]) == 0
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        *("library.properties", "src/My_net_1.h", "src/My_net_1.c"),
+        "examples/Classify/Classify.ino",
+    }
+    properties = dict(
+        line.split("=", 1) for line in (folder / "library.properties").read_text().splitlines()
+    )
+    assert properties["name"] == "My_net_1"
+    assert {"version", "author", "sentence", "category", "architectures"} <= properties.keys()
+    assert "#include <My_net_1.h>" in (folder / "examples/Classify/Classify.ino").read_text()
+    if shutil.which("cc") is not None:
+        flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wpedantic", "-c", "src/My_net_1.c"]
+        subprocess.run(["cc", *flags, "-o", "x.o"], cwd=folder, check=True)
+
+
+@takes_qemu
+def test_a_program_on_a_core_answers_as_integers_do(
+    run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    file = tmp_path / "found.json"
+    words = ["verify", str(run), "--target", "cortex-m4", "--images", "20", "--json", str(file)]
+    assert run_command(words) == 0
+    told = capsys.readouterr().out
+    found = re.search(
+        r"cortex-m4 in QEMU: all outputs are those of integers, to the last bit\. Flash ([\d,]+) "
+        r"bytes with code, RAM ([\d,]+) and ([\d,]+) of stack; ([\d,]+) instructions",
+        told,
+    )
+    assert found
+    flash, ram, stack, instructions = (int(word.replace(",", "")) for word in found.groups())
+    assert 20_000 < flash < 45_000
+    assert ram < 2000
+    assert stack < 1000
+    assert instructions < 1_500_000  # 416,520 products
+    forms = json.loads(file.read_text())["forms"]
+    assert list(forms) == [
+        *("fake-quantized", "integers, float", "integers, fixed32", "c, cortex-m4"),
+    ]
+    assert forms["c, cortex-m4"]["largest"] == forms["integers, fixed32"]["largest"]
+
+
+@takes_qemu
+def test_a_wrong_program_on_a_core_is_found(
+    run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qatlab.deploy.cortex import Firmware
+
+    right = Firmware.outputs
+    monkeypatch.setattr(Firmware, "outputs", lambda self, pixels: right(self, pixels) + 1)
+    assert run_command(["verify", str(run), "--target", "cortex-m0plus", "--images", "3"]) == 2
+    told = capsys.readouterr()
+    assert "outputs of 3 images are OTHERS than those of integers" in told.out
+    assert "Beyond the tolerance: c, cortex-m0plus." in told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--format", "c", "-o", "m.c", "--flash", "4x"],
+            "--flash='4x' is wrong. Accepted: a size",
+        ),
+        (["--format", "c", "-o", "m.c", "--flash", "8k"], "--flash=8,192 bytes are less than"),
+        (["--format", "c", "-o", "m.c", "--ram", "1kB"], "Most takes pool2: "),
+        (["--format", "c", "-o", "m.bin"], "a file that ends in .c, or a folder"),
+        (["--format", "arduino", "-o", "m.c"], "a folder, as --format arduino"),
+        (
+            ["--format", "qdq", "-o", "m.onnx", "--ram", "64k"],
+            "--ram has an effect with --format c",
+        ),
+        (["--format", "qdq", "-o", "m.onnx", "--layout", "hwc"], "--layout has an effect with"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    run: Path,
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["export", str(run), *words]) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"Error: [^\n]+\n", error)
+    assert told in error
+    assert os.listdir(tmp_path) == []
+
+
+def test_options_of_no_effect_with_a_target_are_reported(run: Path, capsys: Captured) -> None:
+    for words, told in (
+        (["--reader", "onnxruntime"], "--reader has no effect with --target"),
+        (["--rescale", "float", "fixed32"], "--target runs one program"),
+        ([], "--target=cortex-m9 is wrong."),
+    ):
+        target = "cortex-m9" if not words else "cortex-m4"
+        assert run_command(["verify", str(run), "--target", target, *words]) == 1
+        assert told in capsys.readouterr().err
