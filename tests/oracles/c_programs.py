@@ -11,9 +11,10 @@ from all_forms import CCase, Difference
 
 FLAGS = ("-std=c99", "-O0", "-Wall", "-Wextra", "-Werror")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+PLAIN = "#define QATLAB_PLAIN\n"  # of every other one: without vectors
 HEAD = """\
 #define QATLAB_NO_MAIN
-#define qatlab_infer qatlab_infer_{i}
+{plain}#define qatlab_infer qatlab_infer_{i}
 """
 TAIL = """
 void run_{i}(const uint8_t *image, double *outputs);
@@ -61,7 +62,7 @@ def differences(
     found: list[tuple[CCase, Difference]] = []
     objects: list[int] = []
     for i, case in enumerate(cases):
-        text = HEAD.format(i=i) + case.source + TAIL.format(i=i)
+        text = HEAD.format(i=i, plain=PLAIN * (i % 2)) + case.source + TAIL.format(i=i)
         (folder / f"n{i}.c").write_text(text)
     if not _compiled(folder, range(len(cases)), flags):
         for i, case in enumerate(cases):

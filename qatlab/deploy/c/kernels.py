@@ -76,6 +76,7 @@ class Kernel:
             *self._with_mve(),
             "#elif defined(QATLAB_DSP)",
             *self._with_dsp(),
+            *(["#elif defined(QATLAB_SSE2)", *self._with_sse2()] if self._fills_vectors else []),
             "#else",
             *self._plain(),
             "#endif",
@@ -221,6 +222,73 @@ class Kernel:
         inner += [f"w += {2 * VECTOR};", f"x += {2 * VECTOR * self.places};"]
         lines += ["do {", *indented(inner), "} while (x != end);"]
         return lines + [f"sums[{i}] = (int32_t){name};" for i, name in enumerate(names)]
+
+    @property
+    def _fills_vectors(self) -> bool:
+        """Whether words come in whole vectors, and so do pairs."""
+        return self.words % VECTOR == 0
+
+    def _with_sse2(self) -> list[str]:
+        """Return the body for computers, whose vectors have as many words."""
+        pairs = [(q, r) for q in range(self.places) for r in range(2)]
+        apart = self.is_twofold and not self.is_whole
+        mask, zero = (1 << 16 - self.bits) - 1, "_mm_setzero_si128()"
+        lines = [f"__m128i four{q}{r} = {zero};" for q, r in pairs]
+        if apart:
+            lines += [f"__m128i lows{q}{r} = {zero};" for q, r in pairs]
+        lines.append(f"const qatlab_pair *const end = x + {self._count('pairs')};")
+        inner: list[str] = []
+        for start in range(0, self.words, VECTOR):
+            for r in range(2):
+                load = f"_mm_loadu_si128((const __m128i *)(w + {r * self.words + start}))"
+                inner.append(f"const __m128i w{r}_{start} = {load};")
+            for turn in range(self.turns):
+                by = turn * self.bits * (2 if self.is_twofold else 1)
+                lines_of = self._vectors_of_sse2(turn * self.words + start)
+                for r in range(2):
+                    word = f"w{r}_{start}"
+                    turned = f"_mm_srli_epi32({word}, {by})" if by else word
+                    if self.is_twofold and by:
+                        turned = f"_mm_or_si128({turned}, _mm_slli_epi32({word}, {32 - by}))"
+                    numbers = f"_mm_and_si128({turned}, _mm_set1_epi32((int32_t){self._mask:#x}u))"
+                    lines_of.append(f"const __m128i of{r} = {numbers};")
+                lines_of += [
+                    f"four{q}{r} = _mm_add_epi32(four{q}{r}, _mm_madd_epi16(both{q}, of{r}));"
+                    for q, r in pairs
+                ]
+                inner += ["{", *indented(lines_of), "}"]
+        inner += [f"w += {2 * self.words};", f"x += {self.words * self.turns * self.places};"]
+        if apart:
+            low = f"_mm_set1_epi32({mask})"
+            for q, r in pairs:
+                own = f"four{q}{r}"
+                inner += [
+                    f"lows{q}{r} = _mm_add_epi32(lows{q}{r}, _mm_and_si128({own}, {low}));",
+                    f"{own} = _mm_andnot_si128({low}, {own});",
+                ]
+        lines += ["do {", *indented(inner), "} while (x != end);"]
+        lines += [f"const int32_t sum{q}{r} = qatlab_total(four{q}{r});" for q, r in pairs]
+        if apart:
+            lines += [f"const int32_t low{q}{r} = qatlab_total(lows{q}{r});" for q, r in pairs]
+        return lines + self._results(apart)
+
+    def _vectors_of_sse2(self, pair: int) -> list[str]:
+        """Return the lines that load four pairs of each place."""
+        load = "_mm_loadu_si128((const __m128i *)(x + {}))"
+        if self.places == 1 or self.grain > 1:
+            return [
+                f"const __m128i both{q} = {load.format(self._at(pair, q))};"
+                for q in range(self.places)
+            ]
+        first, second = (load.format(self._at(pair) + n) for n in (0, VECTOR))
+        lines = [
+            f"const __m128 first = _mm_castsi128_ps({first});",
+            f"const __m128 second = _mm_castsi128_ps({second});",
+        ]
+        return lines + [
+            f"const __m128i both{q} = _mm_castps_si128(_mm_shuffle_ps(first, second, {shuffle}));"
+            for q, shuffle in enumerate(("0x88", "0xdd"))
+        ]
 
     def _plain(self) -> list[str]:
         """Return the body that needs few registers: one word of weights at a time."""

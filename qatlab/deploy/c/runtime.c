@@ -102,8 +102,9 @@ static inline void qatlab_put_half(uint8_t *codes, int32_t at, int32_t code)
     codes[at / 2] = (uint8_t)(other | code << at % 2 * 4);
 }
 
-/* Two codes of a window. Processors with DSP instructions multiply and add both at once. */
-#if defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_BIG_ENDIAN)
+/* Two codes of a window. Processors with DSP instructions multiply and add both at once; there,
+ * and with vectors of MVE or SSE2, inner loops use these, unless QATLAB_PLAIN is defined. */
+#if defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_BIG_ENDIAN) && !defined(QATLAB_PLAIN)
 #include <arm_acle.h>
 #include <string.h>
 #define QATLAB_DSP
@@ -113,6 +114,10 @@ static inline void qatlab_put_half(uint8_t *codes, int32_t at, int32_t code)
 #endif
 typedef struct { uint32_t both; } qatlab_pair;
 #else
+#if defined(__SSE2__) && !defined(QATLAB_PLAIN)
+#include <emmintrin.h>
+#define QATLAB_SSE2
+#endif
 typedef struct { uint16_t first, second; } qatlab_pair;
 #endif
 
@@ -143,6 +148,15 @@ static inline qatlab_pair qatlab_signed_pair(uint32_t word)
 static inline int32_t qatlab_dual(qatlab_pair pair, uint32_t of, int32_t sum)
 {
     return __smlad((int16x2_t)pair.both, (int16x2_t)of, sum);
+}
+#endif
+
+#if defined(QATLAB_SSE2)
+/* Adds the four numbers of a vector, modulo 2 to the 32. */
+static inline int32_t qatlab_total(__m128i four)
+{
+    const __m128i two = _mm_add_epi32(four, _mm_srli_si128(four, 8));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_srli_si128(two, 4)));
 }
 #endif
 
