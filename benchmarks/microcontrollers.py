@@ -5,8 +5,8 @@
 
 Networks are trained a few steps on images made in memory, lowered (``fixed32``), written as C,
 compiled by gcc for each core with the flags of the Makefile that ``qatlab export`` writes, and run
-in QEMU, which counts instructions (no cycles). Each row says how many images have other outputs
-than the integer network, in any bit.
+in QEMU, which counts instructions (no cycles; behind them, those for a multiply-accumulate). Each
+row says how many images have other outputs than the integer network, in any bit.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def trained(network: str, method: str) -> tuple[IntegerNetwork, CProgram]:
     return whole, c_program(whole, built.data.class_names)
 
 
-def row(network: str, method: str, cores: list[str], images: int) -> list[str]:
-    """Return the rows of a network, one for each core."""
+def row(network: str, method: str, cores: list[str], images: int) -> str:
+    """Return the row of a network: instructions on each core, flash and memory on the largest."""
     whole, program = trained(network, method)
     shape = (images, *whole.input.shape)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -100,17 +100,19 @@ def row(network: str, method: str, cores: list[str], images: int) -> list[str]:
     expected = compute(whole, torch.from_numpy(pixels)).outputs
     products = sum(layer.multiply_accumulates for layer in program.layers)
     wide, channels = program.wide
-    lines = []
+    counts, built, other = [], [], 0
     for core in cores:
         firmware = Firmware(program.source, program.is_whole, target_of(core))
         found = torch.from_numpy(firmware.outputs(pixels)).double() * 2.0**-whole.output.unit
-        other = int((found != expected).any(1).sum())
+        other += int((found != expected).any(1).sum())
         taken = firmware.instructions or 0
-        cells = [network, method, core, f"{taken:,}", f"{taken / products:.2f}"]
-        cells += [f"{firmware.flash:,}", f"{firmware.ram:,} + {firmware.stack:,}"]
-        cells += [f"{wide} of {channels}", f"{other} of {images}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        counts.append(f"{taken:,} ({taken / products:.2f})")
+        built.append(firmware)
+    flash, ram = (max(getattr(own, name) for own in built) for name in ("flash", "ram"))
+    stack = max(own.stack for own in built)
+    cells = [network, method, *counts, f"{flash:,}", f"{ram:,} + {stack:,}"]
+    cells += [f"{wide} of {channels}", f"{other} of {images * len(cores)}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -125,13 +127,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20)
     given = parser.parse_args()
     config.register()
-    titles = ("network", "method", "core", "instructions", "per product", "flash", "RAM + stack")
-    print("|", " | ".join([*titles, "channels in 64 bits", "images with other outputs"]), "|")
-    print("|" + "---|" * 9)
+    titles = ["network", "method", *given.cores, "flash", "RAM + stack", "channels in 64 bits"]
+    print("|", " | ".join([*titles, "images with other outputs"]), "|")
+    print("|" + "---|" * (len(titles) + 1))
     for network in given.networks:
         for method in given.methods:
-            for line in row(network, method, given.cores, given.images):
-                print(line, flush=True)
+            print(row(network, method, given.cores, given.images), flush=True)
 
 
 if __name__ == "__main__":
