@@ -104,7 +104,10 @@ def _spare_bits(
     numbers, real = (*multipliers, offset), (*op.multipliers, op.offset)
     exact = np.ones(len(shift), bool)
     for own, wanted in zip(numbers, real, strict=True):
-        same = np.ldexp(own.astype(np.float64), -beside(shift, own)) == _of_each(wanted, len(shift))
+        each = _of_each(wanted, len(shift))
+        if each.ndim < own.ndim:  # a map of one number, as a shift of each place has made of it
+            each = each.reshape(-1, *(1,) * (own.ndim - 1))
+        same = np.ldexp(own.astype(np.float64), -beside(shift, own)) == each
         exact &= same.reshape(len(shift), -1).all(1)
     *factors, of_offset = (_trailing_zeros(own) for own in numbers)
     of_factors = np.min(factors, axis=0)

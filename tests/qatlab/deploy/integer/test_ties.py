@@ -130,3 +130,13 @@ def test_ties_are_looked_for_where_sums_can_be_half_way(
     assert op.to_even == has_ties
     positions = factor * np.arange(256) + bias
     assert has_ties == (factor != 0.3 and bool((positions % 1 == 0.5).any()))
+
+
+@pytest.mark.parametrize("way", ["fixed32", "single_shift", "double_shift"])
+def test_multipliers_may_depend_on_the_place_where_offsets_do_not(way: str, tmp_path: Path) -> None:
+    """As behind an average whose last windows are smaller: shifts divide the offset, too."""
+    factors = np.broadcast_to(FACTORS[:, None, None], (5, SIDE, SIDE)).copy()
+    factors[:, :, -1] *= 1.3
+    site = rescale(Codes(-7, 7, 1.0), factors=factors)
+    made = with_rescale(network(site), way)
+    assert_computes_the_same(made, IMAGES, tmp_path)
