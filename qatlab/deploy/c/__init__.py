@@ -1,7 +1,8 @@
 """Integer networks as C99 programs of one file, which need nothing but the standard library."""
 
 from qatlab.deploy.c.folder import arduino, folder
-from qatlab.deploy.c.program import LAYOUTS, CProgram, c_program, check_c
+from qatlab.deploy.c.program import c_program, check_c
 from qatlab.deploy.c.report import LayerSize
+from qatlab.deploy.c.source import LAYOUTS, CProgram
 
 __all__ = ["LAYOUTS", "CProgram", "LayerSize", "arduino", "c_program", "check_c", "folder"]

@@ -9,15 +9,17 @@ whole numbers k of ``gap * k + lowest``; the rest is one sum of codes for each p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from qatlab.deploy.c.kernels import WORDS, Kernel, Unpack, grain_of, in_words, turns
+from qatlab.deploy.c.endings import Ending, Pool
+from qatlab.deploy.c.kernels import WORDS, Kernel, in_words, turns
 from qatlab.deploy.c.memory import Shape, Tensor
 from qatlab.deploy.c.packing import packed
+from qatlab.deploy.c.pairs import Unpack, grain_of
 from qatlab.deploy.c.patches import Patch, is_planar, order_of_taps
 from qatlab.deploy.c.sites import Layer
 from qatlab.deploy.c.tables import Tables
@@ -197,180 +199,6 @@ def _filled(ranks: Integers, kernel: Kernel, each: int) -> Integers:
     channels = -len(ranks) % each
     pairs = -ranks.shape[1] % (kernel.words * kernel.turns)
     return np.pad(ranks, ((0, channels), (0, pairs), (0, 0)))
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A pooling that reads the rows of a block as they are made, of which a few are kept.
-
-    Attributes:
-        op: the pooling.
-        site: its identifier.
-        rows: what it reads, of which as many rows are kept as a window has.
-        result: where its codes go.
-    """
-
-    op: ops.MaxPool
-    site: str
-    rows: Tensor
-    result: Tensor
-
-    @property
-    def size(self) -> int:
-        """Bytes of the rows that are kept."""
-        return self.op.kernel[0] * self.row
-
-    @property
-    def row(self) -> int:
-        """Bytes of a row."""
-        return self.rows.strides[1] * self.rows.bits // 8
-
-
-@dataclass(frozen=True)
-class Code:
-    """A function that returns a code.
-
-    Attributes:
-        name: of the function.
-        text: of it.
-        reads: what it is given behind numbers: of the place ``c``, ``y`` and ``x`` those it reads.
-    """
-
-    name: str
-    text: str
-    reads: tuple[str, ...]
-
-    def call(self, numbers: Sequence[str], place: Mapping[str, str]) -> str:
-        """Return C of a code.
-
-        Args:
-            numbers: C of what it is made of.
-            place: C of ``c``, ``y`` and ``x``.
-        """
-        return f"{self.name}({', '.join([*numbers, *(place[axis] for axis in self.reads)])})"
-
-
-def code(site: str, kind: str, numbers: Sequence[str], body: Sequence[str]) -> Code:
-    """Return the function ``code_*`` of a site.
-
-    Args:
-        site: its identifier.
-        kind: C type of a code.
-        numbers: names of what it is made of.
-        body: lines that return it.
-    """
-    text = "\n".join(body)
-    reads = tuple(axis for axis in "cyx" if re.search(rf"\b{axis}\b", text))
-    inputs = ", ".join(f"int32_t {name}" for name in (*numbers, *reads))
-    name = f"code_{site}"
-    return Code(name, function(f"static inline {kind} {name}({inputs})", body), reads)
-
-
-@dataclass(frozen=True)
-class Vector:
-    """How four sums, or codes, become codes at once: ``(... + offsets) >> shift``, clipped.
-
-    Attributes:
-        multipliers: C of the one of channel ``c``, of the sums or of each input.
-        offset: likewise.
-        shift: of all.
-        low: smallest code.
-        high: largest code.
-    """
-
-    multipliers: tuple[str, ...]
-    offset: str
-    shift: int
-    low: int
-    high: int
-
-    def of_sums(self, factor: int, rest: str) -> list[str]:
-        """Return the lines that make ``codes`` of ``own``, by the upper halves of products."""
-        add = [f"lifted = vaddq_n_u32(lifted, {rest});"] if rest else []
-        high = f"vmulhq_s32(vreinterpretq_s32_u32(lifted), {_four(self.multipliers[0])})"
-        return [
-            f"uint32x4_t lifted = vmulq_n_u32(vld1q_u32((const uint32_t *)own), {factor}u);",
-            *add,
-            f"int32x4_t codes = {high};",
-            *self._ended("codes"),
-        ]
-
-    def of_codes(self, names: Sequence[str]) -> list[str]:
-        """Return the lines that make ``codes`` of vectors of codes, itself among them."""
-        products = [
-            f"vmulq_s32({name}, {_four(own)})"
-            for name, own in zip(names, self.multipliers, strict=True)
-        ]
-        total = products[0]
-        for product in products[1:]:
-            total = f"vaddq_s32({total}, {product})"
-        return [f"codes = {total};", *self._ended("codes")]
-
-    def _ended(self, name: str) -> list[str]:
-        clipped = f"vmaxq_s32({name}, vdupq_n_s32({self.low}))"
-        return [
-            f"{name} = vshrq_n_s32(vaddq_s32({name}, {_four(self.offset)}), {self.shift});",
-            f"{name} = vminq_s32({clipped}, vdupq_n_s32({self.high}));",
-        ]
-
-
-def _four(word: str) -> str:
-    """Return C of the numbers of four channels: of a table, or all the same."""
-    return f"vld1q_s32(&{word})" if word.endswith("[c]") else f"vdupq_n_s32({word.strip('()')})"
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How sums become codes that are stored.
-
-    Attributes:
-        site: identifier of the last site.
-        result: where the codes go.
-        of_sum: makes a code of a sum.
-        lift: by which the sum is to be moved to the left.
-        of_codes: what further sites make of that, in turn, and of ``others`` at the same place.
-        others: what the last of them adds, in the order of its inputs.
-        at: which input of the last one is the code that was made so far.
-        pool: a pooling that reads the codes, so that only some rows of them are kept.
-        vectors: how four sums, and then codes, become codes at once; () where they do not.
-    """
-
-    site: str
-    result: Tensor
-    of_sum: Code
-    lift: int
-    of_codes: tuple[Code, ...] = ()
-    others: tuple[Tensor, ...] = ()
-    at: int = 0
-    pool: Pool | None = None
-    vectors: tuple[Vector, ...] = ()
-
-    @property
-    def functions(self) -> list[str]:
-        """The functions that make codes."""
-        return [own.text for own in (self.of_sum, *self.of_codes)]
-
-    @property
-    def axes(self) -> list[str]:
-        """Whether a code depends on its row ``y``, and its column ``x``."""
-        read = {axis for own in (self.of_sum, *self.of_codes) for axis in own.reads}
-        return [axis for axis in "yx" if axis in read]
-
-    def code(self, total: str, place: Mapping[str, str], others: Sequence[str] = ()) -> str:
-        """Return C of a code.
-
-        Args:
-            total: C of the sum.
-            place: C of ``c``, ``y`` and ``x``.
-            others: C of the codes of ``others`` there.
-        """
-        made = self.of_sum.call([total], place)
-        for i, own in enumerate(self.of_codes):
-            last = i + 1 == len(self.of_codes)
-            made = own.call(
-                [*others[: self.at], made, *others[self.at :]] if last else [made], place
-            )
-        return made
 
 
 class Writer:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qatlab.deploy.c.blocks import Ending
+from qatlab.deploy.c.endings import Ending
 from qatlab.deploy.c.memory import Shape, Tensor
 from qatlab.deploy.c.sites import Layer
 from qatlab.deploy.c.windows import Window

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from qatlab.deploy.c.picture import drawn
-from qatlab.deploy.c.program import CProgram
 from qatlab.deploy.c.runtime import fixed_text
+from qatlab.deploy.c.source import CProgram
 
 NAME = "model"
 

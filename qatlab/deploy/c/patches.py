@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qatlab.deploy.c.kernels import Unpack, order_of_codes
 from qatlab.deploy.c.memory import Shape, Tensor, in_words
+from qatlab.deploy.c.pairs import Unpack, order_of_codes
 from qatlab.deploy.c.words import function, indented, loop, moved, scaled
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.operations import Integers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-from qatlab.deploy.c.program import CProgram
+from qatlab.deploy.c.source import CProgram
 
 WIDTH, HEIGHT, LEFT, TOP, BELOW = 900, 360, 70, 34, 150
 COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from qatlab.deploy.c import blocks, copies, depthwise, windows
-from qatlab.deploy.c.blocks import Ending
-from qatlab.deploy.c.kernels import Kernel, Unpack
-from qatlab.deploy.c.memory import IMAGE, ROWS, WINDOWS, WORD, Memory, Tensor, Used, three_sides
+from qatlab.deploy.c.endings import Ending, Pool, Vector, code
+from qatlab.deploy.c.kernels import Kernel
+from qatlab.deploy.c.memory import IMAGE, ROWS, WINDOWS, WORD, Memory, Tensor, three_sides
 from qatlab.deploy.c.packing import packed
-from qatlab.deploy.c.report import LayerSize, layer_sizes
+from qatlab.deploy.c.pairs import Unpack
+from qatlab.deploy.c.report import layer_sizes
 from qatlab.deploy.c.rescale import In32Bits, SumIn32Bits, in_32_bits, sum_in_32_bits
-from qatlab.deploy.c.runtime import fixed_text, used
+from qatlab.deploy.c.runtime import used
 from qatlab.deploy.c.sites import (
     Layer,
     Products,
@@ -28,8 +29,9 @@ from qatlab.deploy.c.sites import (
     numbers_of_few,
     site,
 )
+from qatlab.deploy.c.source import API, CLASS_NAMES, LAYOUTS, MAIN, NOTES, PLACES, CProgram
 from qatlab.deploy.c.tables import Tables
-from qatlab.deploy.c.words import Identifiers, comment, function, loop, size_of, string
+from qatlab.deploy.c.words import Identifiers, function, loop, size_of, string
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.narrowing import ranges
 from qatlab.deploy.integer.network import IntegerNetwork
@@ -38,122 +40,6 @@ from qatlab.errors import ConfigError
 
 BYTES = (0, 255)
 LARGEST = (1 << 31) - 1  # of an accumulator
-NOTES = {
-    "int64_t": [
-        "It computes with whole numbers alone: sums of 32 bits, rescaled in 32 bits where every",
-        "sum is shown to have the same code as with 64, and else in 64.",
-        "Build it: cc -std=c99 -O2 FILE.c",
-    ],
-    "double": [
-        "It rescales in double, in the order of the network that it was made of. For the same",
-        "results to the last bit, double has to be IEEE 754, and the compiler must not make one",
-        "operation of a product and a sum: gcc does not with -std=c99, clang needs",
-        "-ffp-contract=off. Build it: cc -std=c99 -ffp-contract=off -O2 FILE.c",
-    ],
-}
-API = """
-qatlab_infer takes the bytes of an image ({layout}), writes an output for each
-class, and returns the index of the first largest one; times QATLAB_OUTPUT_UNIT, outputs are
-those of the network. It needs <stdint.h> only. It keeps codes in static memory, so it may not
-run twice at a time.{main}
-"""
-MAIN = " With QATLAB_NO_MAIN defined, there is no main."
-# So that a linker can put memory and constants where a board has room for them.
-PLACES = """\
-#ifndef QATLAB_RAM
-#define QATLAB_RAM
-#endif
-#ifndef QATLAB_FLASH
-#define QATLAB_FLASH
-#endif"""
-CLASS_NAMES = "static const char *const class_names[QATLAB_CLASSES]"
-LAYOUTS = {"chw": "channels, rows, columns", "hwc": "rows, columns, channels"}
-
-
-@dataclass(frozen=True)
-class CProgram:
-    """A program.
-
-    Attributes:
-        about: the comment at its head, up to what it says of ``main``.
-        interface: C of its sizes, of its type of numbers and of its function.
-        body: C of everything else but the example.
-        class_names: C of the names of classes.
-        image: sizes of an image, in words.
-        image_bytes: of an image.
-        classes: how many.
-        flash: bytes of constants: weights, multipliers, offsets, shifts and tables.
-        ram: bytes of codes, of buffers for weights, and of one image.
-        layers: where constants and work lie.
-        left_out: a last function of the network that it does not compute; "" if it has none.
-        is_whole: whether outputs are whole numbers, not double.
-        wide: channels of sites whose sums take 64 bits, and of how many.
-        memory: what lies in the arena, and when.
-    """
-
-    about: str
-    interface: str
-    body: str
-    class_names: str
-    image: str
-    image_bytes: int
-    classes: int
-    flash: int
-    ram: int
-    layers: tuple[LayerSize, ...]
-    left_out: str
-    is_whole: bool
-    wide: tuple[int, int]
-    memory: tuple[Used, ...]
-
-    @property
-    def needed(self) -> dict[str, int]:
-        """Bytes of the arena that are needed while an operation is computed, by its name."""
-        names = [row.name for row in self.layers]
-        at = {name: i for i, name in enumerate(names)}
-        sizes = {name: 0 for name in names}
-        for part in self.memory:
-            for name in names[at[part.first] : at[part.last] + 1]:
-                sizes[name] += part.size
-        return {name: size for name, size in sizes.items() if size}
-
-    @property
-    def source(self) -> str:
-        """Its text as one file."""
-        parts = [
-            *(comment([*self.about.splitlines()]), "#include <stdint.h>", self.interface),
-            *(self.body, "#ifndef QATLAB_NO_MAIN", _main_of(self.class_names), "#endif"),
-        ]
-        return "\n\n".join(parts) + "\n"
-
-    @property
-    def header(self) -> str:
-        """Its header as a file of its own."""
-        parts = [
-            *(comment(self._about_library()), "#ifndef QATLAB_MODEL_H\n#define QATLAB_MODEL_H"),
-            *("#include <stdint.h>", '#ifdef __cplusplus\nextern "C" {\n#endif', self.interface),
-            *("#ifdef __cplusplus\n}\n#endif", "#endif"),
-        ]
-        return "\n\n".join(parts) + "\n"
-
-    def library(self, header: str) -> str:
-        """Return the network as a file of its own that includes a header."""
-        return (
-            "\n\n".join([comment(self._about_library()), f'#include "{header}"', self.body]) + "\n"
-        )
-
-    def main(self, header: str) -> str:
-        """Return the example as a file of its own."""
-        about = comment(["Classifies the images of a file: bytes, one image after the other."])
-        return "\n\n".join([about, f'#include "{header}"', _main_of(self.class_names)]) + "\n"
-
-    def _about_library(self) -> list[str]:
-        return self.about.replace(MAIN, "").splitlines()
-
-
-def _main_of(class_names: str) -> str:
-    includes = "\n".join(f"#include <{name}.h>" for name in ("stdio", "stdlib", "string", "time"))
-    return "\n\n".join([includes, class_names, fixed_text("main.c")])
 
 
 def c_program(
@@ -375,7 +261,7 @@ class _Writer:
             return self._run(op, windows.largest(op, name, source, result), [source])
         windows.Window(op, source, result.shape).check(op.name)
         block, ending = self.endings[op.inputs[0]]
-        ending = replace(ending, pool=blocks.Pool(op, name, source, result))
+        ending = replace(ending, pool=Pool(op, name, source, result))
         return self._write(op, block, ending, [block.source])
 
     def _copy(self, op: ops.Operation, name: str) -> None:
@@ -449,11 +335,11 @@ class _Writer:
         self._count(op, few)
         lines = code_of_sum(op, term, result.kind, self.tables, few)
         site = self.identifiers[op.name]
-        of_sum = blocks.code(site, result.kind, ["sum"], lines)
+        of_sum = code(site, result.kind, ["sum"], lines)
         if few is None or not isinstance(op, ops.FixedRescale):
             return Ending(site, result, of_sum, 0)
         factor, moved = numbers_of(op, self.tables, few)
-        vector = blocks.Vector((factor,), moved, few.shift, op.codes.low, op.codes.high)
+        vector = Vector((factor,), moved, few.shift, op.codes.low, op.codes.high)
         return Ending(site, result, of_sum, few.lift, vectors=(vector,))
 
     def _of_codes(
@@ -470,11 +356,11 @@ class _Writer:
         for other in others:
             if other is not source and self.memory.overwrite(op.name, other.name):
                 break
-        made = blocks.code(site, result.kind, numbers, lines)
-        vectors: tuple[blocks.Vector, ...] = ()
+        made = code(site, result.kind, numbers, lines)
+        vectors: tuple[Vector, ...] = ()
         if own.vectors and few is not None:
             start, factors = numbers_of_few(op, self.tables, few)
-            own_vector = blocks.Vector(factors, start, few.shift, op.codes.low, op.codes.high)
+            own_vector = Vector(factors, start, few.shift, op.codes.low, op.codes.high)
             vectors = (*own.vectors, own_vector)
         codes = (*own.of_codes, made)
         return Ending(
