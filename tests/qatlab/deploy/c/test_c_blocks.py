@@ -8,17 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import SANITIZED, assert_computes_the_same, names
+from programs import SANITIZED, answers, assert_computes_the_same, build, names
+from random_layers import answered as layers_answered
 from random_layers import random_layers
+from random_layers import site as layers_site
 
 from qatlab.deploy.c import c_program
-from qatlab.deploy.integer import Codes, IntegerNetwork
+from qatlab.deploy.c.kernels import Kernel
+from qatlab.deploy.integer import Codes, IntegerNetwork, compute
 from qatlab.deploy.integer.operations import (
     Concatenate,
     Convolve,
     FixedOutput,
     FixedRescale,
     Input,
+    MaxPool,
     Multiply,
     Operation,
     Reshape,
@@ -112,6 +116,8 @@ def test_results_may_lie_between_the_channels_of_others(tmp_path: Path) -> None:
         (2, 3, r"twofold_2x\d_2_by_4_whole\("),
         (2, 63, r"twofold_2x\d_2\("),
         (1, 127, r"twofold_1x\d_2\("),
+        (2, 255, r"single_2x\d_2\("),  # sums of the second channel take too many bits
+        (1, 255, r"single_1x\d_2\("),
         (1, 1, r"twofold_1x\d_2_by_4_whole\("),
     ],
 )
@@ -193,3 +199,79 @@ def test_random_layers_answer_as_integers_do(seed: int, tmp_path: Path) -> None:
     network, images = random_layers(seed)
     plain = ["-DQATLAB_PLAIN"] * (seed % 2)  # without vectors
     assert_computes_the_same(network, images, tmp_path, [*SANITIZED, *plain])
+
+
+def test_a_sum_lies_where_nobody_reads_any_more(tmp_path: Path) -> None:
+    """An addition takes the place of what it adds, unless that is read later or is larger."""
+    rng = np.random.default_rng(11)
+    codes, sides = Codes(0, 15, 1.0), ((1, 1), (1, 1))
+    image = Input("x", (), Codes(0, 255, 1.0), (6, 5, 5))
+    weight = rng.integers(-8, 8, (6, 6, 3, 3))
+    largest = largest_accumulator(weight, codes, "conv")
+
+    def network(kept: bool, wide: bool) -> IntegerNetwork:
+        given = Codes(0, 255, 1.0) if wide else codes
+        shift = ONE * (0 if wide else 4)
+        own: list[Operation] = [
+            FixedRescale("given", ("x",), (ONE,), ZERO, shift, given),
+            FixedRescale("codes", ("x",), (ONE,), ZERO, ONE * 4, codes),
+            Convolve("conv", ("codes",), weight, (1, 1), sides, (1, 1), 1, largest),
+            layers_site("site", "conv", codes, largest, 6, rng),
+            FixedRescale("sum", ("given", "site"), (ONE, ONE * 3), ZERO, ONE * 2, codes),
+        ]
+        last = "given" if kept else "sum"
+        own.append(FixedRescale("last", ("sum", last), (ONE, ONE * 5), ZERO, ONE * 3, codes))
+        return layers_answered(image, own, "last")
+
+    images = torch.randint(0, 256, (3, 6, 5, 5), generator=torch.Generator().manual_seed(1))
+    sizes = {}
+    for kept in (False, True):
+        for wide in (False, True):
+            made = network(kept, wide)
+            folder = tmp_path / f"{kept}{wide}"
+            folder.mkdir()
+            assert_computes_the_same(made, images, folder)
+            parts = {part.name for part in c_program(made, names(made)).memory}
+            sizes[kept, wide] = "sum" in parts
+    assert sizes == {
+        (False, False): False,
+        (True, False): True,
+        (False, True): True,
+        (True, True): True,
+    }
+
+
+@pytest.mark.parametrize("above", [0, 1])
+def test_a_pooling_keeps_the_rows_that_it_reads(above: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(12)
+    codes = Codes(0, 15, 1.0)
+    weight = rng.integers(-8, 8, (6, 5, 1, 1))
+    largest = largest_accumulator(weight, IMAGE.codes, "conv")
+    operations: list[Operation] = [
+        Convolve("conv", ("x",), weight, (1, 1), ((0, 0), (0, 0)), (1, 1), 1, largest),
+        layers_site("site", "conv", codes, largest, 6, rng),
+        MaxPool("pool", ("site",), (2, 3), (2, 3), ((above, 0), (0, 0)), (1, 1)),
+    ]
+    made = layers_answered(IMAGE, operations, "pool")
+    assert "row_site(in, rows" in c_program(made, names(made)).source
+    assert_computes_the_same(made, IMAGES, tmp_path)
+
+
+def test_images_may_be_given_by_places(tmp_path: Path) -> None:
+    rng = np.random.default_rng(13)
+    weight = rng.integers(-128, 128, (6, 5, 3, 2))
+    largest = largest_accumulator(weight, IMAGE.codes, "conv")
+    conv = Convolve("conv", ("x",), weight, (1, 1), ((1, 1), (0, 1)), (1, 1), 1, largest)
+    site = layers_site("site", "conv", Codes(0, 15, 1.0), largest, 6, rng)
+    made = layers_answered(IMAGE, [conv, site], "site")
+    program = c_program(made, names(made), layout="hwc")
+    assert "#define QATLAB_IMAGE_BYTES 270 /* 6 x 9 x 5 bytes: rows, columns, channels */" in (
+        program.source
+    )
+    found = answers(build(program.source, tmp_path), IMAGES.permute(0, 2, 3, 1).contiguous())[1]
+    assert np.array_equal(found, compute(made, IMAGES).outputs.numpy())
+
+
+def test_vectors_read_behind_what_they_need() -> None:
+    assert Kernel(8, False, 7, 2, 1).reads_beyond == 8
+    assert Kernel(8, False, 8, 2, 1).reads_beyond == 0

@@ -9,11 +9,13 @@ import pytest
 import torch
 from networks import EXAMPLE, NETWORKS, PIXEL, convert
 from programs import names
-from random_layers import random_layers
+from random_layers import answered, random_layers, site
 
 from qatlab.deploy.c import c_program
 from qatlab.deploy.cortex import TARGETS, Firmware, missing_for, target_of
-from qatlab.deploy.integer import IntegerNetwork, compute, lower, with_rescale
+from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower, with_rescale
+from qatlab.deploy.integer.operations import Convolve, FixedRescale, Input
+from qatlab.deploy.integer.weights import largest_accumulator
 from qatlab.errors import ConfigError
 
 CORES = ["cortex-m0plus", "cortex-m4", "cortex-m55"]
@@ -39,6 +41,27 @@ def assert_computes_the_same(network: IntegerNetwork, images: torch.Tensor, core
 def test_random_layers_answer_as_integers_do(core: str, seed: int) -> None:
     network, images = random_layers(1000 + seed)
     assert_computes_the_same(network, images, core)
+
+
+@takes_qemu
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize(("bits", "high"), [(4, 15), (2, 3), (8, 255)])
+def test_convolutions_of_many_channels_answer_as_integers_do(
+    core: str, bits: int, high: int
+) -> None:
+    rng = np.random.default_rng(bits)
+    image, codes = Input("x", (), Codes(0, 255, 1.0), (16, 6, 5)), Codes(0, high, 1.0)
+    weight = rng.integers(-(1 << bits - 1), 1 << bits - 1, (12, 16, 3, 3))
+    largest = largest_accumulator(weight, codes, "conv")
+    shift = np.array([8 - codes.bits])
+    sides = ((1, 1), (1, 1))
+    operations = [
+        FixedRescale("codes", ("x",), (np.array([1]),), np.array([0]), shift, codes),
+        Convolve("conv", ("codes",), weight, (1, 1), sides, (1, 1), 1, largest),
+        site("site", "conv", codes, largest, 12, rng),
+    ]
+    images = torch.randint(0, 256, (3, 16, 6, 5), generator=torch.Generator().manual_seed(1))
+    assert_computes_the_same(answered(image, operations, "site"), images, core)
 
 
 @takes_qemu
@@ -72,7 +95,7 @@ def test_instructions_are_counted() -> None:
 typedef int64_t qatlab_number;
 static int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs)
 {
-    uint32_t left = image[0] * 1000u * (image[1] == 0 ? 1u : 1000u);
+    uint32_t left = image[0] * 1000u * (image[1] == 0 ? 1u : 2000u);
     outputs[0] = left;
     __asm__ volatile(".syntax unified\\n0: subs %0, %0, #1\\n bne 0b" : "+r"(left) :: "cc");
     return 0;
@@ -82,11 +105,11 @@ static int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs)
     taken = []
     for image in ([1, 0, 0, 0], [200, 1, 0, 0]):
         found = firmware.outputs(np.array([image], np.uint8))
-        assert found.tolist() == [[image[0] * (1000 if image[1] == 0 else 1_000_000)]]
+        assert found.tolist() == [[image[0] * (1000 if image[1] == 0 else 2_000_000)]]
         taken.append(firmware.instructions or 0)
     assert 2000 <= taken[0] <= 2200
-    # 400 million are 10 million ticks of the counter, which goes round after 16.8 million.
-    assert 400_000_000 <= taken[1] <= 400_000_000 + 200
+    # 800 million are 20 million ticks of the counter, which goes round after 16.8 million.
+    assert 800_000_000 <= taken[1] <= 800_000_000 + 200
 
 
 @takes_qemu
