@@ -25,7 +25,7 @@ def size_of(option: str, word: str | None) -> int | None:
     """Return the bytes that an option allows: ``256k``, ``32kB``, ``65536``."""
     if word is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmM]?)i?[bB]?", word)
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kKmM]?)i?[bB]?", word)
     if found is None:
         raise wrong(option, word, "a size: 65536, 256k, 32kB, 1M")
     return int(float(found[1]) * UNITS[found[2].lower()])
@@ -56,7 +56,6 @@ def write(trained: Trained, given: argparse.Namespace, rescale: str) -> str:
     else:
         own = arduino(program, path.name) if given.format == "arduino" else folder(program)
         for name, text in own.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
             files.write_text(path / name, text)
     _print(program)
     return " ".join([*_sentences(program, path), *_about(program, firmware)])
@@ -68,9 +67,10 @@ def _measured(program: CProgram) -> Firmware | None:
         return None
     try:
         firmware = Firmware(program.source, program.is_whole, TARGETS[MEASURED])
-    except ConfigError:  # it is too large for the board, which --flash says where it matters
+        firmware.measure()
+    except ConfigError as error:  # such as a program that is too large for the board
+        print(f"Not measured on a core: {error}")
         return None
-    firmware.measure()
     return firmware
 
 

@@ -149,8 +149,10 @@ def test_a_wrong_program_on_a_core_is_found(
             ["--format", "c", "-o", "m.c", "--flash", "4x"],
             "--flash='4x' is wrong. Accepted: a size",
         ),
+        (["--format", "c", "-o", "m.c", "--ram", "9" * 400], "Accepted: a size"),
         (["--format", "c", "-o", "m.c", "--flash", "8k"], "--flash=8,192 bytes are less than"),
         (["--format", "c", "-o", "m.c", "--ram", "1kB"], "Most takes pool2: "),
+        (["--format", "c", "-o", "/proc/nothing/net"], "cannot write /proc/nothing/net/model.h"),
         (["--format", "c", "-o", "m.bin"], "a file that ends in .c, or a folder"),
         (["--format", "arduino", "-o", "m.c"], "a folder, as --format arduino"),
         (

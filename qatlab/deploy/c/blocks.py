@@ -11,11 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from qatlab.deploy.c.endings import Ending, Pool
+from qatlab.deploy.c.endings import Ending, Pool, can_end
 from qatlab.deploy.c.kernels import WORDS, Kernel, in_words, turns
 from qatlab.deploy.c.memory import Shape, Tensor
 from qatlab.deploy.c.packing import packed
@@ -24,7 +23,7 @@ from qatlab.deploy.c.patches import Patch, is_planar, order_of_taps
 from qatlab.deploy.c.sites import Layer
 from qatlab.deploy.c.tables import Tables
 from qatlab.deploy.c.windows import Window
-from qatlab.deploy.c.words import function, indented, loop, moved, scaled, size_of
+from qatlab.deploy.c.words import function, indented, loop, moved, scaled
 from qatlab.deploy.integer import operations as ops
 from qatlab.deploy.integer.operations import NO_SIDES, Codes, Integers
 
@@ -95,18 +94,11 @@ def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tenso
     """
     if op.groups > 1 or op.dilation != (1, 1) or not 0 < _bits(op.weight) <= WIDEST:
         return False
-    if type(reader) not in (ops.Rescale, ops.FixedRescale) or len(reader.inputs) > 1:
-        return False
-    site: Any = reader
     return (
-        result is not None
-        and site.below is None
-        and all(own.ndim < 2 for own in site.multipliers)
+        can_end(reader, source, result)
         and (source.strides[0] == 1 or is_planar(source))
-        and result.strides[0] == 1
         # Nothing lies between the taps of a row.
         and (op.kernel[1] == 1 or source.strides[2] in (1, op.weight.shape[1]))
-        and all(size_of(tensor.kind) == 1 for tensor in (source, result))
         and op.largest <= LARGEST
         and op.weight[0].size * int(abs(op.weight).max() * 2 + 1) * 255 <= LARGEST
     )

@@ -5,13 +5,11 @@ The weights of a channel are unpacked once, as pairs of taps, and multiplied wit
 
 from __future__ import annotations
 
-from typing import Any
-
-from qatlab.deploy.c.endings import Ending
+from qatlab.deploy.c.endings import Ending, can_end
 from qatlab.deploy.c.memory import Shape, Tensor
 from qatlab.deploy.c.sites import Layer
 from qatlab.deploy.c.windows import Window
-from qatlab.deploy.c.words import function, indented, loop, moved, scaled, size_of
+from qatlab.deploy.c.words import function, indented, loop, moved, scaled
 from qatlab.deploy.integer import operations as ops
 
 MOST_TAPS = 49  # that are written out
@@ -25,16 +23,10 @@ def suits(op: ops.Convolve, source: Tensor, reader: ops.Operation, result: Tenso
         return False
     if op.dilation != (1, 1) or rows * columns > MOST_TAPS:
         return False
-    if type(reader) not in (ops.Rescale, ops.FixedRescale) or len(reader.inputs) > 1:
-        return False
-    site: Any = reader
     return (
-        result is not None
-        and site.below is None
-        and all(own.ndim < 2 for own in site.multipliers)
+        can_end(reader, source, result)
+        and source.strides[0] == 1
         and SMALLEST <= op.weight.min() <= op.weight.max() <= LARGEST
-        and source.strides[0] == result.strides[0] == 1
-        and all(size_of(tensor.kind) == 1 for tensor in (source, result))
     )
 
 

@@ -8,10 +8,31 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from qatlab.deploy.c.memory import Tensor
-from qatlab.deploy.c.words import function
+from qatlab.deploy.c.words import function, size_of
 from qatlab.deploy.integer import operations as ops
+
+
+def can_end(reader: ops.Operation, source: Tensor, result: Tensor | None) -> bool:
+    """Tell whether a site makes codes of the sums of one layer, a byte or less each.
+
+    Args:
+        reader: the only operation that reads the sums.
+        source: what the layer reads.
+        result: of the reader.
+    """
+    if type(reader) not in (ops.Rescale, ops.FixedRescale) or len(reader.inputs) > 1:
+        return False
+    site: Any = reader
+    return (
+        result is not None
+        and site.below is None
+        and all(own.ndim < 2 for own in site.multipliers)
+        and result.strides[0] == 1
+        and all(size_of(tensor.kind) == 1 for tensor in (source, result))
+    )
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,15 @@ class Firmware:
         command = [QEMU, "-machine", self.target.machine, "-icount", "shift=0", "-nographic"]
         command += ["-monitor", "none", "-serial", "none", "-kernel", "model.elf"]
         command += ["-semihosting-config", "enable=on,target=native"]
-        done = subprocess.run(
-            command, cwd=self._folder, capture_output=True, text=True, timeout=SECONDS
-        )
+        try:
+            done = subprocess.run(
+                command, cwd=self._folder, capture_output=True, text=True, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ConfigError(
+                f"{self.target.name}: {len(pixels)} images take more than {SECONDS} seconds in "
+                "QEMU: give --images a smaller number."
+            ) from error
         if done.returncode:
             reason = done.stderr.strip() or f"it ends with {done.returncode}"
             raise ConfigError(f"{self.target.name}: QEMU does not run the program: {reason}.")
