@@ -195,34 +195,39 @@ class Kernel:
         return f"vandq_u32({word}, {mask})"
 
     def _of_bytes(self) -> list[str]:
-        """Return the same for weights of 4 bits as bytes, whose sums need not be taken apart."""
-        places, rows, mask = range(self.places), range(2), "vdupq_n_u32(0xf0f0f0fu)"
+        """Return the same for weights of 4 bits as bytes, whose sums need not be taken apart.
+
+        Codes are below 128 here, as a half of a word holds the sum of 16 products.
+        """
+        places, rows, half = range(self.places), range(2), 1 << self.bits - 1
         names = [f"sum{q}{r}{c}" for q in places for r in rows for c in "ab"]
-        lines = [f"uint32_t {name} = 0;" for name in names]
+        lines = [f"int32_t {name} = 0;" for name in names]
         lines.append(f"const qatlab_pair *const end = x + {self._count('pairs')};")
-        lines.append("(void)all;")
         inner = [*self._vectors(0, "even"), *self._vectors(VECTOR, "odd")]
         for q in places:
             even, odd = (f"vreinterpretq_u16_u32({name}{q})" for name in ("even", "odd"))
-            both = f"vreinterpretq_u8_u16(vsliq_n_u16({even}, {odd}, 8))"
-            inner.append(f"const uint8x16_t x{q} = {both};")
+            both = f"vreinterpretq_s8_u16(vsliq_n_u16({even}, {odd}, 8))"
+            inner.append(f"const int8x16_t x{q} = {both};")
         for r in rows:
-            # Every other half of a byte is of the second channel, with its upper bit turned.
-            turned = f"vsliq_n_u32(vshrq_n_u32(of{r}, 12), of{r}, 20)"
+            # The upper half of the next byte is k - 8 of the second channel, with its sign.
+            turned = f"vsliq_n_u32(vshrq_n_u32(of{r}, 8), of{r}, 24)"
+            first = f"vandq_u32(of{r}, vdupq_n_u32(0xf0f0f0fu))"
             inner += [
-                f"const uint32x4_t word{r} = vldrwq_u32(w + {4 * r});",
-                f"const uint32x4_t of{r} = veorq_u32(word{r}, vdupq_n_u32(0x80808080u));",
-                f"const uint8x16_t a{r} = vreinterpretq_u8_u32(vandq_u32(word{r}, {mask}));",
-                f"const uint8x16_t b{r} = vreinterpretq_u8_u32(vandq_u32({turned}, {mask}));",
+                f"const uint32x4_t of{r} = vldrwq_u32(w + {4 * r});",
+                f"const int8x16_t a{r} = vreinterpretq_s8_u32({first});",
+                f"const int8x16_t b{r} = vshrq_n_s8(vreinterpretq_s8_u32({turned}), 4);",
             ]
             inner += [
-                f"sum{q}{r}{c} = vmladavaq_u8(sum{q}{r}{c}, x{q}, {c}{r});"
+                f"sum{q}{r}{c} = vmladavaq_s8(sum{q}{r}{c}, x{q}, {c}{r});"
                 for q in places
                 for c in "ab"
             ]
         inner += [f"w += {2 * VECTOR};", f"x += {2 * VECTOR * self.places};"]
         lines += ["do {", *indented(inner), "} while (x != end);"]
-        return lines + [f"sums[{i}] = (int32_t){name};" for i, name in enumerate(names)]
+        more = {"a": "", "b": f" + {half} * all[{{}}]"}
+        return lines + [
+            f"sums[{i}] = {name}{more[name[-1]].format(name[3])};" for i, name in enumerate(names)
+        ]
 
     @property
     def _fills_vectors(self) -> bool:

@@ -79,11 +79,12 @@ class Unpack:
         """Return the lines that unpack four words at a time."""
         count, sign = 16 // self.bits, "s" if self.is_signed else "u"
         each = count * self.places  # pairs from a word to the next one
-        lines = [
-            "const mve_pred16_t bytes = vctp8q((uint32_t)size);",
-            "const mve_pred16_t words = vctp32q(((uint32_t)size + 3) / 4);",
-        ]
-        lines.append(f"const {sign}int8x16_t word = vldrbq_z_{sign}8(codes, bytes);")
+        lines = ["const mve_pred16_t words = vctp32q(((uint32_t)size + 3) / 4);"]
+        bytes_of = "words"  # as many bytes, where they fill words: one predicate is kept at hand
+        if self.has_rest:
+            lines.append("const mve_pred16_t bytes = vctp8q((uint32_t)size);")
+            bytes_of = "bytes"
+        lines.append(f"const {sign}int8x16_t word = vldrbq_z_{sign}8(codes, {bytes_of});")
         for i in range(count):
             if self.bits == 4:
                 shifted = f"vshrq_n_u32(vreinterpretq_u32_u8(word), {4 * i})"
