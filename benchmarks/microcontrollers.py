@@ -23,9 +23,9 @@ from pytorch_lightning import Trainer
 
 from qatlab import config
 from qatlab.deploy.c import CProgram, c_program
-from qatlab.deploy.cortex import TARGETS, Firmware, target_of
 from qatlab.deploy.integer import IntegerNetwork, compute, lower, with_rescale
 from qatlab.deploy.pixels import pixel_codes
+from qatlab.deploy.targets import TARGETS, Firmware, target_of
 from qatlab.quant import Phase, set_phase, start_quantizers
 from qatlab.run.build import build
 from qatlab.run.trainer import module_of

@@ -30,7 +30,7 @@ ROOMS = {
     },
     "qatlab.deploy.integer": {"qatlab.quant", "torch", "numpy"},
     "qatlab.deploy.c": {"qatlab.deploy.integer", "numpy"},
-    "qatlab.deploy.cortex": {"numpy"},
+    "qatlab.deploy.targets": {"numpy"},
     # A network with its data, an integer network, a file. Nothing here knows runs.
     "qatlab.deploy": {
         *("qatlab.data", "qatlab.quant", "qatlab.results.record"),

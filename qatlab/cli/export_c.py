@@ -11,7 +11,7 @@ from rich.table import Table
 
 from qatlab.deploy.c import CProgram, arduino, folder
 from qatlab.deploy.c_file import c_file
-from qatlab.deploy.cortex import TARGETS, Firmware, missing_for
+from qatlab.deploy.targets import TARGETS, Firmware, missing_for
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError, wrong
 from qatlab.system import files

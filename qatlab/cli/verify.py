@@ -12,11 +12,11 @@ from rich.table import Table
 from torch import Tensor
 
 from qatlab.cli.parser import Parser
-from qatlab.deploy.cortex import TARGETS, Target, target_of
 from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.integer.rescaling import check_word
 from qatlab.deploy.onnx.readers import advice
 from qatlab.deploy.pixels import pixel_codes
+from qatlab.deploy.targets import HOST, TARGETS, HostProgram, Target, target_of
 from qatlab.deploy.verify.comparison import Comparison, compare
 from qatlab.deploy.verify.forms import HINT, AsIntegers, FakeQuantized, OnTarget, read_onnx
 from qatlab.deploy.verify.readers import PACKAGES, check_reader, forms_in
@@ -74,25 +74,26 @@ def _print(found: Sequence[Comparison]) -> None:
 
 
 def _target(given: argparse.Namespace) -> Target | None:
-    """Return the core whose program is run, None for none."""
-    if given.target is None:
-        return None
+    """Return the core whose program is run, None for this machine."""
     for option, value in (("--reader", given.reader), ("--onnx", given.onnx)):
         if value:
             raise ConfigError(f"{option} has no effect with --target, which runs a C program.")
     if len(given.rescale or ()) > 1:
         raise ConfigError("--target runs one program: give --rescale one word.")
-    return target_of(given.target)
+    return None if given.target == HOST else target_of(given.target)
 
 
 def _told(form: OnTarget) -> bool:
     """Print what a program on a core takes; return whether all its outputs are right."""
-    own = form.firmware
+    own = form.built
     right = (
         f"outputs of {form.apart:,} images are OTHERS than those of integers"
         if form.apart
         else "all outputs are those of integers, to the last bit"
     )
+    if isinstance(own, HostProgram):
+        print(f"This machine, built by {own.compiler}: {right}.")
+        return not form.apart
     print(
         f"{own.target.name} in QEMU: {right}. Flash {own.flash:,} bytes with code, RAM {own.ram:,} "
         f"and {own.stack:,} of stack; {own.instructions:,} instructions for an image (no cycles)."
@@ -121,7 +122,9 @@ def main(words: Sequence[str]) -> int:
         "--reader", help=f"a program that computes its file, too: {', '.join(PACKAGES)}"
     )
     parser.add_argument(
-        "--target", help=f"a core that runs its C program, in QEMU: {', '.join(TARGETS)}"
+        "--target",
+        help=f"where its C program is built for and run: {HOST}, this machine, or in QEMU "
+        f"{', '.join(TARGETS)}",
     )
     parser.add_argument(
         "--tolerance", type=float, default=TOLERANCE, help="share of images whose class may change"
@@ -134,14 +137,14 @@ def main(words: Sequence[str]) -> int:
         check_word(word)
     if given.rescale and given.reader is not None:
         raise ConfigError("--rescale has no effect with --reader, which computes a file.")
-    target = _target(given)
+    target = None if given.target is None else _target(given)
     trained = load_arguments(given.run, given.checkpoint)
     data = trained.data
     check_outputs(trained, given.images)
     network, why_not = integers_of(trained)
     if given.rescale and network is None:
         raise ConfigError(f"--rescale has no effect: no integers are compared: {why_not}")
-    if target is not None:
+    if given.target is not None:
         others = on_target(trained, network, why_not, target, given.rescale, given.tolerance)
     elif given.reader is None:
         rescales = given.rescale or ["fixed32"]
@@ -167,11 +170,14 @@ def main(words: Sequence[str]) -> int:
     print(f"{found[0].images:,} images; {inside}")
     if given.json is not None:
         forms = {form.name: form.to_json() for form in found}
+        for form in others:
+            if isinstance(form, OnTarget):
+                forms[form.name]["program"] = {"other_images": form.apart, **form.built.facts}
         numbers = {"images": found[0].images, "forms": forms}
         files.write_json(given.json, {**numbers, "accumulator_bits": bits})
     failed = [form.name for form in found if not form.passes]
     failed += [form.name for form in others if isinstance(form, OnTarget) and not _told(form)]
-    if not given.onnx and given.reader is target is None and not can_make_onnx():
+    if not given.onnx and given.reader is given.target is None and not can_make_onnx():
         print(f"ONNX was not compared, as onnxruntime is not installed: {HINT}.")
     if failed:
         print(f"Beyond the tolerance: {', '.join(failed)}.", file=sys.stderr)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from qatlab.cli.main import run as run_command
-from qatlab.deploy.cortex import missing_for
 from qatlab.deploy.pixels import bytes_of, pixel_codes
+from qatlab.deploy.targets import missing_for
 from qatlab.run.loading import load_run
 
 Captured = pytest.CaptureFixture[str]
@@ -126,13 +126,32 @@ def test_a_program_on_a_core_answers_as_integers_do(
         *("fake-quantized", "integers, float", "integers, fixed32", "c, cortex-m4"),
     ]
     assert forms["c, cortex-m4"]["largest"] == forms["integers, fixed32"]["largest"]
+    assert forms["c, cortex-m4"]["program"] == {
+        **{"other_images": 0, "flash": flash, "ram": ram, "stack": stack},
+        "instructions": instructions,
+    }
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="takes a C compiler")
+@pytest.mark.parametrize("rescale", ["fixed32", "float"])
+def test_a_program_on_this_machine_answers_as_integers_do(
+    run: Path, tmp_path: Path, capsys: Captured, rescale: str
+) -> None:
+    file = tmp_path / "found.json"
+    words = ["verify", str(run), "--target", "host", "--rescale", rescale, "--json", str(file)]
+    assert run_command(words) == 0
+    told = capsys.readouterr().out
+    assert "This machine, built by cc: all outputs are those of integers, to the last" in told
+    numbers = json.loads(file.read_text())
+    assert numbers["forms"]["c, host"]["program"] == {"other_images": 0, "compiler": "cc"}
+    assert numbers["forms"]["c, host"]["top1"] == numbers["forms"][f"integers, {rescale}"]["top1"]
 
 
 @takes_qemu
 def test_a_wrong_program_on_a_core_is_found(
     run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qatlab.deploy.cortex import Firmware
+    from qatlab.deploy.targets import Firmware
 
     right = Firmware.outputs
     monkeypatch.setattr(Firmware, "outputs", lambda self, pixels: right(self, pixels) + 1)
@@ -140,6 +159,18 @@ def test_a_wrong_program_on_a_core_is_found(
     told = capsys.readouterr()
     assert "outputs of 3 images are OTHERS than those of integers" in told.out
     assert "Beyond the tolerance: c, cortex-m0plus." in told.err
+
+
+def test_a_target_without_its_compiler_is_refused(
+    run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert run_command(["verify", str(run), "--target", "host"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "Error: --target host takes a C compiler: cc or gcc or clang, or the one"
+    )
 
 
 @pytest.mark.parametrize(

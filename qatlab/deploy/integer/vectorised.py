@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -23,6 +24,7 @@ from qatlab.deploy.integer.network import IntegerNetwork
 from qatlab.deploy.integer.operations import NO_SIDES, Sides, along_channels
 
 EXACT = 1 << 24  # float32 holds all whole numbers up to it
+Rounded = tuple[Tensor, Callable[[], Tensor]]  # codes, and what returns what was rounded to them
 WHOLE = 1e-9  # nearer to a whole number than that is one, up to the errors of float64
 
 
@@ -33,7 +35,8 @@ class Computed:
     Attributes:
         outputs: real numbers ``(N, classes)``, float64.
         codes: of each site, by its name.
-        positions: of each site, what was rounded: in steps, before it was clipped.
+        positions: of each site, what was rounded: in steps, before it was clipped; empty where it
+            was not asked for.
     """
 
     outputs: Tensor
@@ -41,19 +44,20 @@ class Computed:
     positions: dict[str, Tensor]
 
 
-def compute(network: IntegerNetwork, images: Tensor) -> Computed:
+def compute(network: IntegerNetwork, images: Tensor, shows_positions: bool = True) -> Computed:
     """Compute a network.
 
     Args:
         network: the operations.
         images: codes of the image, whole numbers ``(N, C, H, W)``.
+        shows_positions: whether to tell what was rounded, which takes time in fixed point.
     """
     codes: dict[str, Tensor] = {}
     positions: dict[str, Tensor] = {}
     kept = {name: site for site, names in network.sites.items() for name in names}
     for op, value, position in results(network, images):
-        if position is not None:
-            positions[op.name] = position
+        if shows_positions and position is not None:
+            positions[op.name] = position()
         if op.name in kept:
             codes[op.name] = value
     operations = {op.name: op for op in network.operations}
@@ -70,9 +74,17 @@ def compute(network: IntegerNetwork, images: Tensor) -> Computed:
     sites = {name: parts for name, parts in network.sites.items() if parts[0] in codes}
     return Computed(
         value,
-        {name: torch.cat([codes[part] for part in parts], 1) for name, parts in sites.items()},
-        {name: torch.cat([position_of(p) for p in parts], 1) for name, parts in sites.items()},
+        {name: _joined([codes[part] for part in parts]) for name, parts in sites.items()},
+        {
+            name: _joined([position_of(part) for part in parts])
+            for name, parts in sites.items()
+            if shows_positions
+        },
     )
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
 
 
 def _reverses(op: ops.Operation, operations: Mapping[str, ops.Operation]) -> TypeGuard[ops.Rescale]:
@@ -90,8 +102,8 @@ def _reverses(op: ops.Operation, operations: Mapping[str, ops.Operation]) -> Typ
 
 def results(
     network: IntegerNetwork, images: Tensor
-) -> Iterator[tuple[ops.Operation, Tensor, Tensor | None]]:
-    """Yield each operation with its result and, at a site, with what was rounded."""
+) -> Iterator[tuple[ops.Operation, Tensor, Callable[[], Tensor] | None]]:
+    """Yield each operation with its result and, at a site, with what returns what was rounded."""
     last = {name: op.name for op in network.operations for name in op.inputs}
     values: dict[str, Tensor] = {}
     for op in network.operations:
@@ -152,10 +164,19 @@ def _permute(op: ops.Permute, x: Tensor) -> Tensor:
 
 
 def _total(op: ops.Weighted | ops.FixedPoint, terms: Sequence[Tensor], kind: torch.dtype) -> Tensor:
-    total = _like(op.offset, terms[0])
+    total: Tensor | None = None
     for term, multiplier in zip(terms, op.multipliers, strict=True):
-        total = total + _like(multiplier, term) * term.to(kind)
+        product = _like(multiplier, term) * term.to(kind)
+        total = _added(product, _like(op.offset, term) if total is None else total)
+    assert total is not None
     return total
+
+
+def _added(total: Tensor, other: Tensor) -> Tensor:
+    """Return a sum, in the memory of the first one where that has its shape."""
+    if np.broadcast_shapes(total.shape, other.shape) == total.shape:
+        return total.add_(other)
+    return total + other
 
 
 def _shifted(total: Tensor, shift: Tensor) -> Tensor:
@@ -163,37 +184,46 @@ def _shifted(total: Tensor, shift: Tensor) -> Tensor:
     return total.double() / (1 << shift).double()
 
 
-def _rescale(op: ops.Rescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _rescale(op: ops.Rescale, *inputs: Tensor) -> Rounded:
     position = _total(op, inputs, torch.double)
     if (below := op.below) is not None:
         instead = _total(below, inputs, torch.double)
         position = torch.where(position < op.zero, instead, position)
-    return position.round().clamp(op.codes.low, op.codes.high).float(), position
+    codes = position.round().clamp_(op.codes.low, op.codes.high)
+    return codes.float(), lambda: position
 
 
-def _fixed_rescale(op: ops.FixedRescale, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _fixed_rescale(op: ops.FixedRescale, *inputs: Tensor) -> Rounded:
     if not op.codes.largest < EXACT:
         raise ValueError(f"{op.name} has codes beyond float32")
     codes, position, total = _fixed_codes(op, inputs)
+    found = position
     if op.below is not None:
         assert op.zero is not None
         other = total < _like(op.zero, inputs[0])
-        below = _fixed_codes(op.below, inputs)
-        codes = torch.where(other, below[0], codes)
-        position = torch.where(other, below[1], position)
-    return codes.clamp(op.codes.low, op.codes.high).float(), position
+        below, position_below, _ = _fixed_codes(op.below, inputs)
+        codes = torch.where(other, below, codes)
+
+        def found() -> Tensor:
+            return torch.where(other, position_below(), position())
+
+    return codes.clamp_(op.codes.low, op.codes.high).float(), found
 
 
-def _fixed_codes(op: ops.FixedRescale, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _fixed_codes(
+    op: ops.FixedRescale, inputs: Sequence[Tensor]
+) -> tuple[Tensor, Callable[[], Tensor], Tensor]:
     """Return codes that are not clipped, what is rounded to them, and the sums."""
     total, shift = _total(op, inputs, torch.long), _like(op.shift, inputs[0])
-    even = total - ((total >> shift) & 1) if op.to_even else total
-    return even >> shift, _shifted(total, shift), total
+    codes = total >> shift
+    if op.to_even:
+        codes = (total - (codes & 1)) >> shift
+    return codes, partial(_shifted, total, shift), total
 
 
-def _looked_up(op: ops.Table, x: Tensor) -> tuple[Tensor, Tensor]:
+def _looked_up(op: ops.Table, x: Tensor) -> Rounded:
     at = (x - op.lowest).long()
-    return torch.from_numpy(op.entries).float()[at], torch.from_numpy(op.positions)[at]
+    return torch.from_numpy(op.entries).float()[at], lambda: torch.from_numpy(op.positions)[at]
 
 
 def _output(op: ops.Output, *inputs: Tensor) -> Tensor:
@@ -234,7 +264,7 @@ COMPUTED: dict[type[ops.Operation], Callable[..., Tensor]] = {
     ops.FixedOutput: _fixed_output,
 }
 # Codes of sites, and what was rounded to them.
-ROUNDED: dict[type[ops.Operation], Callable[..., tuple[Tensor, Tensor]]] = {
+ROUNDED: dict[type[ops.Operation], Callable[..., Rounded]] = {
     ops.Rescale: _rescale,
     ops.FixedRescale: _fixed_rescale,
     ops.Table: _looked_up,

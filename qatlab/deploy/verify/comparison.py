@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ class Site:
     from_tie: float = 0.0
 
     def add(self, other: Tensor, position: Tensor, agree: Tensor, known: Tensor) -> None:
-        """Count.
+        """Count those of a batch that differ.
 
         Args:
             other: which codes differ, ``(N, ...)``.
@@ -46,7 +46,6 @@ class Site:
             agree: which images agree at all sites before this one, ``(N,)``.
             known: in which images exact arithmetic does, so that ``position`` is theirs, too.
         """
-        self.codes += other.numel()
         self.different += int(other.sum())
         self.first += int(other[agree].sum())
         first = position[agree & known][other[agree & known]]
@@ -115,6 +114,7 @@ class Comparison:
         batch: tuple[Tensor, Tensor, Tensor],
         expected: Answer,
         exact: Answer,
+        known: Mapping[str, Tensor],
         found: Answer,
     ) -> None:
         """Compare one batch.
@@ -124,6 +124,7 @@ class Comparison:
             batch: images, their bytes, labels.
             expected: of the fake-quantized network.
             exact: of what knows what was rounded: the integer network in float64, if there is one.
+            known: in which images that agrees with ``expected`` at all sites before each.
             found: of the form.
         """
         images, pixels, labels = batch
@@ -139,15 +140,16 @@ class Comparison:
         self.total += apart.sum().item()
         self.outputs += apart.numel()
         agree = torch.ones(len(labels), dtype=torch.bool)
-        known = torch.ones(len(labels), dtype=torch.bool)
         for name, theirs_here in expected.codes.items():  # in the order of computation
             if name not in found.codes:
                 continue
             site, codes = self.sites.setdefault(name, Site()), found.codes[name]
+            site.codes += codes.numel()
+            if torch.equal(codes, theirs_here):
+                continue
             other = codes != theirs_here
-            site.add(other, exact.positions[name], agree, known)
+            site.add(other, exact.positions[name], agree, known[name])
             agree &= ~other.flatten(1).any(1)
-            known &= ~(exact.codes[name] != theirs_here).flatten(1).any(1)
         for i in differ.nonzero().ravel().tolist():
             one = slice(i, i + 1)
             inside = form.look_inside(images[one], pixels[one])
@@ -190,8 +192,9 @@ def compare(
             answers = [_finite(form, images, pixels) for form in forms]
             expected, batch = answers[0], (images, pixels, labels)
             whole = expected if exact is None else answers[1]
+            known = _known(expected, whole)
             for form, own, answer in zip(forms, found, answers, strict=True):
-                own.add(form, batch, expected, whole, answer)
+                own.add(form, batch, expected, whole, known, answer)
     return found
 
 
@@ -204,6 +207,16 @@ def _finite(form: Form, images: Tensor, pixels: Tensor) -> Answer:
         culprit = first_not_finite(form.model, images)
         raise TrainingError(f"the network's answers are not finite: {culprit}.")
     raise TrainingError(f"{form.name}: the answers are not finite; those of the network are.")
+
+
+def _known(expected: Answer, exact: Answer) -> dict[str, Tensor]:
+    """Return in which images two answers agree at all sites before each, ``(N,)``."""
+    known, agree = dict[str, Tensor](), torch.ones(len(expected.outputs), dtype=torch.bool)
+    for name, codes in expected.codes.items():
+        known[name] = agree
+        if name in exact.codes and not torch.equal(exact.codes[name], codes):
+            agree = agree & ~(exact.codes[name] != codes).flatten(1).any(1)
+    return known
 
 
 def _from_tie(position: Tensor) -> float:
@@ -222,7 +235,7 @@ def _is_tie(found: Answer, expected: Answer, exact: Answer, classifies: bool) ->
             if known:
                 return _from_tie(exact.positions[name][other]) < TIE
             return bool((codes - theirs).abs().max() == 1)  # what lies between is not known here
-        known &= torch.equal(exact.codes[name].double(), theirs)
+        known &= torch.equal(exact.codes[name], theirs)
     if not classifies:
         return False
     one, two = found.outputs.argmax(), expected.outputs.argmax()

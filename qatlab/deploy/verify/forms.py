@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from qatlab.deploy.c import CProgram
-from qatlab.deploy.cortex import Firmware, Target
 from qatlab.deploy.integer import IntegerNetwork, compute
 from qatlab.deploy.integer.folding import in_steps
+from qatlab.deploy.targets import Firmware, HostProgram
 from qatlab.errors import ConfigError
 from qatlab.quant import hold_weights, release_weights
 from qatlab.quant.learned import ActivationQuantizer
@@ -31,8 +30,8 @@ class Answer:
     Attributes:
         outputs: ``(N, classes)``, float64; the first of several, which is the one that is scored.
         codes: of each site, by its name; empty for a form that does not show them.
-        positions: of each site, what was rounded, in steps; of integer networks, and of a
-            fake-quantized one that has no integer form.
+        positions: of each site, what was rounded, in steps; of exact integers, and of a
+            fake-quantized network that has no integer form.
     """
 
     outputs: Tensor
@@ -97,7 +96,7 @@ class FakeQuantized:
             self._hooks.pop().remove()
 
     def _keep(self, name: str, site: ActivationQuantizer, args: Any, output: Tensor) -> None:
-        self._codes[name] = in_steps(site, output).round()
+        self._codes[name] = in_steps(site, output).round_().float()
 
     def _keep_position(self, name: str, site: ActivationQuantizer, args: Any) -> None:
         values = site.float_values(args[0].clone())  # some functions work in place
@@ -125,48 +124,46 @@ class AsIntegers:
 
     def __init__(self, network: IntegerNetwork, rescale: str, tolerance: float) -> None:
         self.name, self.network = f"integers, {rescale}", network
-        self.tolerance = 0.0 if rescale == "float" else tolerance
+        self.is_exact = rescale == "float"
+        self.tolerance = 0.0 if self.is_exact else tolerance
+        self._last: tuple[Tensor, Answer] | None = None
 
     def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
-        """Compute; see :class:`Form`."""
-        found = compute(self.network, pixels)
-        outputs = finished(found.outputs, self.network.output.function)
-        return Answer(outputs, found.codes, found.positions)
+        """Compute; see :class:`Form`. The last batch is kept, as other forms ask for it, too."""
+        if self._last is None or self._last[0] is not pixels:
+            found = compute(self.network, pixels, shows_positions=self.is_exact)
+            outputs = finished(found.outputs, self.network.output.function)
+            self._last = pixels, Answer(outputs, found.codes, found.positions)
+        return self._last[1]
 
     look_inside = __call__
 
 
 class OnTarget:
-    """A C program on the instruction set of a core, in QEMU.
+    """A C program on a core in QEMU, or on this machine.
 
     Args:
-        program: of the network.
-        target: the core.
-        network: what the program was made of.
-        rescale: of both.
+        name: of where it runs.
+        built: the program.
+        integers: what the program was made of.
         tolerance: see :class:`Form`.
 
     Attributes:
-        firmware: the program as it was built.
+        built: the program.
         apart: images of which an output is another one than that of the integer network.
     """
 
     def __init__(
-        self,
-        program: CProgram,
-        target: Target,
-        network: IntegerNetwork,
-        rescale: str,
-        tolerance: float,
+        self, name: str, built: Firmware | HostProgram, integers: AsIntegers, tolerance: float
     ) -> None:
-        self.name, self.tolerance = f"c, {target.name}", tolerance
-        self.firmware, self.apart = Firmware(program.source, program.is_whole, target), 0
-        self._integers = AsIntegers(network, rescale, tolerance)
+        self.name, self.tolerance = f"c, {name}", tolerance
+        self.built, self.apart = built, 0
+        self._integers = integers
 
     def __call__(self, images: Tensor, pixels: Tensor) -> Answer:
         """Compute; see :class:`Form`."""
         output = self._integers.network.output
-        numbers = torch.from_numpy(self.firmware.outputs(pixels.numpy())).double()
+        numbers = torch.from_numpy(self.built.outputs(pixels.numpy())).double()
         outputs = finished(numbers * 2.0**-output.unit, output.function)
         expected = self._integers(images, pixels).outputs
         self.apart += int((outputs != expected).any(1).sum())
@@ -244,8 +241,10 @@ class InOnnxruntime:
         outputs, *codes = self._run(self._inside, self._names, images, pixels)
         found = {}
         for site, parts in self._parts.items():
-            made = torch.from_numpy(np.concatenate([codes.pop(0) for _ in parts], 1)).double()
-            found[site] = (made / self._units[site]).round()
+            made = torch.from_numpy(np.concatenate([codes.pop(0) for _ in parts], 1))
+            if (unit := self._units[site]) != 1.0:
+                made = (made.double() / unit).round_()
+            found[site] = made.float()
         return Answer(self._answered(outputs), _by_image(found, len(images)))
 
     def _run(self, session: Any, names: Sequence[str], images: Tensor, pixels: Tensor) -> list[Any]:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from qatlab.data import ImageModule
 from qatlab.deploy.c_file import c_file
-from qatlab.deploy.cortex import Target
 from qatlab.deploy.integer import IntegerNetwork, with_rescale
 from qatlab.deploy.integer.lowering import try_to_lower
 from qatlab.deploy.integer.operations import AS_GIVEN
 from qatlab.deploy.pixels import pixel_codes
+from qatlab.deploy.targets import HOST, Firmware, HostProgram, Target
 from qatlab.deploy.trained import Trained
 from qatlab.deploy.verify.forms import (
     AsIntegers,
@@ -123,17 +123,17 @@ def on_target(
     trained: Trained,
     network: IntegerNetwork | None,
     why_not: str,
-    target: Target,
+    target: Target | None,
     rescales: Sequence[str] | None,
     tolerance: float,
 ) -> list[Form]:
-    """Return integers, and the C program on a core.
+    """Return integers, and the C program on a core or on this machine.
 
     Args:
         trained: the network.
         network: the same in whole numbers; None where it has no such form.
         why_not: the reason for that.
-        target: the core.
+        target: the core; None for this machine.
         rescales: how both rescale, one word; None for the default.
         tolerance: share of images that may get another class.
 
@@ -143,12 +143,15 @@ def on_target(
     if network is None:
         raise ConfigError(f"--target runs a C program, of which there is none: {why_not}")
     rescale = rescales[0] if rescales else "fixed32"
-    own = with_rescale(network, rescale)
+    integers = AsIntegers(with_rescale(network, rescale), rescale, tolerance)
     program = c_file(trained, rescale)
-    return [
-        *([] if rescale == "float" else [AsIntegers(own, rescale, tolerance)]),
-        OnTarget(program, target, own, rescale, tolerance),
-    ]
+    built: Firmware | HostProgram
+    if target is None:
+        built = HostProgram(program.source, program.is_whole)
+    else:
+        built = Firmware(program.source, program.is_whole, target)
+    runs = OnTarget(HOST if target is None else target.name, built, integers, tolerance)
+    return [runs] if integers.is_exact else [integers, runs]
 
 
 def check_outputs(trained: Trained, images: int | None) -> None:

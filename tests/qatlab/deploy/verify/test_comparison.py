@@ -37,13 +37,17 @@ def site_of(*rows: list[float]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def all_known(answer: Answer) -> dict[str, Tensor]:
+    return {name: torch.ones(len(codes), dtype=torch.bool) for name, codes in answer.codes.items()}
+
+
 def test_first_counts_what_differs_while_all_before_agrees() -> None:
     agree = torch.tensor([True, False, True])
     site = Site()
     other = torch.tensor([[True, False], [True, True], [False, False]])
     position = site_of([2.499, 0.1], [1.2, 1.3], [3.0, 3.0])
     site.add(other, position, agree, known=torch.tensor([True, True, True]))
-    assert (site.codes, site.different, site.first) == (6, 3, 1)
+    assert (site.different, site.first) == (3, 1)
     assert site.from_tie == pytest.approx(0.001)
     site.add(other, position, agree, known=torch.tensor([False, True, True]))
     assert (site.different, site.first) == (6, 2)
@@ -60,7 +64,9 @@ def test_an_image_parts_at_a_tie_or_not(tie: float, ties: int) -> None:
     found = Answer(others, {"a": changed, "b": changed})
     own = Comparison("given", 0.0)
     one = Given(found.of(slice(0, 1)))  # what is asked for the image that got another class
-    own.add(one, (IMAGES, IMAGES, torch.tensor([1, 0, 1])), expected, exact, found)
+    own.add(
+        one, (IMAGES, IMAGES, torch.tensor([1, 0, 1])), expected, exact, all_known(expected), found
+    )
     assert (own.images, own.right, own.different, own.ties) == (3, 2, 1, ties)
     assert (own.largest, own.total) == (1.0, 2.5)
     assert own.passes == bool(ties)
@@ -76,7 +82,7 @@ def test_equal_outputs_are_ties(apart: float, ties: int) -> None:
     found = Answer(others, codes)
     own = Comparison("given", 0.0)
     batch = (IMAGES[:1], IMAGES[:1], torch.tensor([0]))
-    own.add(Given(found), batch, expected, exact, found)
+    own.add(Given(found), batch, expected, exact, all_known(expected), found)
     assert (own.different, own.ties) == (1, ties)
 
 
@@ -93,7 +99,7 @@ def test_outputs_that_are_no_classes_have_to_be_near(
     found = Answer(outputs + apart, {"a": site_of([code])})
     own = Comparison("given", 0.0, classifies=False)
     batch = (IMAGES[:1], IMAGES[:1], torch.tensor([0]))
-    own.add(Given(found), batch, expected, exact, found)
+    own.add(Given(found), batch, expected, exact, all_known(expected), found)
     assert (own.different, own.ties) == counts
     assert own.right == 0
     assert own.to_json()["top1"] is None

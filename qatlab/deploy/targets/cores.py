@@ -10,6 +10,7 @@ from qatlab.errors import ConfigError, wrong
 COMPILER = "arm-none-eabi-gcc"
 SIZE = "arm-none-eabi-size"
 QEMU = "qemu-system-arm"
+HOST = "host"  # the target that is this machine
 PACKAGES = "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
 # Loops of products need all registers: gcc spills them when it reorders instructions, or puts all
 # layers into one function.
@@ -59,7 +60,7 @@ def target_of(name: str) -> Target:
         ConfigError: if there is none of that name, or a program is missing that it takes.
     """
     if name not in TARGETS:
-        raise wrong("--target", name, TARGETS)
+        raise wrong("--target", name, [HOST, *TARGETS])
     if missing := missing_for():
         raise ConfigError(f"--target {name} takes {' and '.join(missing)}: {PACKAGES}.")
     return TARGETS[name]

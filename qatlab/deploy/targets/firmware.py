@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.deploy.cortex.targets import COMPILER, FLAGS, QEMU, SIZE, Target
+from qatlab.deploy.targets.cores import COMPILER, FLAGS, QEMU, SIZE, Target
 from qatlab.errors import ConfigError
 
 COMMON = (
@@ -74,13 +74,13 @@ class Firmware:
         """Build a program; return its name in the folder."""
         for file, text in (
             ("model.c", source),
-            ("harness.c", _text("harness.c")),
-            ("harness.ld", _text("harness.ld").replace("BOARD_BYTES", self.target.memory)),
+            ("cortex.c", _text("cortex.c")),
+            ("cortex.ld", _text("cortex.ld").replace("BOARD_BYTES", self.target.memory)),
         ):
             (self._folder / file).write_text(text, encoding="utf-8")
-        command = [COMPILER, *self.target.flags, *COMMON, *flags, "-Wl,-T,harness.ld"]
+        command = [COMPILER, *self.target.flags, *COMMON, *flags, "-Wl,-T,cortex.ld"]
         done = subprocess.run(
-            [*command, "harness.c", "-o", name], cwd=self._folder, capture_output=True, text=True
+            [*command, "cortex.c", "-o", name], cwd=self._folder, capture_output=True, text=True
         )
         if done.returncode:
             reason = next((line for line in done.stderr.splitlines() if "error" in line), "")
@@ -97,6 +97,12 @@ class Firmware:
         found = {part: int(size) for part, size in re.findall(r"^(\.\w+)\s+(\d+)", told, re.M)}
         data = found.get(".data", 0)
         return found[".text"] + found.get(".rodata", 0) + data, data + found.get(".bss", 0)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it takes: bytes, and instructions of the last image."""
+        names = ("flash", "ram", "stack", "instructions")
+        return {name: getattr(self, name) for name in names}
 
     def measure(self) -> None:
         """Run it on one image, so that instructions and stack are known."""
@@ -135,4 +141,4 @@ class Firmware:
 
 
 def _text(name: str) -> str:
-    return (files("qatlab.deploy.cortex") / name).read_text(encoding="utf-8")
+    return (files("qatlab.deploy.targets") / name).read_text(encoding="utf-8")

@@ -12,10 +12,10 @@ from programs import names
 from random_layers import answered, random_layers, site
 
 from qatlab.deploy.c import c_program
-from qatlab.deploy.cortex import TARGETS, Firmware, missing_for, target_of
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower, with_rescale
 from qatlab.deploy.integer.operations import Convolve, FixedRescale, Input
 from qatlab.deploy.integer.weights import largest_accumulator
+from qatlab.deploy.targets import TARGETS, Firmware, missing_for, target_of
 from qatlab.errors import ConfigError
 
 CORES = ["cortex-m0plus", "cortex-m4", "cortex-m55"]
