@@ -1,8 +1,9 @@
 """Quantization-aware training of image networks with PyTorch Lightning and Hydra.
 
 From Python: :func:`quantize` a network of one's own, ask for the :func:`obstacles` to its export,
-:func:`load_quantized` a run, and take its :func:`integer_weights`. They are imported when they are
-asked for: commands that only read files then start in a moment.
+:func:`load_quantized` a run, take its :func:`integer_weights`, or all its numbers by
+:func:`load_integers`. They are imported when they are asked for: commands that only read files then
+start in a moment.
 """
 
 from importlib import import_module
@@ -12,13 +13,21 @@ if TYPE_CHECKING:
     from qatlab.deploy.integer.weights import integer_weights
     from qatlab.deploy.obstacles import obstacles
     from qatlab.quant import quantize
-    from qatlab.run.loading import load_quantized
+    from qatlab.run.loading import load_integers, load_quantized
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "integer_weights", "load_quantized", "obstacles", "quantize"]
+__all__ = [
+    "__version__",
+    "integer_weights",
+    "load_integers",
+    "load_quantized",
+    "obstacles",
+    "quantize",
+]
 _PLACES = {
     "integer_weights": "qatlab.deploy.integer.weights",
+    "load_integers": "qatlab.run.loading",
     "load_quantized": "qatlab.run.loading",
     "obstacles": "qatlab.deploy.obstacles",
     "quantize": "qatlab.quant",

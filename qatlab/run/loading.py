@@ -11,6 +11,9 @@ from torch import nn
 
 from qatlab import config
 from qatlab.config import places
+from qatlab.deploy.integer import IntegerNetwork, lower, with_rescale
+from qatlab.deploy.integer.rescaling import check_word
+from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
 from qatlab.run.belonging import own_checkpoint
@@ -75,6 +78,27 @@ def load_quantized(
 ) -> nn.Module:
     """Return the network of a run, ready to be called; see :func:`load_run`."""
     return load_run(run, checkpoint, allow).model.eval()
+
+
+def load_integers(
+    run: Path | str, checkpoint: str = "best", allow: Sequence[str] = (), rescale: str = "fixed32"
+) -> IntegerNetwork:
+    """Return the network of a run in whole numbers: weights, multipliers, offsets and shifts.
+
+    Args:
+        run: its folder.
+        checkpoint: see :func:`load_run`.
+        allow: likewise.
+        rescale: how sums become codes: ``fixed32`` and its relatives, or ``float``.
+
+    Raises:
+        QatlabError: see :func:`load_run`; and for what has no integer form, naming layer or site.
+    """
+    check_word(rescale)
+    built = load_run(run, checkpoint, allow)
+    example = built.data.example_input()
+    network = lower(built.model.eval(), pixel_codes(built.data), example)
+    return with_rescale(network, rescale)
 
 
 def _config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:

@@ -20,12 +20,19 @@ import qatlab
 from qatlab.cli import verify as verify_command
 from qatlab.cli.main import run as run_command
 from qatlab.deploy.integer import IntegerNetwork, lower
-from qatlab.deploy.integer.operations import Operation, Output, Rescale, Weighted
+from qatlab.deploy.integer.operations import (
+    Convolve,
+    FixedRescale,
+    Operation,
+    Output,
+    Rescale,
+    Weighted,
+)
 from qatlab.deploy.pixels import bytes_of, pixel_codes
 from qatlab.deploy.verify.comparison import compare
 from qatlab.deploy.verify.forms import AsIntegers, FakeQuantized
 from qatlab.deploy.verify.trained import batches_of
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, QatlabError
 from qatlab.quant.layers import quantized_weight
 from qatlab.run.loading import load_run
 
@@ -133,6 +140,29 @@ def test_three_lines_of_python_load_call_and_take_the_weights(run: Path) -> None
     assert set(np.unique(codes)) <= set(range(-15, 16, 2))
     expected = quantized_weight(model.get_submodule("conv2")).detach().numpy()
     np.testing.assert_allclose(codes * step, expected, rtol=1e-6)
+
+
+def test_all_numbers_of_a_network_are_read_from_python(run: Path) -> None:
+    network = qatlab.load_integers(run)
+    layer, site = network["conv2"], network["relu2"]
+
+    assert isinstance(layer, Convolve)
+    assert isinstance(site, FixedRescale)
+    codes = torch.randint(0, 16, (1, layer.weight.shape[1], 5, 5))
+    sums = torch.nn.functional.conv2d(codes.double(), torch.from_numpy(layer.weight).double())
+    by_channel = [
+        torch.from_numpy(numbers.reshape(-1))
+        for numbers in (site.multipliers[0], site.offset, site.shift)
+    ]
+    multiplier, offset, shift = by_channel
+    found = (sums.flatten().long() * multiplier + offset) >> shift
+    # The same by floats: the step of the sums, the bias and the step of the codes.
+    exact = qatlab.load_integers(run, rescale="float")["relu2"]
+    assert isinstance(exact, Rescale)
+    position = sums.flatten().numpy() * exact.multipliers[0].reshape(-1) + exact.offset.reshape(-1)
+    assert np.abs(found.numpy() - position).max() < 0.5 + 1e-4
+    with pytest.raises(QatlabError, match=r"operation=conv22 is wrong\. Did you mean 'conv2'\?"):
+        network["conv22"]
 
 
 def changed(network: IntegerNetwork, kind: type[Weighted], by: float) -> IntegerNetwork:

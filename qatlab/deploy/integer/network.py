@@ -15,6 +15,7 @@ from qatlab.deploy.integer.operations import (
     Shape,
     Sums,
 )
+from qatlab.errors import wrong
 
 Kind = TypeVar("Kind", bound=Operation)
 
@@ -36,8 +37,15 @@ class IntegerNetwork:
     is_narrow: bool = False
 
     def __getitem__(self, name: str) -> Operation:
-        """Return the operation of that name."""
-        return next(op for op in self.operations if op.name == name)
+        """Return the operation of that name.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        found = {op.name: op for op in self.operations}
+        if name not in found:
+            raise wrong("operation", name, found)
+        return found[name]
 
     def of(self, kind: type[Kind]) -> Iterator[Kind]:
         """Yield the operations of a kind, in their order."""
