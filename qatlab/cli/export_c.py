@@ -57,7 +57,7 @@ def write(trained: Trained, given: argparse.Namespace, rescale: str) -> str:
         own = arduino(program, path.name) if given.format == "arduino" else folder(program)
         for name, text in own.items():
             files.write_text(path / name, text)
-    _print(program)
+    _print(program, firmware)
     return " ".join([*_sentences(program, path), *_about(program, firmware)])
 
 
@@ -93,12 +93,16 @@ def _check_room(
         )
 
 
-def _print(program: CProgram) -> None:
-    titles = ("layer", "operation", "bytes of constants", "bytes of memory", "MACs per image")
-    table, needed = Table(*titles), program.needed
+def _print(program: CProgram, firmware: Firmware | None) -> None:
+    titles = ["layer", "operation", "bytes of constants", "bytes of memory", "MACs per image"]
+    code = {} if firmware is None else program.by_layer(firmware.code)
+    table, needed = Table(*titles, *[f"bytes of code, {MEASURED}"] * bool(code)), program.needed
     for row in program.layers:
         memory = f"{needed[row.name]:,}" if row.name in needed else ""
-        table.add_row(row.name, row.what, f"{row.flash:,}", memory, f"{row.multiply_accumulates:,}")
+        numbers = [f"{row.flash:,}", memory, f"{row.multiply_accumulates:,}"]
+        table.add_row(row.name, row.what, *numbers, *[f"{code.get(row.name, 0):,}"] * bool(code))
+    if code:
+        table.add_row("", "shared by layers", "", "", "", f"{code['']:,}")
     wide_console().print(table)
 
 

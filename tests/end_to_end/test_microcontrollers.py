@@ -209,6 +209,23 @@ def test_what_does_not_fit_is_refused(
     assert os.listdir(tmp_path) == []
 
 
+@takes_qemu
+def test_code_is_told_apart_by_layer(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    assert run_command(["export", str(run), "--format", "c", "-o", str(tmp_path / "m.c")]) == 0
+    told = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in told.splitlines()]
+    numbers = {row[0] or row[1]: row for row in rows if len(row) == 6}
+    code = {name: int(row[5].replace(",", "")) for name, row in numbers.items()}
+    assert code["conv1"] == 0  # a site computes the sums that it reads
+    assert code["relu2"] > 300
+    assert code["shared by layers"] > 500
+    flash, constants = (
+        int(re.findall(rf"([\d,]+) bytes of {what}", told)[-1].replace(",", ""))
+        for what in ("flash with code", r"constants \(flash\)")
+    )
+    assert sum(code.values()) == pytest.approx(flash - constants, rel=0.05)
+
+
 def test_options_of_no_effect_with_a_target_are_reported(run: Path, capsys: Captured) -> None:
     for words, told in (
         (["--reader", "onnxruntime"], "--reader has no effect with --target"),

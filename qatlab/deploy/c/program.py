@@ -132,6 +132,7 @@ class _Writer:
             flash=sum(self.tables.sizes.values()),
             ram=self.memory.size + self.rows.size + image,
             layers=layer_sizes(self.network, self.shapes, self.layers, self.tables.sizes),
+            identifiers={op.name: self.identifiers[op.name] for op in self.network.operations},
             left_out=output.function,
             is_whole=output.whole,
             wide=(int(self.wide[0]), int(self.wide[1])),

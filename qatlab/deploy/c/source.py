@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qatlab.deploy.c.memory import Used
@@ -57,6 +59,7 @@ class CProgram:
         flash: bytes of constants: weights, multipliers, offsets, shifts and tables.
         ram: bytes of codes, of buffers for weights, and of one image.
         layers: where constants and work lie.
+        identifiers: with which the names of the functions of an operation end, by its name.
         left_out: a last function of the network that it does not compute; "" if it has none.
         is_whole: whether outputs are whole numbers, not double.
         wide: channels of sites whose sums take 64 bits, and of how many.
@@ -73,6 +76,7 @@ class CProgram:
     flash: int
     ram: int
     layers: tuple[LayerSize, ...]
+    identifiers: Mapping[str, str]
     left_out: str
     is_whole: bool
     wide: tuple[int, int]
@@ -88,6 +92,22 @@ class CProgram:
             for name in names[at[part.first] : at[part.last] + 1]:
                 sizes[name] += part.size
         return {name: size for name, size in sizes.items() if size}
+
+    def by_layer(self, functions: Mapping[str, int]) -> dict[str, int]:
+        """Return the bytes of code of each operation, and under "" of what several share.
+
+        Args:
+            functions: bytes of each function, by its name.
+        """
+        found = dict.fromkeys(["", *self.identifiers], 0)
+        for function, size in functions.items():
+            owners = {
+                len(own): name
+                for name, own in self.identifiers.items()
+                if re.fullmatch(rf"[a-z]+_{re.escape(own)}", function)
+            }
+            found[owners[max(owners)] if owners else ""] += size
+        return found
 
     @property
     def source(self) -> str:

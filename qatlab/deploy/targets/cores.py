@@ -9,6 +9,7 @@ from qatlab.errors import ConfigError, wrong
 
 COMPILER = "arm-none-eabi-gcc"
 SIZE = "arm-none-eabi-size"
+SYMBOLS = "arm-none-eabi-nm"  # comes with it
 QEMU = "qemu-system-arm"
 HOST = "host"  # the target that is this machine
 PACKAGES = "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qatlab.deploy.targets.cores import COMPILER, FLAGS, QEMU, SIZE, Target
+from qatlab.deploy.targets.cores import COMPILER, FLAGS, QEMU, SIZE, SYMBOLS, Target
 from qatlab.errors import ConfigError
 
 COMMON = (
     *("-std=gnu99", "-mthumb", "-ffunction-sections", "-fdata-sections", "-nostartfiles"),
     *("-Wl,--gc-sections", "--specs=nosys.specs", "-I."),
 )
+INFER = "qatlab_infer"
 SECONDS = 3600  # that images may take at most
 NOTHING = """\
 #define QATLAB_IMAGE_BYTES 1
@@ -42,6 +43,8 @@ class Firmware:
 
     Attributes:
         flash: bytes of code and constants, without what runs and links it.
+        code: bytes of each of its functions, by its name; the compiler may have put one into
+            another that calls it.
         ram: bytes of static memory, without image and outputs.
         instructions: of the last image; None before one was computed.
         stack: bytes that it has used.
@@ -60,6 +63,11 @@ class Firmware:
         self.stack = 0
         empty = self._sizes(self._built("empty.elf", NOTHING, flags))
         own = self._sizes(self._built("model.elf", source, flags))
+        others = self._functions("empty.elf")
+        self.code = {
+            name: size - (0 if name == INFER else others.get(name, 0))
+            for name, size in self._functions("model.elf").items()
+        }
         self.flash, self.ram = own[0] - empty[0], own[1] - empty[1]
         memory = re.search(r"^#define QATLAB_IMAGE_BYTES (\d+)", source, re.MULTILINE)
         classes = re.search(r"^#define QATLAB_CLASSES (\d+)", source, re.MULTILINE)
@@ -97,6 +105,24 @@ class Firmware:
         found = {part: int(size) for part, size in re.findall(r"^(\.\w+)\s+(\d+)", told, re.M)}
         data = found.get(".data", 0)
         return found[".text"] + found.get(".rodata", 0) + data, data + found.get(".bss", 0)
+
+    def _functions(self, name: str) -> dict[str, int]:
+        """Return the bytes of the functions of a program.
+
+        Copies of one are counted together, and those that the compiler has made one are one, under
+        the names of all.
+        """
+        told = subprocess.run(
+            [SYMBOLS, "-S", name], cwd=self._folder, capture_output=True, text=True, check=True
+        ).stdout
+        places: dict[str, tuple[int, list[str]]] = {}
+        for at, size, function in re.findall(r"^(\w+) (\w+) [tT] (\w+)", told, re.MULTILINE):
+            places.setdefault(at, (int(size, 16), []))[1].append(function)
+        found: dict[str, int] = {}
+        for bytes_of, functions in places.values():
+            name = " = ".join(functions)
+            found[name] = found.get(name, 0) + bytes_of
+        return found
 
     @property
     def facts(self) -> dict[str, Any]:
