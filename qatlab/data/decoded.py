@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qatlab.data.decode import read_image
-from qatlab.data.file_sources import BAD_IMAGES, BadImages, FileSource, left_out
+from qatlab.data.file_sources import BAD_IMAGES, BadImages, FileSource, check_few, left_out
 from qatlab.data.folders import ImageFolder
 from qatlab.data.sources import LabelledImages
 from qatlab.data.transforms.limits import choice
@@ -86,6 +86,7 @@ class Decoded:
             threads.shutdown(cancel_futures=True)
         if not kept:
             raise DataError(f"none of {len(files)} images can be decoded; the first: {bad[0]}")
+        check_few(bad, len(files), parts[0])
         if bad:
             print(left_out(bad, len(files), parts[0]))
         return LabelledImages(images[: len(kept)], labels[kept])

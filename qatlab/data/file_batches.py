@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from qatlab.data.batches import ALONE, EpochSampler, ResumableLoader, Share, transform_rng
 from qatlab.data.decode import read_image
-from qatlab.data.file_sources import LabelledFiles, left_out
+from qatlab.data.file_sources import LabelledFiles, check_few, left_out
 from qatlab.data.transforms.pipeline import apply, check_shape, in_pieces, to_unit
 from qatlab.data.transforms.transform import Part, Transform
 from qatlab.errors import DataError, QatlabError
@@ -214,6 +214,8 @@ class FileLoader(ResumableLoader):
                 if batch == len(self) - 1:
                     # Now: who knows how many batches there are stops here.
                     self._report_bad(bad, seen)
+                    if start == 0:
+                        check_few(bad, seen, self.part)
                 x = shared[request.memory][: len(result.y)] if result.x is None else result.x
                 x = x.pin_memory() if on_gpu else x
                 x, y = (part.to(self.device, non_blocking=on_gpu) for part in (x, result.y))

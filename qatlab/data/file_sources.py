@@ -16,6 +16,7 @@ from qatlab.data.transforms.transform import Part
 from qatlab.errors import DataError, wrong
 
 BadImages = Literal["error", "skip"]
+MOST_BAD = 0.05  # of the images of a part, which may be left out
 BAD_IMAGES: tuple[BadImages, ...] = get_args(BadImages)
 
 
@@ -95,6 +96,15 @@ def left_out(bad: Sequence[str], n_images: int, part: Part) -> str:
         f"{len(bad):,} of {n_images:,} {part} images could not be decoded and were left out; the "
         f"first: {bad[0]}"
     )
+
+
+def check_few(bad: Sequence[str], n_images: int, part: Part) -> None:
+    """Raise a DataError if so many images are left out that it is not these that are wrong."""
+    if len(bad) > MOST_BAD * n_images:
+        raise DataError(
+            f"{len(bad):,} of {n_images:,} {part} images cannot be decoded, more than the "
+            f"{MOST_BAD:.0%} that bad_images=skip leaves out; the first: {bad[0]}"
+        )
 
 
 def channels_of_files(channels: int) -> int:

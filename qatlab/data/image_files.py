@@ -9,7 +9,7 @@ from torch import nn
 from qatlab.data.file_batches import FileBatches, FileLoader
 from qatlab.data.file_sources import BAD_IMAGES, BadImages, FileSource, LabelledFiles
 from qatlab.data.module import ImageModule
-from qatlab.data.splits import Split
+from qatlab.data.splits import Indices, Split
 from qatlab.data.transforms.geometry import Rescale
 from qatlab.data.transforms.limits import choice, whole_number
 from qatlab.data.transforms.pipeline import split_by_size
@@ -119,6 +119,9 @@ class ImageFiles(ImageModule):
                 )
             self._files[part] = files
         return self._files[part]
+
+    def _labels(self, part: Part) -> Indices:
+        return self._of(part).labels
 
     def _loader(self, part: Part, batch_size: int, shuffle: bool = False) -> FileLoader:
         each, whole = self.pipelines[part], list[Transform]()

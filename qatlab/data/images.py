@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qatlab.data.batches import BatchLoader
 from qatlab.data.download import Downloadable
@@ -150,6 +150,9 @@ class ImageData(ImageModule):
         images, transforms = self._loaded(part, stage)
         size, seed = self.images_of(self.eval_batch_size), self.shuffle_seed
         return BatchLoader(*images, size, seed=seed, transforms=transforms, share=self.share())
+
+    def _labels(self, part: Part) -> Tensor:
+        return self._loaded(part, "test" if part == "test" else "fit").images.labels
 
     def _loaded(self, part: Part, stage: str) -> Prepared:
         """Return a part, which ``setup(stage)`` reads."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qatlab.data.batches import ALONE, Share
 from qatlab.data.transforms.limits import height_and_width, whole_number
 from qatlab.data.transforms.pipeline import channels_after, named, of_part
-from qatlab.data.transforms.transform import PARTS, Transform
+from qatlab.data.transforms.transform import PARTS, Part, Transform
 
 
 class Described(Protocol):
@@ -91,6 +91,15 @@ class ImageModule(ABC):
     def images_per_score(self) -> int:
         """Test images in a row that get one score together, such as windows of a clip."""
         return int(getattr(self._described, "images_per_score", 1))
+
+    def class_counts(self, part: Part) -> tuple[int, ...]:
+        """Return how many images of each class a part holds, which ``setup`` has read."""
+        labels = torch.as_tensor(self._labels(part))
+        return tuple(torch.bincount(labels.cpu(), minlength=self.num_classes).tolist())
+
+    @abstractmethod
+    def _labels(self, part: Part) -> Any:
+        """Return the labels of a part, int64, (N,)."""
 
     def example_input(self) -> Tensor:
         """Return one black image, (1, C, H, W), to trace a model; reads no data set."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Literal, NamedTuple
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from qatlab.data.transforms.limits import number
 from qatlab.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 Split = Literal["random", "in_order"]
 Indices = NDArray[np.int64]
@@ -70,6 +73,7 @@ class Shares:
         self.test = None if test is None else number(f"{key}.test", test, low=0)
         self.per_label = per_label
         self.equal = equal and per_label
+        self._warned = False
         named = {"training": self.training, "validation": self.validation, "test": self.test}
         given = {name: share for name, share in named.items() if share is not None}
         if max(given.values()) <= 1 and sum(given.values()) > 1 + 1e-9:
@@ -89,6 +93,8 @@ class Shares:
         if self.per_label:
             groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         smallest = min(map(len, groups), default=0)
+        if self.equal:
+            self._warn(smallest, len(groups), len(labels))
         parts: dict[str, list[Indices]] = {"training": [], "validation": [], "test": []}
         for group in groups:
             members = rng.permutation(group) if split == "random" else group
@@ -100,6 +106,17 @@ class Shares:
             if self.equal:
                 parts["test"].append(members[max(start, smallest) :])
         return {part: np.sort(np.concatenate(pieces)) for part, pieces in parts.items()}
+
+    def _warn(self, smallest: int, groups: int, n_images: int) -> None:
+        """Tell once if most images are neither trained nor validated on, as one class has few."""
+        surplus = n_images - groups * smallest
+        if surplus > n_images / 2 and not self._warned:
+            log.warning(
+                "data.source.equal=true divides %s images of each class, as many as the smallest "
+                "class has: %s of %s go to the test set; data.source.equal=false divides them too",
+                *(f"{smallest:,}", f"{surplus:,}", f"{n_images:,}"),
+            )
+            self._warned = True
 
     def _counts(self, n_images: int) -> Counts:
         """Return how many images of a group make up each part."""

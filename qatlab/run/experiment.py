@@ -15,6 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from qatlab import sweep
 from qatlab.config import apply_given, clear_initial_weights, in_sweep, portable_yaml, stored_config
 from qatlab.config.trust import foreign
+from qatlab.data.transforms.transform import Part
 from qatlab.deploy.integer.lowering import Obstacle
 from qatlab.deploy.obstacles import forms_of, in_short
 from qatlab.errors import CheckpointError, ConfigError, wrong
@@ -25,6 +26,7 @@ from qatlab.run import evaluation, shared_phases, summary
 from qatlab.run.belonging import check_own, own_checkpoint
 from qatlab.run.build import INSTANTIATED, Built, build
 from qatlab.run.environment import begin, environment
+from qatlab.run.images import described, image_counts
 from qatlab.run.layers import print_table
 from qatlab.run.plan import build_for_target
 from qatlab.run.teacher import distillation_of, teacher_of
@@ -198,7 +200,16 @@ def _fit_and_test(
     folder = Path(cfg.folder)
     images = built.data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
     built.solver.images_per_update = images
-    module, data = module_of(built), DataModule(built.data)
+    counts = dict[Part, dict[str, int]]()
+
+    def count(stage: str) -> None:
+        parts: tuple[Part, ...] = ("test",) if stage == "test" else ("training", "validation")
+        counts.update(image_counts(built.data, *parts))
+        if stage == "fit" and trainer.is_global_zero:
+            for line in described(counts):
+                say(line)
+
+    module, data = module_of(built), DataModule(built.data, count)
     with _shared_phases(cfg, built, trainer, start_from) as shared:
         _fit(trainer, module, data, checkpoint, start_from or shared)
     trainer.loggers = []  # trackers get the report, at the end, when nothing depends on them
@@ -215,6 +226,7 @@ def _fit_and_test(
         "best": kept,
         "size_bytes": built.table.size_bytes,
         "float_bytes": built.table.float_bytes,
+        "images": counts,
         "seed": cfg.seed,
         "seconds": round(seconds, 1),
         "first_phases_of": shared_phases.origin(folder),

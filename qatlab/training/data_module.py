@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
@@ -13,11 +14,12 @@ class DataModule(LightningDataModule):
     Args:
         images: with ``prepare_data``, ``setup`` and loaders as a LightningDataModule has them, and
             an attribute ``trainer``.
+        has_read: called with the stage whose images have been read.
     """
 
-    def __init__(self, images: Any) -> None:
+    def __init__(self, images: Any, has_read: Callable[[str], None] | None = None) -> None:
         super().__init__()
-        self.images = images
+        self.images, self.has_read = images, has_read
 
     def prepare_data(self) -> None:
         """Fetch what is missing."""
@@ -27,6 +29,8 @@ class DataModule(LightningDataModule):
         """Read images, for the processes and the device of the trainer."""
         self.images.trainer = self.trainer
         self.images.setup(stage)
+        if self.has_read is not None:
+            self.has_read(stage)
 
     def train_dataloader(self) -> Any:
         """Return the batches of an epoch."""

@@ -8,12 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from qatlab.data import FileLoader, ImageFiles, ImageFolder, LabelledFiles
+from qatlab.data import FileLoader, ImageFiles, ImageFolder, LabelledFiles, file_sources
 from qatlab.data.transforms import SliceExtraction
 from qatlab.data.transforms.transform import Part
 from qatlab.errors import ConfigError, DataError
 
 BAD = (3, 17, 18)
+
+
+@pytest.fixture(autouse=True)
+def half_may_be_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_sources, "MOST_BAD", 0.5)
 
 
 @pytest.fixture
@@ -94,6 +99,18 @@ def test_a_resumed_epoch_has_the_batches_of_a_whole_one(folder: Path) -> None:
     resumed = data(folder, workers=1).train_dataloader()
     resumed.load_state_dict(part.state_dict())
     assert seen(resumed) == whole[2:]
+
+
+@pytest.mark.parametrize("share", [0.15, 0.14])
+def test_more_than_a_few_are_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(file_sources, "MOST_BAD", share)
+    if share == 0.15:  # 3 of 20
+        seen(data(folder).train_dataloader())
+        return
+    with pytest.raises(DataError, match=r"^3 of 20 training images cannot be decoded, more than"):
+        seen(data(folder).train_dataloader())
 
 
 def test_they_are_an_error_unless_it_is_said(folder: Path) -> None:
