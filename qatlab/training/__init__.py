@@ -1,0 +1,1 @@
+"""Training: Lightning's module, phases, solver, losses, checkpoints, callbacks."""
