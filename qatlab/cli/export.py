@@ -76,12 +76,13 @@ def _check_c(given: argparse.Namespace) -> None:
     export_c.check_output(given.output, given.format)
     for option in ("flash", "ram"):
         export_c.size_of(f"--{option}", getattr(given, option))
+    export_c.prefix_of(given.prefix)
     given.layout = given.layout or next(iter(LAYOUTS))
 
 
 def _check_no_c(given: argparse.Namespace) -> None:
     """Raise for options of programs in C."""
-    for option in ("layout", "flash", "ram"):
+    for option in ("layout", "flash", "ram", "prefix"):
         if getattr(given, option) is not None:
             raise ConfigError(f"--{option} has an effect with --format c and arduino only.")
 

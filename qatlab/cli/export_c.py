@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from qatlab.deploy.c import CProgram, arduino, folder
+from qatlab.deploy.c import PREFIX, CProgram, arduino, folder, named
 from qatlab.deploy.c_file import c_file
 from qatlab.deploy.targets import TARGETS, Firmware, missing_for
 from qatlab.deploy.trained import Trained
@@ -33,12 +33,25 @@ def size_of(option: str, word: str | None) -> int | None:
 
 def check_output(path: Path, kind: str) -> None:
     """Raise a ConfigError for an output that is neither a file in C nor a folder."""
-    if kind == "c" and path.suffix not in ("", ".c"):
+    # A name such as net-v1.0 is one of a folder, net.bin is not.
+    is_folder = path.is_dir() or not re.search(r"\.[A-Za-z]\w*$", path.name)
+    if kind == "c" and not is_folder and path.suffix != ".c":
         raise wrong("--output", path, "a file that ends in .c, or a folder, as --format c")
-    if kind == "arduino" and path.suffix:
+    if kind == "arduino" and not is_folder:
         raise wrong("--output", path, "a folder, as --format arduino")
-    if path.suffix != ".c" and path.exists() and not path.is_dir():
+    if is_folder and path.exists() and not path.is_dir():
         raise wrong("--output", path, "a folder; there is a file")
+
+
+def prefix_of(word: str | None) -> str:
+    """Return what names in C begin with.
+
+    Raises:
+        ConfigError: for a word that no name in C begins with.
+    """
+    if word is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,29}", word):
+        raise wrong("--prefix", word, "a letter, then letters, digits and _, 30 of them at most")
+    return PREFIX if word is None else word
 
 
 def write(trained: Trained, given: argparse.Namespace, rescale: str) -> str:
@@ -51,14 +64,27 @@ def write(trained: Trained, given: argparse.Namespace, rescale: str) -> str:
     firmware = _measured(program)
     _check_room(program, firmware, size_of("--flash", given.flash), size_of("--ram", given.ram))
     path: Path = given.output
-    if path.suffix == ".c":
-        files.write_text(path, program.source)
+    prefix = prefix_of(given.prefix)
+    if path.suffix == ".c" and not path.is_dir():
+        texts = {path: named(program.source, prefix)}
+        build = f"cc -std=c99 -O2 {path} -o {path.with_suffix('')}"
+    elif given.format == "arduino":
+        own = arduino(program, path.absolute().name, prefix)
+        texts, build = {path / name: text for name, text in own.items()}, ""
     else:
-        own = arduino(program, path.name) if given.format == "arduino" else folder(program)
-        for name, text in own.items():
-            files.write_text(path / name, text)
+        texts = {path / name: text for name, text in folder(program, prefix).items()}
+        build = f"make -C {path}"
+    for place in texts:
+        if place.is_dir():  # before anything is written
+            raise ConfigError(f"cannot write {place}: it is a folder.")
+    for place, text in texts.items():
+        files.write_text(place, text)
     _print(program, firmware)
-    return " ".join([*_sentences(program, path), *_about(program, firmware)])
+    sizes = (
+        f"{path}: {program.flash:,} bytes of constants (flash), {program.ram:,} bytes of memory "
+        "(RAM) with an image."
+    )
+    return " ".join([sizes, *[f"Build it: {build}."] * bool(build), *_about(program, firmware)])
 
 
 def _measured(program: CProgram) -> Firmware | None:
@@ -106,17 +132,6 @@ def _print(program: CProgram, firmware: Firmware | None) -> None:
     wide_console().print(table)
 
 
-def _sentences(program: CProgram, path: Path) -> list[str]:
-    build = f"cc -std=c99 -O2 {path} -o {path.with_suffix('')}"
-    if path.suffix != ".c":
-        build = f"make -C {path}"
-    sizes = (
-        f"{path}: {program.flash:,} bytes of constants (flash), {program.ram:,} bytes of memory "
-        "(RAM) with an image."
-    )
-    return [sizes] if (path / "library.properties").exists() else [sizes, f"Build it: {build}."]
-
-
 def _about(program: CProgram, firmware: Firmware | None) -> list[str]:
     found = []
     if firmware is not None:
@@ -136,5 +151,12 @@ def options(parser: argparse.ArgumentParser, layouts: Mapping[str, str]) -> None
     """Add the options of programs in C."""
     words = "; ".join(f"{name}: {what}" for name, what in layouts.items())
     parser.add_argument("--layout", choices=layouts, help=f"of c and arduino: images by {words}")
+    parser.add_argument(
+        "--prefix",
+        help=f"of c and arduino: what names in C begin with, in place of {PREFIX}, so that several "
+        "networks are parts of one firmware",
+    )
     parser.add_argument("--flash", help="of c and arduino: bytes that the program may take: 256k")
-    parser.add_argument("--ram", help="the same of its memory, with its stack: 64k")
+    parser.add_argument(
+        "--ram", help="the same of its memory and stack, without image and outputs: 64k"
+    )

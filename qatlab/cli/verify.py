@@ -180,5 +180,6 @@ def main(words: Sequence[str]) -> int:
     if not given.onnx and given.reader is given.target is None and not can_make_onnx():
         print(f"ONNX was not compared, as onnxruntime is not installed: {HINT}.")
     if failed:
-        print(f"Beyond the tolerance: {', '.join(failed)}.", file=sys.stderr)
+        names = ", ".join(dict.fromkeys(failed))
+        print(f"Beyond the tolerance: {names}.", file=sys.stderr)
     return 2 if failed else 0

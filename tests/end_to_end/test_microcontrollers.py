@@ -13,7 +13,7 @@ import pytest
 
 from qatlab.cli.main import run as run_command
 from qatlab.deploy.pixels import bytes_of, pixel_codes
-from qatlab.deploy.targets import missing_for
+from qatlab.deploy.targets import HostProgram, missing_for
 from qatlab.run.loading import load_run
 
 Captured = pytest.CaptureFixture[str]
@@ -70,6 +70,45 @@ def test_a_folder_is_built_and_classifies(
             check=True,
         )
         subprocess.run([folder / "caller"], check=True)
+
+
+@takes_make
+def test_two_networks_are_parts_of_one_program(run: Path, tmp_path: Path) -> None:
+    """Each has the name of its files, functions and macros; classes keep theirs."""
+    for prefix in ("first", "kws_2"):
+        words = ["export", str(run), "--format", "c", "-o", str(tmp_path / prefix)]
+        assert run_command([*words, "--prefix", prefix]) == 0
+        assert {f"{prefix}.c", f"{prefix}.h"} <= set(os.listdir(tmp_path / prefix))
+        flags = "CFLAGS=-std=c99 -Wall -Wextra -Werror"
+        command = ["make", "-C", str(tmp_path / prefix), flags]
+        subprocess.run(command, check=True, capture_output=True)
+        text = "".join((tmp_path / prefix / f"{prefix}.{end}").read_text() for end in "ch")
+        assert not re.search("qatlab_|QATLAB_", text)
+    (tmp_path / "both.c").write_text(
+        '#include "first/first.h"\n#include "kws_2/kws_2.h"\n'
+        "static uint8_t image[FIRST_IMAGE_BYTES];\n"
+        "static first_number one[FIRST_CLASSES];\nstatic kws_2_number two[KWS_2_CLASSES];\n"
+        "int main(void) { return first_infer(image, one) == kws_2_infer(image, two) ? 0 : 1; }\n"
+    )
+    files = ["both.c", "first/first.c", "kws_2/kws_2.c"]
+    subprocess.run(["cc", "-std=c99", *files, "-o", "both"], cwd=tmp_path, check=True)
+    subprocess.run([tmp_path / "both"], check=True)
+
+
+@takes_make
+@takes_qemu
+@pytest.mark.parametrize(("core", "instruction"), [("cortex-m4", "smlad"), ("cortex-m55", "vmla")])
+def test_a_library_for_a_core_uses_what_it_has(
+    run: Path, tmp_path: Path, core: str, instruction: str
+) -> None:
+    assert run_command(["export", str(run), "--format", "c", "-o", str(tmp_path / "net")]) == 0
+    command = ["make", "-C", str(tmp_path / "net"), "library", f"CORE={core}"]
+    subprocess.run(command, check=True, capture_output=True)
+    command = ["arm-none-eabi-objdump", "-d", str(tmp_path / f"net/model-{core}.o")]
+    if core == "cortex-m55":
+        command += ["-m", "armv8.1-m.main"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert told.count(instruction) > 20
 
 
 def _classes_of_one_file(run: Path, images: object, folder: Path) -> list[str]:
@@ -161,6 +200,35 @@ def test_a_wrong_program_on_a_core_is_found(
     assert "Beyond the tolerance: c, cortex-m0plus." in told.err
 
 
+def test_images_of_a_wrong_program_are_counted_once(
+    run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = HostProgram.outputs
+    monkeypatch.setattr(HostProgram, "outputs", lambda self, pixels: -right(self, pixels))
+    assert run_command(["verify", str(run), "--target", "host", "--images", "7"]) == 2
+    told = capsys.readouterr()
+    assert "outputs of 7 images are OTHERS than those of integers" in told.out
+    assert told.err.endswith("Beyond the tolerance: c, host.\n")
+
+
+@pytest.mark.parametrize("name", ["net-v1.0", "."])
+def test_folders_may_have_dots(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["export", str(run), "--format", "c", "-o", name]) == 0
+    assert "model.c" in os.listdir(tmp_path / name)
+
+
+def test_nothing_is_written_where_a_file_is_a_folder(
+    run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "net/model.c").mkdir(parents=True)
+    assert run_command(["export", str(run), "--format", "c", "-o", str(tmp_path / "net")]) == 1
+    assert capsys.readouterr().err.endswith("net/model.c: it is a folder.\n")
+    assert os.listdir(tmp_path / "net") == ["model.c"]
+
+
 def test_a_target_without_its_compiler_is_refused(
     run: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +259,10 @@ def test_a_target_without_its_compiler_is_refused(
             "--ram has an effect with --format c",
         ),
         (["--format", "qdq", "-o", "m.onnx", "--layout", "hwc"], "--layout has an effect with"),
+        (
+            ["--format", "c", "-o", "m.c", "--prefix", "1x"],
+            "--prefix='1x' is wrong. Accepted: a letter",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(

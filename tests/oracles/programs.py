@@ -56,11 +56,16 @@ def names(network: IntegerNetwork) -> list[str]:
 
 
 def assert_computes_the_same(
-    network: IntegerNetwork, images: Tensor, folder: Path, flags: Sequence[str] = ()
+    network: IntegerNetwork,
+    images: Tensor,
+    folder: Path,
+    flags: Sequence[str] = (),
+    layout: str = "chw",
 ) -> None:
     """Compare a program with the integer network that it is made of, to the last bit."""
-    program = build(c_program(network, names(network)).source, folder, *flags)
-    classes, found = answers(program, images)
+    program = build(c_program(network, names(network), layout=layout).source, folder, *flags)
+    given = images if layout == "chw" else images.permute(0, 2, 3, 1).contiguous()
+    classes, found = answers(program, given)
     expected = compute(network, images).outputs.numpy()
     assert found.shape == expected.shape
     assert (found.view(np.int64) == expected.view(np.int64)).all()  # 0.0 is not -0.0

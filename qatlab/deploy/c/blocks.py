@@ -333,7 +333,10 @@ class Writer:
         start: list[str] = []
         if lowest:  # what all sums of a place have in common, modulo 2 to the 32
             rest = [f"(uint32_t)all[{q}] * {lowest % (1 << 32)}u" for q in range(block.places)]
-            start = [f"const uint32_t rest[{block.places}] = {{{', '.join(rest)}}};"]
+            start = [
+                "/* The lowest weight, which the others are counted from, times all codes. */",
+                f"const uint32_t rest[{block.places}] = {{{', '.join(rest)}}};",
+            ]
         lines = [f"int32_t sums[{block.places * count}];"]
         for plane in block.planes:
             lines += self._sums_of(plane)

@@ -52,6 +52,12 @@ int main(int argc, char **argv)
     if (file == NULL) {
         return wrong(" cannot be read.", name);
     }
+    const int first = fgetc(file); /* a folder may be opened, but not read */
+    if (first == EOF && ferror(file)) {
+        fclose(file);
+        return wrong(" cannot be read.", name);
+    }
+    ungetc(first, file);
     if (fseek(file, 0, SEEK_END) == 0) { /* a pipe has no end yet */
         const long size = ftell(file);
         rewind(file);

@@ -382,7 +382,8 @@ class Memory:
     def _keeps_order(self, name: str, shape: Shape) -> bool:
         """Tell whether codes lie in the order of another shape, too."""
         source = self._shapes[name]
-        if source == shape or self._place(name)[0] == self._network.input.name:
+        is_image = self._place(name)[0] == self._network.input.name
+        if source == shape or (is_image and not self._image_by_place):
             return True
         flat = math.prod(source[1:]) == 1 or (source[0] == 1 and name not in self._inside)
         return flat and (shape[0] == 1 or math.prod(shape[1:]) == 1)

@@ -147,14 +147,14 @@ class _Writer:
 
     def _interface(self, kind: str, classes: int, pixels: Sequence[Codes]) -> str:
         channels, height, width = three_sides(self.image.shape)
-        unit = 2.0**-self.network.output.unit
+        scale = 1 << self.network.output.unit
         lines = [
             f"#define QATLAB_IMAGE_BYTES {channels * height * width} /* {self._image()} */",
             f"#define QATLAB_CHANNELS {channels}",
             f"#define QATLAB_ROWS {height}",
             f"#define QATLAB_COLUMNS {width}",
             f"#define QATLAB_CLASSES {classes}",
-            f"#define QATLAB_OUTPUT_UNIT {unit.hex()}",
+            f"#define QATLAB_OUTPUT_UNIT (1.0 / {scale}.0)",
         ]
         if pixels:  # what a byte of each channel stands for: step * byte + offset
             for name, numbers in (

@@ -166,8 +166,8 @@ static inline int32_t qatlab_products(qatlab_pair pair, qatlab_pair of, int32_t 
 #if defined(QATLAB_DSP)
     return qatlab_dual(pair, of.both, sum);
 #else
-    return sum + (int16_t)pair.first * (int16_t)of.first +
-           (int16_t)pair.second * (int16_t)of.second;
+    return sum + (int32_t)(int16_t)pair.first * (int16_t)of.first +
+           (int32_t)(int16_t)pair.second * (int16_t)of.second;
 #endif
 }
 

@@ -287,7 +287,9 @@ def _few(
     """Return the lines that make a total of 32 bits, and C of its code."""
     start, factors = numbers_of_few(op, tables, few)
     lines = [f"int32_t total = {start};"]
-    lines += [f"total += {own} * {number};" for own, number in zip(factors, numbers, strict=True)]
+    lines += [
+        f"total += (int32_t){own} * {number};" for own, number in zip(factors, numbers, strict=True)
+    ]
     shifted = f"qatlab_shift_32(total, {few.shift})"
     return lines, f"qatlab_clip_32({shifted}, {op.codes.low}, {op.codes.high})"
 

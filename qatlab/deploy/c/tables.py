@@ -30,7 +30,7 @@ class Tables:
         self.sizes: defaultdict[str, int] = defaultdict(int)
         self._declared: list[Callable[[], str]] = []  # made when all else has been written
         self._weights: list[tuple[Packed, str]] = []
-        self._named: set[str] = set()
+        self._names: dict[tuple[str, str], str] = {}  # by what they hold and its owner
         self._words: list[tuple[NDArray[np.uint32], str]] = []
 
     def declarations(self) -> list[str]:
@@ -45,7 +45,7 @@ class Tables:
         for other, name in self._weights:
             if other.equals(numbers):
                 return name
-        name = f"weights_{self.identifiers[owner]}"
+        name = self._name("weights", owner)
         self._weights.append((numbers, name))
         self.sizes[owner] += numbers.size
         self._declared.append(lambda: _declaration("uint8_t", name, numbers.data))
@@ -62,7 +62,7 @@ class Tables:
         for other, name in self._words:
             if np.array_equal(other, numbers):
                 return name
-        name = f"{what}_{self.identifiers[owner]}"
+        name = self._name(what, owner)
         self._words.append((numbers, name))
         self.sizes[owner] += numbers.nbytes
         self._declared.append(lambda: _declaration("uint32_t", name, numbers))
@@ -85,13 +85,21 @@ class Tables:
         else:
             found = integer_type(int(flat.min()), int(flat.max()))
             kind = "int64_t" if found in (None, "uint64_t") else str(found)
-        name = f"{what}_{self.identifiers[owner]}"
-        if name in self._named:  # asked for again
-            return name
-        self._named.add(name)
+        if (what, owner) in self._names:  # asked for again
+            return self._names[what, owner]
+        name = self._name(what, owner)
         self._declared.append(lambda: _declaration(kind, name, flat))
         self.sizes[owner] += len(flat) * size_of(kind)
         return name
+
+    def _name(self, what: str, owner: str) -> str:
+        """Return a name of its own: ``a_b`` of ``c`` is another array than ``a`` of ``b_c``."""
+        base = found = f"{what}_{self.identifiers[owner]}"
+        number = 2
+        while found in self._names.values():
+            found, number = f"{base}_{number}", number + 1
+        self._names[what, owner] = found
+        return found
 
     def of_place(self, what: str, owner: str, numbers: NDArray[Any], kind: str = "") -> str:
         """Return C for the number of the place ``c, y, x``.

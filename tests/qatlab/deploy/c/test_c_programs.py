@@ -43,6 +43,30 @@ def test_outputs_are_those_of_the_integer_network(
     assert_computes_the_same(network_of(name, method, bits, rescale), IMAGES, tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["chw", "hwc"])
+def test_an_image_that_is_flattened_first_is_read_in_either_layout(
+    layout: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.ReLU(), nn.Linear(7, 5))
+    network = with_rescale(lower(convert(model, "lsq", 4), [PIXEL] * 3, EXAMPLE), "fixed32")
+    assert_computes_the_same(network, IMAGES, tmp_path, layout=layout)
+
+
+def test_names_of_two_arrays_are_told_apart(tmp_path: Path) -> None:
+    """``offsets_below`` of ``act`` is another array than ``offsets`` of ``below_act``."""
+    torch.manual_seed(3)
+    model = nn.Sequential()
+    for i, name in enumerate(("act", "below_act")):
+        model.add_module(f"from_bit_1_conv{i}" if i else "conv0", nn.Conv2d(3, 3, 3, padding=1))
+        model.add_module(name, nn.LeakyReLU(0.1 + 0.2 * i))
+    model.add_module("flat", nn.Flatten())
+    model.add_module("fc", nn.Linear(192, 4))
+    exact = lower(convert(model, "lsq", 3), [PIXEL] * 3, EXAMPLE)
+    assert {"act", "below_act"} <= {op.name for op in exact.operations}
+    assert_computes_the_same(with_rescale(exact, "fixed32"), IMAGES, tmp_path)
+
+
 @pytest.mark.parametrize("rescale", ["float", "fixed32"])
 def test_optimised_programs_compute_the_same(rescale: str, tmp_path: Path) -> None:
     network = network_of("inception", "lsq_plus", 4, rescale)
