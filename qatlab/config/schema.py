@@ -332,6 +332,11 @@ def _falling(bits: Any, epochs: Any) -> int:
     return len(bits) * epochs if isinstance(bits, Sequence) and not isinstance(bits, str) else 0
 
 
+def gpus_of_node(accelerator: str, devices: object) -> object:
+    """Return how many GPUs a task of a cluster takes: none if the trainer is to use none."""
+    return None if accelerator == "cpu" else devices
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; to be called before it composes."""
     store = ConfigStore.instance()
@@ -339,6 +344,7 @@ def register() -> None:
     store.store(name="test_schema", node=TestConfig)
     OmegaConf.register_new_resolver("qatlab.add", lambda *numbers: sum(numbers), replace=True)
     OmegaConf.register_new_resolver("qatlab.falling", _falling, replace=True)
+    OmegaConf.register_new_resolver("qatlab.gpus", gpus_of_node, replace=True)
     OmegaConf.register_new_resolver("qatlab.job_folder", job_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("qatlab.job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("qatlab.required", required, replace=True)
