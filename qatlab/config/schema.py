@@ -47,6 +47,7 @@ class QuantConfig:
 class ScheduleConfig:
     """``schedule``: epochs of each phase."""
 
+    first_epochs: int | None = None  # those before quantization; the next two refer to it
     float_epochs: int = MISSING
     clamp_epochs: int = MISSING
     quantize_epochs: int = MISSING
@@ -332,6 +333,11 @@ def _falling(bits: Any, epochs: Any) -> int:
     return len(bits) * epochs if isinstance(bits, Sequence) and not isinstance(bits, str) else 0
 
 
+def _first(given: Any, otherwise: Any) -> Any:
+    """Return a value, or another one where it is null."""
+    return otherwise if given is None else given
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; to be called before it composes."""
     store = ConfigStore.instance()
@@ -339,6 +345,7 @@ def register() -> None:
     store.store(name="test_schema", node=TestConfig)
     OmegaConf.register_new_resolver("qatlab.add", lambda *numbers: sum(numbers), replace=True)
     OmegaConf.register_new_resolver("qatlab.falling", _falling, replace=True)
+    OmegaConf.register_new_resolver("qatlab.first", _first, replace=True)
     OmegaConf.register_new_resolver("qatlab.job_folder", job_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("qatlab.job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("qatlab.required", required, replace=True)

@@ -79,7 +79,8 @@ def _check_same(cfg: DictConfig, folder: Path) -> None:
     other = [
         f"{key} was {before} and is {after} now"
         for key, (before, after) in differences([configuration(folder), now]).items()
-        if key not in (*MOVABLE, "folder") and not key.startswith("sweep.")
+        # The first epochs are those of the phases, in which they count.
+        if key not in (*MOVABLE, "folder", "schedule.first_epochs") and not key.startswith("sweep.")
     ]
     if other:
         raise ConfigError(
