@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, Trainer
 
 from qatlab import sweep
 from qatlab.config import apply_given, clear_initial_weights, in_sweep, portable_yaml, stored_config
+from qatlab.config.folders import name_latest
 from qatlab.config.trust import foreign
 from qatlab.deploy.integer.lowering import Obstacle
 from qatlab.deploy.obstacles import forms_of, in_short
@@ -33,6 +34,7 @@ from qatlab.run.trainer import callbacks_of, module_of, trainer_of
 from qatlab.run.weights import save_weights
 from qatlab.system import files
 from qatlab.system.terminal import say
+from qatlab.training import progress
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
 from qatlab.training.data_module import DataModule
@@ -68,7 +70,7 @@ def _build(cfg: DictConfig) -> tuple[Built, dict[str, tuple[Obstacle, ...]]]:
 
 def _resume(given: DictConfig) -> dict[str, Any]:
     """Continue a run that was killed as if it had not been."""
-    cfg = stored_config(Path(given.resume), given.allow)
+    cfg = stored_config(record.find_run(Path(given.resume)), given.allow)
     apply_given(given, cfg, "resume", changeable=MOVABLE, also=("allow",))
     return _continue(cfg)
 
@@ -97,7 +99,7 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
         except ConfigError as error:
             say(f"{error}; the network is tested again")
         else:
-            print(f"{cfg.folder} is finished; there is nothing to resume.")
+            say(f"{cfg.folder} is finished; there is nothing to resume.")
             return result
     chosen, checkpoint = callbacks_of(cfg)
     start_from, remark = newest(checkpoint.folder)
@@ -119,11 +121,12 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
     if cfg.resume is not None:
         raise ConfigError("resume= has no effect on a test; give run=<folder of a run>")
     if run is not None:
-        given, cfg = cfg, stored_config(Path(run), cfg.allow, True, (*INSTANTIATED, "trainer"))
+        run = record.find_run(Path(run))
+        given, cfg = cfg, stored_config(run, cfg.allow, True, (*INSTANTIATED, "trainer"))
         also = ("checkpoint", "save_outputs", "allow")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
         clear_initial_weights(cfg)
-        cfg.init_weights = str(own_checkpoint(Path(run), name))
+        cfg.init_weights = str(own_checkpoint(run, name))
     elif cfg.init_weights is None:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
     if save_outputs is not None and not Path(save_outputs).parent.is_dir():
@@ -186,6 +189,7 @@ def _write_facts(cfg: DictConfig, built: Built, found: dict[str, tuple[Obstacle,
     files.write_text(folder / record.CONFIG, portable_yaml(cfg))
     forms = {form: [asdict(one) for one in own] for form, own in found.items()}
     files.write_json(folder / "layers.json", {**built.table.to_json(), "forms": forms})
+    name_latest(folder)
 
 
 def _fit_and_test(
@@ -227,6 +231,7 @@ def _fit_and_test(
         return result
     save_weights(built.model, folder / "weights.safetensors")  # the tested ones
     files.write_json(folder / record.RESULT, result)  # the run is finished: what follows may fail
+    (folder / progress.FILE).unlink(missing_ok=True)
     with summary.may_fail("the result is not printed"):
         summary.print_result(result, scored, built.table, folder)
     summary.write_figures(folder, module, scored, built.data.class_names)

@@ -152,11 +152,16 @@ class Note:
 
 
 class SweepJob:
-    """The job of a sweep that runs in this process."""
+    """The job of a sweep that runs in this process.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the job.
+        trains: whether it leaves a run there.
+    """
+
+    def __init__(self, folder: Path, trains: bool = True) -> None:
         config = HydraConfig.get()
-        self.folder = folder
+        self.folder, self.trains = folder, trains
         self._success = DONE
         if (folder / record.RESULT).exists():
             self._success = SKIPPED
@@ -173,10 +178,11 @@ class SweepJob:
 
     def failed(self, reason: str) -> None:
         """Note why the job failed, and in its own folder unless another process trains there."""
-        lock = FileLock(self.folder / ".lock", is_singleton=True)
-        # Where it cannot be written, the note below still tells.
-        with suppress(Timeout, OSError, ConfigError), lock.acquire(blocking=False):
-            files.write_text(self.folder / ERROR, reason + "\n")
+        if self.trains:
+            lock = FileLock(self.folder / ".lock", is_singleton=True)
+            # Where it cannot be written, the note below still tells.
+            with suppress(Timeout, OSError, ConfigError), lock.acquire(blocking=False):
+                files.write_text(self.folder / ERROR, reason + "\n")
         self._note.state, self._note.reason = FAILED, reason
         self._write()
 
