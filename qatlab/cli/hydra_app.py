@@ -28,7 +28,7 @@ from qatlab.config.places import CONF
 from qatlab.config.trust import foreign
 from qatlab.errors import ConfigError, plain, wrong
 from qatlab.results.record import CONFIG, RESULT, find_run
-from qatlab.sweep import launchers, search
+from qatlab.sweep import launchers, search, together
 from qatlab.system.terminal import logged
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -52,6 +52,7 @@ def start(main: Callable[[], None]) -> None:
         config.register()
         places.register()
         search.register()
+        together.register()
         launchers.register()
         launchers.follow_parent()
         os.environ[USERS] = "1" if FULL_TRACEBACK else "0"
@@ -194,6 +195,8 @@ def _stop(words: str) -> NoReturn:
 
 def _check_options() -> None:
     """Refuse what argparse would refuse, in one line; allow -m behind the settings, too."""
+    file = next((word for word in sys.argv[1:] if sweep.is_file(word)), None)
+    sys.argv[1:] = sweep.expanded(sys.argv[1:])
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
 
     def refuse(message: str) -> NoReturn:
@@ -202,5 +205,7 @@ def _check_options() -> None:
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     given = parser.parse_args()
+    if file is not None and not given.multirun:
+        raise ConfigError(f"{file} has no effect without -m, which starts a sweep.")
     if given.cfg is None and given.info is None:
         sweep.check_overrides(given.overrides, given.multirun)

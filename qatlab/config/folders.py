@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qatlab.errors import ConfigError
 from qatlab.results.conditions import FILE as CONDITIONS
-from qatlab.results.record import CONFIG, LATEST, RESULT, check_run, find_run
+from qatlab.results.record import CONFIG, LATEST, RESULT, SWEEP, check_run, find_run
 from qatlab.system.files import temporary_of, write_text
 from qatlab.system.terminal import LOG, is_first
 
@@ -151,7 +151,9 @@ def leave_nothing(folder: Path) -> None:
         return
     for name in ("config", "hydra", "overrides"):
         (folder / HYDRA_FOLDER / f"{name}.yaml").unlink(missing_ok=True)
-    for name in (".lock", LOG):
+    if any(path.is_dir() and path.name != HYDRA_FOLDER for path in folder.glob("*")):
+        return  # the jobs of a sweep
+    for name in (".lock", LOG, SWEEP, "multirun.yaml"):
         (folder / name).unlink(missing_ok=True)
     here = Path.cwd()
     with suppress(OSError):  # where it is not empty

@@ -122,3 +122,10 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         note(f"{record.levelname}: {record.getMessage()}")
+
+
+def clock(seconds: float) -> str:
+    """Return ``0:20``, ``12:03`` or ``26:04:00``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

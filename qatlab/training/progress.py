@@ -23,8 +23,8 @@ from rich.text import Text
 
 from qatlab.errors import ConfigError
 from qatlab.system import files
-from qatlab.system.terminal import note, say
-from qatlab.training.time_left import TimeLeft, clock
+from qatlab.system.terminal import clock, note, say
+from qatlab.training.time_left import TimeLeft
 
 FILE = "progress.json"  # in the folder of a run that is not finished: how far it is
 SECONDS_OF_FILE = 5.0  # between two times that it is written

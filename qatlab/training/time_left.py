@@ -64,10 +64,3 @@ class TimeLeft:
 
     def _phase(self, epoch: int) -> int:
         return next((i for i, end in enumerate(self._ends) if epoch < end), len(self._ends) - 1)
-
-
-def clock(seconds: float) -> str:
-    """Return ``0:20``, ``12:03`` or ``26:04:00``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
