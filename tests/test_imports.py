@@ -40,7 +40,8 @@ ROOMS = {
     "qatlab.results": {"numpy", "matplotlib"},
     "qatlab.config": {"qatlab.results", "qatlab.system.terminal", "hydra", "omegaconf", "filelock"},
     "qatlab.sweep": {
-        *("qatlab.config", "qatlab.results.record", "qatlab.system.terminal"),
+        *("qatlab.config", "qatlab.results.record", "qatlab.results.state"),
+        "qatlab.system.terminal",
         *("hydra", "hydra_plugins", "omegaconf", "filelock", "optuna", "rich"),
     },
     "qatlab.run": {

@@ -13,6 +13,7 @@ from qatlab.system.files import read_json, read_text
 CONFIG = "config.yaml"  # what a run was asked for
 RESULT = "result.json"  # what it has reached
 SWEEP = "sweep.json"  # of the folder of a sweep: its words, and how many jobs it has
+PROGRESS = "progress.json"  # how far a run is that is not finished
 LATEST = "latest"  # beside the runs of one name: a link to the newest, or a file with its name
 MOST_LISTED = 20  # runs that a sentence names
 

@@ -34,7 +34,6 @@ from qatlab.run.trainer import callbacks_of, module_of, trainer_of
 from qatlab.run.weights import save_weights
 from qatlab.system import files
 from qatlab.system.terminal import say
-from qatlab.training import progress
 from qatlab.training.checkpoint import RunCheckpoint, load, newest
 from qatlab.training.classifier import Classifier
 from qatlab.training.data_module import DataModule
@@ -231,7 +230,7 @@ def _fit_and_test(
         return result
     save_weights(built.model, folder / "weights.safetensors")  # the tested ones
     files.write_json(folder / record.RESULT, result)  # the run is finished: what follows may fail
-    (folder / progress.FILE).unlink(missing_ok=True)
+    (folder / record.PROGRESS).unlink(missing_ok=True)
     with summary.may_fail("the result is not printed"):
         summary.print_result(result, scored, built.table, folder)
     summary.write_figures(folder, module, scored, built.data.class_names)

@@ -32,7 +32,7 @@ from rich.text import Text
 
 from qatlab.config.folders import leave_nothing, override_list, unlock_run
 from qatlab.errors import ConfigError, QatlabError, wrong
-from qatlab.results import record
+from qatlab.results import record, state
 from qatlab.sweep import launchers
 from qatlab.sweep.together import combined
 from qatlab.system import files
@@ -320,11 +320,11 @@ def take_notes() -> list[Note]:
 def print_notes(notes: list[Note]) -> None:
     """Print what became of the jobs of a sweep."""
     shared = set.intersection(*(set(note.overrides) for note in notes)) if len(notes) > 1 else set()
-    results = [_result(note) for note in notes]
+    reached = [state.reached(Path(note.folder)) for note in notes]
     columns = {
-        "top-1": [_score(result) for result in results],
-        "bytes": [f"{result['size_bytes']:,}" if result else "" for result in results],
-        "time": [clock(result["seconds"]) if result else "" for result in results],
+        "top-1": [score for _, _, score in reached],
+        "bytes": ["" if size is None else f"{size:,}" for size, _, _ in reached],
+        "time": ["" if seconds is None else clock(seconds) for _, seconds, _ in reached],
         "reason": [note.reason.strip().splitlines()[-1] if note.reason else "" for note in notes],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
@@ -342,23 +342,3 @@ def print_notes(notes: list[Note]) -> None:
     for note in notes:
         if (Path(note.folder) / ERROR).exists():
             print(f"job {note.number}: {Path(note.folder) / ERROR}")
-
-
-def _result(note: Note) -> dict[str, Any]:
-    """Return what a job has reached; nothing of one that has not, or left something else."""
-    try:
-        result = files.read_json(Path(note.folder) / record.RESULT)
-    except ConfigError:
-        return {}
-    numbers = (result.get("size_bytes"), result.get("seconds"))
-    are_numbers = all(type(number) in (int, float) for number in numbers)
-    return result if are_numbers and isinstance(result.get("test"), dict) else {}
-
-
-def _score(result: dict[str, Any]) -> str:
-    """Return the accuracy of a network on the test set; of one that does not classify, its AUC."""
-    test = result.get("test", {})
-    score = test.get("top1", test.get("auc"))
-    if type(score) not in (int, float):
-        return ""
-    return f"{score:.2%}" if "top1" in test else f"AUC {score:.4f}"

@@ -26,7 +26,7 @@ from qatlab.system import files
 from qatlab.system.terminal import clock, note, say
 from qatlab.training.time_left import TimeLeft
 
-FILE = "progress.json"  # in the folder of a run that is not finished: how far it is
+FILE = "progress.json"  # as in qatlab.results.record
 SECONDS_OF_FILE = 5.0  # between two times that it is written
 UPDATES_PER_SECOND = 5
 NARROW = 90  # characters of a terminal that has no room for the accuracy of the training
