@@ -104,7 +104,7 @@ def checked(command: str, cfg: DictConfig) -> None:
         if trains and (folder.exists() or not cfg.resume):
             opened.callback(lock_run(folder).release, force=True)
         _begin(trains, cfg, job is not None)
-        if trains and folder.exists():
+        if trains and folder.exists() and not (folder / RESULT).exists():
             opened.enter_context(logged(folder))
         config.check(cfg)
         command = _function(command, cfg)
