@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from qatlab.errors import DataError, TrainingError
-from qatlab.run.evaluation import Evaluation, lines, lines
+from qatlab.run.evaluation import Evaluation, lines
 from qatlab.training.classifier import Classifier
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import CrossEntropy, Loss, Reconstruction, SquaredError
