@@ -151,7 +151,7 @@ class PhaseProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        running = getattr(pl_module, "running", {})
+        running = getattr(pl_module, "running", {})  # of the present epoch
         metrics = _logged(trainer, BAR_METRICS) | {f"train/{k}": v for k, v in running.items()}
         if get_console().width < NARROW:
             metrics.pop("train/acc", None)

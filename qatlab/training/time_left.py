@@ -55,12 +55,7 @@ class TimeLeft:
         if an_epoch is None:
             return None
         left = max(an_epoch - passed, 0.0)
-        run = left
-        begins = self._epoch + 1
-        for phase, end in enumerate(self._ends):
-            run += max(end - begins, 0) * self._whole.get(phase, an_epoch)
-            begins = max(begins, end)
-        return left, run
+        return left, left + (self._ends[-1] - self._epoch - 1) * an_epoch
 
     def _phase(self, epoch: int) -> int:
         return next((i for i, end in enumerate(self._ends) if epoch < end), len(self._ends) - 1)
