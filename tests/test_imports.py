@@ -22,10 +22,11 @@ ROOMS = {
     "qatlab.system": {"yaml", "rich"},
     "qatlab.quant": {"torch", "triton", "typing_extensions"},
     "qatlab.models": {"qatlab.quant.tracing", "torch", "timm"},
-    "qatlab.data": {"torch", "torchvision", "numpy", "PIL"},
+    "qatlab.data": {"qatlab.system.terminal", "torch", "torchvision", "numpy", "PIL"},
     # numpy for the state of its generator, rich for the progress bar
     "qatlab.training": {
-        *("qatlab.quant", "torch", "pytorch_lightning", "torchmetrics"),
+        *("qatlab.quant", "qatlab.system.terminal"),
+        *("torch", "pytorch_lightning", "torchmetrics"),
         *("numpy", "rich"),
     },
     "qatlab.deploy.integer": {"qatlab.quant", "torch", "numpy"},
@@ -39,7 +40,8 @@ ROOMS = {
     "qatlab.results": {"numpy", "matplotlib"},
     "qatlab.config": {"qatlab.results", "qatlab.system.terminal", "hydra", "omegaconf", "filelock"},
     "qatlab.sweep": {
-        *("qatlab.config", "qatlab.results.record", "qatlab.system.terminal"),
+        *("qatlab.config", "qatlab.results.record", "qatlab.results.state"),
+        "qatlab.system.terminal",
         *("hydra", "hydra_plugins", "omegaconf", "filelock", "optuna", "rich"),
     },
     "qatlab.run": {

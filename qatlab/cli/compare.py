@@ -21,7 +21,7 @@ def main(words: Sequence[str]) -> None:
     """Print the differences of two or more runs."""
     parser = Parser(prog="qatlab compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
-    runs: list[Path] = parser.parse_args(words).runs
+    runs = [record.find_run(run) for run in parser.parse_args(words).runs]
     if len(runs) < 2:
         parser.error("give two runs or more")
     for run in runs:

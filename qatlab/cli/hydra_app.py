@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,12 +23,13 @@ from omegaconf import DictConfig, OmegaConf
 from qatlab import config, sweep
 from qatlab.cli.messages import is_refusal, sentence
 from qatlab.config import places
-from qatlab.config.folders import check_unused, lock_run, save_hydra_files
+from qatlab.config.folders import check_unused, leave_nothing, lock_run, save_hydra_files
 from qatlab.config.places import CONF
 from qatlab.config.trust import foreign
 from qatlab.errors import ConfigError, plain, wrong
-from qatlab.results.record import CONFIG, RESULT
-from qatlab.sweep import launchers, search
+from qatlab.results.record import CONFIG, RESULT, find_run
+from qatlab.sweep import launchers, search, together
+from qatlab.system.terminal import logged
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USERS = "QATLAB_FULL_ERROR"  # what the user has set it to, for processes that this one starts
@@ -50,6 +52,7 @@ def start(main: Callable[[], None]) -> None:
         config.register()
         places.register()
         search.register()
+        together.register()
         launchers.register()
         launchers.follow_parent()
         os.environ[USERS] = "1" if FULL_TRACEBACK else "0"
@@ -92,12 +95,17 @@ def checked(command: str, cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning uses torch's older name
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # we log per epoch
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what is logged is of all processes
-    job = sweep.SweepJob(Path(cfg.folder)) if config.in_sweep() else None
-    folder, lock = Path(cfg.resume or cfg.folder), None
+    trains = command == "train" and cfg.mode != "plan"
+    job = sweep.SweepJob(Path(cfg.folder), trains) if config.in_sweep() else None
+    if cfg.resume:
+        cfg.resume = str(find_run(Path(cfg.resume)))
+    folder, opened = Path(cfg.resume or cfg.folder), ExitStack()
     try:
-        if command == "train" and cfg.mode == "train" and (folder.exists() or not cfg.resume):
-            lock = lock_run(folder)
-        _begin(command, cfg, job is not None)
+        if trains and (folder.exists() or not cfg.resume):
+            opened.callback(lock_run(folder).release, force=True)
+        _begin(trains, cfg, job is not None)
+        if trains and folder.exists() and not (folder / RESULT).exists():
+            opened.enter_context(logged(folder))
         config.check(cfg)
         command = _function(command, cfg)
         # torch: a wrong key is refused before
@@ -128,8 +136,9 @@ def checked(command: str, cfg: DictConfig) -> None:
         if FULL_TRACEBACK or not sweep.records_jobs():
             raise  # or nobody would know
     finally:
-        if lock is not None:
-            lock.release(force=True)
+        opened.close()
+        if job is None or not trains:
+            leave_nothing(Path(cfg.folder))
 
 
 def _function(command: str, cfg: DictConfig) -> str:
@@ -138,17 +147,16 @@ def _function(command: str, cfg: DictConfig) -> str:
     return "plan" if command == "train" and cfg.mode == "plan" and cfg.resume is None else command
 
 
-def _begin(command: str, cfg: DictConfig, is_job: bool) -> None:
+def _begin(trains: bool, cfg: DictConfig, is_job: bool) -> None:
     """Write down what was asked for, unless that would change a run that is there.
 
     Raises:
         ConfigError: if the folder holds a run; the job of a sweep goes on with it.
     """
     folder = Path(cfg.folder)
-    trains = command == "train" and cfg.mode == "train"
     if not is_job and cfg.resume is None:
         check_unused(folder, trains)
-    if not is_job or not (folder / CONFIG).exists():
+    if trains and (not is_job or not (folder / CONFIG).exists()):
         save_hydra_files(cfg)
 
 
@@ -187,6 +195,8 @@ def _stop(words: str) -> NoReturn:
 
 def _check_options() -> None:
     """Refuse what argparse would refuse, in one line; allow -m behind the settings, too."""
+    file = next((word for word in sys.argv[1:] if sweep.is_file(word)), None)
+    sys.argv[1:] = sweep.expanded(sys.argv[1:])
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
 
     def refuse(message: str) -> NoReturn:
@@ -195,5 +205,7 @@ def _check_options() -> None:
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     given = parser.parse_args()
+    if file is not None and not given.multirun:
+        raise ConfigError(f"{file} has no effect without -m, which starts a sweep.")
     if given.cfg is None and given.info is None:
         sweep.check_overrides(given.overrides, given.multirun)

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a quantized network: qatlab train quant=sat_4bit model=lenet",
     "plan": "print layers, size and what cannot be exported; train nothing",
     "test": "measure a run on the test set: qatlab test run=FOLDER",
+    "status": "how far the jobs of a sweep are, live",
     "report": "a table, and with -o a page, of all runs below a folder",
     "compare": "what runs differ in",
     "export": "write a run as ONNX or C",
@@ -20,6 +21,7 @@ COMMANDS = {
     "import": "projects of N2D2: convert, check, weights, export-weights",
 }
 ROOMS = {  # commands that are given all their words
+    "status": "qatlab.cli.status",
     "report": "qatlab.cli.report",
     "compare": "qatlab.cli.compare",
     "export": "qatlab.cli.export",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,26 @@ CONNECTION_LOST = re.compile(  # torch's words
 )
 # Options of other packages, and our presets that are made of them: named as the extra.
 LAUNCHERS = {"hydra/launcher/submitit_slurm": "slurm", "hydra/launcher/joblib": "parallel"}
+# What other programs call our settings; names that end a key of ours are found without a table.
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("epochs", "max_epochs", "num_epochs", "n_epochs"),
+        "schedule.quantize_epochs, and schedule.first_epochs before quantization",
+    ),
+    **dict.fromkeys(("learning_rate", "base_lr"), "solver.optimizer.lr"),
+    **dict.fromkeys(("bs", "batch"), "data.batch_size"),
+    **dict.fromkeys(("num_workers",), "data.workers"),
+    **dict.fromkeys(("gpus", "num_gpus", "ngpus"), "trainer.devices"),
+    **dict.fromkeys(("dataset", "data_dir", "root"), "data.source.folder"),
+    **dict.fromkeys(
+        ("bits", "nbits", "n_bits", "bit_width"), "quant.weight.bits and quant.activation.bits"
+    ),
+    **dict.fromkeys(("wbits", "w_bits", "weight_bits"), "quant.weight.bits"),
+    **dict.fromkeys(("abits", "a_bits", "activation_bits"), "quant.activation.bits"),
+    **dict.fromkeys(("method", "preset"), "quant"),
+    **dict.fromkeys(("arch", "network"), "model"),
+}
+DEEPEST_KEY = 3  # parts of a key that stands for its last one
 TYPES = {
     "Integer": "a whole number",
     "Float": "a number",
@@ -147,8 +167,19 @@ def _options(path: str, message: str) -> list[str]:
 def _unknown_option(path: str, options: Sequence[str]) -> str:
     group, _, name = path.rpartition("/")
     options = [option for option in options if not option.startswith("_")]
-    hint = did_you_mean(name, options)
+    hint = _other_bits(group, name, options) or did_you_mean(name, options)
     return f"{group}={name} is unknown.{hint} Accepted: {', '.join(options)}."
+
+
+def _other_bits(group: str, name: str, options: Sequence[str]) -> str:
+    """Return how a method is asked for with bits that no preset has, or ""."""
+    found = re.fullmatch(r"(\w+)_(\d+)bits?", name) if group == "quant" else None
+    of_method = [option for option in options if found and option.startswith(f"{found[1]}_")]
+    if not found or not of_method:
+        return ""
+    bits, preset = str(found[2]), f"{found[1]}_4bit"
+    preset = preset if preset in of_method else of_method[0]
+    return f" Give quant={preset} quant.weight.bits={bits} quant.activation.bits={bits}."
 
 
 def _file(error: BaseException) -> str:
@@ -182,7 +213,9 @@ def _unknown_key(key: str, node: Any) -> str:
     if "/" in key:  # a group that does not exist: it may be nearly one of a group that does
         parent = OmegaConf.select(node, key.rpartition("/")[0].replace("/", "."))
         node, key = (node, key) if parent is None else (parent, key.replace("/", "."))
-    parent = key.rpartition(".")[0]
+    parent, _, name = key.rpartition(".")
+    if meant := "" if parent else _meant(name, node):
+        return f"{key} is unknown. Give {meant}."
     if not isinstance(node, DictConfig) or node._is_none() or not node:
         return f"{key} is unknown: {parent} holds no keys."
     words = unknown(key, [str(name) for name in node if name != "hydra"])
@@ -190,6 +223,26 @@ def _unknown_key(key: str, node: Any) -> str:
     if OmegaConf.get_type(node) is dict and not target.startswith("qatlab."):
         words += f" New ones need a +: +{key}=<value>."
     return words
+
+
+def _meant(name: str, root: Any) -> str:
+    """Return the keys that a name at the root may stand for, or ""."""
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
+    found = [key for key in _keys(root) if key.rpartition(".")[2] == name]
+    highest = min((key.count(".") for key in found), default=0)
+    return " or ".join(key for key in found if key.count(".") == highest)
+
+
+def _keys(node: Any, parent: str = "") -> Iterator[str]:
+    """Yield all dotted keys of a configuration, to some depth."""
+    if not isinstance(node, DictConfig) or parent.count(".") >= DEEPEST_KEY - 1 or node._is_none():
+        return
+    names = [key for key in map(str, node) if key != "hydra"]
+    inner = [(f"{parent}.{name}".lstrip("."), name) for name in names]
+    yield from (path for path, name in inner if parent and not name.startswith("_"))
+    for path, name in inner:
+        yield from _keys(node._get_node(name), path)
 
 
 def _needs(launcher: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qatlab.errors import ConfigError
 from qatlab.results.conditions import FILE as CONDITIONS
-from qatlab.results.record import CONFIG, RESULT, check_run
-from qatlab.system.files import write_text
-from qatlab.system.terminal import is_first
+from qatlab.results.record import CONFIG, LATEST, RESULT, SWEEP, check_run, find_run
+from qatlab.system.files import temporary_of, write_text
+from qatlab.system.terminal import LOG, is_first
 
 FILES = (CONFIG, "layers.json", CONDITIONS, "metrics.csv", "weights.safetensors", RESULT)
 MOST_AT_ONCE = 1000  # runs that start in one second
@@ -34,8 +35,9 @@ def job_folder(name: str, resume: str | None) -> str:
     """
     place = f"outputs/runs/{name}"
     if resume is not None:
-        check_run(Path(resume))  # now, or Hydra would make the folder
-        place = f"{resume}/resumed"
+        run = find_run(Path(resume))
+        check_run(run)  # now, or Hydra would make the folder
+        place = f"{run}/resumed"
     step = os.environ.get("SLURM_STEP_ID")  # of srun
     if step is not None:
         return f"{place}/slurm_{os.environ['SLURM_JOB_ID']}.{step}"
@@ -71,6 +73,7 @@ def _make_own(config: DictConfig) -> None:
         except FileExistsError:
             with read_write(config.hydra.run):
                 config.hydra.run.dir = f"{first}-{number}"
+            _named_by_time.add(f"{first}-{number}")
         else:
             return
 
@@ -137,6 +140,45 @@ def check_unused(folder: Path, trains: bool) -> None:
             raise ConfigError(
                 f"hydra.run.dir={folder} lies in the folder of another run; choose another one."
             )
+
+
+def leave_nothing(folder: Path) -> None:
+    """Remove the folder of a command that has left no run in it, but not the files of others.
+
+    Also the folders around it, up to the current one, that are empty then.
+    """
+    if not is_first() or (folder / CONFIG).exists() or (folder / RESULT).exists():
+        return
+    for name in ("config", "hydra", "overrides"):
+        (folder / HYDRA_FOLDER / f"{name}.yaml").unlink(missing_ok=True)
+    if any(path.is_dir() and path.name != HYDRA_FOLDER for path in folder.glob("*")):
+        return  # the jobs of a sweep
+    for name in (".lock", LOG, SWEEP, "multirun.yaml"):
+        (folder / name).unlink(missing_ok=True)
+    here = Path.cwd()
+    with suppress(OSError):  # where it is not empty
+        if (folder / HYDRA_FOLDER).exists():
+            (folder / HYDRA_FOLDER).rmdir()
+        for place in (folder, *folder.parents):
+            if here not in place.absolute().parents:
+                return
+            place.rmdir()
+
+
+def name_latest(folder: Path) -> None:
+    """Let ``latest`` beside the folder of a run that is named by its time be that run."""
+    if str(folder) not in _named_by_time and os.path.relpath(folder) not in _named_by_time:
+        return
+    link = folder.parent / LATEST
+    temporary = temporary_of(link)
+    with suppress(OSError, ConfigError):  # a run needs no name for it
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.symlink_to(folder.name, target_is_directory=True)
+            os.replace(temporary, link)
+        except OSError:  # a file system, or a user, without links
+            temporary.unlink(missing_ok=True)
+            write_text(link, f"{folder.name}\n")
 
 
 def save_hydra_files(cfg: DictConfig) -> None:

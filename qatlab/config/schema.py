@@ -26,6 +26,11 @@ from qatlab.system.files import read_yaml_mapping
 
 LARGEST = 1 << 20  # bytes of the configuration of a run
 LONGEST_NAME = 200  # bytes, of the folder of a job; file systems take 255
+LONGEST_SWEEP_NAME = 80  # bytes, of the folder of a sweep, before its hash
+# Of Hydra's own words, those that jobs depend on; how many trials of a search is no other search.
+OF_SWEEPER = re.compile(
+    r"hydra(/sweeper=(?!basic$)|\.sweeper\.(?!n_trials=|batch_size=|max_batch))"
+)
 HERE = "\x00"  # stands for the run's folder while paths are made relative to it
 
 
@@ -47,6 +52,7 @@ class QuantConfig:
 class ScheduleConfig:
     """``schedule``: epochs of each phase."""
 
+    first_epochs: int | None = None  # those before quantization; the next two refer to it
     float_epochs: int = MISSING
     clamp_epochs: int = MISSING
     quantize_epochs: int = MISSING
@@ -59,6 +65,7 @@ class ScheduleConfig:
 class SweepConfig:
     """``sweep``: what holds for all jobs of a sweep."""
 
+    name: str | None = None
     fail_fast: Any = MISSING
     cache: str | None = MISSING
 
@@ -218,6 +225,31 @@ def job_name(overrides: str) -> str:
     return f"{brief.encode()[:LONGEST_NAME].decode(errors='ignore')},{digest}"
 
 
+def sweep_name(given: str | None) -> str:
+    """Return the name of a sweep's folder, which tells it apart from other sweeps.
+
+    It is made of what is swept, and of a hash of all words that the jobs depend on, in any order.
+    So the same command finds its folder again, with other launchers and more trials, too.
+
+    Args:
+        given: the user's own name; null for one that is made.
+    """
+    if given is not None or not HydraConfig.initialized():
+        return given or "sweep"
+    hydra = HydraConfig.get()
+    words = [word for word in override_list(hydra.overrides.task) if not word.startswith("sweep.")]
+    sweeper = [word for word in override_list(hydra.overrides.hydra) if OF_SWEEPER.match(word)]
+    loader = GlobalHydra.instance().config_loader()
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    swept = list(dict.fromkeys(o.key_or_group for o in parsed if o.is_sweep_override()))
+    chosen = [hydra.runtime.choices.get(group) for group in ("experiment", "model")]
+    named = [str(x) for x in chosen if x and not {"experiment", "model"} & set(swept)][:1]
+    ends = [_end(key, set(swept)).replace("/", "-").lstrip("+~") for key in swept]
+    digest = hashlib.sha256("\n".join(sorted(words) + sorted(sweeper)).encode()).hexdigest()[:6]
+    name = "_".join([*named, *ends]).encode()[:LONGEST_SWEEP_NAME].decode(errors="ignore")
+    return f"{name}_{digest}"
+
+
 def _end(key: str, keys: set[str]) -> str:
     """Return the shortest end of a dotted key that no other one has."""
     end = key.rpartition(".")[2]
@@ -332,9 +364,14 @@ def _falling(bits: Any, epochs: Any) -> int:
     return len(bits) * epochs if isinstance(bits, Sequence) and not isinstance(bits, str) else 0
 
 
-def gpus_of_node(accelerator: str, devices: object) -> object:
+def _gpus_of_node(accelerator: str, devices: object) -> object:
     """Return how many GPUs a task of a cluster takes: none if the trainer is to use none."""
     return None if accelerator == "cpu" else devices
+
+
+def _first(given: Any, otherwise: Any) -> Any:
+    """Return a value, or another one where it is null."""
+    return otherwise if given is None else given
 
 
 def register() -> None:
@@ -344,8 +381,11 @@ def register() -> None:
     store.store(name="test_schema", node=TestConfig)
     OmegaConf.register_new_resolver("qatlab.add", lambda *numbers: sum(numbers), replace=True)
     OmegaConf.register_new_resolver("qatlab.falling", _falling, replace=True)
-    OmegaConf.register_new_resolver("qatlab.gpus", gpus_of_node, replace=True)
+    OmegaConf.register_new_resolver("qatlab.gpus", _gpus_of_node, replace=True)
+    OmegaConf.register_new_resolver("qatlab.first", _first, replace=True)
     OmegaConf.register_new_resolver("qatlab.job_folder", job_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("qatlab.job_name", job_name, replace=True)
+    # With a cache, which jobs take over: their own words are others.
+    OmegaConf.register_new_resolver("qatlab.sweep_name", sweep_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("qatlab.required", required, replace=True)
     OmegaConf.register_new_resolver("qatlab.groups", groups, replace=True)

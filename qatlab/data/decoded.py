@@ -17,6 +17,7 @@ from qatlab.data.sources import LabelledImages
 from qatlab.data.transforms.limits import choice
 from qatlab.data.transforms.transform import Part
 from qatlab.errors import DataError
+from qatlab.system.terminal import note
 
 _FILES_PER_TASK = 200
 
@@ -88,7 +89,9 @@ class Decoded:
             raise DataError(f"none of {len(files)} images can be decoded; the first: {bad[0]}")
         check_few(bad, len(files), parts[0])
         if bad:
-            print(left_out(bad, len(files), parts[0]))
+            line = left_out(bad, len(files), parts[0])
+            print(line)
+            note(line)
         return LabelledImages(images[: len(kept)], labels[kept])
 
     def _read(self, files: list[Path]) -> list[Tensor | DataError]:

@@ -18,6 +18,7 @@ from qatlab.data.file_sources import LabelledFiles, check_few, left_out
 from qatlab.data.transforms.pipeline import apply, check_shape, in_pieces, to_unit
 from qatlab.data.transforms.transform import Part, Transform
 from qatlab.errors import DataError, QatlabError
+from qatlab.system.terminal import note
 
 _UNUSED_RNG = np.random.default_rng(0)  # for transforms that do not draw
 _PREFETCHED = 2  # batches that each worker makes before they are asked for
@@ -237,7 +238,9 @@ class FileLoader(ResumableLoader):
     def _report_bad(self, bad: Sequence[str], seen: int) -> None:
         """Print how many images were left out of those seen, if some are new."""
         if not self._reported.issuperset(bad):
-            print(left_out(bad, seen, self.part))
+            line = left_out(bad, seen, self.part)
+            print(line)
+            note(line)
             self._reported.update(bad)
 
     def _transformed(self, x: Tensor, epoch: int, batch: int) -> Tensor:

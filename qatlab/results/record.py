@@ -2,21 +2,71 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from qatlab.errors import ConfigError, wrong
-from qatlab.system.files import read_json
+from qatlab.system.files import read_json, read_text
 
 CONFIG = "config.yaml"  # what a run was asked for
 RESULT = "result.json"  # what it has reached
+SWEEP = "sweep.json"  # of the folder of a sweep: its words, and how many jobs it has
+PROGRESS = "progress.json"  # how far a run is that is not finished
+LATEST = "latest"  # beside the runs of one name: a link to the newest, or a file with its name
+MOST_LISTED = 20  # runs that a sentence names
 
 
 def check_run(folder: Path) -> None:
     """Raise a ConfigError unless ``folder`` is that of a run."""
     if not (folder / CONFIG).is_file():
-        raise ConfigError(f"{folder} is not the folder of a run: it has no {CONFIG}")
+        raise ConfigError(
+            f"{folder} is not the folder of a run: it has no {CONFIG}{_inside(folder)}"
+        )
+
+
+def find_run(given: Path) -> Path:
+    """Return the folder of the run that a path speaks of.
+
+    Args:
+        given: the folder of a run; or that of all runs of one name, ``outputs/runs/lenet_sat_4bit``
+            or its ``latest``, of which the newest is taken. A folder that names no newest is
+            returned as it is, and so is anything else.
+    """
+    if (given / CONFIG).is_file():
+        return _followed(given)
+    link = given if given.name == LATEST else given / LATEST
+    if not os.path.lexists(link):
+        return given
+    if link.is_dir():
+        return _followed(link)
+    try:
+        name = read_text(link, largest=1000).strip()
+    except ConfigError:
+        return given
+    newest = link.parent / name
+    return newest if name == Path(name).name and (newest / CONFIG).is_file() else given
+
+
+def _followed(run: Path) -> Path:
+    """Return what a link ``latest`` names, under its own name."""
+    return run.parent / os.readlink(run) if run.name == LATEST and run.is_symlink() else run
+
+
+def _inside(folder: Path) -> str:
+    """Return which runs lie in a folder that is none, or ""."""
+    if not folder.is_dir():
+        return ""
+    found = sorted(
+        file.parent for file in folder.glob(f"*/{CONFIG}") if not file.parent.is_symlink()
+    )
+    found = found or sorted({file.parents[1] for file in folder.glob(f"*/*/{CONFIG}")})
+    if not found:
+        return ""
+    names = ", ".join(path.name for path in found[:MOST_LISTED])
+    more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
+    return f". In it are: {names}{more}"
 
 
 def commit() -> str | None:

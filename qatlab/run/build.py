@@ -102,7 +102,8 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
     falling_bits: Any = cfg.schedule.falling_bits
     if OmegaConf.is_config(falling_bits):
         falling_bits = OmegaConf.to_container(falling_bits, resolve=True)
-    schedule = Schedule.of(epochs, model, falling_bits, cfg.schedule.falling_epochs)
+    first_epochs = cfg.schedule.first_epochs
+    schedule = Schedule.of(epochs, model, falling_bits, cfg.schedule.falling_epochs, first_epochs)
     check_trainer(cfg.trainer, schedule)
     solver = _solver(cfg.solver)
     solver.images_per_update = data.batch_size * cfg.trainer.accumulate_grad_batches

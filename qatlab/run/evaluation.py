@@ -24,13 +24,14 @@ class ClassScores:
 
     Attributes:
         top1: share of images whose highest output is the label.
-        top5: share of images whose label is among the five highest outputs.
+        top5: share of images whose label is among the five highest outputs; None where there are no
+            more than five classes.
         scores: N2D2's scores, macro averages from the confusion matrix.
         confusion: counts ``[label][answer]``.
     """
 
     top1: float
-    top5: float
+    top5: float | None
     scores: Scores
     confusion: NDArray[np.int64]
 
@@ -41,7 +42,7 @@ class ClassScores:
         confusion = module.confusion.compute().cpu().numpy().astype(np.int64)
         return cls(
             top1=metrics["test/acc"].item(),
-            top5=metrics["test/top5"].item(),
+            top5=metrics["test/top5"].item() if "test/top5" in metrics else None,
             scores=Scores.from_confusion(confusion),
             confusion=confusion,
         )
@@ -50,7 +51,7 @@ class ClassScores:
         """Return what ``result.json`` holds; accuracies are fractions."""
         return {
             "top1": self.top1,
-            "top5": self.top5,
+            **({} if self.top5 is None else {"top5": self.top5}),
             **asdict(self.scores),
             "confusion": self.confusion.tolist(),
         }
@@ -130,7 +131,8 @@ def lines(evaluation: Evaluation, digits: int) -> list[str]:
     if classes is None:
         auc = "" if evaluation.auc is None else f"AUC: {evaluation.auc:.4f} / "
         return [f"    {auc}{loss}", *warnings]
-    top = f"    Top-1: {classes.top1:.2%} / Top-5: {classes.top5:.2%}"
+    top = f"    Top-1: {classes.top1:.2%}"
+    top += "" if classes.top5 is None else f" / Top-5: {classes.top5:.2%}"
     return [*n2d2_lines(classes.scores, digits), f"{top} / {loss}", *warnings]
 
 

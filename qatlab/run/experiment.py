@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, Trainer
 
 from qatlab import sweep
 from qatlab.config import apply_given, clear_initial_weights, in_sweep, portable_yaml, stored_config
+from qatlab.config.folders import name_latest
 from qatlab.config.trust import foreign
 from qatlab.data.transforms.transform import Part
 from qatlab.deploy.integer.lowering import Obstacle
@@ -70,7 +71,7 @@ def _build(cfg: DictConfig) -> tuple[Built, dict[str, tuple[Obstacle, ...]]]:
 
 def _resume(given: DictConfig) -> dict[str, Any]:
     """Continue a run that was killed as if it had not been."""
-    cfg = stored_config(Path(given.resume), given.allow)
+    cfg = stored_config(record.find_run(Path(given.resume)), given.allow)
     apply_given(given, cfg, "resume", changeable=MOVABLE, also=("allow",))
     return _continue(cfg)
 
@@ -81,7 +82,8 @@ def _check_same(cfg: DictConfig, folder: Path) -> None:
     other = [
         f"{key} was {before} and is {after} now"
         for key, (before, after) in differences([configuration(folder), now]).items()
-        if key not in (*MOVABLE, "folder") and not key.startswith("sweep.")
+        # The first epochs are those of the phases, in which they count.
+        if key not in (*MOVABLE, "folder", "schedule.first_epochs") and not key.startswith("sweep.")
     ]
     if other:
         raise ConfigError(
@@ -98,7 +100,7 @@ def _continue(cfg: DictConfig) -> dict[str, Any]:
         except ConfigError as error:
             say(f"{error}; the network is tested again")
         else:
-            print(f"{cfg.folder} is finished; there is nothing to resume.")
+            say(f"{cfg.folder} is finished; there is nothing to resume.")
             return result
     chosen, checkpoint = callbacks_of(cfg)
     start_from, remark = newest(checkpoint.folder)
@@ -120,11 +122,12 @@ def evaluate(cfg: DictConfig) -> evaluation.Evaluation:
     if cfg.resume is not None:
         raise ConfigError("resume= has no effect on a test; give run=<folder of a run>")
     if run is not None:
-        given, cfg = cfg, stored_config(Path(run), cfg.allow, True, (*INSTANTIATED, "trainer"))
+        run = record.find_run(Path(run))
+        given, cfg = cfg, stored_config(run, cfg.allow, True, (*INSTANTIATED, "trainer"))
         also = ("checkpoint", "save_outputs", "allow")
         apply_given(given, cfg, "run", also=also, changeable=("data.*", "trainer.*"))
         clear_initial_weights(cfg)
-        cfg.init_weights = str(own_checkpoint(Path(run), name))
+        cfg.init_weights = str(own_checkpoint(run, name))
     elif cfg.init_weights is None:
         raise ConfigError("nothing to test: give run=<folder of a run> or init_weights=<file>")
     if save_outputs is not None and not Path(save_outputs).parent.is_dir():
@@ -187,6 +190,7 @@ def _write_facts(cfg: DictConfig, built: Built, found: dict[str, tuple[Obstacle,
     files.write_text(folder / record.CONFIG, portable_yaml(cfg))
     forms = {form: [asdict(one) for one in own] for form, own in found.items()}
     files.write_json(folder / "layers.json", {**built.table.to_json(), "forms": forms})
+    name_latest(folder)
 
 
 def _fit_and_test(
@@ -238,6 +242,7 @@ def _fit_and_test(
         return result
     save_weights(built.model, folder / "weights.safetensors")  # the tested ones
     files.write_json(folder / record.RESULT, result)  # the run is finished: what follows may fail
+    (folder / record.PROGRESS).unlink(missing_ok=True)
     with summary.may_fail("the result is not printed"):
         summary.print_result(result, scored, built.table, folder)
     summary.write_figures(folder, module, scored, built.data.class_names)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from rich.table import Table
 
 from qatlab.quant import ModelTable
-from qatlab.system.terminal import is_first, wide_console
+from qatlab.system.terminal import say, show
 
 NAMED = 5  # layers that a line names
 
 
 def print_table(table: ModelTable) -> None:
     """Print the resolved table of layers and sites, and the size of the model."""
-    if not is_first():
-        return
     grid = Table(title="Layers and sites", title_justify="left")
     grid.add_column("layer", no_wrap=True, min_width=max(len(x.name) for x in table.layers))
     for name in ("type", "shape", "weight bits", "activation bits"):
@@ -37,18 +35,18 @@ def print_table(table: ModelTable) -> None:
             ", ".join(layer.rules),
             str(layer.parameters or ""),
         )
-    wide_console().print(grid)
-    print(
+    show(grid)
+    say(
         f"{table.parameters:,} parameters; {table.size_bytes:,} bytes at these bits, of which "
         f"{table.weight_bytes:,} are weights; {table.float_bytes:,} bytes in float32 "
         f"({table.float_bytes / table.size_bytes:.2f}x); batch norm folded"
     )
-    print(
+    say(
         f"{table.macs:,} MACs per image; {table.bit_operations:,} bit operations (MACs x weight "
         f"bits x input bits); peak activation memory {table.peak_bytes:,} bytes"
     )
     if line := float_weights(table):
-        print(line)
+        say(line)
 
 
 def float_weights(table: ModelTable) -> str:

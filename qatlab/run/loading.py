@@ -16,6 +16,7 @@ from qatlab.deploy.integer.rescaling import check_word
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.deploy.trained import Trained
 from qatlab.errors import ConfigError
+from qatlab.results.record import find_run
 from qatlab.run.belonging import own_checkpoint
 from qatlab.run.build import INSTANTIATED, Built, build
 
@@ -103,6 +104,7 @@ def load_integers(
 
 def _config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:
     config.register()
+    run = find_run(run)
     cfg = config.stored_config(run, allow, trained=True, called=INSTANTIATED)
     config.clear_initial_weights(cfg)
     cfg.init_weights = str(own_checkpoint(run, checkpoint))

@@ -43,7 +43,13 @@ FACTS = "facts.json"  # all that they depend on, beside them: tells why two jobs
 # What they do not depend on. Of quantizers only some facts count, of initial weights the values.
 WITHOUT_EFFECT = ("folder", "init_weights", "logger", "mode", "name", "quant", "resume", "sweep")
 WITHOUT_EFFECT_INSIDE = {
-    "schedule": {"quantize_epochs", "falling_bits", "falling_epochs", "calibration_batches"},
+    "schedule": {
+        "first_epochs",
+        "quantize_epochs",
+        "falling_bits",
+        "falling_epochs",
+        "calibration_batches",
+    },
     "trainer": {"max_epochs"},
 }
 CHECKPOINTS = "checkpoints"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from qatlab.results import figures
 from qatlab.results.quantizer_curves import monitored, quantizer_curves
 from qatlab.run.evaluation import Evaluation, lines
 from qatlab.run.layers import float_weights
+from qatlab.system.terminal import say
 from qatlab.training.classifier import Classifier
 from qatlab.training.csv_logger import FILE_NAME, read_rows
 from qatlab.training.progress import format_metric
@@ -24,19 +25,25 @@ def print_result(
     result: dict[str, Any], evaluation: Evaluation, table: ModelTable, folder: Path
 ) -> None:
     """Print the report of a finished run."""
-    print()
+    say("")
     for line in lines(evaluation, digits=4):
-        print(line)
+        say(line)
     epochs = " + ".join(f"{count} {phase}" for phase, count in result["epochs"].items())
     best = ", ".join(
-        f"epoch {facts['epoch']} of {phase}"
+        f"epoch {facts['epoch'] - _epochs_before(phase, result['epochs'])} of {phase}"
         + "".join(f" ({k} {format_metric(k, v)})" for k, v in facts.items() if k != "epoch")
         for phase, facts in result["best"].items()
     )
-    print(f"    Size: {result['size_bytes']:,} bytes / Epochs: {epochs} / Best: {best}")
+    say(f"    Size: {result['size_bytes']:,} bytes / Epochs: {epochs} / Best: {best}")
     if line := float_weights(table):
-        print(f"    {line}")
-    print(f"    trained in {result['seconds']:.0f} s; report in {folder}")
+        say(f"    {line}")
+    say(f"    trained in {result['seconds']:.0f} s; report in {folder}")
+
+
+def _epochs_before(phase: str, epochs: Mapping[str, int]) -> int:
+    """Return how many epochs the phases before one have; of best epochs the whole run counts."""
+    names = list(epochs)
+    return sum(epochs[name] for name in names[: names.index(phase)]) if phase in epochs else 0
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def trainer_of(
     if schedule is not None:
         epochs = {span.name: span.epochs for span in schedule.phases}
         steps = PhaseSchedule(schedule, cfg.schedule.calibration_batches)
-        callbacks = [RandomState(), steps, PhaseProgressBar(epochs), *chosen]
+        callbacks = [RandomState(), steps, PhaseProgressBar(epochs, Path(cfg.folder)), *chosen]
         nodes, folder = cfg.logger or {}, Path(cfg.folder)
         loggers = [make_tracker(str(name), node, folder) for name, node in nodes.items()]
     node = cfg.trainer.copy()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import Phase, set_phase
 from qatlab.quant.quantizer import phase_of
-from qatlab.results.record import CONFIG, RESULT, read_result
+from qatlab.results.record import CONFIG, RESULT, find_run, read_result
 from qatlab.run.weight_files import (
     DRAWN,
     NO_CHECKSUM,
@@ -186,6 +186,7 @@ def _copy(model: nn.Module, chosen: Match, source: str) -> list[str]:
 def _file_of(path: Path) -> Path:
     if not path.is_dir():
         return path
+    path = find_run(path)
     if os.path.lexists(path / RESULT):
         try:
             return path / str(read_result(path)["checkpoint"])

@@ -1,5 +1,6 @@
 """Many runs by one command: jobs, launchers, searches."""
 
+from qatlab.sweep.file import expanded, is_file
 from qatlab.sweep.jobs import (
     ERROR,
     FAILED,
@@ -21,6 +22,8 @@ __all__ = [
     "Watch",
     "check_overrides",
     "claim_gpu",
+    "expanded",
+    "is_file",
     "print_notes",
     "records_jobs",
     "resume_override",

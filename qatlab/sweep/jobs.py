@@ -5,9 +5,11 @@ A file for each, as launchers may run jobs in other processes or on other machin
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,17 +24,19 @@ from filelock import FileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
+from rich.text import Text
 
-from qatlab.config.folders import override_list, unlock_run
+from qatlab.config.folders import leave_nothing, override_list, unlock_run
 from qatlab.errors import ConfigError, QatlabError, wrong
-from qatlab.results import record
+from qatlab.results import record, state
 from qatlab.sweep import launchers
+from qatlab.sweep.together import combined
 from qatlab.system import files
-from qatlab.system.terminal import wide_console
+from qatlab.system.terminal import clock, wide_console
 
 NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this sweep
 ERROR = "error.txt"  # in the folder of a job that failed: why
@@ -50,14 +54,24 @@ class Watch(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep without jobs, and name a folder for the notes of all its processes."""
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(config)  # which the name of the folder is made of
         try:
-            _check_spaces(override_list(config.hydra.overrides.task))
+            overrides = _check_spaces(override_list(config.hydra.overrides.task))
+            count = _count(config, overrides)
             if not config.hydra.sweep.dir:
                 raise wrong("hydra.sweep.dir", "", "the path of a folder")
-            os.environ[NOTES] = str(_folder_of_notes(Path(config.hydra.sweep.dir).absolute()))
+            folder = Path(config.hydra.sweep.dir)
+            os.environ[NOTES] = str(_folder_of_notes(folder.absolute()))
+            words = [*override_list(config.hydra.overrides.hydra)]
+            words += override_list(config.hydra.overrides.task)
+            files.write_json(folder / record.SWEEP, {"words": words, "jobs": count})
         except ConfigError as error:
             print(f"Error: {error}", file=sys.stderr)
             raise SystemExit(1) from error  # Hydra makes a warning of any other exception
+        finally:
+            HydraConfig.instance().cfg = before
+        print(f"{count} jobs in {folder}; to watch them: qatlab status {shlex.quote(str(folder))}")
 
 
 def check_overrides(words: list[str], is_sweep: bool) -> None:
@@ -75,10 +89,30 @@ def check_overrides(words: list[str], is_sweep: bool) -> None:
             raise ConfigError(f"{word} has no effect without -m, which starts a sweep.")
 
 
-def _check_spaces(words: list[str]) -> None:
-    """Raise a ConfigError for a setting of a sweep that has no value to try."""
+def _count(config: DictConfig, overrides: list[Override]) -> int:
+    """Return how many jobs a sweep has; of a search, how many shall succeed."""
+    sweeper = OmegaConf.select(config, "hydra.sweeper") or OmegaConf.create()
+    if "n_trials" in sweeper:
+        return int(sweeper.n_trials)
+    params = OverridesParser.create().parse_overrides(
+        [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    )
+    if "keys" in sweeper:
+        return len(combined([*params, *overrides], OmegaConf.to_container(sweeper)["keys"]))  # type: ignore[call-overload,index]
+    if any(o.is_sweep_override() and not o.is_discrete_sweep() for o in overrides):
+        return 0  # the sweeper refuses it
+    values = {
+        o.get_key_element(): len(list(o.sweep_string_iterator())) if o.is_sweep_override() else 1
+        for o in [*params, *overrides]
+    }
+    return math.prod(values.values())
+
+
+def _check_spaces(words: list[str]) -> list[Override]:
+    """Return the settings of a sweep; raise a ConfigError for one that has no value to try."""
     loader = GlobalHydra.instance().config_loader()
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(words):
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    for override in parsed:
         if not override.is_sweep_override():
             continue
         space = override.value()
@@ -92,6 +126,7 @@ def _check_spaces(words: list[str]) -> None:
             raise ConfigError(
                 f"{override.input_line} has no values, so the sweep would have no jobs."
             )
+    return parsed
 
 
 _lock: FileLock | None = None  # held from the beginning of a sweep to its end
@@ -152,11 +187,16 @@ class Note:
 
 
 class SweepJob:
-    """The job of a sweep that runs in this process."""
+    """The job of a sweep that runs in this process.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the job.
+        trains: whether it leaves a run there.
+    """
+
+    def __init__(self, folder: Path, trains: bool = True) -> None:
         config = HydraConfig.get()
-        self.folder = folder
+        self.folder, self.trains = folder, trains
         self._success = DONE
         if (folder / record.RESULT).exists():
             self._success = SKIPPED
@@ -173,10 +213,11 @@ class SweepJob:
 
     def failed(self, reason: str) -> None:
         """Note why the job failed, and in its own folder unless another process trains there."""
-        lock = FileLock(self.folder / ".lock", is_singleton=True)
-        # Where it cannot be written, the note below still tells.
-        with suppress(Timeout, OSError, ConfigError), lock.acquire(blocking=False):
-            files.write_text(self.folder / ERROR, reason + "\n")
+        if self.trains:
+            lock = FileLock(self.folder / ".lock", is_singleton=True)
+            # Where it cannot be written, the note below still tells.
+            with suppress(Timeout, OSError, ConfigError), lock.acquire(blocking=False):
+                files.write_text(self.folder / ERROR, reason + "\n")
         self._note.state, self._note.reason = FAILED, reason
         self._write()
 
@@ -272,17 +313,29 @@ def take_notes() -> list[Note]:
         folder.parent.rmdir()  # not empty: another sweep runs at the same time
     _lock.release()
     _lock = None
+    leave_nothing(folder.parents[1])  # of a sweep of plans
     return sorted(notes, key=lambda note: note.number)
 
 
 def print_notes(notes: list[Note]) -> None:
     """Print what became of the jobs of a sweep."""
     shared = set.intersection(*(set(note.overrides) for note in notes)) if len(notes) > 1 else set()
-    table = Table("job", "overrides", "state", "reason", title="Sweep", title_justify="left")
-    for note in notes:
+    reached = [state.reached(Path(note.folder)) for note in notes]
+    columns = {
+        "top-1": [score for _, _, score in reached],
+        "bytes": ["" if size is None else f"{size:,}" for size, _, _ in reached],
+        "time": ["" if seconds is None else clock(seconds) for _, seconds, _ in reached],
+        "reason": [note.reason.strip().splitlines()[-1] if note.reason else "" for note in notes],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    table = Table("job", "overrides", "state", title="Sweep", title_justify="left")
+    for name in shown:
+        table.add_column(name, justify="left" if name == "reason" else "right")
+    for index, note in enumerate(notes):
         settings = " ".join(word for word in note.overrides if word not in shared)
-        reason = note.reason.strip().splitlines()[-1] if note.reason else ""
-        table.add_row(str(note.number), settings, note.state, reason)
+        cells = [column[index] for column in shown.values()]
+        # As Text: what stands in files is no markup.
+        table.add_row(*map(Text, (str(note.number), settings, note.state, *cells)))
     wide_console().print(table)
     counts = {state: sum(note.state == state for note in notes) for state in STATES}
     print(", ".join(f"{count} {state}" for state, count in counts.items() if count))

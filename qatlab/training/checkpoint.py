@@ -20,6 +20,7 @@ from torch import Tensor
 
 from qatlab.errors import CheckpointError, ConfigError, wrong
 from qatlab.system.files import TEMPORARY, put, write_bytes
+from qatlab.system.terminal import say
 from qatlab.training.loaded_values import fault_of, learned_names
 from qatlab.training.torch_files import LAST, SETTINGS, describe, read
 
@@ -117,7 +118,7 @@ class RunCheckpoint(Checkpoint):
             if fault := fault_of(name, value, learned):
                 raise CheckpointError(f"{trainer.ckpt_path}: {name} {fault}")
             if name in learned and (value < 0).any() and trainer.is_global_zero:
-                print(f"{trainer.ckpt_path}: {name} is negative; its absolute value is used")
+                say(f"{trainer.ckpt_path}: {name} is negative; its absolute value is used")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

@@ -23,6 +23,7 @@ from qatlab.quant import (
     release_weights,
     warnings_of,
 )
+from qatlab.system.terminal import say
 from qatlab.training.distillation import Distillation
 from qatlab.training.forward import TrainingForward
 from qatlab.training.loss import IGNORED, Loss, as_tuple
@@ -83,11 +84,12 @@ class Classifier(LightningModule):
         self._train_sums = torch.zeros(3)  # see _sums
         self._evaluation_sums = torch.zeros(3)
         if self.classifies:
-            most = min(5, num_classes)
-            self.top5 = MulticlassAccuracy(
-                num_classes, average="micro", top_k=most, ignore_index=IGNORED
-            )
             self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED)
+        self.top5: MulticlassAccuracy | None = None  # of fewer classes it is 100 % always
+        if self.classifies and num_classes > 5:
+            self.top5 = MulticlassAccuracy(
+                num_classes, average="micro", top_k=5, ignore_index=IGNORED
+            )
         self.outputs: list[Tensor] = []  # of the last test, batch by batch
         self.labels: list[Tensor] = []
         self.test_losses: list[Tensor] = []
@@ -102,6 +104,14 @@ class Classifier(LightningModule):
         wide = {quantizer.bits for quantizer in found if quantizer.n_steps > quantizer.own_steps}
         phase = next((quantizer.phase for quantizer in found), Phase.FLOAT)
         return Span(phase, 0, *wide).name
+
+    @property
+    def running(self) -> dict[str, float]:
+        """Mean ``loss``, and of a classifier ``acc``, of this process in this epoch so far.
+
+        Empty at its start. Reading it waits for the device.
+        """
+        return self.means(self._train_sums) if self._train_sums[2] > 0 else {}
 
     def forward(self, images: Tensor) -> Any:
         """Return what the network gives for images ``(N, C, H, W)``."""
@@ -180,8 +190,9 @@ class Classifier(LightningModule):
         """Quantize the weights, once for all batches, and forget an earlier test."""
         self._begin_evaluation()
         if self.classifies:
-            self.top5.reset()
             self.confusion.reset()
+        if self.top5 is not None:
+            self.top5.reset()
         self.outputs, self.labels, self.test_losses = [], [], []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -196,8 +207,9 @@ class Classifier(LightningModule):
         """Add a batch to all scores, and keep what the first output answers."""
         answers, losses = self._evaluate(batch)
         if self.classifies:
-            self.top5.update(answers, batch[1])
             self.confusion.update(answers, batch[1])
+            if self.top5 is not None:
+                self.top5.update(answers, batch[1])
         else:
             self.test_losses.append(losses.cpu())
         self.outputs.append(answers.cpu())
@@ -206,7 +218,7 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log ``test/loss`` and, of a classifier, ``test/acc`` and ``test/top5``."""
         self._end_evaluation(
-            "test", {"top5": self.top5.compute().item()} if self.classifies else {}
+            "test", {} if self.top5 is None else {"top5": self.top5.compute().item()}
         )
 
     def evaluate_batch(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -247,6 +259,10 @@ class Classifier(LightningModule):
             return 0.0
         batches = self.trainer.num_training_batches
         return steps / math.ceil(batches / self.trainer.accumulate_grad_batches)
+
+    def _epoch_of_phase(self) -> int:
+        """Return the number of the epoch, counted from 1 in its phase."""
+        return int(self.position(self.current_epoch)[0]) + 1
 
     def _epoch_rate(self) -> float:
         """Return the learning rate of the first group at the epoch's start.
@@ -298,8 +314,9 @@ class Classifier(LightningModule):
         before, self.collapsed = self.collapsed, self._collapsed()
         if stage == "val" and self.trainer.is_global_zero:
             new = [words for name, words in self.collapsed.items() if name not in before]
-            for line in warnings_of(f"epoch {self.current_epoch + 1}: {words}" for words in new):
-                print(line)
+            where = f"epoch {self._epoch_of_phase()} of {self.phase_name}"
+            for line in warnings_of(f"{where}: {words}" for words in new):
+                say(line)
         self.tested = int(sums[2])
         metrics = {**self.means(sums), **more}
         for key, value in metrics.items():
@@ -338,7 +355,7 @@ class Classifier(LightningModule):
         where = f"the loss of {part} is {loss} in the {self.phase_name} phase"
         if self.trainer.state.fn is not TrainerFn.FITTING:
             return f"{where}: {culprit}; these weights cannot be used"
-        return f"{where}, epoch {self.current_epoch + 1}: {culprit}; {self._smaller_steps()}"
+        return f"{where}, epoch {self._epoch_of_phase()}: {culprit}; {self._smaller_steps()}"
 
     def _smaller_steps(self) -> str:
         group = self.trainer.optimizers[0].param_groups[0]
@@ -350,7 +367,7 @@ class Classifier(LightningModule):
     def _check_finite(self, loss: Tensor, batch_idx: int | None) -> None:
         if math.isfinite(loss.item()):
             return
-        where = f"epoch {self.current_epoch + 1}"
+        where = f"epoch {self._epoch_of_phase()}"
         where += "" if batch_idx is None else f", batch {batch_idx + 1}"
         bad = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
         layer = f" and {bad[0]} holds values that are not finite" if bad else ""

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from qatlab.errors import TrainingError
 from qatlab.system.files import check_regular, put, temporary_of
+from qatlab.system.terminal import say
 
 FILE_NAME = "metrics.csv"
 FIRST_COLUMNS = ("epoch", "step", "phase")
@@ -113,7 +114,7 @@ class CsvLogger(Logger):
             return
         found = f"ends at step {known[-1]['step']}, in epoch {last}" if known else "has no rows"
         lacks = f"epoch {last + 1}" + (f" to {epochs}" if epochs > last + 1 else "")
-        print(
+        say(
             f"{self._path} {found if there else 'is missing'}: the run goes on, and its curves "
             f"lack {lacks}."
         )

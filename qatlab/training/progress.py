@@ -2,42 +2,82 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from pytorch_lightning.callbacks.progress.rich_progress import (
+    CustomTimeColumn,
+    ProcessingSpeedColumn,
+)
 from rich import get_console
-from rich.progress import BarColumn, ProgressColumn
+from rich.progress import BarColumn, ProgressColumn, Task
+from rich.text import Text
 
+from qatlab.errors import ConfigError
+from qatlab.system import files
+from qatlab.system.terminal import clock, note, say
+from qatlab.training.time_left import TimeLeft
+
+FILE = "progress.json"  # as in qatlab.results.record
+SECONDS_OF_FILE = 5.0  # between two times that it is written
 UPDATES_PER_SECOND = 5
+NARROW = 90  # characters of a terminal that has no room for the accuracy of the training
 LINE_METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "lr")
 BAR_METRICS = ("train/loss", "train/acc", "val/acc")  # with more, the bar breaks over two lines
 TEXT_WIDTH = 96  # characters of all columns but the bar
 
 
+class _TimeLeftColumn(ProgressColumn):
+    """``0:20 of 12:03 left``: of the epoch and of the run."""
+
+    def __init__(self, bar: PhaseProgressBar) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def render(self, task: Task) -> Text:
+        left = self._bar.time_left()
+        if left is None or task.id != self._bar.train_progress_bar_id:
+            return Text("")
+        epoch, run = map(clock, left)
+        return Text(f"{epoch} of {run} left", style="dim")
+
+
 class PhaseProgressBar(RichProgressBar):
     """Lightning's rich bar with the phase in front of the epoch: ``quantize 2/15``.
 
-    Where the output is no terminal there is no bar, but one plain line for each finished epoch.
-    The phase in it is the module's ``phase_name``, where there is such an attribute.
+    Where the output is no terminal there is no bar, but one plain line for each finished epoch,
+    which ``train.log`` gets in any case. The phase in it is the module's ``phase_name``, where
+    there is such an attribute; loss and accuracy on the bar are its ``running`` ones, those of the
+    present epoch.
 
     Args:
         phase_epochs: how many epochs each phase lasts, in order. Without it the bar shows the
             module's ``phase_name`` and the epochs of the whole run: ``quantize 14/27``.
+        folder: of the run, for ``progress.json``; None writes none.
     """
 
-    def __init__(self, phase_epochs: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, phase_epochs: Mapping[str, int] | None = None, folder: Path | None = None
+    ) -> None:
         super().__init__(refresh_rate=UPDATES_PER_SECOND, leave=False)
         self._phase_epochs = dict(phase_epochs or {})
+        self._folder = folder
+        self._time_left = TimeLeft(list(self._phase_epochs.values()))
         self._writes_lines = False
         self._finished: tuple[int, str, float] | None = None  # epoch, phase and seconds to report
         self._validated = False
         self._epoch_start = 0.0
         self._next_update = 0.0
+        self._next_file = 0.0
+        self._share = 0.0  # of the epoch's training batches that are done
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -49,12 +89,18 @@ class PhaseProgressBar(RichProgressBar):
         # For a run resumed in the middle of an epoch: Lightning does not start that one again.
         self._validated = False
         self._epoch_start = time.monotonic()
+        if self._phase_epochs:
+            self._time_left.begin(trainer.current_epoch, self._epoch_start, is_whole=False)
+        self._write_file(trainer)
         super().on_train_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_line(trainer)
-        self._validated = False
         self._epoch_start = time.monotonic()
+        self._share = 0.0
+        if self._phase_epochs:
+            self._time_left.begin(trainer.current_epoch, self._epoch_start, is_whole=True)
+        self._write_line(trainer, goes_on=True)
+        self._validated = False
         super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_batch_start(
@@ -68,6 +114,9 @@ class PhaseProgressBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._share = (batch_idx + 1) / self.total_train_batches
+        if time.monotonic() >= self._next_file:
+            self._write_file(trainer)
         # Without this Lightning fetches every metric from the device after each step.
         if self.is_enabled and self._is_due(batch_idx, self.total_train_batches):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -96,17 +145,23 @@ class PhaseProgressBar(RichProgressBar):
         self._finished = (trainer.current_epoch, _phase_name(pl_module), seconds)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_line(trainer)
+        self._write_line(trainer, goes_on=False)
         super().on_train_end(trainer, pl_module)
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        metrics = _logged(trainer, BAR_METRICS)
+        running = getattr(pl_module, "running", {})  # of the present epoch
+        metrics = _logged(trainer, BAR_METRICS) | {f"train/{k}": v for k, v in running.items()}
+        if get_console().width < NARROW:
+            metrics.pop("train/acc", None)
         return {k.removeprefix("train/"): format_metric(k, v) for k, v in metrics.items()}
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         columns: list[ProgressColumn] = super().configure_columns(trainer)
+        columns = [  # Lightning's knows the epoch only
+            _TimeLeftColumn(self) if isinstance(c, CustomTimeColumn) else c for c in columns
+        ]
         bar_width = min(get_console().width - TEXT_WIDTH, 40)
         if bar_width < 8:  # a narrow terminal: rather the numbers on one line than a bar
             return [c for c in columns if not isinstance(c, (BarColumn, ProcessingSpeedColumn))]
@@ -120,13 +175,41 @@ class PhaseProgressBar(RichProgressBar):
         return text.ljust(len(self.validation_description))  # or the bars below would not align
 
     def _phase_and_epoch(self, epoch: int) -> str:
+        phase, number, epochs = self._place_of(epoch)
+        phase = phase or _phase_name(self.trainer.lightning_module)
+        return f"{phase or 'epoch'} {_count(number, epochs)}"
+
+    def _place_of(self, epoch: int) -> tuple[str, int, int | None]:
+        """Return the phase of an epoch counted from 1, its number there, and how many it has."""
         before = 0
         for phase, epochs in self._phase_epochs.items():
             if epoch - before <= epochs:
-                return f"{phase} {epoch - before}/{epochs}"
+                return phase, epoch - before, epochs
             before += epochs
-        phase = _phase_name(self.trainer.lightning_module)
-        return f"{phase or 'epoch'} {_count(epoch, self.trainer.max_epochs)}"
+        return "", epoch, self.trainer.max_epochs
+
+    def time_left(self) -> tuple[float, float] | None:
+        """Return the seconds that epoch and run still take; None where nothing tells it yet."""
+        return self._time_left.seconds(self._share, time.monotonic())
+
+    def _write_file(self, trainer: Trainer) -> None:
+        if self._folder is None or not trainer.is_global_zero:
+            return
+        self._next_file = time.monotonic() + SECONDS_OF_FILE
+        phase, epoch, epochs = self._place_of(trainer.current_epoch + 1)
+        left = self.time_left()
+        facts = {
+            "phase": phase,
+            "epoch": epoch,
+            "epochs": epochs,
+            "share": round(self._share, 4),
+            "seconds_left": None if left is None else round(left[1], 1),
+            "updated": round(time.time(), 1),
+            "pid": os.getpid(),
+            "host": platform.node(),
+        }
+        with suppress(ConfigError):  # nothing depends on it
+            files.write_json(self._folder / FILE, facts)
 
     def _is_due(self, batch_idx: int, batches: float) -> bool:
         now = time.monotonic()
@@ -135,16 +218,24 @@ class PhaseProgressBar(RichProgressBar):
         self._next_update = now + 1 / UPDATES_PER_SECOND
         return True
 
-    def _write_line(self, trainer: Trainer) -> None:
+    def _write_line(self, trainer: Trainer, goes_on: bool) -> None:
         # One hook after the end of the epoch: until then its values are still being logged.
-        if self._finished is None or not self._writes_lines:
+        if self._finished is None or not trainer.is_global_zero:
             return
         epoch, phase, seconds = self._finished
         self._finished = None
         metrics = _logged(trainer, LINE_METRICS)
         if not self._validated:  # those there are would be an earlier epoch's
             metrics = {k: value for k, value in metrics.items() if not k.startswith("val/")}
-        print(epoch_line(epoch + 1, trainer.max_epochs, phase, metrics, seconds), flush=True)
+        _, number, epochs = self._place_of(epoch + 1)
+        line = epoch_line(number, epochs, phase, metrics, seconds)
+        left = self.time_left()
+        if left is not None and goes_on:
+            line += f", {clock(left[1])} left"
+        if self._writes_lines:
+            say(line)
+        else:
+            note(line)
 
 
 def epoch_line(
@@ -154,7 +245,7 @@ def epoch_line(
     metrics: Mapping[str, SupportsFloat],
     seconds: float,
 ) -> str:
-    """Return ``epoch 3/27 [clamp] train/loss 0.0312 val/acc 98.84% 5.3 s`` for a log file."""
+    """Return ``epoch 3/12 [clamp] train/loss 0.0312 val/acc 98.84% 5.3 s`` for a log file."""
     parts = [f"epoch {_count(epoch, epochs)}"]
     if phase:
         parts.append(f"[{phase}]")

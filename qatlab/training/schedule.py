@@ -46,6 +46,7 @@ class Schedule:
         model: nn.Module,
         falling_bits: Sequence[int] | None = None,
         falling_epochs: int = 1,
+        first_epochs: int | None = None,
     ) -> Schedule:
         """Read the keys of ``schedule``.
 
@@ -55,11 +56,16 @@ class Schedule:
             falling_bits: quantize phases before the last one, by the bits that all quantizers have
                 at least in them.
             falling_epochs: how long each of these lasts.
+            first_epochs: the epochs before quantization that were asked for, of which ``epochs``
+                has been made.
 
         Raises:
             ConfigError: for a negative number, none at all, a clamp phase for quantizers that have
-                none, and bits that do not fall or have no quantize phase behind them.
+                none, bits that do not fall or have no quantize phase behind them, and
+                ``first_epochs`` that are not those of ``epochs``.
         """
+        if first_epochs is not None:
+            _check_first(first_epochs, epochs)
         wide = _falling([] if falling_bits is None else falling_bits, falling_epochs)
         if wide and epochs[Phase.QUANTIZE] < 1:
             reason = "Falling bits end in the quantize phase."
@@ -116,6 +122,19 @@ class Schedule:
 
     def _index(self, epoch: float) -> int:
         return max(i for i, start in enumerate(self._starts()) if start <= epoch)
+
+
+def _check_first(first_epochs: int, epochs: Mapping[Phase, int]) -> None:
+    if first_epochs < 0:
+        raise wrong("schedule.first_epochs", first_epochs, "a whole number of at least 0")
+    before = {phase: count for phase, count in epochs.items() if phase is not Phase.QUANTIZE}
+    if first_epochs != sum(before.values()):
+        given = " and ".join(f"schedule.{phase.value}_epochs={n}" for phase, n in before.items())
+        raise ConfigError(
+            f"schedule.first_epochs={first_epochs} contradicts {given}: give only one of them, or "
+            "choose a schedule with a phase before quantization, such as "
+            "schedule=float_then_quantize."
+        )
 
 
 def _falling(bits: Any, epochs: int) -> tuple[Span, ...]:

@@ -225,6 +225,42 @@ def test_a_preset_has_the_phases_of_its_schedule(preset: str) -> None:
         build(cfg)
 
 
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.endswith(("_4bit", "none"))])
+def test_first_epochs_are_those_of_the_phase_before_quantization(preset: str) -> None:
+    words = (f"quant={preset}", "schedule.first_epochs=3", "schedule.quantize_epochs=2")
+    cfg = with_groups(composed(*words), "data=synthetic")
+    before = Phase.CLAMP if preset.startswith("sat") else Phase.FLOAT
+    spans = [(span.phase, span.epochs) for span in build(cfg).schedule.phases]
+    assert spans == ([(before, 5)] if preset == "none" else [(before, 3), (Phase.QUANTIZE, 2)])
+    assert cfg.trainer.max_epochs == 5
+
+
+@pytest.mark.parametrize("schedule", ["sat", "lsq", "clamp_only"])
+def test_recipes_and_experiments_take_other_first_epochs(schedule: str) -> None:
+    of = composed(f"schedule={schedule}", "schedule.first_epochs=3").schedule
+    assert of.float_epochs + of.clamp_epochs == 3
+    experiment = ("experiment=mlperf_tiny_ic", "quant=sat_4bit")
+    assert composed(*experiment).schedule.clamp_epochs == 400
+    assert composed(*experiment, "schedule.first_epochs=3").schedule.clamp_epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("schedule.first_epochs=4", "schedule.clamp_epochs=3"),
+            r"^schedule\.first_epochs=4 contradicts schedule\.float_epochs=0 and "
+            r"schedule\.clamp_epochs=3: give only one of them",
+        ),
+        (("schedule=quantize_only", "schedule.first_epochs=4"), "choose a schedule with a phase"),
+        (("schedule.first_epochs=-1",), r"^schedule\.first_epochs=-1 is wrong\. Accepted: a whole"),
+    ],
+)
+def test_first_epochs_that_contradict_those_of_a_phase(words: tuple[str, ...], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build(with_groups(composed("quant=sat_4bit", *words), "data=synthetic"))
+
+
 @pytest.mark.parametrize("preset", QUANTIZED)
 def test_a_sweep_over_presets_composes_with_the_keys_they_share(preset: str) -> None:
     keys = [f"{part}.{k}" for part in ("weight", "activation") for k in ("bits", "n_steps")]

@@ -34,7 +34,8 @@ from qatlab.run import plan
         ),
         (
             "quant=sat_5bit",
-            "quant=sat_5bit is unknown|Did you mean 'sat_|none, pact_2bit, pact_3bit",
+            "quant=sat_5bit is unknown. Give quant=sat_4bit quant.weight.bits=5 "
+            "quant.activation.bits=5.|none, pact_2bit, pact_3bit",
         ),
         ("data=mnst", "data=mnst is unknown|'mnist'|mnist, speech_commands, synthetic"),
         (
@@ -75,6 +76,16 @@ def test_what_hydra_cannot_compose(command: Told, overrides: str, words: str) ->
         ("solver.optimiser.lr=1", "solver.optimiser|'optimizer'|groups, lr_policy, optimizer"),
         ("trainer.max_epoch=3", "trainer.max_epoch is|'max_epochs'|devices|+trainer.max_epoch=<"),
         ("quant.rules.frist.index=1", "quant.rules.frist|'first'|first, last, scaling"),
+        # What other programs call our settings.
+        ("epochs=3", "epochs is unknown. Give schedule.quantize_epochs, and schedule.first_epochs"),
+        (
+            "+epochs=3",
+            "epochs is unknown. Give schedule.quantize_epochs, and schedule.first_epochs",
+        ),
+        ("lr=0.1", "lr is unknown. Give solver.optimizer.lr."),
+        ("batch_size=64", "batch_size is unknown. Give data.batch_size."),
+        ("bits=3", "bits is unknown. Give quant.weight.bits and quant.activation.bits."),
+        ("momentum=0.9", "momentum is unknown. Give solver.optimizer.momentum."),
         ("sead=3", "sead is unknown|Did you mean 'seed'|model, data, quant, solver, schedule"),
         ("hydra.run.dirr=x", "hydra.run.dirr is unknown|'dir'"),
         ("seed=x", "seed=x is wrong|a whole number"),
@@ -365,7 +376,7 @@ def test_a_sweep_goes_on_after_a_job_that_failed(command: Told, tmp_path: Path) 
     message = command("mode=plan", "-m", "quant.weight.bits=33,4")
     assert "Error in job 0 (mode=plan,quant.weight.bits=33): quant.weight (conv2)" in message
     assert message.endswith("\nError: 1 of the sweep's jobs failed; what was wrong stands above.\n")
-    assert len(list(tmp_path.glob("outputs/sweeps/lenet/mode=plan,quant.weight.bits=*"))) == 2
+    assert not list(tmp_path.rglob("*.*"))  # plans leave nothing, and so do those of a sweep
 
 
 @pytest.mark.parametrize(
@@ -430,6 +441,25 @@ def test_help_and_configuration_are_shown_without_torch(root: Path, words: tuple
     shown = "quant/weight" if words == ("--help",) else "quantize_epochs:"
     assert shown in result.stdout
     assert len(result.stdout.splitlines()) < (30 if words == ("--help",) else 200)
+
+
+@pytest.mark.parametrize(
+    ("words", "script"),
+    [
+        (("mode=plan", "quant.weight.bits=33"), "train.py"),
+        (("quant.weight.bits=33",), "train.py"),
+        (("epochs=3",), "train.py"),
+        (("target=c", "model.dropout=2"), "train.py"),
+        (("run=nowhere",), "test.py"),
+        (("resume=nowhere",), "train.py"),
+        (("quant.weight.bits=33", "hydra.run.dir=mine/run"), "train.py"),
+    ],
+)
+def test_mistakes_leave_no_folders(
+    command: Told, tmp_path: Path, words: tuple[str, ...], script: str
+) -> None:
+    check(command(*words, *(TINY if script == "train.py" else ()), script=script), ())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_without_a_folder_writes_nothing_into_the_current_one(command: Told) -> None:

@@ -121,7 +121,7 @@ def test_a_collapsed_quantizer_is_reported_in_training_and_in_its_result(
     told = [line for line in ended.output.splitlines() if line.startswith("Warning: ")]
     assert len(told) == 2
     words = r"relu2 puts out one value only, 0, of values from 0 to [\d.]+; its step_size is 1e\+20"
-    assert re.fullmatch(rf"Warning: epoch 2: {words}\.", told[0])
+    assert re.fullmatch(rf"Warning: epoch 2 of quantize: {words}\.", told[0])
     assert re.fullmatch(rf"Warning: {words}\.", told[1])  # of the test
     assert (folder / "result.json").exists()
 

@@ -42,12 +42,49 @@ def test_runs_that_start_together_have_a_folder_and_a_record_each(tmp_path: Path
     commands = [(*FINISHED, "schedule.clamp_epochs=0", f"seed={seed}") for seed in (1, 2, 3)]
     ended = start_forked_at_once(tmp_path, "train.py", *commands)
     assert [one.code for one in ended] == [0, 0, 0], [one.output for one in ended]
-    runs = sorted((tmp_path / "outputs/runs/lenet_sat_4bit").iterdir())
+    folder = tmp_path / "outputs/runs/lenet_sat_4bit"
+    assert (folder / "latest").resolve().parent == folder
+    runs = sorted(path for path in folder.iterdir() if path.name != "latest")
     assert sorted(read_json(run / "result.json")["seed"] for run in runs) == [1, 2, 3]
     for run in runs:
         seed = read_json(run / "result.json")["seed"]
         assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == seed
         assert f"seed={seed}" in yaml.safe_load((run / ".hydra/overrides.yaml").read_text())
+
+
+def test_the_name_of_runs_means_the_newest_for_all_readers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*FINISHED, "schedule.clamp_epochs=0")
+    log, here = tmp_path / "log", str(tmp_path)
+    for seed in ("1", "2"):
+        ended = start_forked(log, "train.py", *words, f"seed={seed}", PWD=here)
+        assert ended.code == 0, ended.output
+    runs = tmp_path / "outputs/runs/lenet_sat_4bit"
+    newest = max(path for path in runs.iterdir() if path.name != "latest")
+    assert read_json(newest / "result.json")["seed"] == 2
+    said = (newest / "train.log").read_text()
+    for words_said in ("Layers and sites", "epoch 1/1 [quantize] train/loss", "Top-1: "):
+        assert words_said in said
+    assert not (newest / "progress.json").exists()
+    place = "outputs/runs/lenet_sat_4bit"
+    tested = start_forked(log, "test.py", f"run={place}", PWD=here)
+    assert f"{newest.name}/checkpoints/best_quantize.ckpt" in tested.output
+    resumed = start_forked(log, "train.py", f"resume={place}", PWD=here)
+    assert f"{newest.name} is finished; there is nothing to resume" in resumed.output
+    planned = start_forked(log, "train.py", "mode=plan", *FINISHED, PWD=here)
+    assert planned.code == 0
+    assert sorted(path.name for path in (tmp_path / "outputs/runs").iterdir()) == [runs.name]
+    assert len(list(runs.iterdir())) == 3
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["export", place, "--format", "c", "-o", "net.c"]) == 0
+    assert run_command(["verify", f"{place}/latest", "--images", "5"]) == 0
+    assert run_command(["compare", place, str(newest)]) == 0
+    assert run_command(["export", "outputs/runs", "--format", "c", "-o", "net.c"]) == 1
+    assert "In it are: lenet_sat_4bit" in capsys.readouterr().err
+    assert run_command(["report", "outputs/runs"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("| lenet_sat_4bit |") <= 2  # the link is no run of its own
 
 
 def test_folders_that_are_named_by_one_second_get_numbers(

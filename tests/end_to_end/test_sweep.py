@@ -15,6 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 from hydra import initialize_config_dir
+from hydra.conf import HydraConf, SweepDir
 from killable_runs import KILL_AT, Ended, start, start_forked
 from mistakes import Told, check
 from omegaconf import OmegaConf
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 
 from qatlab.config import job_name
 from qatlab.sweep.jobs import NOTES, Note, Watch, take_notes
+from qatlab.system.files import read_json
 
 SWEEP = (
     *("-m", "quant.weight.bits=2,4", "data=synthetic", "data.source.training_images=90"),
@@ -166,11 +168,11 @@ def test_the_phases_before_quantization_are_trained_once(
     words = (f"quant={preset}", "schedule.clamp_epochs=0", f"schedule.{first}_epochs=2")
     shared = sweep("shared", *words)
     assert shared.code == 0, shared.output
-    assert shared.output.count(f"epoch 1/3 [{first}]") == 1
+    assert shared.output.count(f"epoch 1/2 [{first}]") == 1
     assert re.search(rf"\nthe {first} phase of \S*bits=2,\S* is reused", shared.output)
     alone = sweep("alone", *words, "sweep.cache=null")
     assert alone.code == 0, alone.output
-    assert alone.output.count(f"epoch 1/3 [{first}]") == 2
+    assert alone.output.count(f"epoch 1/2 [{first}]") == 2
 
     for file in ("metrics.csv", "result.json", "layers.json"):
         one, other = (of_jobs(tmp_path / name, file) for name in ("shared", "alone"))
@@ -225,6 +227,11 @@ def test_jobs_that_differ_before_quantization_share_nothing(
         (("hydra.sweep.dir=a",), "hydra.sweep.dir=a has no effect without -m"),
         (("-m", "hydra.run.dir=a"), "hydra.run.dir=a cannot be combined with -m"),
         (("hydra.mode=MULTIRUN", "hydra.run.dir=a"), "hydra.run.dir=a cannot be combined with -m"),
+        (("sweep=x.yaml",), "cannot read x.yaml: No such file"),
+        (
+            ("-m", "hydra/sweeper=zip", "quant.weight.bits=2,4", "seed=1,2,3"),
+            "lists of one length: quant.weight.bits has 2 and seed has 3",
+        ),
         (("-m", "seed=range(3,1)"), "seed=range(3,1) has no values"),
         (("-m", "model=lenet", "seed=range(2,2)"), "seed=range(2,2) has no values"),
         (("-m", "experiment=glob(none*)"), "experiment=glob(none*) has no values"),
@@ -280,8 +287,9 @@ def test_a_damaged_note_counts_as_a_failed_job(tmp_path: Path, content: str | No
 def test_a_note_that_was_half_written_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep_config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
-    sweep_config.hydra.overrides = {"task": ["seed=1,2"]}
+    hydra = OmegaConf.structured(HydraConf(sweep=SweepDir(dir=str(tmp_path))))
+    hydra.overrides.task = ["seed=1,2"]
+    sweep_config = OmegaConf.create({"hydra": hydra})
     monkeypatch.setenv(NOTES, "")
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         Watch().on_multirun_start(sweep_config)
@@ -298,6 +306,52 @@ def test_a_cache_that_is_no_folder_is_reported(sweep: Sweep, tmp_path: Path) -> 
     assert ended.code == 1
     assert "Traceback" not in ended.output, ended.output
     assert f"sweep.cache={tmp_path / 'file'} is wrong: File exists" in ended.output
+
+
+DEFAULT = (*SWEEP[2:], "sweep.cache=null")  # of sweeps in folders that are named by themselves
+
+
+def test_sweeps_have_folders_of_their_own_that_the_same_words_find_again(tmp_path: Path) -> None:
+    def sweep_of(*words: str) -> Ended:
+        return start_forked(tmp_path / "log", "train.py", "-m", *words, PWD=str(tmp_path))
+
+    first = ("quant.weight.bits=2,4", "seed=1", *DEFAULT)
+    ended = sweep_of(*first)
+    assert "\n2 done\n" in ended.output, ended.output
+    rows = [line for line in ended.output.splitlines() if re.search(r"│ [01] +│ quant", line)]
+    result = [read_json(path) for path in sorted(tmp_path.glob("outputs/sweeps/*/*/result.json"))]
+    for row, of in zip(rows, result, strict=True):
+        assert f"{of['test']['top1']:.2%}" in row
+        assert f"{of['size_bytes']:,}" in row
+    # In another order, with words that no job depends on.
+    again = sweep_of("sweep.fail_fast=true", *reversed(first))
+    assert "\n2 skipped\n" in again.output, again.output
+    other = sweep_of("quant.weight.bits=2,4", "seed=2", *DEFAULT)
+    assert "\n2 done\n" in other.output
+    folders = sorted(path.name for path in (tmp_path / "outputs/sweeps").iterdir())
+    assert len(folders) == 2
+    assert all(re.fullmatch(r"lenet_bits_[0-9a-f]{6}", name) for name in folders), folders
+    named = sweep_of("sweep.name=mine", "quant.weight.bits=2", "quant.activation.bits=2", *DEFAULT)
+    assert named.code == 0
+    assert (tmp_path / "outputs/sweeps/mine/sweep.json").exists()
+    assert f"qatlab status {Path('outputs/sweeps/mine')}" in named.output
+
+
+def test_a_sweep_in_a_file_takes_lists_together(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "hydra/sweeper: zip\nhydra.sweeper.keys: [quant.weight.bits, quant.activation.bits]\n"
+        "quant: [sat_4bit, lsq_4bit]\nquant.weight.bits: [2, 4]\nquant.activation.bits: [3, 5]\n"
+        "schedule.first_epochs: 1\nschedule.quantize_epochs: 1\n"
+    )
+    words = ("-m", "sweep=s.yaml", "trainer.accelerator=cpu", *SWEEP[2:6])
+    ended = start_forked(tmp_path / "log", "train.py", *words, PWD=str(tmp_path))
+    assert "\n4 done\n" in ended.output, ended.output
+    jobs = [OmegaConf.load(path) for path in tmp_path.glob("outputs/sweeps/*/*/config.yaml")]
+    bits = {(j.quant.weight.bits, j.quant.activation.bits, j.schedule.float_epochs) for j in jobs}
+    # SAT begins with a clamp phase, LSQ in float.
+    assert bits == {(2, 3, 0), (4, 5, 0), (2, 3, 1), (4, 5, 1)}
+    (facts,) = [read_json(path) for path in tmp_path.glob("outputs/sweeps/*/sweep.json")]
+    assert facts["jobs"] == 4
 
 
 def test_two_sweeps_of_one_folder_at_once_leave_each_job_once(

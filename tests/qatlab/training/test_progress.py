@@ -1,4 +1,9 @@
+import json
+import os
+import platform
 import re
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from torch.utils.data import DataLoader, TensorDataset
 
+from qatlab.system.terminal import logged
 from qatlab.training.progress import PhaseProgressBar, epoch_line
 
 METRICS = {
@@ -133,9 +139,10 @@ def train(bar: PhaseProgressBar, module: LightningModule) -> None:
 def test_log_file_gets_one_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     train(PhaseProgressBar({"clamp": 1, "quantize": 1}), TinyModule())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
-    assert [re.sub(r" \d+\.\d s$", "", line) for line in lines] == [
-        "epoch 1/2 [clamp] train/loss 0.25 train/acc 75.00%",
-        "epoch 2/2 [quantize] train/loss 0.25 train/acc 75.00% val/acc 50.00%",
+    assert lines[0].endswith(" left")
+    assert [re.sub(r" \d+\.\d s(, \d+:\d+ left)?$", "", line) for line in lines] == [
+        "epoch 1/1 [clamp] train/loss 0.25 train/acc 75.00%",
+        "epoch 1/1 [quantize] train/loss 0.25 train/acc 75.00% val/acc 50.00%",
     ]
 
 
@@ -151,3 +158,46 @@ def test_terminal_gets_a_bar_with_phase_and_percentages(
     assert "quantize 1/1" in shown
     assert "loss: 0.25 acc: 75.00% val/acc: 50.00%" in shown
     assert "epoch 1/2" not in shown
+    assert re.search(r"2/2 \d+:\d\d of \d+:\d\d left", shown)  # of the epoch, and of the run
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_bar_has_the_loss_of_the_present_epoch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("TERM", "xterm")
+    module = TinyModule()
+    module.running = {"loss": 0.125, "acc": 0.5}
+    train(PhaseProgressBar({"clamp": 1, "quantize": 1}), module)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    assert "loss: 0.125 acc: 50.00%" in shown
+    assert "loss: 0.25" not in shown
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_lines_stand_in_the_log_of_a_run_with_a_bar_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with logged(tmp_path):
+        train(PhaseProgressBar({"clamp": 1, "quantize": 1}, tmp_path), TinyModule())
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert [line[:20] for line in lines if line.startswith("epoch")] == [
+        *("epoch 1/1 [clamp] tr", "epoch 1/1 [quantize]"),
+    ]
+    assert not any("\x1b" in line for line in lines)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_tells_in_a_file_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qatlab.training.progress.SECONDS_OF_FILE", 0.0)
+    train(PhaseProgressBar({"clamp": 1, "quantize": 1}, tmp_path), TinyModule())
+    facts = json.loads((tmp_path / "progress.json").read_text())
+    assert (facts["phase"], facts["epoch"], facts["epochs"]) == ("quantize", 1, 1)
+    assert (facts["share"], facts["pid"], facts["host"]) == (1.0, os.getpid(), platform.node())
+    assert facts["seconds_left"] >= 0
+    assert abs(facts["updated"] - time.time()) < 3600
