@@ -29,7 +29,7 @@ from qatlab.config.trust import foreign
 from qatlab.errors import ConfigError, plain, wrong
 from qatlab.results.record import CONFIG, RESULT, find_run
 from qatlab.sweep import launchers, search, together
-from qatlab.system.terminal import logged
+from qatlab.system.terminal import is_first, logged
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USERS = "QATLAB_FULL_ERROR"  # what the user has set it to, for processes that this one starts
@@ -131,8 +131,9 @@ def checked(command: str, cfg: DictConfig) -> None:
         job.failed(message)
         where = HydraConfig.get().job
         print(f"Error in job {where.num} ({where.override_dirname}): {message}", file=sys.stderr)
-        if cfg.sweep.fail_fast:
-            raise SystemExit(1) from error  # Hydra goes on after any other exception
+        if cfg.sweep.fail_fast or not is_first():
+            # Hydra goes on after any other exception; and other processes would wait for this one.
+            raise SystemExit(1) from error
         if FULL_TRACEBACK or not sweep.records_jobs():
             raise  # or nobody would know
     finally:

@@ -36,7 +36,7 @@ from qatlab.results import record, state
 from qatlab.sweep import launchers
 from qatlab.sweep.together import combined
 from qatlab.system import files
-from qatlab.system.terminal import clock, wide_console
+from qatlab.system.terminal import clock, is_first, wide_console
 
 NOTES = "QATLAB_SWEEP"  # environment variable: folder of the notes of this sweep
 ERROR = "error.txt"  # in the folder of a job that failed: why
@@ -222,7 +222,8 @@ class SweepJob:
         self._write()
 
     def _write(self) -> None:
-        if records_jobs():
+        # Of several processes the first one does: two at once would take each other's file away.
+        if records_jobs() and (is_first() or self._note.reason not in ("", LOST)):
             file = Path(os.environ[NOTES]) / f"{self._note.number}.json"
             files.write_json(file, asdict(self._note))
 
