@@ -15,7 +15,7 @@ from qatlab.results.limits import LAYERS, METRICS, OVERRIDES, shortened
 
 NOTHING: dict[str, Any] = {
     **{"config": "", "overrides": None, "curves": {}, "quantizers": {"epochs": [], "rows": []}},
-    **{"layers": [], "confusion": [], "classes": 0},
+    **{"layers": [], "confusion": [], "classes": 0, "classNames": ()},
 }
 
 OF = {  # the file that each part comes from
@@ -23,6 +23,7 @@ OF = {  # the file that each part comes from
     "overrides": f".hydra/{OVERRIDES}",
     **{"curves": METRICS, "quantizers": METRICS, "layers": LAYERS},
     **{"confusion": record.RESULT, "classes": record.RESULT},
+    "classNames": record.RESULT,
 }
 
 
@@ -59,6 +60,7 @@ def details(run: Run) -> dict[str, Any]:
         ],
         "confusion": run.confusion,
         "classes": run.classes,
+        "classNames": run.class_names,
     }
     _check_size(run, content)
     return content

@@ -210,6 +210,7 @@ def _fit_and_test(
     result = {
         "name": cfg.name,
         **scored.to_json(),
+        **({} if scored.classes is None else {"class_names": list(built.data.class_names)}),
         "checkpoint": str(best.relative_to(folder)),
         "epochs": {span.name: span.epochs for span in built.schedule.phases},
         "best": kept,
@@ -228,7 +229,7 @@ def _fit_and_test(
     files.write_json(folder / record.RESULT, result)  # the run is finished: what follows may fail
     with summary.may_fail("the result is not printed"):
         summary.print_result(result, scored, built.table, folder)
-    summary.write_figures(folder, module, scored, built.data.class_names)
+    summary.write_figures(folder, cfg.name, module, scored, built.data.class_names)
     return result
 
 
