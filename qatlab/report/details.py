@@ -11,16 +11,15 @@ from qatlab.report.curves import read_curves
 from qatlab.report.page import bytes_of
 from qatlab.report.runs import DAMAGED, Run, damaged
 from qatlab.results import limits, record
-from qatlab.results.limits import LAYERS, METRICS, OVERRIDES, shortened
+from qatlab.results.limits import LAYERS, METRICS, shortened
 
 NOTHING: dict[str, Any] = {
-    **{"config": "", "overrides": None, "curves": {}, "quantizers": {"epochs": [], "rows": []}},
+    **{"config": "", "curves": {}, "quantizers": {"epochs": [], "rows": []}},
     **{"layers": [], "confusion": [], "classes": 0, "classNames": ()},
 }
 
 OF = {  # the file that each part comes from
     "config": record.CONFIG,
-    "overrides": f".hydra/{OVERRIDES}",
     **{"curves": METRICS, "quantizers": METRICS, "layers": LAYERS},
     **{"confusion": record.RESULT, "classes": record.RESULT},
     "classNames": record.RESULT,
@@ -53,7 +52,6 @@ def details(run: Run) -> dict[str, Any]:
     content = {
         **NOTHING,
         "config": shortened(text, limits.SHOWN_CONFIG),
-        "overrides": run.overrides,
         **(read_curves(metrics) if os.path.lexists(metrics) else {}),
         "layers": [
             [x.name, x.part, x.type, x.bits, x.parameters, x.macs, x.method] for x in run.layers

@@ -17,6 +17,8 @@ from qatlab.results.limits import ERROR, HYDRA, LAYERS, LONGEST_NAME, OVERRIDES,
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"
 LINKED = (record.CONFIG, LAYERS, record.RESULT, limits.METRICS, ERROR)
 FIGURES, PICTURES = "figures", (".png", ".svg", ".pdf")  # a folder, and what it holds
+# What a page is made of: where none of these has changed, a run has not.
+READ = (*LINKED, f".hydra/{OVERRIDES}", ".hydra/config.yaml", f".hydra/{HYDRA}", FIGURES)
 DAMAGED = "damaged"  # it has a file that cannot be read; nothing else is known of it
 
 
@@ -82,29 +84,47 @@ class Run:
 def find_runs(folder: Path) -> list[Run]:
     """Return all runs below a folder, whatever their state, in the order of their paths.
 
+    Raises:
+        ConfigError: if the folder itself cannot be read.
+    """
+    return [run_in(path, folder, reason) for path, reason in run_folders(folder).items()]
+
+
+def run_folders(folder: Path) -> dict[Path, str]:
+    """Return the folders of all runs below a folder, and why one cannot be read, else "".
+
     Links to folders are not followed, as they may lead back.
 
     Raises:
         ConfigError: if the folder itself cannot be read.
     """
-    found = []
+    found = {}
     places = [folder]
     while places:
         place = places.pop()
         try:
             inner, is_run = _listed(place)
-            if is_run:
-                found.append(read_run(place, folder))
         except OSError as error:
-            sentence = f"cannot read {place}: {error.strerror}"
+            found[place] = f"cannot read {place}: {error.strerror}"
             if place == folder:
-                raise ConfigError(sentence) from error
-            found.append(damaged(place, _relative(place, folder), sentence))
+                raise ConfigError(found[place]) from error
             continue
-        except ConfigError as error:
-            found.append(damaged(place, _relative(place, folder), str(error)))
+        if is_run:
+            found[place] = ""
         places += [place / name for name in reversed(inner)]
     return found
+
+
+def run_in(path: Path, below: Path, reason: str = "") -> Run:
+    """Return the run in a folder, as damaged where one of its files is, or for this reason."""
+    try:
+        if not reason:
+            return read_run(path, below)
+    except OSError as error:
+        reason = f"cannot read {path}: {error.strerror}"
+    except ConfigError as error:
+        reason = str(error)
+    return damaged(path, _relative(path, below), reason)
 
 
 def _listed(folder: Path) -> tuple[list[str], bool]:
