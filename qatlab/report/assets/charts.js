@@ -35,8 +35,10 @@ const COSTS = [
 ];
 // Pixels: what A4 has between margins of 12 mm; Letter is a little wider, and lower.
 const PRINTED = {
-  half: { width: 340, height: 240 },
-  wide: { width: 690, height: 320 },
+  half: { width: 340, height: 230 },
+  tall: { width: 340, height: 310 }, // classes below one another
+  alone: { width: 690, height: 230 },
+  wide: { width: 690, height: 275 },
 };
 
 const pause = () => new Promise((resolve) => setTimeout(resolve));
@@ -82,9 +84,14 @@ function paint(place, make) {
 
 function repaint(place) {
   const [traces, changes] = painters.get(place)();
-  const wide = place.closest("figure").matches(".wide, .alone");
-  const size = printing ? PRINTED[wide ? "wide" : "half"] : { autosize: true };
+  const size = printing ? PRINTED[kindOf(place)] : { autosize: true };
   Plotly.react(place, traces, { ...layout(changes), ...size }, CONFIG);
+}
+
+function kindOf(place) {
+  const { classList } = place.closest("figure");
+  for (const kind of ["wide", "alone"]) if (classList.contains(kind)) return kind;
+  return place.matches("[id*=confusion], [id*=classes]") ? "tall" : "half";
 }
 
 function repaintAll() {

@@ -119,7 +119,7 @@ function pinnedLayers(place, rows) {
     ...{ tickvals: rows.map((_, i) => i), ticktext: rows.map((_, i) => String(i + 1)) },
     ...{ range: [rows.length - 0.5, -0.5], showgrid: false },
   });
-  return [[trace], { xaxis: layerAxis(names), yaxis: y, margin: { l: 30 } }];
+  return [[trace], { xaxis: layerAxis(place, names), yaxis: y, margin: { l: 30 } }];
 }
 
 // Mean counts of the seeds, as whole numbers, where they have the same classes.

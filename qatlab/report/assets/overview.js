@@ -271,7 +271,7 @@ function bestCurves(place, rows) {
   const dotted = traces.some((trace) => trace.line.dash === "dot");
   const title = titleOfCurves(best, best.length > 1 ? "the best settings" : "this setting");
   setTitle(place, title + (dotted ? " (dotted: phases before the last one)" : ""));
-  const legend = { y: -0.2, yanchor: "top" };
+  const legend = { y: printing ? -0.3 : -0.2, yanchor: "top" };
   const x = epochAxis(traces.flatMap((trace) => trace.x));
   const y = axis("accuracy (%)");
   return [traces, { xaxis: x, yaxis: y, hovermode: "closest", legend, showlegend: true }];

@@ -29,7 +29,9 @@ function axesOf(rows) {
     if (!seen.has(own)) axes.push({ title, value });
     seen.add(own);
   }
-  const costs = COSTS.map(([cost, , title]) => ({ title, value: (row) => row[cost], log: true }));
+  const costs = COSTS.map(([cost, , title]) => ({
+    title: title.replace(" per image", ""),
+    value: (row) => row[cost], log: true }));
   const top1 = { title: "top-1 (%)", value: (row) => 100 * row.mean };
   const numbers = [...costs.filter((one) => partition(one) !== partition({ value: () => "" })), top1];
   return [...axes.slice(0, MOST_AXES - numbers.length), ...numbers];

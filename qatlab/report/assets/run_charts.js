@@ -84,7 +84,7 @@ function bitsOfLayers(place, layers) {
   return [
     traces,
     {
-      xaxis: layerAxis(layers.map(([name]) => name)),
+      xaxis: layerAxis(place, layers.map(([name]) => name)),
       yaxis: axis("bits", { tickvals: ticks, ticktext: labels, rangemode: "tozero" }),
       bargap: 0.25,
       barmode: "overlay", // a name is that of a layer or of a site
@@ -94,9 +94,10 @@ function bitsOfLayers(place, layers) {
 }
 
 // Names in the order of computation; of long ones the end, which tells them apart.
-function layerAxis(names) {
+function layerAxis(place, names) {
   const most = printing ? 16 : 24;
-  const every = Math.ceil(names.length / (printing ? 30 : 45));
+  const room = printing ? 30 : Math.max(8, (place.clientWidth - 80) / 16); // names side by side
+  const every = Math.ceil(names.length / room);
   const shown = names.filter((_, i) => i % every === 0);
   return axis("", {
     ...{ type: "category", categoryorder: "array", categoryarray: names, tickangle: -60 },

@@ -429,7 +429,7 @@ def test_settings_that_differ_are_parallel_coordinates(shown: Shown) -> None:
     # Bits of weights and of activations are those of the overrides: they have no axis of their own.
     assert titles == [
         *("quant", "quant.weight.bits", "quant.activation.bits"),
-        *("size (bytes)", "bit operations per image", "top-1 (%)"),
+        *("size (bytes)", "bit operations", "top-1 (%)"),
     ]
     lines = shown.data("parallel")
     points = [x for line in lines for x in line["x"]]
