@@ -201,8 +201,14 @@ function valuesAt(curve, epochs) {
   });
 }
 
-// Mean over the runs of a row: [epoch, accuracy, phase] of each epoch.
+// Mean over the runs of a row: [epoch, accuracy, phase] of each epoch; computed once.
+const meanCurves = new Map();
 function meanCurve(row) {
+  if (!meanCurves.has(row)) meanCurves.set(row, newMeanCurve(row));
+  return meanCurves.get(row);
+}
+
+function newMeanCurve(row) {
   const curves = row.runs.map((i) => curveOf(detailsOf(i).curves));
   if (curves.length === 1) return curves[0];
   const phases = new Map(curves.flat().map(([epoch, , phase]) => [epoch, phase]));
