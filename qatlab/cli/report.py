@@ -1,25 +1,30 @@
-"""The command: ``qatlab report FOLDER [-o report.html]``."""
+"""The command: ``qatlab report FOLDER [-o report.html | --serve]``."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from qatlab.cli.parser import Parser
 from qatlab.errors import ConfigError, plain, wrong
 from qatlab.report.details import read_details
-from qatlab.report.page import page
+from qatlab.report.page import address_of, page
 from qatlab.report.runs import DAMAGED, FINISHED, Run, find_runs
+from qatlab.report.serve import HOST, PORT, server_of
 from qatlab.report.settings import join_seeds
 from qatlab.report.tables import csv_table, markdown_table
 from qatlab.results import record
 from qatlab.system import files
 
+LAST_PORT = 65535
+
 
 def main(words: Sequence[str]) -> int:
-    """Print the table of all finished runs below a folder, and write a page of all its runs.
+    """Print the table of all finished runs below a folder, and write or serve a page of all runs.
 
     Returns:
         The exit code, 1 if any run is damaged.
@@ -29,18 +34,52 @@ def main(words: Sequence[str]) -> int:
         description="Print a Markdown table of the finished runs below a folder.",
     )
     parser.add_argument("folder", type=Path, help="searched for runs at any depth")
-    parser.add_argument(
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
         "-o",
         dest="output",
         type=Path,
         metavar="report.html",
         help="also write a page of all runs, and beside it the same as .csv and .png",
     )
+    way.add_argument(
+        "--serve",
+        action="store_true",
+        help="show the page of all runs to browsers of this machine, and again when runs change",
+    )
+    parser.add_argument(
+        "--port", metavar="N", help=f"of --serve, 0 for any that is free (default: {PORT})"
+    )
     given = parser.parse_args(words)
+    if given.port is not None and not given.serve:
+        raise ConfigError(f"--port={given.port} is of --serve, which is not given; see --help.")
+    if given.serve:
+        serve(given.folder, PORT if given.port is None else _port(given.port))
+        return 0
     problems = report(given.folder, given.output)
     for problem in problems:
         print(f"Error: {plain(problem)}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= LAST_PORT):
+        raise wrong("--port", text, "a whole number from 1024 to 65535, or 0 for any that is free")
+    return int(text)
+
+
+def serve(folder: Path, port: int) -> None:
+    """Serve the page of the runs below a folder to browsers of this machine, until Ctrl-C.
+
+    Raises:
+        ConfigError: if the folder cannot be read, or the port cannot be used.
+    """
+    with server_of(folder, port) as server:
+        address = f"http://{HOST}:{server.server_port}/"
+        print(f"The page of {plain(str(folder))} is at {address} (end with Ctrl-C).", flush=True)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    print("\nEnded.", file=sys.stderr)
 
 
 def report(folder: Path, output: Path | None) -> list[str]:
@@ -72,6 +111,15 @@ def report(folder: Path, output: Path | None) -> list[str]:
     return [f"{run.folder} is left out: {run.reason}" for run in problems]
 
 
+def _seen_from(output: Path, folder: Path) -> str:
+    """Return the address of a folder for a page that is written to ``output``."""
+    here, there = output.absolute().parent, folder.absolute()
+    try:
+        return address_of(Path(os.path.relpath(there, here)).as_posix())
+    except ValueError:  # another drive
+        return there.as_uri()
+
+
 def write(
     output: Path, folder: Path, runs: Sequence[Run], contents: Sequence[dict[str, Any]]
 ) -> None:
@@ -84,7 +132,7 @@ def write(
 
     settings = join_seeds(runs)
     texts = {
-        output: page(folder.absolute().name, runs, contents, settings),
+        output: page(folder.absolute().name, runs, contents, settings, _seen_from(output, folder)),
         output.with_suffix(".csv"): csv_table(settings),
     }
     for path, text in texts.items():

@@ -11,18 +11,18 @@ from qatlab.report.curves import read_curves
 from qatlab.report.page import bytes_of
 from qatlab.report.runs import DAMAGED, Run, damaged
 from qatlab.results import limits, record
-from qatlab.results.limits import LAYERS, METRICS, OVERRIDES, shortened
+from qatlab.results.limits import LAYERS, METRICS, shortened
 
 NOTHING: dict[str, Any] = {
-    **{"config": "", "overrides": None, "curves": {}, "quantizers": {"epochs": [], "rows": []}},
-    **{"layers": [], "confusion": [], "classes": 0},
+    **{"config": "", "curves": {}, "quantizers": {"epochs": [], "rows": []}},
+    **{"layers": [], "confusion": [], "classes": 0, "classNames": ()},
 }
 
 OF = {  # the file that each part comes from
     "config": record.CONFIG,
-    "overrides": f".hydra/{OVERRIDES}",
     **{"curves": METRICS, "quantizers": METRICS, "layers": LAYERS},
     **{"confusion": record.RESULT, "classes": record.RESULT},
+    "classNames": record.RESULT,
 }
 
 
@@ -52,13 +52,13 @@ def details(run: Run) -> dict[str, Any]:
     content = {
         **NOTHING,
         "config": shortened(text, limits.SHOWN_CONFIG),
-        "overrides": run.overrides,
         **(read_curves(metrics) if os.path.lexists(metrics) else {}),
         "layers": [
             [x.name, x.part, x.type, x.bits, x.parameters, x.macs, x.method] for x in run.layers
         ],
         "confusion": run.confusion,
         "classes": run.classes,
+        "classNames": run.class_names,
     }
     _check_size(run, content)
     return content

@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # ships no types
 
@@ -19,8 +21,8 @@ from qatlab.report.settings import Setting
 ASSETS = files("qatlab.report") / "assets"
 # Later ones use earlier ones.
 SCRIPTS = (
-    *("data.js", "charts.js", "overview.js"),
-    *("run_charts.js", "run.js", "table.js", "main.js"),
+    *("data.js", "charts.js", "parallel.js", "overview.js"),
+    *("run_charts.js", "run.js", "compare.js", "table.js", "live.js", "main.js"),
 )
 
 
@@ -29,6 +31,8 @@ def page(
     runs: Sequence[Run],
     details: Sequence[dict[str, Any]],
     settings: Sequence[Setting],
+    base: str = "",
+    version: str = "",
 ) -> str:
     """Return the page of runs as HTML.
 
@@ -37,12 +41,16 @@ def page(
         runs: of any state.
         details: what is shown of each; see :func:`~qatlab.report.details.read_details`.
         settings: the runs joined.
+        base: address of the folder of all runs, for links to their files; seen from the page.
+        version: of what is shown, where the page is served: it is loaded again when the address
+            ``version`` beside it answers another one. Empty for a page that is a file.
     """
     parts = {
+        "connect": "; connect-src 'self'" if version else "",
         "title": html.escape(title),
         "style": _asset("page.css"),
         "plotly": get_plotlyjs(),
-        "data": _data(title, runs, details, settings),
+        "data": _data(title, runs, details, settings, {"base": base, "version": version}),
         "script": "\n".join(_asset(name) for name in SCRIPTS),
     }
     # In one pass, so that nothing inside of a part is taken for the place of another.
@@ -58,6 +66,7 @@ def _data(
     runs: Sequence[Run],
     details: Sequence[dict[str, Any]],
     settings: Sequence[Setting],
+    place: dict[str, str],
 ) -> str:
     """Return all that is shown as JSON that may stand in a script element.
 
@@ -67,6 +76,7 @@ def _data(
     places = {run.folder: i for i, run in enumerate(runs)}
     content = {
         "title": title,
+        **place,
         "marks": {
             method: {"color": mark.color, "symbol": mark.symbol}
             for method, mark in marks(run.method for run in runs).items()
@@ -93,10 +103,18 @@ def bytes_of(content: Any) -> int:
     return len(text.encode("utf-8", "backslashreplace"))
 
 
+def address_of(path: str) -> str:
+    """Return a relative path, with slashes, as a part of an address."""
+    return "" if path == "." else quote(os.fsencode(path))
+
+
 def _facts(run: Run) -> dict[str, Any]:
     """Return what all runs are compared by."""
     return {
         "folder": run.folder,
+        "link": address_of(run.folder),
+        "files": run.files,
+        "overrides": run.overrides,
         "state": run.state,
         "reason": run.reason,
         "name": run.name,

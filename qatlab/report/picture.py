@@ -35,6 +35,8 @@ def draw(settings: Sequence[Setting], path: Path) -> bool:
     }
     costs = [cost for cost in COSTS if known[cost]]
     cells = _best_by_bits(measured)
+    if not _is_table(cells):
+        cells = {}
     panels = len(costs) + bool(cells)
     if not costs:
         return False
@@ -92,6 +94,12 @@ def _best_by_bits(settings: Sequence[Setting]) -> dict[tuple[str, str], float]:
         if all(place) and setting.mean is not None:
             cells[place] = max(cells.get(place, 0), 100 * setting.mean)
     return cells
+
+
+def _is_table(cells: dict[tuple[str, str], float]) -> bool:
+    """Return whether some quantized settings share a row or a column, as on the page."""
+    places = [place for place in cells if place[0] != FLOAT]
+    return any(len({place[i] for place in places}) < len(places) for i in (0, 1))
 
 
 def _draw_cells(axes: Axes, cells: dict[tuple[str, str], float]) -> None:

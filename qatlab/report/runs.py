@@ -15,6 +15,10 @@ from qatlab.results import limits, record, values
 from qatlab.results.limits import ERROR, HYDRA, LAYERS, LONGEST_NAME, OVERRIDES, shortened
 
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"
+LINKED = (record.CONFIG, LAYERS, record.RESULT, limits.METRICS, ERROR)
+FIGURES, PICTURES = "figures", (".png", ".svg", ".pdf")  # a folder, and what it holds
+# What a page is made of: where none of these has changed, a run has not.
+READ = (*LINKED, f".hydra/{OVERRIDES}", ".hydra/config.yaml", f".hydra/{HYDRA}", FIGURES)
 DAMAGED = "damaged"  # it has a file that cannot be read; nothing else is known of it
 
 
@@ -38,6 +42,8 @@ class Run:
         layers: weight layers and sites in the order of computation.
         confusion: counts ``[label][answer]``; empty where there are more than 100 classes.
         classes: of the confusion matrix.
+        class_names: of the confusion matrix; empty where they are not recorded.
+        files: that the page links to, relative to the run's folder.
     """
 
     path: Path
@@ -64,6 +70,8 @@ class Run:
     device: str = ""
     confusion: list[list[int]] = field(default_factory=list)
     classes: int = 0
+    class_names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -76,29 +84,47 @@ class Run:
 def find_runs(folder: Path) -> list[Run]:
     """Return all runs below a folder, whatever their state, in the order of their paths.
 
+    Raises:
+        ConfigError: if the folder itself cannot be read.
+    """
+    return [run_in(path, folder, reason) for path, reason in run_folders(folder).items()]
+
+
+def run_folders(folder: Path) -> dict[Path, str]:
+    """Return the folders of all runs below a folder, and why one cannot be read, else "".
+
     Links to folders are not followed, as they may lead back.
 
     Raises:
         ConfigError: if the folder itself cannot be read.
     """
-    found = []
+    found = {}
     places = [folder]
     while places:
         place = places.pop()
         try:
             inner, is_run = _listed(place)
-            if is_run:
-                found.append(read_run(place, folder))
         except OSError as error:
-            sentence = f"cannot read {place}: {error.strerror}"
+            found[place] = f"cannot read {place}: {error.strerror}"
             if place == folder:
-                raise ConfigError(sentence) from error
-            found.append(damaged(place, _relative(place, folder), sentence))
+                raise ConfigError(found[place]) from error
             continue
-        except ConfigError as error:
-            found.append(damaged(place, _relative(place, folder), str(error)))
+        if is_run:
+            found[place] = ""
         places += [place / name for name in reversed(inner)]
     return found
+
+
+def run_in(path: Path, below: Path, reason: str = "") -> Run:
+    """Return the run in a folder, as damaged where one of its files is, or for this reason."""
+    try:
+        if not reason:
+            return read_run(path, below)
+    except OSError as error:
+        reason = f"cannot read {path}: {error.strerror}"
+    except ConfigError as error:
+        reason = str(error)
+    return damaged(path, _relative(path, below), reason)
 
 
 def _listed(folder: Path) -> tuple[list[str], bool]:
@@ -134,6 +160,7 @@ def read_run(path: Path, below: Path) -> Run:
         "folder": _relative(path, below),
         "overrides": _read_overrides(path / ".hydra" / OVERRIDES),
         "layers": costs.pop("layers", ()),
+        "files": _files(path),
     }
     if os.path.lexists(path / record.RESULT):
         return Run(state=FINISHED, **common, **_result(path / record.RESULT, costs, common))
@@ -170,12 +197,39 @@ def _result(file: Path, costs: dict[str, Any], common: dict[str, Any]) -> dict[s
             "seconds": values.number_or_none(result, "seconds", 0),
             "commit": values.text_or_empty(environment, "commit"),
             "device": values.text_or_empty(environment, "device"),
-            **values.confusion(test, limits.MOST_CLASSES),
+            **_classes(result, test),
             **facts_of(common["layers"], size if tested is None else tested, costs, quantized),
         }
     except (KeyError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise ConfigError(f"{file} is not the result of a run: {reason}") from error
+
+
+def _classes(result: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
+    """Return the confusion matrix, as far as it is shown, and the names of its classes."""
+    found = values.confusion(test, limits.MOST_CLASSES)
+    if not found["confusion"]:
+        return found
+    names = values.names(result, "class_names", found["classes"], limits.LONGEST_NAME)
+    return {**found, "class_names": names}
+
+
+def _files(path: Path) -> tuple[str, ...]:
+    """Return the files of a run that a page links to: what it has recorded, and its pictures."""
+    names = [name for name in LINKED if _is_file(path / name)]
+    pictures = path / FIGURES
+    if pictures.is_dir() and not pictures.is_symlink():
+        names += [
+            f"{FIGURES}/{entry.name}"
+            for entry in sorted(pictures.iterdir())
+            if entry.suffix in PICTURES and _is_file(entry)
+        ]
+    return tuple(names[: limits.MOST_FILES])
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a file is there that lies in this folder: a link may lead anywhere."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _read_overrides(file: Path) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from qatlab.results import limits, record, values
 
 ABSENT = "-"
 ALWAYS = ("test.top1", "test.loss", "size_bytes", "seconds")  # shown where they are equal, too
-TOO_LONG = ("name", "test.confusion")  # the name stands in the configuration
+TOO_LONG = ("name", "test.confusion", "class_names")  # the name stands in the configuration
 
 Facts = dict[str, str]
 

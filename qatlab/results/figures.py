@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
@@ -26,18 +27,24 @@ Array = NDArray[Any]
 # From the palette of Okabe and Ito, whose colours differ with every kind of colour blindness.
 BLUE, ORANGE = "#0072B2", "#D55E00"
 GREY, LIGHT_GREY = "#555555", "#E6E6E6"
+FORMATS = (".png", ".svg", ".pdf")
+WITHOUT_DATE: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
 MOST_CLASSES_WITH_COUNTS = 25
 MOST_CLASSES_WITH_NAMES = 60
 
 
-def learning_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+def learning_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, name: str = "") -> None:
     """Draw accuracy and loss over the epochs, with the change of phase marked.
 
     Args:
         rows: rows of ``metrics.csv``, as numbers or texts. Looked at are ``epoch`` (from 0; drawn
             from 1), ``phase``, ``train/loss``, ``train/acc``, ``val/loss`` and ``val/acc``; each
             may be missing or empty.
-        path: picture to write; its suffix names the format.
+        path: picture to write; see :func:`save`.
+        name: of the run, written on the picture.
     """
     rows = [row for row in rows if not math.isnan(number(row, "epoch"))]
     epochs = np.array([number(row, "epoch") + 1 for row in rows])
@@ -72,11 +79,14 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None
     loss.set_xlabel("epoch", fontsize=11)
     loss.set_xlim(0.5, max(epochs, default=1) + 0.5)
     loss.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    save(figure, path)
+    save(figure, path, name)
 
 
 def confusion_matrix(
-    matrix: Array | Sequence[Sequence[int]], class_names: Sequence[str], path: str | Path
+    matrix: Array | Sequence[Sequence[int]],
+    class_names: Sequence[str],
+    path: str | Path,
+    name: str = "",
 ) -> None:
     """Draw the errors of a classifier by class, and the recall of each class beside them.
 
@@ -85,7 +95,8 @@ def confusion_matrix(
     Args:
         matrix: sample counts ``matrix[target][estimated]``, shape (classes, classes).
         class_names: one name per class.
-        path: picture to write; its suffix names the format.
+        path: picture to write; see :func:`save`.
+        name: of the run, written on the picture.
     """
     counts = np.asarray(matrix)
     n = len(class_names)
@@ -122,27 +133,30 @@ def confusion_matrix(
     cells.set_title(f"{right:.0f} of {total:.0f} right{share}", fontsize=12, loc="left")
     cells.set_xlabel("estimated class", fontsize=11)
     cells.set_ylabel("true class", fontsize=11)
-    save(figure, path)
+    save(figure, path, name)
 
 
-def weight_histograms(layers: Sequence[tuple[str, Array, Array, int]], path: str | Path) -> None:
+def weight_histograms(
+    layers: Sequence[tuple[str, Array, Array, int]], path: str | Path, name: str = ""
+) -> None:
     """Draw the float weights of each layer, and below them the grid they are quantized to.
 
     Args:
         layers: name, float weights, quantized weights (both of shape (N,)) and bits of each layer.
-        path: picture to write; its suffix names the format.
+        path: picture to write; see :func:`save`.
+        name: of the run, written on the picture.
     """
     if not layers:
         raise ValueError("there is no quantized layer to draw")
     columns = min(len(layers), max(2, math.ceil(math.sqrt(len(layers) / 1.5))))
     rows = math.ceil(len(layers) / columns)
     # In inches and placed by hand: matplotlib's layout engine takes long for 120 axes.
-    panel_width, panel_height, margin, head = max(3.6, 6.5 / columns), 2.7, 0.5, 0.6
+    panel_width, panel_height, margin, head = max(3.6, 6.5 / columns), 2.7, 0.5, 0.9
     width, height = columns * panel_width + 0.2, rows * panel_height + head
     figure = new_figure(width, height)
     text = "Above: float weights. Below: quantized weights, in % of the layer at each level."
-    figure.text(0.15 / width, 1 - 0.3 / height, text, fontsize=11)
-    for i, (name, weights, quantized, bits) in enumerate(layers):
+    figure.text(0.15 / width, 1 - 0.6 / height, text, fontsize=11)
+    for i, (layer, weights, quantized, bits) in enumerate(layers):
         row, column = divmod(i, columns)
         left, bottom = column * panel_width + margin, height - head - (row + 1) * panel_height
         size = ((panel_width - margin - 0.15) / width, 0.8 / height)
@@ -150,10 +164,10 @@ def weight_histograms(layers: Sequence[tuple[str, Array, Array, int]], path: str
             figure.add_axes((left / width, (bottom + up) / height, *size)) for up in (1.5, 0.4)
         )
         n_levels = _draw_layer(above, below, weights, quantized)
-        short = name if len(name) <= 38 else "…" + name[-37:]
+        short = layer if len(layer) <= 38 else "…" + layer[-37:]
         title = f"{short}\n{bits} bits, {n_levels} levels in use"
         above.set_title(title, fontsize=10, loc="left", parse_math=False)
-    save(figure, path)
+    save(figure, path, name)
 
 
 def _draw_curves(
@@ -290,9 +304,30 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    """Write the picture under a temporary name beside ``path``, then rename it."""
+def save(figure: Figure, path: str | Path, name: str = "") -> None:
+    """Write a figure; the same figure gives the same bytes.
+
+    Args:
+        figure: what to write.
+        path: its suffix names the format; without one, a file of each of ``FORMATS`` is written.
+        name: of the run, written on top of the figure, in as much of its width as there is.
+    """
     path = Path(path)
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:])
-    write_bytes(path, content.getvalue())
+    if name:
+        _write_name(figure, name)
+    for suffix in [path.suffix] if path.suffix else FORMATS:
+        content = io.BytesIO()
+        with rc_context({"svg.hashsalt": "qatlab"}):  # or names inside of an SVG are drawn by lot
+            figure.savefig(content, format=suffix[1:], metadata=WITHOUT_DATE.get(suffix))
+        write_bytes(path.with_suffix(suffix), content.getvalue())
+
+
+def _write_name(figure: Figure, name: str) -> None:
+    width, height = figure.get_size_inches()
+    most = int((width - 0.3) / 0.09)  # characters of 10 points
+    shown = name if len(name) <= most else f"{name[: most - most // 2 - 1]}…{name[-(most // 2) :]}"
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(rect=(0, 0, 1, 1 - 0.3 / height))  # type: ignore[call-arg]
+    style: dict[str, Any] = {"fontsize": 10, "color": GREY, "parse_math": False}
+    figure.text(0.15 / width, 1 - 0.24 / height, shown, **style)

@@ -34,6 +34,7 @@ LONGEST_PHASE = 100  # characters
 MOST_LAYERS = 5000  # weight layers and sites
 MOST_PHASES = 100
 MOST_CLASSES = 100  # whose confusion is shown: with more, the matrix of one run would be megabytes
+MOST_FILES = 100  # of a run that a page links to
 MOST_KEYS = 5000  # of a configuration or a result, to be compared
 
 MOST_CELLS = 20_000_000  # of metrics.csv: rows times columns

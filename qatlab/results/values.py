@@ -98,6 +98,18 @@ def confusion(test: Mapping[str, Any], most: int) -> dict[str, Any]:
     return {"confusion": matrix, "classes": n}
 
 
+def names(facts: Mapping[str, Any], key: str, count: int, longest: int) -> tuple[str, ...]:
+    """Return ``count`` texts; an empty tuple where there are none, or null."""
+    value = facts.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) != count:
+        raise _wrong(key, value, f"a list of {count} names")
+    if not all(isinstance(name, str) and len(name) <= longest for name in value):
+        raise ValueError(f"{key} holds something else than names of up to {longest} characters")
+    return tuple(value)
+
+
 def _wrong(key: str, value: Any, kind: str) -> ValueError:
     shown = f"{type(value).__name__}" if isinstance(value, (dict, list)) else repr(value)
     shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

@@ -225,6 +225,7 @@ def _fit_and_test(
     result = {
         "name": cfg.name,
         **scored.to_json(),
+        **({} if scored.classes is None else {"class_names": list(built.data.class_names)}),
         "checkpoint": str(best.relative_to(folder)),
         "epochs": {span.name: span.epochs for span in built.schedule.phases},
         "best": kept,
@@ -245,7 +246,7 @@ def _fit_and_test(
     (folder / record.PROGRESS).unlink(missing_ok=True)
     with summary.may_fail("the result is not printed"):
         summary.print_result(result, scored, built.table, folder)
-    summary.write_figures(folder, module, scored, built.data.class_names)
+    summary.write_figures(folder, cfg.name, module, scored, built.data.class_names)
     return result
 
 

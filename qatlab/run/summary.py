@@ -57,27 +57,33 @@ def may_fail(what: str) -> Iterator[None]:
 
 
 def write_figures(
-    folder: Path, module: Classifier, evaluation: Evaluation, class_names: tuple[str, ...]
+    folder: Path,
+    name: str,
+    module: Classifier,
+    evaluation: Evaluation,
+    class_names: tuple[str, ...],
 ) -> None:
     """Draw learning curves, quantizers, the confusion matrix and the quantized weights.
 
+    Each is written as PNG, SVG and PDF, with the run's name and the name of its folder on it.
+
     One that cannot be drawn is left out, and a line says so.
     """
-    pictures, rows = folder / "figures", []
+    pictures, rows, title = folder / "figures", [], f"{name}   {folder.name}"
     with may_fail(f"{FILE_NAME} is not drawn"):
         rows = read_rows(folder / FILE_NAME) if (folder / FILE_NAME).exists() else []
     if rows:
-        with _figure(pictures / "learning_curves.png") as path:
-            figures.learning_curves(rows, path)
+        with _figure(pictures / "learning_curves") as path:
+            figures.learning_curves(rows, path, title)
     if monitored(rows):
-        with _figure(pictures / "quantizers.png") as path:
-            quantizer_curves(rows, path)
+        with _figure(pictures / "quantizers") as path:
+            quantizer_curves(rows, path, title)
     if evaluation.classes is not None:
-        with _figure(pictures / "confusion_matrix.png") as path:
-            figures.confusion_matrix(evaluation.classes.confusion, class_names, path)
-    with _figure(pictures / "weights.png") as path:
+        with _figure(pictures / "confusion_matrix") as path:
+            figures.confusion_matrix(evaluation.classes.confusion, class_names, path, title)
+    with _figure(pictures / "weights") as path:
         if layers := _quantized_layers(module):
-            figures.weight_histograms(layers, path)
+            figures.weight_histograms(layers, path, title)
 
 
 @contextmanager

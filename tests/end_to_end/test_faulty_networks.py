@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -155,7 +156,9 @@ def test_a_run_is_finished_though_a_picture_cannot_be_drawn(tmp_path: Path) -> N
     assert ended.code == 0, ended.output
     told = [line for line in ended.output.splitlines() if line.startswith("Warning: ")]
     assert len(told) == 1
-    assert told[0].startswith("Warning: figures/confusion_matrix.png is not drawn: ")
-    assert (run / "result.json").exists()
+    assert told[0].startswith("Warning: figures/confusion_matrix is not drawn: ")
+    assert "figures/confusion_matrix.png" in told[0]
+    assert json.loads((run / "result.json").read_text())["class_names"] == ["cat", "dog"]
     assert (run / "weights.safetensors").exists()
-    assert (run / "figures/learning_curves.png").exists()
+    for suffix in ("png", "svg", "pdf"):
+        assert (run / f"figures/learning_curves.{suffix}").exists()

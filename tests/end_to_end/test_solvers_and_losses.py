@@ -79,7 +79,8 @@ def test_a_run_without_classes_is_judged_by_its_loss(tmp_path: Path) -> None:
     losses = [float(row["val/loss"]) for row in rows]
     best = result["best"]["float"]
     assert best == {"epoch": 1 + int(np.argmin(losses)), "val/loss": min(losses)}
-    assert {path.name for path in (folder / "figures").iterdir()} == {"learning_curves.png"}
+    names = {path.name for path in (folder / "figures").iterdir()}
+    assert names == {f"learning_curves.{suffix}" for suffix in ("png", "svg", "pdf")}
 
     file = tmp_path / "outputs.npz"
     logs = in_folder(tmp_path / "logs")

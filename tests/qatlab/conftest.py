@@ -14,7 +14,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
 
     def draw(function: Callable[..., None], *args: object) -> Figure:
         saved: list[Figure] = []
-        monkeypatch.setattr(figures, "save", lambda figure, path: saved.append(figure))
+        monkeypatch.setattr(figures, "save", lambda figure, *_: saved.append(figure))
         function(*args, "unused.png")
         saved[0].draw_without_rendering()
         return saved[0]

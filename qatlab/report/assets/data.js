@@ -70,6 +70,11 @@ function short(number) {
   return Number((number / 1000 ** power).toPrecision(3)) + " kMGTP"[power].trim();
 }
 
+// 137496 as 137 kB.
+function bytesText(number) {
+  return short(number).replace(/[kMGTP]?$/, (unit) => ` ${unit}B`);
+}
+
 function duration(seconds) {
   if (seconds === null) return "";
   if (seconds < 120) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
@@ -88,6 +93,31 @@ function orderOfBits(bits) {
 
 function methodName(method) {
   return method || "not recorded";
+}
+
+// What a run was asked for, by key: {"quant.weight.bits": "2", ...}; keys without + and ~.
+function askedFor(index) {
+  const pairs = (data.runs[index].overrides ?? []).map((word) => {
+    const at = word.indexOf("=");
+    return at < 0 ? [word, ""] : [word.slice(0, at).replace(/^[+~]+/, ""), word.slice(at + 1)];
+  });
+  return Object.fromEntries(pairs);
+}
+
+// The keys that not all of these rows have with the same value; seeds are joined.
+function differingKeys(rows) {
+  const asked = rows.map((row) => askedFor(row.runs[0]));
+  const keys = [...new Set(asked.flatMap(Object.keys))].filter((key) => key !== "seed");
+  return keys.filter((key) => new Set(asked.map((words) => words[key])).size > 1);
+}
+
+// A name that breaks behind its dots and underscores, and not inside of its words.
+function breakable(text) {
+  return text.split(/(?<=[_.=/,])/).flatMap((part, i) => (i ? [node("wbr"), part] : [part]));
+}
+
+function linkTo(run, file) {
+  return [data.base, run.link, file].filter(Boolean).join("/");
 }
 
 // An element with attributes and children; texts stay texts.

@@ -1,22 +1,73 @@
-// Puts the parts together: what is filtered, sorted or clicked changes what is shown.
+// Puts the parts together: what is filtered, sorted, clicked or pinned changes what is shown.
 
 const byId = (id) => document.getElementById(id);
 const FILTERS = ["method", "weightBits", "activationBits", "state"];
-// Pixels: between the margins of A4, and such that the overview fills a page.
-const PRINTED = { half: { width: 337, height: 235 }, wide: { width: 690, height: 350 } };
+const NARROW = 700; // pixels, as in page.css
 const allRows = [...joinedRows, ...singleRows];
 allRows.forEach((row, id) => {
   row.id = id;
 });
 const sorting = { column: COLUMNS.findIndex(({ title }) => title.startsWith("top-1")), down: true };
 let visible = [];
+let pinned = [];
+let opened = null;
 
-function open(id) {
+// A row is known by its first run, so that it is found again when runs have been added.
+function keyOf(row) {
+  return `${singleRows.includes(row) && !joinedRows.includes(row) ? "run" : "setting"}:${
+    data.runs[row.runs[0]].folder
+  }`;
+}
+
+// What is chosen stands behind the # of the address: it survives a reload, and can be sent.
+function remember() {
+  const state = new URLSearchParams();
+  if (byId("words").value) state.set("words", byId("words").value);
+  for (const name of FILTERS) if (byId(name).value !== "all") state.set(name, byId(name).value);
+  if (!byId("join").checked) state.set("seeds", "apart");
+  for (const row of pinned) state.append("pin", keyOf(row));
+  if (opened) state.set("open", keyOf(opened));
+  const text = state.toString();
+  history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+}
+
+function recall() {
+  const state = new URLSearchParams(location.hash.slice(1));
+  byId("words").value = state.get("words") ?? "";
+  for (const name of FILTERS) {
+    const values = [...byId(name).options].map(({ value }) => value);
+    if (values.includes(state.get(name))) byId(name).value = state.get(name);
+  }
+  byId("join").checked = state.get("seeds") !== "apart";
+  const found = (key) => allRows.find((row) => keyOf(row) === key);
+  pinned = state.getAll("pin").map(found).filter(Boolean).slice(0, MOST_PINNED);
+  return found(state.get("open"));
+}
+
+function open(id, scroll = true) {
   if (id === undefined || id === null) return; // the Pareto front
   for (const line of document.querySelectorAll("tr.open")) line.classList.remove("open");
   document.querySelector(`tr[data-row="${id}"]`)?.classList.add("open");
-  showRow(byId("run"), allRows[id], allRows[id].runs[0]);
-  byId("run").scrollIntoView({ block: "start" });
+  opened = allRows[id];
+  showRow(byId("run"), opened, opened.runs[0]);
+  if (scroll) byId("run").scrollIntoView({ block: "start" });
+  remember();
+}
+
+function pin(id, wanted) {
+  pinned = pinned.filter((row) => row.id !== id);
+  if (wanted && pinned.length < MOST_PINNED) pinned.push(allRows[id]);
+  showPins();
+  remember();
+}
+
+function showPins() {
+  limitPins(byId("table"), pinned);
+  showPinned(byId("pinned"), pinned, () => {
+    pinned = [];
+    showPins();
+    remember();
+  });
 }
 
 function markFronts(rows) {
@@ -30,7 +81,10 @@ function markFronts(rows) {
 }
 
 function order() {
-  fillTable(byId("table"), sortRows(visible, sorting), sorting, open);
+  const rows = sortRows(visible, sorting);
+  fillTable(byId("table"), rows, sorting, pinned, { opened: open, pin });
+  limitPins(byId("table"), pinned);
+  if (opened) document.querySelector(`tr[data-row="${opened.id}"]`)?.classList.add("open");
 }
 
 function update() {
@@ -41,11 +95,18 @@ function update() {
   markFronts(visible);
   const all = rows.length === visible.length;
   byId("shown").textContent = all ? "" : `${visible.length} of ${rows.length} rows are shown.`;
+  fillBest(byId("best"), visible, open);
   order();
   return drawOverview(visible);
 }
 
+function changed() {
+  remember();
+  return update();
+}
+
 function summary() {
+  if (!data.runs.length) return "There is no run yet.";
   const states = ["finished", "unfinished", "failed", "damaged"].map((state) => [
     data.runs.filter((run) => run.state === state).length,
     state,
@@ -55,38 +116,83 @@ function summary() {
   return `${data.runs.length} run${data.runs.length === 1 ? "" : "s"} of ${settings}: ${parts.join(", ")}.`;
 }
 
-// Plotly draws in pixels, so that charts have to be told the width of the paper.
-function resizeForPrint(printing) {
-  for (const place of document.querySelectorAll(".chart")) {
-    if (!place.layout) continue;
-    const size = place.closest("figure").classList.contains("wide") ? PRINTED.wide : PRINTED.half;
-    Plotly.relayout(place, printing ? size : { width: null, height: null, autosize: true });
+// That of the system, until a reader chooses the other one.
+const system = matchMedia("(prefers-color-scheme: dark)");
+const THEME = "qatlab-theme";
+
+function storedTheme() {
+  try {
+    return localStorage.getItem(THEME);
+  } catch {
+    return null; // a browser may store nothing for files
   }
 }
 
+function setTheme(theme) {
+  root.dataset.theme = theme;
+  byId("theme").textContent = theme === "dark" ? "☀ light" : "☾ dark";
+  byId("theme").title = `change to ${theme === "dark" ? "light" : "dark"} colours`;
+  repaintAll();
+}
+
+function switchTheme() {
+  const theme = isDark() ? "light" : "dark";
+  try {
+    if ((theme === "dark") === system.matches) localStorage.removeItem(THEME);
+    else localStorage.setItem(THEME, theme);
+  } catch {
+    // It is that of the system again when the page is opened again.
+  }
+  setTheme(theme);
+}
+
+const currentTheme = () => storedTheme() ?? (system.matches ? "dark" : "light");
+
+// Paper is white, and plotly draws in pixels: charts have to be told the width of the paper.
+function print(starts) {
+  printing = starts;
+  setTheme(starts ? "light" : currentTheme());
+}
+
+setTheme(currentTheme());
+byId("theme").addEventListener("click", switchTheme);
+system.addEventListener("change", () => setTheme(currentTheme()));
 byId("summary").textContent = summary();
+byId("controls").open = innerWidth > NARROW;
 for (const name of FILTERS) {
   const values = [...new Set(joinedRows.map((row) => row[name]))];
   const order = name.endsWith("Bits") ? (a, b) => orderOfBits(a) - orderOfBits(b) : undefined;
   fillSelect(byId(name), values.sort(order), methodName);
-  byId(name).addEventListener("change", update);
+  byId(name).addEventListener("change", changed);
 }
 let waiting;
 byId("words").addEventListener("input", () => {
   clearTimeout(waiting);
-  waiting = setTimeout(update, 120); // charts need not follow each letter
+  waiting = setTimeout(changed, 120); // charts need not follow each letter
 });
-byId("controls").addEventListener("submit", (event) => event.preventDefault());
-byId("join").addEventListener("change", update);
+for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
+byId("join").addEventListener("change", changed);
 byId("join").disabled = data.settings.every(({ runs }) => runs.length < 2);
 makeHead(byId("table").tHead, sorting, order);
 const drawOverview = makeOverview(byId("overview"), open);
-const { dataset } = document.documentElement; // times in milliseconds, for tests
+const { dataset } = root; // times in milliseconds, for tests
 const now = () => performance.now().toFixed(0);
+const before = recall();
 update().then(() => {
   dataset.drawn = now();
 });
+showPins();
+if (before) open(before.id, false);
+else if (joinedRows.length === 1) open(joinedRows[0].id, false);
 dataset.opened = now();
-addEventListener("beforeprint", () => resizeForPrint(true));
-addEventListener("afterprint", () => resizeForPrint(false));
-if (joinedRows.length === 1) showRow(byId("run"), joinedRows[0], joinedRows[0].runs[0]);
+let resized;
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth === width) return; // the bars of a phone change the height
+  width = innerWidth;
+  clearTimeout(resized);
+  resized = setTimeout(repaintAll, 150);
+});
+addEventListener("beforeprint", () => print(true));
+addEventListener("afterprint", () => print(false));
+watch(byId("live"));

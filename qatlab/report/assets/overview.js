@@ -1,10 +1,5 @@
 // The charts of all visible rows: accuracy against costs, bits, learning curves.
 
-const COSTS = [
-  ["bytes", "Accuracy against size", "size (bytes)"],
-  ["operations", "Accuracy against bit operations", "bit operations per image"],
-];
-
 function hoverText(row) {
   const lines = [
     `<b>${plain(row.label)}</b>`,
@@ -29,7 +24,7 @@ function paretoFront(rows, cost) {
   return front;
 }
 
-function drawFront(place, rows, cost, title) {
+function frontOf(place, rows, cost, title) {
   const known = rows.filter((row) => row.mean !== null && row[cost] !== null);
   const front = paretoFront(rows, cost);
   const traces = [
@@ -37,7 +32,7 @@ function drawFront(place, rows, cost, title) {
       x: front.map((row) => row[cost]),
       y: front.map((row) => 100 * row.mean),
       mode: "lines",
-      line: { shape: "hv", color: "#555", width: 1.5 },
+      line: { shape: "hv", color: themed("muted"), width: 1.5 },
       name: "Pareto front",
       showlegend: false,
       hoverinfo: "skip",
@@ -57,7 +52,7 @@ function drawFront(place, rows, cost, title) {
       text: chosen.map(hoverText),
       hoverinfo: "text",
       mode: "markers",
-      marker: { ...data.marks[method], size: 10, opacity: 0.85 },
+      marker: { ...markOf(method), size: printing ? 7 : 10, opacity: 0.85 },
       name: plain(method ? method : "method not recorded"),
     });
   }
@@ -67,16 +62,41 @@ function drawFront(place, rows, cost, title) {
     { tickformat: "~s" },
   );
   const y = axis("top-1 test accuracy (%)");
-  Plotly.react(place, traces, layout({ xaxis: x, yaxis: y, hovermode: "closest" }), CONFIG);
+  return [traces, { xaxis: x, yaxis: y, hovermode: "closest", showlegend: true }];
 }
 
-// The best setting for each pair of weight bits and activation bits.
-function drawBits(place, rows) {
+function markOf(method) {
+  const { color, symbol } = data.marks[method];
+  return { color: shade(color), symbol };
+}
+
+// The best row for each pair of weight bits and activation bits.
+function bestByBits(rows) {
   const best = new Map();
   for (const row of rows.filter((r) => r.mean !== null && r.weightBits && r.activationBits)) {
     const key = `${row.weightBits} ${row.activationBits}`;
     if (!best.has(key) || best.get(key).mean < row.mean) best.set(key, row);
   }
+  return best;
+}
+
+// Cells of a table tell more than their diagonal only where some share their weight bits, or their
+// activation bits.
+function isTable(best) {
+  const quantized = [...best.values()].filter((row) => row.weightBits !== "float");
+  return ["weightBits", "activationBits"].some(
+    (name) => new Set(quantized.map((row) => row[name])).size < quantized.length,
+  );
+}
+
+function byBits(place, rows) {
+  const best = bestByBits(rows);
+  const table = isTable(best);
+  setTitle(place, table ? "Best top-1 accuracy (%) by bits" : "Best top-1 accuracy by bits and method");
+  return table ? bitsTable(best) : bitsCurves(rows);
+}
+
+function bitsTable(best) {
   const bitsOf = (name) =>
     [...new Set([...best.values()].map((row) => row[name]))].sort(
       (a, b) => orderOfBits(a) - orderOfBits(b),
@@ -100,11 +120,56 @@ function drawBits(place, rows) {
     colorscale: "Cividis",
     xgap: 2,
     ygap: 2,
-    colorbar: { thickness: 14 },
+    colorbar: { thickness: 12, outlinewidth: 0, nticks: 6 },
   };
   const x = axis("activation bits", { type: "category", showgrid: false });
   const y = axis("weight bits", { type: "category", showgrid: false });
-  Plotly.react(place, [trace], layout({ xaxis: x, yaxis: y }), CONFIG);
+  return [[trace], { xaxis: x, yaxis: y }];
+}
+
+// Where each width of weights goes with one of activations: a curve for each method.
+function bitsCurves(rows) {
+  const name = (row) =>
+    row.weightBits === row.activationBits
+      ? row.weightBits
+      : `${row.weightBits} / ${row.activationBits}`;
+  const quantized = rows.filter((row) => row.method !== "float");
+  const traces = [...new Set(quantized.map((row) => row.method))].sort().map((method) => {
+    const best = [...bestByBits(quantized.filter((row) => row.method === method)).values()];
+    best.sort((a, b) => orderOfBits(a.weightBits) - orderOfBits(b.weightBits));
+    return {
+      x: best.map(name),
+      y: best.map((row) => 100 * row.mean),
+      text: best.map(hoverText),
+      hoverinfo: "text",
+      customdata: best.map((row) => row.id),
+      mode: "lines+markers",
+      line: { color: markOf(method).color, width: 1.8 },
+      marker: { ...markOf(method), size: 9 },
+      name: plain(methodName(method)),
+    };
+  });
+  const all = [...bestByBits(quantized).values()];
+  all.sort((a, b) => orderOfBits(a.weightBits) - orderOfBits(b.weightBits));
+  const float = [...bestByBits(rows.filter((row) => row.method === "float")).values()][0];
+  if (float) {
+    traces.push({
+      x: all.map(name),
+      y: all.map(() => 100 * float.mean),
+      text: all.map(() => hoverText(float)),
+      hoverinfo: "text",
+      customdata: all.map(() => float.id),
+      mode: "lines",
+      line: { color: markOf("float").color, dash: "dash", width: 1.5 },
+      name: "float",
+    });
+  }
+  const order = { type: "category", categoryorder: "array", categoryarray: all.map(name) };
+  const title = all.every((row) => row.weightBits === row.activationBits)
+    ? "bits of weights and of activations"
+    : "weight bits / activation bits";
+  const layout = { xaxis: axis(title, order), yaxis: axis("top-1 test accuracy (%)") };
+  return [traces.filter((trace) => trace.x.length), { ...layout, showlegend: true }];
 }
 
 // A run's curve as [epoch, accuracy, phase] of each epoch that has one.
@@ -136,8 +201,14 @@ function valuesAt(curve, epochs) {
   });
 }
 
-// Mean over the runs of a row: [epoch, accuracy, phase] of each epoch.
+// Mean over the runs of a row: [epoch, accuracy, phase] of each epoch; computed once.
+const meanCurves = new Map();
 function meanCurve(row) {
+  if (!meanCurves.has(row)) meanCurves.set(row, newMeanCurve(row));
+  return meanCurves.get(row);
+}
+
+function newMeanCurve(row) {
   const curves = row.runs.map((i) => curveOf(detailsOf(i).curves));
   if (curves.length === 1) return curves[0];
   const phases = new Map(curves.flat().map(([epoch, , phase]) => [epoch, phase]));
@@ -155,46 +226,96 @@ function validated(row) {
   return row.runs.some((i) => detailsOf(i).curves.series?.["val/acc"]);
 }
 
+// The curve of a row in one colour: dotted before its last phase.
+function curveTraces(row, color) {
+  const points = meanCurve(row);
+  if (!points.length) return [];
+  const last = points.at(-1)[2];
+  const start = points.findIndex(([, , phase]) => phase === last);
+  // The first part ends where the second begins, so that the line is not broken.
+  return [
+    [points.slice(0, start + 1), "dot"],
+    [points.slice(start), "solid"],
+  ]
+    .filter(([, dash]) => dash === "solid" || start > 0)
+    .map(([part, dash]) => ({
+      x: part.map(([epoch]) => epoch),
+      y: part.map(([, accuracy]) => 100 * accuracy),
+      mode: points.length > 40 ? "lines" : "lines+markers",
+      line: { color, dash, width: 1.8 },
+      marker: { size: 5, symbol: data.marks[row.method].symbol },
+      name: plain(shortLabel(row)),
+      legendgroup: row.id,
+      showlegend: dash === "solid",
+      customdata: part.map(() => row.id),
+      text: part.map(
+        ([epoch, accuracy, phase]) =>
+          `<b>${plain(row.label)}</b><br>epoch ${epoch}, ${plain(phase)}: ${percent(accuracy)} %`,
+      ),
+      hoverinfo: "text",
+    }));
+}
+
+function shortLabel(row) {
+  return cut(row.label.replace(/ \+?(quant|schedule|solver|data|model)\./g, " "), 60);
+}
+
+function titleOfCurves(rows, which) {
+  const among = rows.filter(validated).length;
+  const kind = among === 0 ? "Training" : among === rows.length ? "Validation" : "";
+  const mixed = kind ? "" : ": in validation, or where no images are held out in training";
+  return `${kind ? `${kind} accuracy` : "Accuracy"} of ${which}${mixed}`;
+}
+
 // The best settings only: more than eight colours cannot be told apart.
-function drawCurves(place, rows) {
-  const best = rows.filter((row) => row.mean !== null).sort((a, b) => b.mean - a.mean);
-  const traces = [];
-  let drawn = 0;
-  for (const row of best) {
-    if (drawn === COLORS.length) break;
-    const points = meanCurve(row);
-    if (!points.length) continue;
-    const last = points.at(-1)[2];
-    const start = points.findIndex(([, , phase]) => phase === last);
-    // The first part ends where the second begins, so that the line is not broken.
-    for (const [part, dash] of [
-      [points.slice(0, start + 1), "dot"],
-      [points.slice(start), "solid"],
-    ]) {
-      if (dash === "dot" && start === 0) continue;
-      traces.push({
-        x: part.map(([epoch]) => epoch),
-        y: part.map(([, accuracy]) => 100 * accuracy),
-        mode: points.length > 40 ? "lines" : "lines+markers",
-        line: { color: COLORS[drawn], dash, width: 1.8 },
-        marker: { size: 5, symbol: data.marks[row.method].symbol },
-        name: plain(row.label.replace(/ quant\./g, " ")) + (validated(row) ? "" : " (training)"),
-        legendgroup: row.id,
-        showlegend: dash === "solid",
-        customdata: part.map(() => row.id),
-        text: part.map(
-          ([epoch, accuracy, phase]) =>
-            `<b>${plain(row.label)}</b><br>epoch ${epoch}, ${plain(phase)}: ${percent(accuracy)} %`,
-        ),
-        hoverinfo: "text",
-      });
-    }
-    drawn += 1;
-  }
-  const legend = { orientation: "h", x: 0, y: -0.16, yanchor: "top" };
+function bestCurves(place, rows) {
+  const best = rows
+    .filter((row) => row.mean !== null && meanCurve(row).length)
+    .sort((a, b) => b.mean - a.mean)
+    .slice(0, COLORS.length);
+  const traces = best.flatMap((row, i) => curveTraces(row, shade(COLORS[i])));
+  const dotted = traces.some((trace) => trace.line.dash === "dot");
+  const title = titleOfCurves(best, best.length > 1 ? "the best settings" : "this setting");
+  setTitle(place, title + (dotted ? " (dotted: phases before the last one)" : ""));
+  const legend = { y: printing ? -0.3 : -0.2, yanchor: "top" };
   const x = epochAxis(traces.flatMap((trace) => trace.x));
   const y = axis("accuracy (%)");
-  Plotly.react(place, traces, layout({ xaxis: x, yaxis: y, hovermode: "closest", legend }), CONFIG);
+  return [traces, { xaxis: x, yaxis: y, hovermode: "closest", legend, showlegend: true }];
+}
+
+// The rows that a reader looks for first, as numbers that can be clicked.
+const NEAR = 0.01; // of top-1, a fraction
+
+function fillBest(parent, rows, opened) {
+  const known = rows.filter((row) => row.mean !== null).sort((a, b) => b.mean - a.mean);
+  parent.replaceChildren();
+  if (!known.length) return;
+  const near = known.filter((row) => row.mean >= known[0].mean - NEAR);
+  const cheapest = (cost) => {
+    const costly = near.filter((row) => row[cost] !== null);
+    return costly.length && near.length > 1
+      ? costly.reduce((best, row) => (row[cost] < best[cost] ? row : best))
+      : null;
+  };
+  const tiles = [
+    ["best top-1", known[0], `${accuracyText(known[0])} %`],
+    ["smallest within 1 point of it", cheapest("bytes"), (row) => bytesText(row.bytes)],
+    ["fewest bit operations within 1 point", cheapest("operations"), (row) => short(row.operations)],
+  ];
+  for (const [what, row, text] of tiles) {
+    if (!row) continue;
+    const number = typeof text === "string" ? text : text(row);
+    const which = row === known[0] ? row.label : `${row.label}: ${accuracyText(row)} %`;
+    const tile = node(
+      "button",
+      { type: "button" },
+      node("span", { class: "what" }, what),
+      node("span", { class: "number" }, number),
+      node("span", { class: "which" }, ...breakable(which)),
+    );
+    tile.addEventListener("click", () => opened(row.id));
+    parent.append(tile);
+  }
 }
 
 // Charts of which no run has anything are not made; a sentence says so.
@@ -205,19 +326,24 @@ function makeOverview(parent, opened) {
   for (const [cost, title, axisTitle] of COSTS) {
     if (rows.some((row) => row[cost] !== null)) {
       const place = chartPlace(parent, `front-${cost}`, title);
-      draws.push([place, (visible) => drawFront(place, visible, cost, axisTitle)]);
+      draws.push([place, (visible) => frontOf(place, visible, cost, axisTitle)]);
     } else absent.push(title);
   }
-  if (rows.some((row) => row.weightBits && row.activationBits)) {
-    const place = chartPlace(parent, "bits", "Best top-1 accuracy (%) by bits");
-    draws.push([place, (visible) => drawBits(place, visible)]);
-  } else absent.push("Accuracy by weight bits and activation bits");
+  if (bestByBits(rows).size > 1) {
+    const place = chartPlace(parent, "bits", "Best top-1 accuracy by bits");
+    draws.push([place, (visible) => byBits(place, visible)]);
+  } else if (!bestByBits(rows).size) absent.push("Accuracy by weight bits and activation bits");
   if (rows.some((row) => meanCurve(row).length)) {
-    const title = "Validation accuracy of the best settings (dotted: phases before the last one)";
-    const place = chartPlace(parent, "curves", title, true);
-    draws.push([place, (visible) => drawCurves(place, visible)]);
+    const place = chartPlace(parent, "curves", "Accuracy", true);
+    draws.push([place, (visible) => bestCurves(place, visible)]);
   } else absent.push("Learning curves");
-  if (absent.length) {
+  if (axesOf(rows).length > 2) {
+    const title = "Settings and what they lead to: a line for each row, bright where top-1 is high";
+    const place = chartPlace(parent, "parallel", title, true);
+    draws.push([place, parallel]);
+  }
+  closeGaps(parent);
+  if (absent.length && rows.length) {
     document.getElementById("absent").textContent =
       `Not recorded by any of these runs: ${absent.join("; ")}.`;
   }
@@ -230,7 +356,7 @@ function makeOverview(parent, opened) {
       await pause();
       if (call !== wanted) return;
       const first = !place.on;
-      draw(visible);
+      paint(place, () => draw(visible));
       if (first) place.on("plotly_click", (event) => opened(event.points[0].customdata));
     }
   };

@@ -4,10 +4,11 @@ function showRow(parent, row, index) {
   const run = data.runs[index];
   const details = detailsOf(index);
   const back = node("a", { href: "#table", class: "back" }, "↑ table");
-  parent.replaceChildren(back, node("h2", {}, row.label));
+  parent.replaceChildren(back, node("h2", {}, ...breakable(row.label)));
   parent.hidden = false;
   if (row.runs.length > 1) parent.append(seedButtons(parent, row, index));
   parent.append(factsOf(run));
+  if (run.files.length) parent.append(linksOf(run));
   if (run.reason) {
     const heading = run.state === "damaged" ? "What is damaged" : "Why it failed";
     parent.append(node("h3", {}, heading), node("pre", { class: "reason" }, run.reason));
@@ -15,8 +16,8 @@ function showRow(parent, row, index) {
   if (run.command) {
     parent.append(node("h3", {}, "Run it again"), node("pre", { class: "command" }, run.command));
   }
-  if (details.overrides?.length) {
-    const items = details.overrides.map((word) => node("li", {}, node("code", {}, word)));
+  if (run.overrides?.length) {
+    const items = run.overrides.map((word) => node("li", {}, node("code", {}, word)));
     parent.append(node("h3", {}, "Overrides"), node("ul", { class: "overrides" }, ...items));
   }
   if (details.config) {
@@ -40,6 +41,14 @@ function seedButtons(parent, row, chosen) {
     return button;
   });
   return node("p", { class: "seeds" }, `${accuracyText(row)} % over `, ...buttons);
+}
+
+// Where the page was written, its folders lie beside it; served, the same names lead to them.
+function linksOf(run) {
+  const links = run.files.map((file) =>
+    node("a", { href: linkTo(run, file), target: "_blank", rel: "noopener" }, file),
+  );
+  return node("p", { class: "files" }, "Files: ", ...links);
 }
 
 function factsOf(run) {
@@ -74,27 +83,37 @@ function drawRun(parent, details) {
   const draws = [];
   const chart = (id, title, draw, ...facts) =>
     draws.push([chartPlace(parent, id, title), draw, facts]);
-  const { curves, quantizers, layers, confusion, classes } = details;
-  if (curves.epochs) chart("run-curves", "Learning curves", drawLearning, curves);
+  const { curves, quantizers, layers, confusion, classes, classNames } = details;
+  if (curves.epochs) chart("run-curves", "Learning curves", learningOf, curves);
   else absent.push("learning curves");
-  if (layers.length) chart("run-layers", "Bits of layers and sites", drawLayers, layers);
+  if (layers.length) chart("run-layers", "Bits of layers and sites", bitsOfLayers, layers);
   else absent.push("layers");
   if (quantizers.epochs.length) {
-    chart("run-learned", "Clip values (alpha) and steps", drawQuantizers, quantizers, 2);
+    chart("run-learned", "Clip values (alpha) and steps", quantizersOf, quantizers, 2);
     if (quantizers.rows.some((row) => row[3].length)) {
-      chart("run-clipped", "Clipped values", drawQuantizers, quantizers, 3);
+      chart("run-clipped", "Clipped values", quantizersOf, quantizers, 3);
     }
   } else absent.push("alphas and steps");
-  if (confusion.length) chart("run-confusion", "Confusion matrix", drawConfusion, confusion);
-  else
+  if (confusion.length) {
+    const names = namesOf(classNames, confusion.length);
+    const most = mostErrors(confusion);
+    chart("run-confusion", "Confusion matrix", confusionOf, confusion, names, most);
+    chart("run-classes", "Accuracy by class (recall)", recallOf, confusion, names);
+  } else
     absent.push(
       classes ? `a confusion matrix that fits here (${classes} classes)` : "confusion matrix",
     );
-  libraryStarted.then(async () => {
-    for (const [place, draw, facts] of draws) {
-      await pause();
-      if (place.isConnected) draw(place, ...facts); // or another run has been opened meanwhile
-    }
-  });
+  closeGaps(parent);
+  paintEach(draws);
   return absent;
+}
+
+// Paints charts one by one, so that the page can be used meanwhile.
+async function paintEach(draws) {
+  await libraryStarted;
+  for (const [place, make, facts] of draws) {
+    await pause();
+    // Or another run has been opened meanwhile.
+    if (place.isConnected) paint(place, () => make(place, ...facts));
+  }
 }

@@ -1,12 +1,25 @@
-// The charts of one run.
+// The charts of one run, and of several side by side.
 
-const PHASE_COLORS = ["#ffffff", "#f0f0f0"]; // the last phase is white
 const MOST_COUNTS = 25; // classes whose counts are written into the matrix
 
-function drawLearning(place, { epochs, phases, series }) {
+// Bands and names of phases; the last one has no band.
+function phaseMarks(phases) {
+  const shapes = phases.map(([, first, last], i) => ({
+    ...{ type: "rect", xref: "x", yref: "paper", x0: first - 0.5, x1: last + 0.5, y0: 0, y1: 1 },
+    ...{ layer: "below", line: { width: 0 } },
+    fillcolor: (phases.length - 1 - i) % 2 ? themed("raised") : themed("panel"),
+  }));
+  const annotations = phases.map(([name, first, last]) => ({
+    ...{ text: plain(name), x: (first + last) / 2, y: 1, xref: "x", yref: "paper" },
+    ...{ yanchor: "bottom", showarrow: false, font: { color: themed("muted") } },
+  }));
+  return { shapes, annotations };
+}
+
+function learningOf(place, { epochs, phases, series }) {
   const looks = {
-    train: ["training", COLORS[0], "circle"],
-    val: ["validation", COLORS[1], "square"],
+    train: ["training", shade(COLORS[0]), "circle"],
+    val: ["validation", shade(COLORS[1]), "square"],
   };
   const traces = Object.entries(series).map(([key, values]) => {
     const [part, metric] = key.split("/");
@@ -26,30 +39,21 @@ function drawLearning(place, { epochs, phases, series }) {
       hovertemplate: `${name} %{y:.4g}<extra></extra>`,
     };
   });
-  const shapes = phases.map(([, first, last], i) => ({
-    ...{ type: "rect", xref: "x", yref: "paper", x0: first - 0.5, x1: last + 0.5, y0: 0, y1: 1 },
-    ...{ layer: "below", line: { width: 0 }, fillcolor: PHASE_COLORS[(phases.length - 1 - i) % 2] },
-  }));
-  const annotations = phases.map(([name, first, last]) => ({
-    ...{ text: plain(name), x: (first + last) / 2, y: 1, xref: "x", yref: "paper" },
-    ...{ yanchor: "bottom", showarrow: false, font: { size: 12, color: "#555" } },
-  }));
   const losses = [...(series["train/loss"] ?? []), ...(series["val/loss"] ?? [])];
-  Plotly.newPlot(
-    place,
+  return [
     traces,
-    layout({
+    {
       xaxis: epochAxis(epochs, { anchor: "y2" }),
-      yaxis: axis("accuracy (%)", { domain: [0.54, 1] }),
-      yaxis2: logAxis("loss", losses, { domain: [0, 0.46] }),
-      legend: { orientation: "h", x: 0, y: 1.09, xanchor: "left", yanchor: "bottom" },
-      ...{ shapes, annotations, hovermode: "x", margin: { l: 64, r: 20, t: 30, b: 52 } },
-    }),
-    CONFIG,
-  );
+      yaxis: axis("accuracy (%)", { domain: [0.54, 1], nticks: 5 }),
+      yaxis2: logAxis("loss", losses, { domain: [0, 0.44], nticks: 4 }),
+      legend: { y: 1.09 },
+      showlegend: true,
+      ...{ ...phaseMarks(phases), hovermode: "x", margin: { l: 64, r: 20, t: 30, b: 52 } },
+    },
+  ];
 }
 
-function drawLayers(place, layers) {
+function bitsOfLayers(place, layers) {
   // A float tensor has no bar that fits beside 2 bits: it gets one a little above the highest.
   const top = Math.max(2, ...layers.map(([, , , bits]) => bits ?? 0)) + 2;
   const parts = [
@@ -63,7 +67,7 @@ function drawLayers(place, layers) {
       x: own.map(([layer]) => layer),
       y: own.map(([, , , bits]) => bits ?? top),
       name,
-      marker: { color, pattern: { shape } },
+      marker: { color: shade(color), pattern: { shape } },
       hovertext: own.map(([layer, , type, bits, parameters, macs, method]) =>
         [
           `<b>${plain(layer)}</b>`,
@@ -77,38 +81,51 @@ function drawLayers(place, layers) {
   });
   const ticks = [...new Set(layers.map(([, , , bits]) => bits ?? top))].sort((a, b) => a - b);
   const labels = ticks.map((bits) => (bits === top ? "float" : String(bits)));
-  const order = {
-    type: "category",
-    categoryorder: "array",
-    categoryarray: layers.map(([name]) => name),
-  };
-  Plotly.newPlot(
-    place,
+  return [
     traces,
-    layout({
-      xaxis: axis("", { ...order, tickangle: -60, tickfont: { size: 11 }, showgrid: false }),
+    {
+      xaxis: layerAxis(place, layers.map(([name]) => name)),
       yaxis: axis("bits", { tickvals: ticks, ticktext: labels, rangemode: "tozero" }),
       bargap: 0.25,
       barmode: "overlay", // a name is that of a layer or of a site
-    }),
-    CONFIG,
-  );
+      showlegend: true,
+    },
+  ];
+}
+
+// Names in the order of computation; of long ones the end, which tells them apart.
+function layerAxis(place, names) {
+  const most = printing ? 16 : 24;
+  const room = printing ? 30 : Math.max(8, (place.clientWidth - 80) / 16); // names side by side
+  const every = Math.ceil(names.length / room);
+  const shown = names.filter((_, i) => i % every === 0);
+  return axis("", {
+    ...{ type: "category", categoryorder: "array", categoryarray: names, tickangle: -60 },
+    ...{ tickvals: shown, ticktext: shown.map((name) => plain(endOf(name, most))), showgrid: false },
+    tickfont: { size: printing ? 7 : 11 },
+  });
+}
+
+function endOf(text, most) {
+  return text.length <= most ? text : `…${text.slice(-(most - 1))}`;
 }
 
 // Blue to yellow by depth: early layers are dark, late ones bright.
 function depthColor(at) {
-  const stops = [
-    [0, 32, 76],
-    [87, 93, 109],
-    [165, 156, 116],
-    [234, 200, 40],
-  ];
-  const place = at * (stops.length - 1);
-  const i = Math.min(Math.floor(place), stops.length - 2);
-  return `rgb(${stops[i].map((v, k) => Math.round(v + (place - i) * (stops[i + 1][k] - v)))})`;
+  const [first, last] = isDark()
+    ? [
+        [86, 118, 190],
+        [255, 222, 80],
+      ]
+    : [
+        [0, 32, 76],
+        [224, 180, 20],
+      ];
+  const middle = isDark() ? [150, 150, 150] : [110, 110, 115];
+  return mix([first, middle, last], at);
 }
 
-function drawQuantizers(place, { epochs, rows }, column) {
+function quantizersOf(place, { epochs, rows }, column) {
   const dashes = { alpha: "solid", step_size: "dash" };
   const own = rows.filter((row) => row[column].length);
   const factor = column === 3 ? 100 : 1;
@@ -127,22 +144,12 @@ function drawQuantizers(place, { epochs, rows }, column) {
     showlegend: own.length <= 8,
   }));
   const note = {
-    text: "dark: first layers, bright: last ones",
-    xref: "paper",
-    yref: "paper",
-    x: 0,
-    y: 1.02,
+    ...{ text: "dark: first layers, bright: last ones", xref: "paper", yref: "paper", x: 0, y: 1.02 },
+    ...{ xanchor: "left", yanchor: "bottom", showarrow: false, font: { color: themed("muted") } },
   };
-  const look = {
-    xanchor: "left",
-    yanchor: "bottom",
-    showarrow: false,
-    font: { size: 12, color: "#555" },
-  };
-  Plotly.newPlot(
-    place,
+  return [
     traces,
-    layout({
+    {
       xaxis: epochAxis(epochs),
       yaxis:
         column === 3
@@ -151,65 +158,124 @@ function drawQuantizers(place, { epochs, rows }, column) {
               "alpha or step (logarithmic)",
               traces.flatMap((trace) => trace.y),
             ),
-      annotations: own.length > 8 ? [{ ...note, ...look }] : [],
+      annotations: own.length > 8 ? [note] : [],
       hovermode: "closest",
       margin: { l: 64, r: 20, t: 30, b: 52 },
-    }),
-    CONFIG,
+    },
+  ];
+}
+
+// Names of classes, or their numbers where no names are recorded.
+function namesOf(classNames, n) {
+  return classNames.length ? classNames : Array.from({ length: n }, (_, i) => String(i));
+}
+
+// An axis of classes: numbers as places, as two classes may have one name.
+function classAxis(title, names, changes = {}) {
+  const n = names.length;
+  const most = printing ? 10 : 16;
+  const every = Math.ceil(n / (printing ? 20 : 34));
+  const shown = names.map((_, i) => i).filter((i) => i % every === 0);
+  return axis(title, {
+    ...{ range: [-0.5, n - 0.5], tickvals: shown, showgrid: false, ticks: "", zeroline: false },
+    ticktext: shown.map((i) => plain(cut(names[i], most))),
+    ...(n > 12 ? { tickfont: { size: printing ? 7 : 10 } } : {}),
+    ...changes,
+  });
+}
+
+function mostErrors(matrix) {
+  return matrix.reduce(
+    (most, line, i) => line.reduce((own, v, j) => (i === j ? own : Math.max(own, v)), most),
+    1,
   );
 }
 
-function drawConfusion(place, matrix) {
+// Counts of errors by colour; ``most`` is the number that the darkest one stands for.
+function confusionOf(place, matrix, names, most) {
   const n = matrix.length;
-  const names = matrix.map((_, i) => String(i));
+  const at = names.map((_, i) => i);
   const written = n <= MOST_COUNTS;
-  const traces = [
-    {
-      type: "heatmap",
-      x: names,
-      y: names,
-      // The root lets a single error be seen; right answers are grey, or they would hide all errors.
-      z: matrix.map((line, i) => line.map((value, j) => (i === j ? null : Math.sqrt(value)))),
-      text: matrix.map((line, i) =>
-        line.map((value, j) => (value && i !== j ? String(value) : "")),
-      ),
-      texttemplate: written ? "%{text}" : undefined,
-      hovertemplate: "class %{y} taken for %{x}: %{text}<extra></extra>",
-      hoverongaps: false,
-      colorscale: [
+  const common = {
+    ...{ type: "heatmap", x: at, y: at, hoverongaps: false, hoverinfo: "text", showscale: false },
+    texttemplate: written ? "%{text}" : undefined,
+    ...(written ? { xgap: 1, ygap: 1 } : {}),
+  };
+  const cells = (f) => matrix.map((line, i) => line.map((value, j) => f(value, i, j)));
+  const hover = (value, i, j) =>
+    i === j
+      ? `${plain(names[i])} recognized: ${count(value)}`
+      : `${plain(names[i])} taken for ${plain(names[j])}: ${count(value)}`;
+  const orange = isDark()
+    ? [
+        [0, "#2a2420"],
+        [0.5, "#b5541c"],
+        [1, "#ffb27a"],
+      ]
+    : [
         [0, "#fff5eb"],
         [0.5, "#fd8d3c"],
         [1, "#7f2704"],
-      ],
-      zmin: 0,
-      zmax: Math.max(
-        1,
-        ...matrix.flatMap((line, i) => line.filter((_, j) => i !== j)).map(Math.sqrt),
-      ),
-      showscale: false,
-      xgap: written ? 1 : 0,
-      ygap: written ? 1 : 0,
+      ];
+  const traces = [
+    {
+      ...common,
+      // The root lets a single error be seen; right answers are grey, or they would hide all errors.
+      z: cells((value, i, j) => (i === j ? null : Math.sqrt(value))),
+      text: cells((value, i, j) => (value && i !== j ? String(value) : "")),
+      hovertext: cells(hover),
+      colorscale: orange,
+      ...{ zmin: 0, zmax: Math.sqrt(most) },
     },
     {
-      x: names,
-      y: names,
-      text: matrix.map((line, i) => String(line[i])),
-      mode: written ? "text" : "markers",
-      marker: { opacity: 0 },
-      hovertemplate: "class %{x} recognized: %{text}<extra></extra>",
-      showlegend: false,
+      ...common,
+      z: cells((_, i, j) => (i === j ? 1 : null)),
+      text: cells((value, i, j) => (i === j ? String(value) : "")),
+      hovertext: cells(hover),
+      colorscale: [
+        [0, themed("right")],
+        [1, themed("right")],
+      ],
     },
   ];
-  const look = { type: "category", showgrid: false, nticks: 26, ticks: "" };
-  Plotly.newPlot(
-    place,
+  return [
     traces,
-    layout({
-      xaxis: axis("estimated class", look),
-      yaxis: axis("true class", { ...look, autorange: "reversed" }),
-      plot_bgcolor: "#e6e6e6",
+    {
+      xaxis: classAxis("estimated class", names, { tickangle: -45 }),
+      yaxis: classAxis("true class", names, { range: [n - 0.5, -0.5] }),
       hovermode: "closest",
-    }),
-    CONFIG,
-  );
+    },
+  ];
+}
+
+// The share of each class's images that were recognized.
+function recallOf(place, matrix, names) {
+  const totals = matrix.map((line) => line.reduce((sum, value) => sum + value, 0));
+  const seen = names.map((_, i) => i).filter((i) => totals[i]);
+  const recall = seen.map((i) => (100 * matrix[i][i]) / totals[i]);
+  const [low] = extremes(recall);
+  const written = names.length <= MOST_COUNTS;
+  const margin = Math.max(0.06 * (100 - low), 0.2);
+  const trace = {
+    x: recall,
+    y: seen,
+    text: recall.map((value) => value.toFixed(1)),
+    mode: written ? "markers+text" : "markers",
+    textposition: "middle right",
+    textfont: { size: printing ? 8 : 11 },
+    marker: { color: shade(COLORS[0]), size: written ? 8 : 5 },
+    hovertext: seen.map(
+      (i, k) => `${plain(names[i])}: ${recall[k].toFixed(2)} % of ${count(totals[i])}`,
+    ),
+    hoverinfo: "text",
+    cliponaxis: false,
+  };
+  return [
+    [trace],
+    {
+      xaxis: axis("recognized images of the class (%)", { range: [low - margin, 100 + 2 * margin] }),
+      yaxis: classAxis("", names, { range: [names.length - 0.5, -0.5], showgrid: true }),
+      margin: { r: 34 },
+    },
+  ];
 }

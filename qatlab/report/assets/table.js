@@ -1,8 +1,24 @@
 // The table of visible rows: its columns, its order, its filter.
 
+const MOST_PINNED = 4; // more than that cannot be read side by side
+
+// The numbers stand behind the name, so that a phone shows them without scrolling.
 const COLUMNS = [
-  { title: "setting", value: (row) => row.label, text: (row) => row.label, words: true },
-  { title: "method", value: (row) => row.method, text: (row) => row.method, words: true },
+  {
+    title: "setting",
+    value: (row) => row.label,
+    text: (row) => row.label,
+    words: true,
+    name: "label",
+  },
+  {
+    title: "top-1 (%)",
+    hint: "mean ± standard deviation of the seeds",
+    value: (row) => row.mean,
+    text: accuracyText,
+    down: true,
+    name: "number top1",
+  },
   {
     title: "W",
     hint: "weight bits of most inner layers",
@@ -15,13 +31,6 @@ const COLUMNS = [
     value: (row) => orderOfBits(row.activationBits),
     text: (row) => row.activationBits,
   },
-  {
-    title: "top-1 (%)",
-    hint: "mean ± standard deviation of the seeds",
-    value: (row) => row.mean,
-    text: accuracyText,
-    down: true,
-  },
   { title: "bytes", value: (row) => row.bytes, text: (row) => count(row.bytes) },
   {
     title: "bit ops",
@@ -29,6 +38,7 @@ const COLUMNS = [
     value: (row) => row.operations,
     text: (row) => short(row.operations),
   },
+  { title: "method", value: (row) => row.method, text: (row) => row.method, words: true },
   {
     title: "front",
     hint: "best at its size, at its bit operations",
@@ -103,20 +113,24 @@ function makeHead(head, sorting, changed) {
     });
     return node("th", { scope: "col", ...(words ? {} : { class: "number" }) }, button);
   });
-  head.replaceChildren(node("tr", {}, ...cells));
+  const pin = node("td", { class: "pin" });
+  head.replaceChildren(node("tr", {}, pin, ...cells));
 }
 
-function fillTable(table, rows, sorting, opened) {
-  [...table.tHead.rows[0].cells].forEach((cell, column) => {
+function fillTable(table, rows, sorting, pinned, { opened, pin }) {
+  [...table.tHead.querySelectorAll("th")].forEach((cell, column) => {
     if (column !== sorting.column) cell.removeAttribute("aria-sort");
     else cell.setAttribute("aria-sort", sorting.down ? "descending" : "ascending");
   });
   const lines = rows.map((row) => {
     const line = node("tr", { class: row.state, "data-row": row.id });
+    const box = node("input", { type: "checkbox", "aria-label": `compare ${row.label}` });
+    box.checked = pinned.includes(row);
+    line.append(node("td", { class: "pin" }, box));
     COLUMNS.forEach(({ text, words, name }, column) => {
       const cell = line.insertCell();
       cell.className = name ?? (words ? "" : "number");
-      if (column === 0) cell.append(node("button", { type: "button" }, text(row)));
+      if (column === 0) cell.append(node("button", { type: "button" }, ...breakable(text(row))));
       else cell.textContent = text(row);
     });
     return line;
@@ -124,6 +138,18 @@ function fillTable(table, rows, sorting, opened) {
   table.tBodies[0].replaceChildren(...lines);
   table.tBodies[0].onclick = (event) => {
     const line = event.target.closest("tr");
-    if (line) opened(Number(line.dataset.row));
+    if (event.target.closest(".pin")) {
+      if (event.target.matches("input")) pin(Number(line.dataset.row), event.target.checked);
+    } else if (line) opened(Number(line.dataset.row));
   };
+}
+
+// The rows that are compared already can be taken out, and no further ones put in beyond the most.
+function limitPins(table, pinned) {
+  const full = pinned.length === MOST_PINNED;
+  for (const box of table.tBodies[0].querySelectorAll(".pin input")) {
+    box.checked = pinned.some((row) => row.id === Number(box.closest("tr").dataset.row));
+    box.disabled = full && !box.checked;
+    box.title = box.disabled ? `${MOST_PINNED} rows are compared at most` : "compare";
+  }
 }

@@ -58,15 +58,25 @@ def test_the_csv_has_a_row_for_each_run(tmp_path: Path) -> None:
 
 def test_the_picture_shows_fronts_and_bits(tmp_path: Path, drawn: Callable[..., Figure]) -> None:
     for bits, top1 in ((2, 0.9), (4, 0.98), (8, 0.97)):
-        write_run(tmp_path / str(bits), top1=top1, weight_bits=bits, activation_bits=bits)
+        write_run(tmp_path / str(bits), top1=top1, weight_bits=bits, activation_bits=4)
     settings = join_seeds(find_runs(tmp_path))
     size, operations, cells = drawn(draw, settings).axes
     for axes in (size, operations):
         front = next(line for line in axes.lines if line.get_label() == "Pareto front")
         assert [round(float(y), 6) for y in front.get_ydata()] == [90, 98]  # 8 bits gain nothing
     assert [text.get_text() for text in cells.texts] == ["90.00", "98.00", "97.00"]
-    labels = [label.get_text() for label in cells.get_xticklabels()]
+    labels = [label.get_text() for label in cells.get_yticklabels()]
     assert labels == ["2", "4", "8"]
+
+
+@pytest.mark.parametrize("widths", [(4,), (2, 4, 8)])
+def test_the_picture_has_no_table_of_one_cell_or_of_a_diagonal(
+    tmp_path: Path, drawn: Callable[..., Figure], widths: tuple[int, ...]
+) -> None:
+    for bits in widths:
+        write_run(tmp_path / str(bits), top1=0.9, weight_bits=bits, activation_bits=bits)
+    axes = drawn(draw, join_seeds(find_runs(tmp_path))).axes
+    assert [it.get_xlabel() for it in axes] == ["size (bytes)", "bit operations per image"]
 
 
 def test_the_picture_has_no_panel_for_what_is_not_recorded(

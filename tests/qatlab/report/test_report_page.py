@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
-from written_runs import write_result, write_run, write_sweep
+from written_runs import write_metrics, write_result, write_run, write_sweep
 
+from qatlab.cli.report import main
 from qatlab.report.details import read_details
 from qatlab.report.page import page
 from qatlab.report.runs import find_runs
@@ -21,6 +23,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 EVIL = '<b>x</b></script><script>window.evil = 1</script><img src=x onerror="window.evil = 2">'
 ROWS = "#table tbody tr"
+SIDES = ("top", "right", "bottom", "left")
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +41,19 @@ def browser() -> Iterator[Any]:
 class Shown:
     """A page, and all that it has said or asked for since it was opened."""
 
-    def __init__(self, browser: Any, file: Path) -> None:
+    def __init__(
+        self, browser: Any, file: Path, fragment: str = "", color_scheme: str = "light"
+    ) -> None:
         self.said: list[str] = []
         self.asked_for: list[str] = []
         self.file = file
-        self.page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        self.page = browser.new_page(
+            viewport={"width": 1400, "height": 1000}, color_scheme=color_scheme
+        )
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked_for.append(request.url))
-        self.page.goto(file.as_uri())
+        self.page.goto(file.as_uri() + fragment)
         self.page.wait_for_selector("html[data-drawn]", state="attached")
 
     def data(self, chart: str) -> Any:
@@ -63,8 +70,10 @@ class Shown:
             self.page.wait_for_timeout(50)
         pytest.fail(f"this has not become true: {condition}")
 
-    def column(self, number: int) -> list[str]:
-        """Return the texts of a column of the table, from 1."""
+    def column(self, title: str) -> list[str]:
+        """Return the texts of a column of the table; arrows of sorting are no part of its title."""
+        heads = self.page.locator("#table thead td, #table thead th").all_inner_texts()
+        number = [head.strip(" ▲▼") for head in heads].index(title) + 1
         return list(self.page.locator(f"{ROWS} td:nth-child({number})").all_inner_texts())
 
     def filter(self, words: str, rows: int) -> None:
@@ -134,10 +143,10 @@ def test_it_says_nothing_and_needs_no_network(shared_page: Shown) -> None:
 
 
 def test_seeds_are_joined_and_can_be_parted(shown: Shown) -> None:
-    assert shown.column(5)[0] == "96.50 ± 0.71"
-    assert shown.column(9)[0] == "1-2"
+    assert shown.column("top-1 (%)")[0] == "96.50 ± 0.71"
+    assert shown.column("seeds")[0] == "1-2"
     shown.page.uncheck("#join")
-    assert shown.column(5)[:2] == ["97.00", "96.00"]
+    assert shown.column("top-1 (%)")[:2] == ["97.00", "96.00"]
     assert shown.page.locator(ROWS).count() == 9
 
 
@@ -175,21 +184,21 @@ def test_the_filter_changes_table_and_charts(shown: Shown) -> None:
     shown.filter("", 6)
     shown.page.select_option("#method", "LSQ")
     sync_api.expect(shown.page.locator(ROWS)).to_have_count(1)
-    shown.until("document.getElementById('bits').data[0].z.length === 1")
+    shown.until("document.getElementById('bits').data[0].x.length === 1")
     assert [trace.get("name") for trace in shown.data("front-bytes")] == ["Pareto front", "LSQ"]
 
 
 def test_a_click_on_a_heading_sorts(shown: Shown) -> None:
-    heading = shown.page.get_by_role("button", name="bytes", exact=True)
+    heading = shown.page.locator("th").get_by_role("button", name="bytes", exact=True)
     heading.click()
-    sizes = [int(text.replace(",", "")) for text in shown.column(6)]
+    sizes = [int(text.replace(",", "")) for text in shown.column("bytes")]
     assert sizes == sorted(sizes)
     assert shown.page.locator("th[aria-sort=ascending]").inner_text().startswith("bytes")
     heading.press("Enter")
-    assert [int(text.replace(",", "")) for text in shown.column(6)] == sizes[::-1]
-    shown.page.get_by_role("button", name="top-1 (%)").click()
-    assert shown.column(5)[-2:] == ["", ""]  # what is not known stands last
-    assert shown.column(5)[0].startswith("96.50")
+    assert [int(text.replace(",", "")) for text in shown.column("bytes")] == sizes[::-1]
+    shown.page.locator("th").get_by_role("button", name="top-1 (%)").click()
+    assert shown.column("top-1 (%)")[-2:] == ["", ""]  # what is not known stands last
+    assert shown.column("top-1 (%)")[0].startswith("96.50")
 
 
 def test_the_front_is_drawn_and_noted(shown: Shown) -> None:
@@ -198,7 +207,7 @@ def test_the_front_is_drawn_and_noted(shown: Shown) -> None:
     # The run at 8 bits is larger than that at 4 bits, and worse; that of LSQ is the cheapest one.
     assert [round(y, 6) for y in front["y"]] == [50, 91.5, 96.5]
     assert front["x"] == sorted(front["x"])
-    noted = dict(zip(shown.column(1), shown.column(8), strict=True))
+    noted = dict(zip(shown.column("setting"), shown.column("front"), strict=True))
     assert noted["lenet_sat quant.weight.bits=4"] == "size, ops"
     assert noted["lenet_sat quant.weight.bits=8"] == ""
 
@@ -242,9 +251,9 @@ def test_a_run_shows_its_layers_curves_quantizers_and_errors(shown: Shown) -> No
 def test_runs_without_a_result_are_listed_with_their_state(shown: Shown) -> None:
     assert "7 finished, 1 unfinished, 1 failed" in shown.page.locator("#summary").inner_text()
     shown.page.select_option("#state", "unfinished")
-    assert shown.column(1) == ["killed"]
+    assert shown.column("setting") == ["killed"]
     shown.page.select_option("#state", "failed")
-    assert shown.column(1) == ["failed"]
+    assert shown.column("setting") == ["failed"]
     shown.page.locator(ROWS).first.click()
     reason = shown.page.locator("#run .reason").inner_text()
     assert reason == "trainer.devices=77 is more than there are."
@@ -253,7 +262,7 @@ def test_runs_without_a_result_are_listed_with_their_state(shown: Shown) -> None
 
 def test_what_stands_in_files_is_text(shown: Shown) -> None:
     shown.filter("lsq_4bit", 1)
-    assert shown.column(1) == [EVIL]
+    assert shown.column("setting") == [EVIL]
     shown.to_only_point("front-bytes")
     assert EVIL in shown.hover_text("front-bytes")
     shown.page.locator(ROWS).first.click()
@@ -273,7 +282,8 @@ def test_results_alone_make_a_page(browser: Any, tmp_path: Path) -> None:
     for seed in (1, 2):
         write_result(tmp_path / str(seed), "lenet", seed, top1=0.9)
     shown = Shown(browser, report(tmp_path))
-    assert [shown.page.locator("figure").count(), shown.column(5)] == [1, ["90.00 ± 0.00"]]
+    assert shown.page.locator("#overview figure").count() == 1
+    assert shown.column("top-1 (%)") == ["90.00 ± 0.00"]
     absent = shown.page.locator("#absent").inner_text()
     assert "Accuracy against bit operations" in absent
     assert "Learning curves" in absent
@@ -301,20 +311,249 @@ def test_500_runs_are_all_in_the_table(many: Shown) -> None:
     assert many.said == []
 
 
-def test_it_prints_on_pages_of_paper(many: Shown) -> None:
+PAPER = {"A4": (703, 1032), "Letter": (725, 965)}  # pixels between margins of 12 mm
+
+
+@pytest.mark.parametrize("paper", PAPER)
+def test_it_prints_on_pages_of_paper(many: Shown, paper: str) -> None:
     shown = many
-    pages = len(re.findall(rb"/Type\s*/Page\b", shown.page.pdf(prefer_css_page_size=True)))
-    assert pages in (3, 4)  # one of charts, the others of 48 rows
-    paper = 703  # pixels between the margins of A4
-    shown.page.set_viewport_size({"width": paper, "height": 1000})
+    written = shown.page.pdf(format=paper, margin=dict.fromkeys(SIDES, "12mm"))
+    pages = len(re.findall(rb"/Type\s*/Page\b", written))
+    assert pages in (4, 5)  # two of charts, the others of 48 rows
+    width, _ = PAPER[paper]
+    shown.page.set_viewport_size({"width": width, "height": 1000})
     shown.page.emulate_media(media="print")
     shown.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     shown.page.wait_for_timeout(200)
-    assert shown.page.evaluate("document.documentElement.scrollWidth") <= paper
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
     assert not shown.page.locator("#controls").is_visible()
     table = shown.page.locator("#scroll")
     assert table.evaluate("(it) => it.scrollHeight - it.clientHeight") <= 1  # no row is cut off
     assert table.evaluate("(it) => it.scrollWidth - it.clientWidth") <= 1
     for figure in shown.page.locator("figure").all():
         assert figure.evaluate("(it) => it.querySelector('svg').clientWidth <= it.clientWidth")
+    assert shown.said == []
+    shown.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    shown.page.emulate_media(media="screen")
+    shown.page.set_viewport_size({"width": 1400, "height": 1000})
+
+
+def pin(shown: Shown, *labels: str) -> None:
+    for label in labels:
+        row = shown.page.locator(ROWS, has_text=label)
+        row.locator("input").check()
+
+
+def boxes_of(shown: Shown, selector: str) -> list[dict[str, float]]:
+    """Return where elements stand, as left, top, right and bottom in pixels of the page."""
+    function = """(all) => all.map((it) => {
+        const box = it.getBoundingClientRect();
+        return {left: box.left, top: box.top + scrollY, right: box.right, bottom: box.bottom};
+    })"""
+    return list(shown.page.locator(selector).evaluate_all(function))
+
+
+def test_classes_have_their_names(shown: Shown) -> None:
+    shown.filter("sat_4bit weight.bits=2", 1)
+    shown.page.locator(f"{ROWS} td:nth-child(2)").first.click()
+    cells, _ = shown.data("run-confusion")
+    assert cells["hovertext"][0] == [
+        "cat recognized: 46",
+        "cat taken for &lt;i&gt;dog&lt;/i&gt;: 4",
+    ]
+    for chart in ("run-confusion", "run-classes"):
+        names = shown.page.locator(f"#{chart} .ytick").all_text_contents()
+        assert names == ["cat", "<i>dog</i>"]
+    (recall,) = shown.data("run-classes")
+    assert (recall["x"], recall["y"]) == ([92, 100], [0, 1])  # percent of 50 images each
+
+
+def test_pinned_settings_stand_side_by_side(shown: Shown) -> None:
+    pinned = shown.page.locator("#pinned")
+    pin(shown, "weight.bits=2")
+    sync_api.expect(pinned).to_be_hidden()  # one has nothing beside it
+    pin(shown, "weight.bits=8")
+    assert pinned.locator("h2").inner_text() == "2 settings side by side"
+    lines = pinned.locator("tbody tr").all_inner_texts()
+    assert "top-1 (%)\t91.50 ± 0.71\t94.50 ± 0.71" in lines
+    assert "quant.weight.bits\t2\t8" in lines
+    assert not any(line.startswith(("method", "quant.activation.bits")) for line in lines)
+    first, _, second, _ = shown.data("pinned-curves")  # each dotted, then solid
+    assert first["line"]["color"] != second["line"]["color"]
+    (bits,) = shown.data("pinned-layers")
+    by_name = dict(zip(bits["x"], zip(*bits["text"], strict=True), strict=True))
+    assert (by_name["conv1"], by_name["conv0"], by_name["relu2"]) == (
+        ("2", "8"),
+        ("8", "8"),
+        ("4", "4"),
+    )
+    for i, mean in ((0, (4, 5)), (1, (2, 3))):  # errors of the seeds: 4 and 4, 3 and 2
+        cells, _ = shown.data(f"pinned-confusion-{i}")
+        assert int(cells["text"][0][1]) in mean
+    scales = [shown.data(f"pinned-confusion-{i}")[0]["zmax"] for i in (0, 1)]
+    assert scales[0] == scales[1]
+    pinned.get_by_role("button", name="unpin all").click()
+    sync_api.expect(pinned).to_be_hidden()
+    assert shown.page.locator(f"{ROWS} input:checked").count() == 0
+
+
+def test_four_settings_are_pinned_at_most(shown: Shown) -> None:
+    boxes = shown.page.locator(f"{ROWS} input")
+    for i in range(4):
+        boxes.nth(i).check()
+    assert boxes.nth(4).is_disabled()
+    assert boxes.nth(0).is_enabled()
+    boxes.nth(0).uncheck()
+    assert boxes.nth(4).is_enabled()
+    shown.page.locator("#pinned").get_by_role("button", name="unpin all").click()
+
+
+def test_the_address_keeps_what_is_shown(shown: Shown, browser: Any) -> None:
+    shown.filter("lenet_sat -weight.bits=8", 2)
+    pin(shown, "weight.bits=2", "weight.bits=4")
+    shown.page.locator(f"{ROWS} td:nth-child(2)").first.click()
+    fragment = shown.page.evaluate("location.hash")
+    other = Shown(browser, shown.file, fragment)
+    assert other.page.locator(ROWS).count() == 2
+    assert other.page.locator("#pinned h2").inner_text() == "2 settings side by side"
+    opened = other.page.locator("#run h2").inner_text()
+    assert opened == "lenet_sat quant.weight.bits=4"
+    assert other.said == []
+    shown.page.locator("#pinned").get_by_role("button", name="unpin all").click()
+
+
+def test_settings_that_differ_are_parallel_coordinates(shown: Shown) -> None:
+    shown.until("document.getElementById('parallel').data.flatMap((it) => it.x).length > 20")
+    notes = shown.page.evaluate("document.getElementById('parallel').layout.annotations")
+    titles = [note["hovertext"] for note in notes if "hovertext" in note]
+    # Bits of weights and of activations are those of the overrides: they have no axis of their own.
+    assert titles == [
+        *("quant", "quant.weight.bits", "quant.activation.bits"),
+        *("size (bytes)", "bit operations", "top-1 (%)"),
+    ]
+    lines = shown.data("parallel")
+    points = [x for line in lines for x in line["x"]]
+    assert points.count(0) == 4  # the settings with an accuracy
+    top = [y for line in lines for x, y in zip(line["x"], line["y"], strict=True) if x == 2]
+    assert sorted(top) == [0, 1, 1, 1]  # activation bits 2 once, 4 of the others
+
+
+def test_a_run_links_to_its_files(browser: Any, tmp_path: Path) -> None:
+    run = tmp_path / "runs/a #1 100%"
+    write_run(run, top1=0.9)
+    (run / "figures").mkdir()
+    for name in ("curves.svg", "notes.txt"):
+        (run / "figures" / name).write_text("<svg/>")
+    (run / "figures/linked.png").symlink_to("/etc/hostname")
+    main([str(tmp_path / "runs"), "-o", str(tmp_path / "pages/report.html")])
+    shown = Shown(browser, tmp_path / "pages/report.html")
+    links = shown.page.locator("#run .files a")
+    assert links.all_inner_texts() == [
+        *("config.yaml", "layers.json", "result.json", "metrics.csv", "figures/curves.svg"),
+    ]
+    for link in links.all():
+        path = unquote(urlsplit(link.evaluate("(it) => it.href")).path)
+        assert Path(path).is_file()
+        assert Path(path).is_relative_to(run)
+
+
+def test_colours_follow_the_system_and_the_switch(browser: Any, shown: Shown) -> None:
+    dark = Shown(browser, shown.file, color_scheme="dark")
+    look = "getComputedStyle(document.body).backgroundColor"
+    chart = "document.getElementById('curves').layout.paper_bgcolor"
+    assert shown.page.evaluate(look) == "rgb(255, 255, 255)"
+    assert sum(channels(dark.page.evaluate(look))) < 100
+    assert sum(channels(dark.page.evaluate(chart))) < 120
+    # Paper is white all the same.
+    dark.page.emulate_media(media="print", color_scheme="dark")
+    dark.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert dark.page.evaluate(chart) == "rgb(255, 255, 255)"
+    assert dark.page.evaluate(look) == "rgb(255, 255, 255)"
+    dark.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    dark.page.emulate_media(media="screen", color_scheme="dark")
+    dark.page.click("#theme")
+    assert dark.page.evaluate(look) == dark.page.evaluate(chart) == "rgb(255, 255, 255)"
+    dark.page.reload()  # the choice is kept
+    dark.page.wait_for_selector("html[data-drawn]", state="attached")
+    assert dark.page.evaluate(look) == "rgb(255, 255, 255)"
+    dark.page.click("#theme")  # as the system has it: nothing is kept
+    assert dark.page.evaluate("localStorage.length") == 0
+    assert dark.said == []
+
+
+def channels(color: str) -> list[int]:
+    return [int(x) for x in re.findall(r"\d+", color)][:3]
+
+
+def test_a_phone_shows_the_numbers_first(shown: Shown) -> None:
+    shown.page.set_viewport_size({"width": 390, "height": 844})
+    shown.until("document.querySelector('#curves svg').clientWidth < 390")
+    assert shown.page.evaluate("document.documentElement.scrollWidth") == 390
+    assert shown.page.locator("#best button").first.inner_text().split("\n")[1] == "96.50 ± 0.71 %"
+    best, *_ = boxes_of(shown, "#best")
+    top1 = boxes_of(shown, f"{ROWS} td.top1")
+    charts, *_ = boxes_of(shown, "#charts")
+    assert best["bottom"] < top1[0]["top"] < charts["top"]
+    assert max(box["right"] for box in top1) <= 390
+    shown.page.locator(f"{ROWS} td:nth-child(2)").first.click()
+    shown.until("document.querySelector('#run-classes svg') !== null")
+    assert shown.page.evaluate("document.documentElement.scrollWidth") == 390
+    shown.page.set_viewport_size({"width": 1400, "height": 1000})
+
+
+@pytest.mark.parametrize("width", [1400, 800])
+def test_charts_leave_no_hole(shown: Shown, width: int) -> None:
+    shown.page.set_viewport_size({"width": width, "height": 1000})
+    for parent in ("#overview", "#run .charts"):
+        if parent.startswith("#run"):
+            shown.filter("sat_4bit weight.bits=2", 1)
+            shown.page.locator(f"{ROWS} td:nth-child(2)").first.click()
+        (frame,) = boxes_of(shown, parent)
+        figures = boxes_of(shown, f"{parent} figure")
+        rows: dict[float, list[dict[str, float]]] = {}
+        for figure in figures:
+            rows.setdefault(figure["top"], []).append(figure)
+        for row in rows.values():
+            assert row[0]["left"] == pytest.approx(frame["left"], abs=1)
+            assert row[-1]["right"] == pytest.approx(frame["right"], abs=1)
+    shown.page.set_viewport_size({"width": 1400, "height": 1000})
+
+
+@pytest.mark.parametrize(("part", "title"), [("val", "Validation accuracy"), ("x", "Training")])
+def test_curves_are_named_after_the_images_they_are_of(
+    browser: Any, tmp_path: Path, part: str, title: str
+) -> None:
+    for bits in (2, 4):
+        write_run(tmp_path / str(bits), top1=0.9, weight_bits=bits)
+        write_metrics(tmp_path / str(bits), 4, [], "alpha", val=part)
+    shown = Shown(browser, report(tmp_path))
+    heading = shown.page.locator("#overview figure.wide figcaption").first.inner_text()
+    assert heading.startswith(title)
+
+
+def test_the_diagonal_of_a_table_is_drawn_as_curves(browser: Any, tmp_path: Path) -> None:
+    for bits in (2, 4):
+        for method in ("sat", "lsq"):
+            facts = {"weight_bits": bits, "activation_bits": bits, "method": method}
+            write_run(tmp_path / f"{method}{bits}", top1=0.9 + bits / 100, **facts)
+    write_run(tmp_path / "clamped", top1=0.99, phase="clamp")  # tested as a float network
+    shown = Shown(browser, report(tmp_path))
+    curves = {trace["name"]: (trace["x"], trace["y"]) for trace in shown.data("bits")}
+    assert curves == {
+        "SAT": (["2", "4"], [92, 94]),
+        "LSQ": (["2", "4"], [92, 94]),
+        "float": (["2", "4"], [99, 99]),
+    }
+
+
+def test_a_table_of_one_cell_is_no_chart(browser: Any, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", top1=0.9)
+    shown = Shown(browser, report(tmp_path))
+    assert shown.page.locator("#bits").count() == 0
+    assert "weight bits" not in shown.page.locator("#absent").inner_text()  # it is recorded
+
+
+def test_a_page_without_a_run_says_so(browser: Any, tmp_path: Path) -> None:
+    shown = Shown(browser, report(tmp_path))
+    assert shown.page.locator("#summary").inner_text() == "There is no run yet."
     assert shown.said == []

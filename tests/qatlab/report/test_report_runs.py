@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,7 +16,9 @@ from qatlab.cli.main import run as run_command
 from qatlab.report import runs
 from qatlab.report.curves import METRICS
 from qatlab.report.details import details
-from qatlab.report.runs import find_runs
+from qatlab.report.runs import find_runs, run_in
+
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_bits_and_method_are_those_of_most_inner_layers(tmp_path: Path) -> None:
@@ -51,7 +55,8 @@ def test_a_result_is_enough(tmp_path: Path) -> None:
     assert (run.state, run.top1, run.tested_bytes) == ("finished", 0.5, 31798)
     assert (run.weight_bits, run.method, run.bit_operations, run.command) == ("", "", None, "")
     shown = details(run)
-    assert not any(shown[key] for key in ("config", "overrides", "curves", "layers", "confusion"))
+    assert not any(shown[key] for key in ("config", "curves", "layers", "confusion"))
+    assert run.overrides is None
 
 
 def test_runs_without_a_result_are_found(tmp_path: Path) -> None:
@@ -145,3 +150,33 @@ def test_it_starts_without_what_trains(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     subprocess.run([sys.executable, "-c", code, str(tmp_path), "-o", str(page)], check=True)
     assert page.exists()
+
+
+def test_names_of_classes_are_read_where_they_are_recorded(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", top1=0.9)
+    (run,) = find_runs(tmp_path)
+    assert run.class_names == details(run)["classNames"] == ("cat", "<i>dog</i>")
+    write_result(tmp_path / "a", "older", 1, top1=0.5, confusion=[[1, 0], [0, 1]])
+    (run,) = find_runs(tmp_path)
+    assert (run.state, run.classes, run.class_names) == ("finished", 2, ())
+
+
+@pytest.mark.parametrize("names", [["cat"], "cat", ["cat", 1], ["cat", "x" * 301]])
+def test_names_that_do_not_fit_the_matrix_are_damage(tmp_path: Path, names: Any) -> None:
+    write_run(tmp_path / "a", top1=0.9, class_names=names)
+    (run,) = find_runs(tmp_path)
+    assert run.state == "damaged"
+    assert "class_names" in run.reason
+
+
+@pytest.mark.parametrize("folder", sorted((DOCS / "runs").glob("*/*")), ids=lambda it: it.name)
+def test_committed_runs_have_all_that_a_page_shows(folder: Path) -> None:
+    run = run_in(folder, DOCS)
+    assert run.state == "finished"
+    assert run.method in ("SAT", "LSQ", "PACT", "float")
+    assert run.weight_bits
+    assert run.bit_operations
+    assert run.class_names[:2] == ("airplane", "automobile")
+    named = re.search(r"_(\d)bit", run.name)
+    if named and run.phase == "quantize":
+        assert run.weight_bits == named[1]

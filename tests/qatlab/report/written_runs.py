@@ -45,9 +45,11 @@ def layers(weight_bits: int, activation_bits: int, method: str = "sat", depth: i
     return {**totals, "parameters": 576 * depth, "float_bytes": 2304 * depth, "layers": rows}
 
 
-def write_metrics(folder: Path, epochs: int, sites: Sequence[str], learned: str) -> None:
+def write_metrics(
+    folder: Path, epochs: int, sites: Sequence[str], learned: str, val: str = "val"
+) -> None:
     """Leave curves: the first half of the epochs in the clamp phase."""
-    columns = ["epoch", "step", "phase", "train/loss", "train/acc", "val/loss", "val/acc"]
+    columns = ["epoch", "step", "phase", "train/loss", "train/acc", f"{val}/loss", f"{val}/acc"]
     columns += [f"quant/{site}/{what}" for site in sites for what in (learned, "clipped")]
     lines = [",".join(columns)]
     for epoch in range(epochs):
@@ -74,6 +76,7 @@ def write_run(
     overrides: Sequence[str] = (),
     epochs: int = 4,
     depth: int = 4,
+    class_names: Sequence[str] = ("cat", "<i>dog</i>"),
 ) -> None:
     """Leave all files of a finished run."""
     name = name or f"lenet_{method}"
@@ -83,6 +86,7 @@ def write_run(
     result = {
         "name": name,
         "test": {"phase": phase, "loss": 0.25, "top1": top1, "confusion": confusion},
+        "class_names": class_names,
         "epochs": {"clamp": epochs // 2, "quantize": epochs - epochs // 2},
         "size_bytes": table["size_bytes"],
         "float_bytes": table["float_bytes"],

@@ -61,6 +61,38 @@ def test_picture_is_the_only_file_left(
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("suffix", "head"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")]
+)
+def test_a_picture_without_suffix_is_written_in_each_format(
+    tmp_path: Path, suffix: str, head: bytes
+) -> None:
+    for place in ("a", "b"):
+        learning_curves(rows(0.9, 0.98), tmp_path / place / "curves", "lenet")
+    written = (tmp_path / "a" / "curves").with_suffix(suffix).read_bytes()
+    assert written.startswith(head)
+    assert (
+        written == (tmp_path / "b" / "curves").with_suffix(suffix).read_bytes()
+    )  # no date, no lot
+    assert len(list((tmp_path / "a").iterdir())) == 3
+
+
+def test_the_name_of_the_run_stands_on_the_picture(tmp_path: Path) -> None:
+    confusion_matrix([[3, 1], [0, 2]], ["cat", "dog"], tmp_path / "a.svg", "$x_ lenet & co")
+    named = (tmp_path / "a.svg").read_text()
+    assert "<!-- $x_ lenet &amp; co -->" in named  # matplotlib notes each text beside its outlines
+    confusion_matrix([[3, 1], [0, 2]], ["cat", "dog"], tmp_path / "b.svg")
+    assert "lenet" not in (tmp_path / "b.svg").read_text()
+
+
+def test_a_long_name_is_shortened_in_the_middle() -> None:
+    figure = figures.new_figure(4, 4)
+    figures._write_name(figure, "a" * 500 + "z" * 500)
+    (text,) = figure.texts
+    assert set(text.get_text()) == {"a", "…", "z"}
+    assert text.get_window_extent().x1 < figure.bbox.width
+
+
 def test_pyplot_is_not_touched() -> None:
     code = "import sys, qatlab.results.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
