@@ -57,6 +57,7 @@ def csv_table(settings: Sequence[Setting]) -> str:
             "epochs": run.epochs,
             "seconds": run.seconds,
             "commit": run.commit,
+            "project_commit": run.project_commit,
             "command": run.command,
             "reason": run.reason,
         }
