@@ -55,7 +55,7 @@ ROOMS = {
     },
     # It reads files only, so that it starts in a moment.
     "qatlab.report": {"qatlab.results", "plotly", "matplotlib", "numpy"},
-    "qatlab.cli": {"qatlab", "hydra", "omegaconf", "torch", "rich", "yaml"},
+    "qatlab.cli": {*("qatlab", "hydra", "omegaconf", "torch", "rich", "yaml"), *("numpy", "PIL")},
     # Its contract with qatlab is files: YAML and safetensors. So it starts in a moment.
     "ini_compat": {"numpy", "safetensors", "onnx", "google.protobuf"},
 }
