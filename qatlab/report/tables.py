@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from qatlab.report.settings import Setting
 
@@ -34,10 +35,9 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def csv_table(settings: Sequence[Setting]) -> str:
+def rows_of(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     """Return one row for each run, with the mean of its setting; accuracies are fractions."""
-    text = io.StringIO()
-    rows = [
+    return [
         {
             "setting": setting.label,
             "folder": run.folder,
@@ -64,6 +64,11 @@ def csv_table(settings: Sequence[Setting]) -> str:
         for setting in settings
         for run in setting.runs
     ]
+
+
+def csv_table(settings: Sequence[Setting]) -> str:
+    """Return the same rows as a text."""
+    text, rows = io.StringIO(), rows_of(settings)
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
