@@ -235,7 +235,7 @@ class ModelTable:
         from rich.console import Console
 
         lines = io.StringIO()
-        Console(file=lines, width=10_000, color_system=None).print(self.grid())
+        Console(file=lines, width=10_000, color_system=None, force_jupyter=False).print(self.grid())
         return "\n".join([*(x.rstrip() for x in lines.getvalue().splitlines()), *self.totals()])
 
     def _repr_html_(self) -> str:

@@ -132,6 +132,12 @@ def test_a_table_is_printed_as_a_training_prints_it() -> None:
     assert "608 parameters; 332 bytes at these bits, of which 300 are weights; 2,432" in lines[-2]
 
 
+def test_a_table_is_text_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = str(shown())
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)  # rich would display it itself
+    assert str(shown()) == wanted
+
+
 def test_a_notebook_shows_a_table_as_html() -> None:
     html = shown()._repr_html_()
     assert html.count("<tr>") == 3
