@@ -58,7 +58,7 @@ def test_an_own_project_needs_nothing_but_the_package(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["tran"], "tran is not a command. Did you mean 'train'?"),
-        (["quant=sat_4bit"], "quant=sat_4bit is not a command. Accepted: train, plan, test"),
+        (["quant=sat_4bit"], "quant=sat_4bit is not a command. Accepted: init, train, plan"),
         (["compare", "a", "b"], "a is not the folder of a run"),
         (["import", "convert", "none.ini"], "none.ini"),
     ],
