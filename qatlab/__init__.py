@@ -2,8 +2,8 @@
 
 From Python: :func:`quantize` a network of one's own, ask for the :func:`obstacles` to its export,
 :func:`load_quantized` a run, take its :func:`integer_weights`, or all its numbers by
-:func:`load_integers`. They are imported when they are asked for: commands that only read files then
-start in a moment.
+:func:`load_integers`; :func:`load_runs` compares many. They are imported when they are asked for:
+commands that only read files then start in a moment.
 """
 
 from importlib import import_module
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qatlab.deploy.integer.weights import integer_weights
     from qatlab.deploy.obstacles import obstacles
-    from qatlab.quant import quantize
+    from qatlab.report.frame import load_runs
     from qatlab.run.loading import load_integers, load_quantized
+    from qatlab.run.quantized import quantize
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "integer_weights",
     "load_integers",
     "load_quantized",
+    "load_runs",
     "obstacles",
     "quantize",
 ]
@@ -29,8 +31,9 @@ _PLACES = {
     "integer_weights": "qatlab.deploy.integer.weights",
     "load_integers": "qatlab.run.loading",
     "load_quantized": "qatlab.run.loading",
+    "load_runs": "qatlab.report.frame",
     "obstacles": "qatlab.deploy.obstacles",
-    "quantize": "qatlab.quant",
+    "quantize": "qatlab.run.quantized",
 }
 
 

@@ -20,7 +20,7 @@ FOR_ALL = {"qatlab.errors", "qatlab.system.files", "qatlab.system.native"}
 ROOMS = {
     "qatlab.errors": set(),
     "qatlab.system": {"yaml", "rich"},
-    "qatlab.quant": {"torch", "triton", "typing_extensions"},
+    "qatlab.quant": {"torch", "triton", "typing_extensions", "rich"},
     "qatlab.models": {"qatlab.quant.tracing", "torch", "timm"},
     "qatlab.data": {"qatlab.system.terminal", "torch", "torchvision", "numpy", "PIL"},
     # numpy for the state of its generator, rich for the progress bar
@@ -56,8 +56,8 @@ ROOMS = {
         *("safetensors", "filelock", "numpy", "hydra", "omegaconf", "rich", "yaml"),
     },
     # It reads files only, so that it starts in a moment.
-    "qatlab.report": {"qatlab.results", "plotly", "matplotlib", "numpy"},
-    "qatlab.cli": {"qatlab", "hydra", "omegaconf", "torch", "rich", "yaml"},
+    "qatlab.report": {"qatlab.results", "plotly", "matplotlib", "numpy", "pandas"},
+    "qatlab.cli": {*("qatlab", "hydra", "omegaconf", "torch", "rich", "yaml"), *("numpy", "PIL")},
     # Its contract with qatlab is files: YAML and safetensors. So it starts in a moment.
     "ini_compat": {"numpy", "safetensors", "onnx", "google.protobuf"},
 }
@@ -66,7 +66,7 @@ NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.
 KNOW_HYDRA = (
     *("qatlab.config", "qatlab.sweep", "qatlab.cli"),
     *("qatlab.run.build", "qatlab.run.experiment", "qatlab.run.loading", "qatlab.run.plan"),
-    "qatlab.run.teacher",
+    *("qatlab.run.quantized", "qatlab.run.teacher"),
     "qatlab.run.trainer",
 )
 

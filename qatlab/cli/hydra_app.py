@@ -24,7 +24,7 @@ from qatlab import config, sweep
 from qatlab.cli.messages import is_refusal, sentence
 from qatlab.config import places
 from qatlab.config.folders import check_unused, leave_nothing, lock_run, save_hydra_files
-from qatlab.config.places import CONF
+from qatlab.config.places import CONF, own_targets
 from qatlab.config.trust import foreign
 from qatlab.errors import ConfigError, plain, wrong
 from qatlab.results.record import CONFIG, RESULT, find_run
@@ -163,7 +163,11 @@ def _begin(trains: bool, cfg: DictConfig, is_job: bool) -> None:
 
 def resume_command(run: Path, cfg: DictConfig) -> str:
     """Return what to type to resume a run of a configuration."""
-    allow = config.allowed_names(cfg.allow) if cfg.resume else foreign(OmegaConf.to_container(cfg))
+    allow = (
+        config.allowed_names(cfg.allow)
+        if cfg.resume
+        else foreign(OmegaConf.to_container(cfg), own_targets())
+    )
     words = [sweep.resume_override(run), *([f"allow=[{','.join(allow)}]"] if allow else [])]
     is_script = Path(sys.argv[0]).name == "train.py"
     return shlex.join([*(["python", "train.py"] if is_script else ["qatlab", "train"]), *words])

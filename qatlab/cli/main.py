@@ -10,6 +10,7 @@ from importlib import import_module
 from qatlab.errors import ConfigError, QatlabError, did_you_mean, plain
 
 COMMANDS = {
+    "init": "make a project of your own, with a network and images: qatlab init myproject",
     "train": "train a quantized network: qatlab train quant=sat_4bit model=lenet",
     "plan": "print layers, size and what cannot be exported; train nothing",
     "test": "measure a run on the test set: qatlab test run=FOLDER",
@@ -22,6 +23,7 @@ COMMANDS = {
 }
 ROOMS = {  # commands that are given all their words
     "status": "qatlab.cli.status",
+    "init": "qatlab.cli.init",
     "report": "qatlab.cli.report",
     "compare": "qatlab.cli.compare",
     "export": "qatlab.cli.export",

@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from qatlab.config.folders import job_folder, override_list
+from qatlab.config.places import own_targets
 from qatlab.config.trust import check_stored
 from qatlab.errors import ConfigError, wrong
 from qatlab.errors.arguments import check_numbers
@@ -138,7 +139,8 @@ def stored_config(
 
     Args:
         run: its folder.
-        allow: names of packages whose code it may call, see :mod:`qatlab.config.trust`.
+        allow: names of packages whose code it may call beside that which ``./conf`` of the
+            current folder names, see :mod:`qatlab.config.trust`.
         trained: its weights are used as they are, which takes what they were trained with.
         called: the groups that objects are made of; by default all.
 
@@ -151,7 +153,7 @@ def stored_config(
     read_yaml_mapping(file, LARGEST)  # within bounds; OmegaConf reads numbers such as 1e-3 better
     stored = OmegaConf.load(file)
     content: Any = OmegaConf.to_container(stored)
-    check_stored(file, content, allowed_names(allow), called)
+    check_stored(file, content, allowed_names(allow), called, own_targets(run))
     if trained:
         check_unchanged(run)
     cfg = OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)

@@ -3,8 +3,8 @@
 ``config.yaml`` names by ``_target_`` what is called, and with which arguments. In a folder that
 someone else has made this could be any function of any package, so that a configuration which was
 stored is taken only if it names classes of the packages below, networks of torchvision and timm,
-and what the user has allowed by name. The command line and the YAML of ``conf/`` are the user's
-own; they may call anything.
+what the user has allowed by name, and what ``./conf`` of the user's project names, too. The command
+line and the YAML of ``conf/`` are the user's own; they may call anything.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def check_stored(
     content: Mapping[str, Any],
     allowed: Sequence[str] = (),
     called: Collection[str] | None = None,
+    own: Collection[str] = (),
 ) -> None:
     """Raise for a stored configuration that could run code, before anything of it is imported.
 
@@ -53,6 +54,7 @@ def check_stored(
         content: its plain values.
         allowed: further packages or modules, whose classes and functions may be called.
         called: the groups that the command makes objects of, such as ``model``; by default all.
+        own: further targets, each by its whole name; see :func:`qatlab.config.places.own_targets`.
 
     Raises:
         ConfigError: naming the key, what it would call, and how to allow it.
@@ -77,20 +79,20 @@ def check_stored(
             accepted = "true or false" if OF_HYDRA[name] is bool else "a text"
             raise wrong(f"{file}: {key}", value, accepted)
         if name == TARGET and value is not None and (called is None or _group(key) in called):
-            _check_target(f"{file}: {key}", value, allowed)
+            _check_target(f"{file}: {key}", value, allowed, own)
 
 
 def _group(key: str) -> str:
     return re.split(r"[.\[]", key, maxsplit=1)[0]
 
 
-def foreign(content: Any, allowed: Sequence[str] = ()) -> list[str]:
+def foreign(content: Any, own: Collection[str] = ()) -> list[str]:
     """Return the packages of a configuration's targets that :func:`check_stored` would refuse."""
     found = set()
     for key, value in _values(content):
         if key.rpartition(".")[2] == TARGET and isinstance(value, str):
             try:
-                _check_target(key, value, allowed)
+                _check_target(key, value, (), own)
             except ConfigError:
                 found.add(value.partition(".")[0])
     return sorted(found)
@@ -108,7 +110,9 @@ def _values(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _values(inner, f"{key}[{number}]")
 
 
-def _check_target(where: str, target: Any, allowed: Sequence[str]) -> None:
+def _check_target(
+    where: str, target: Any, allowed: Sequence[str], own: Collection[str] = ()
+) -> None:
     if not isinstance(target, str) or not NAME.fullmatch(target):
         raise wrong(where, target, "the name of a class")
     package = target.partition(".")[0]
@@ -117,8 +121,9 @@ def _check_target(where: str, target: Any, allowed: Sequence[str]) -> None:
         f"layers, data, training and networks; if you trust the code of {package}, add "
         f"allow={package}."
     )
-    if _lies_in(target, allowed):
-        return _check_allowed(where, target, allowed)
+    if _lies_in(target, allowed) or target in own:
+        packages = [name.partition(".")[0] for name in own]
+        return _check_allowed(where, target, [*allowed, *packages])
     if not any(package == root for root in ROOTS):
         raise refused
     try:

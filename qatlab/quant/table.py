@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from qatlab.quant.quantizer import Quantizer
 from qatlab.quant.rules import Target
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 FLOAT_BITS = 32
+NAMED = 5  # layers that a line names
+TITLE = "Layers and sites"
+COLUMNS = {  # of the printed table; whether they hold numbers
+    **{"layer": False, "type": False, "shape": False, "weight bits": True},
+    **{"activation bits": True, "grid": False, "scaling": False, "decided by": False},
+    "parameters": True,
+}
 
 
 def packed_bytes(count: int, bits: int | None) -> int:
@@ -70,6 +82,25 @@ class LayerRecord:
         return cls(target.name, target.type, part, shape, count, bits, facts, rules)
 
     @property
+    def cells(self) -> tuple[str, ...]:
+        """A text for each of ``COLUMNS``."""
+        bits = "float" if self.bits is None else str(self.bits)
+        on_grid = self.quantizer.get("grid", "")
+        if self.part == "activation" and self.bits is not None:
+            on_grid = "signed" if self.quantizer.get("signed") else "unsigned"
+        return (
+            self.name,
+            self.type,
+            "x".join(map(str, self.shape if self.part == "weight" else self.shape[1:])),
+            bits if self.part == "weight" else "",
+            bits if self.part == "activation" else "",
+            on_grid,
+            {True: "yes", "fan_in": "fan_in"}.get(self.quantizer.get("scaling"), ""),
+            ", ".join(self.rules),
+            str(self.parameters or ""),
+        )
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the weights at their bit width, packed without gaps."""
         return packed_bytes(self.parameters, self.bits)
@@ -83,6 +114,8 @@ class LayerRecord:
 @dataclass(frozen=True)
 class ModelTable:
     """All layers and sites of a network, and its size.
+
+    ``print(table)`` shows it as a training does; notebooks show it as HTML.
 
     Attributes:
         layers: weight layers and sites in the order of computation.
@@ -155,3 +188,66 @@ class ModelTable:
             "peak_bytes": self.peak_bytes,
             "layers": [asdict(layer) for layer in self.layers],
         }
+
+    def grid(self) -> Table:
+        """Return the layers and sites for a terminal."""
+        from rich.table import Table  # here: the mathematics does without
+
+        grid = Table(title=TITLE, title_justify="left")
+        width = max((len(layer.name) for layer in self.layers), default=0)
+        for name, numbers in COLUMNS.items():
+            least = width if name == "layer" else None
+            justify: Literal["left", "right"] = "right" if numbers else "left"
+            grid.add_column(name, justify=justify, no_wrap=name == "layer", min_width=least)
+        for layer in self.layers:
+            grid.add_row(*layer.cells)
+        return grid
+
+    def totals(self) -> list[str]:
+        """Return sentences about size and operations, and about what stays float."""
+        size = (
+            f"{self.parameters:,} parameters; {self.size_bytes:,} bytes at these bits, of which "
+            f"{self.weight_bytes:,} are weights; {self.float_bytes:,} bytes in float32 "
+            f"({self.float_bytes / self.size_bytes:.2f}x); batch norm folded"
+        )
+        operations = (
+            f"{self.macs:,} MACs per image; {self.bit_operations:,} bit operations (MACs x weight "
+            f"bits x input bits); peak activation memory {self.peak_bytes:,} bytes"
+        )
+        floats = self.float_weights()
+        return [size, operations, *([floats] if floats else [])]
+
+    def float_weights(self) -> str:
+        """Return a line that names the weights that stay float beside quantized ones, or ""."""
+        weights = [layer for layer in self.layers if layer.part == "weight"]
+        floats = [layer for layer in weights if layer.bits is None]
+        if not floats or len(floats) == len(weights):
+            return ""
+        names = ", ".join(f"{layer.name} ({layer.type})" for layer in floats[:NAMED])
+        more = f" and {len(floats) - NAMED} more" if len(floats) > NAMED else ""
+        count = sum(layer.parameters for layer in floats)
+        return (
+            f"Weights that stay float: {names}{more}; {count:,} of {self.parameters:,} parameters"
+        )
+
+    def __str__(self) -> str:
+        """Return the table and its totals as lines, wide enough for all cells."""
+        from rich.console import Console
+
+        lines = io.StringIO()
+        Console(file=lines, width=10_000, color_system=None, force_jupyter=False).print(self.grid())
+        return "\n".join([*(x.rstrip() for x in lines.getvalue().splitlines()), *self.totals()])
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook."""
+
+        def row(kind: str, cells: Sequence[str]) -> str:
+            sides = ("right" if numbers else "left" for numbers in COLUMNS.values())
+            pairs = zip(sides, cells, strict=True)
+            inner = (f'<{kind} style="text-align: {x}">{escape(y)}</{kind}>' for x, y in pairs)
+            return f"<tr>{''.join(inner)}</tr>"
+
+        rows = "\n".join(row("td", layer.cells) for layer in self.layers)
+        totals = "".join(f"<p>{escape(line)}</p>" for line in self.totals())
+        head = row("th", list(COLUMNS))
+        return f"<table><caption>{TITLE}</caption>\n{head}\n{rows}\n</table>\n{totals}"

@@ -131,6 +131,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "method": run.method,
         "seconds": run.seconds,
         "commit": run.commit,
+        "projectCommit": run.project_commit,
         "device": run.device,
         "command": run.command,
     }

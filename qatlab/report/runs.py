@@ -39,6 +39,10 @@ class Run:
         weight_bits: the most common bits of the weight layers but the first and the last.
         activation_bits: the most common bits of the sites.
         overrides: what was given on the command line.
+        config_dir: the folder of ``--config-dir`` likewise, or "".
+        in_project: whether ``./conf`` of the folder where it was started had a part in it.
+        commit: of qatlab's code.
+        project_commit: of the repository where the run was started, if that is another one.
         layers: weight layers and sites in the order of computation.
         confusion: counts ``[label][answer]``; empty where there are more than 100 classes.
         classes: of the confusion matrix.
@@ -67,6 +71,9 @@ class Run:
     method: str = ""
     seconds: float | None = None
     commit: str = ""
+    project_commit: str = ""
+    config_dir: str = ""
+    in_project: bool = False
     device: str = ""
     confusion: list[list[int]] = field(default_factory=list)
     classes: int = 0
@@ -78,7 +85,10 @@ class Run:
         """The command line that runs it again."""
         if self.overrides is None:
             return ""
-        return shlex.join(["python", "train.py", *self.overrides])
+        folder = ["--config-dir", self.config_dir] if self.config_dir else []
+        # A project of one's own has no train.py.
+        start = ["qatlab", "train"] if folder or self.in_project else ["python", "train.py"]
+        return shlex.join([*start, *folder, *self.overrides])
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -161,6 +171,7 @@ def read_run(path: Path, below: Path) -> Run:
         "overrides": _read_overrides(path / ".hydra" / OVERRIDES),
         "layers": costs.pop("layers", ()),
         "files": _files(path),
+        **_read_sources(path / ".hydra" / HYDRA),
     }
     if os.path.lexists(path / record.RESULT):
         return Run(state=FINISHED, **common, **_result(path / record.RESULT, costs, common))
@@ -196,6 +207,7 @@ def _result(file: Path, costs: dict[str, Any], common: dict[str, Any]) -> dict[s
             "size_bytes": size,
             "seconds": values.number_or_none(result, "seconds", 0),
             "commit": values.text_or_empty(environment, "commit"),
+            "project_commit": values.text_or_empty(environment, "project_commit"),
             "device": values.text_or_empty(environment, "device"),
             **_classes(result, test),
             **facts_of(common["layers"], size if tested is None else tested, costs, quantized),
@@ -239,6 +251,29 @@ def _read_overrides(file: Path) -> tuple[str, ...] | None:
     if not isinstance(content, list):
         raise ConfigError(f"{file} does not hold the overrides of a run: it is not a list")
     return tuple(map(str, content))
+
+
+def _read_sources(file: Path) -> dict[str, Any]:
+    """Return whose folders of configurations a run was composed of, as Hydra has written them."""
+    if not os.path.lexists(file):
+        return {}
+    text = limits.read_text(file)
+    if not any(f"provider: {name}" in text for name in ("command-line", "project")):
+        return {}  # of most runs: all of it takes 3 ms
+    content: Any = limits.read_yaml_mapping(file)
+    try:
+        runtime = values.mapping(values.mapping(content, "hydra"), "runtime")
+        sources = values.rows(runtime, "config_sources", limits.MOST_SOURCES)
+        places = {values.text(x, "provider"): values.text(x, "path") for x in sources}
+        cwd = values.text(runtime, "cwd")
+    except KeyError:
+        return {}  # of a run that something else has started
+    except ValueError as error:
+        raise ConfigError(f"{file} is damaged: {error}") from error
+    given = places.get("command-line", "")
+    inside = given != cwd and given.startswith(f"{cwd}/")
+    given = given.removeprefix(f"{cwd}/") if inside else given
+    return {"config_dir": given, "in_project": "project" in places}
 
 
 def _asked(path: Path) -> tuple[str, int | None]:

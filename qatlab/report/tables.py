@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from qatlab.report.settings import Setting
 
@@ -34,10 +35,9 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def csv_table(settings: Sequence[Setting]) -> str:
+def rows_of(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     """Return one row for each run, with the mean of its setting; accuracies are fractions."""
-    text = io.StringIO()
-    rows = [
+    return [
         {
             "setting": setting.label,
             "folder": run.folder,
@@ -57,12 +57,18 @@ def csv_table(settings: Sequence[Setting]) -> str:
             "epochs": run.epochs,
             "seconds": run.seconds,
             "commit": run.commit,
+            "project_commit": run.project_commit,
             "command": run.command,
             "reason": run.reason,
         }
         for setting in settings
         for run in setting.runs
     ]
+
+
+def csv_table(settings: Sequence[Setting]) -> str:
+    """Return the same rows as a text."""
+    text, rows = io.StringIO(), rows_of(settings)
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -33,6 +33,7 @@ LONGEST_NAME = 300  # characters: a layer, its type, its method
 LONGEST_PHASE = 100  # characters
 MOST_LAYERS = 5000  # weight layers and sites
 MOST_PHASES = 100
+MOST_SOURCES = 100  # folders of configurations
 MOST_CLASSES = 100  # whose confusion is shown: with more, the matrix of one run would be megabytes
 MOST_FILES = 100  # of a run that a page links to
 MOST_KEYS = 5000  # of a configuration or a result, to be compared

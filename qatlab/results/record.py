@@ -70,19 +70,35 @@ def _inside(folder: Path) -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of the code, with ``+`` behind it if files were changed since."""
-    here = Path(__file__).parent
+    """Return the commit of qatlab's code, with ``+`` behind it if files were changed since.
+
+    None where it is installed without its repository, also inside of another one.
+    """
+    here = Path(__file__)
+    known = _git(here.parent, "ls-files", "--error-unmatch", here.name)
+    return None if known is None else _commit_of(here.parent)
+
+
+def project_commit() -> str | None:
+    """Return the commit of the current folder's repository likewise, unless that is qatlab's."""
+    top = _git(Path(), "rev-parse", "--show-toplevel")
+    own = commit() is not None and _git(Path(__file__).parent, "rev-parse", "--show-toplevel")
+    return None if top is None or top == own else _commit_of(Path())
+
+
+def _commit_of(folder: Path) -> str | None:
+    head = _git(folder, "rev-parse", "HEAD")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return None if head is None else head + ("+" if changed else "")
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """Return what git answers in a folder; None where it is missing, or has no answer."""
     try:
-        words = ["git", "-C", str(here)]
-        head = subprocess.run([*words, "rev-parse", "HEAD"], capture_output=True, check=True)
-        changed = subprocess.run(
-            [*words, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            check=True,
-        )
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return None  # installed without its repository
-    return head.stdout.decode().strip() + ("+" if changed.stdout.strip() else "")
+        return None
+    return done.stdout.decode(errors="replace").strip()
 
 
 def read_result(run: Path) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from qatlab.config.targets import make
 from qatlab.data import ImageModule
 from qatlab.deploy.obstacles import IN_INTEGERS, forms_of
 from qatlab.errors import ConfigError, wrong
-from qatlab.quant import ModelTable, Phase, Rule, float_table, quantize
+from qatlab.quant import ModelTable, Phase, float_table
 from qatlab.quant.trace import trace
+from qatlab.run.quantized import quantized, rules_of
 from qatlab.run.weights import init_weights
 from qatlab.system.terminal import say
 from qatlab.training.distillation import Distillation
@@ -69,19 +70,11 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
     model = make("model", cfg.model, nn.Module, offered=arguments)
     if cfg.trainer.sync_batchnorm:
         synchronise_norms(model)  # not by Lightning: quantizers absorb the norms that they find
-    quantized = cfg.quant.weight is not None or cfg.quant.activation is not None
+    is_float = cfg.quant.weight is None and cfg.quant.activation is None
     example = data.example_input()
-    nodes: Any = OmegaConf.to_container(cfg.quant.rules or OmegaConf.create(), resolve=True)
-    rules = [Rule.parse(str(key), node) for key, node in nodes.items()]
     unused = set() if cfg.init_weights is None else _unused(model)
-    if quantized:
-        weight, activation = (
-            None if node is None else make(f"quant.{part}", node, _partial_=True)
-            for part, node in (("weight", cfg.quant.weight), ("activation", cfg.quant.activation))
-        )
-        in_front = _inputs_of_functions(cfg)
-        one_step = cfg.quant.one_step_for_sums
-        model, table = quantize(model, weight, activation, rules, example, in_front, one_step)
+    if not is_float:
+        model, table = quantized(cfg.quant, model, example, _inputs_of_functions(cfg))
     else:
         if cfg.quant.one_step_for_sums:
             raise ConfigError(
@@ -89,7 +82,7 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
                 "are null"
             )
         # An experiment's rules may be optional, so that quant=none gives its float network.
-        if unused_rules := [rule.key for rule in rules if not rule.optional]:
+        if unused_rules := [rule.key for rule in rules_of(cfg.quant) if not rule.optional]:
             raise ConfigError(
                 f"quant.rules.{unused_rules[0]} has no effect, as quant.weight and "
                 "quant.activation are both null"

@@ -14,12 +14,13 @@ import torch
 from qatlab.errors import ConfigError
 from qatlab.quant import kernels
 from qatlab.results.conditions import ABSENT, FILE, LISTED, settings_of, trained_under
-from qatlab.results.record import commit
+from qatlab.results.record import commit, project_commit
 from qatlab.system.files import write_json
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, machine and commit, and how quantizers are computed."""
+    """Return versions, machine and commits, and how quantizers are computed."""
+    project = project_commit()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -31,6 +32,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "kernels": "compiled" if kernels.available() else "definitions",
         "commit": commit(),
+        **({} if project is None else {"project_commit": project}),
     }
 
 

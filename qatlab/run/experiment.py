@@ -15,6 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from qatlab import sweep
 from qatlab.config import apply_given, clear_initial_weights, in_sweep, portable_yaml, stored_config
 from qatlab.config.folders import name_latest
+from qatlab.config.places import own_targets
 from qatlab.config.trust import foreign
 from qatlab.data.transforms.transform import Part
 from qatlab.deploy.integer.lowering import Obstacle
@@ -170,7 +171,7 @@ def _fit_and_report(
             f"an uninterrupted run: {'; '.join(changes)}"
         )
     if in_sweep() and _starts_processes(trainer):
-        sweep.train_in_subprocess(folder, foreign(OmegaConf.to_container(cfg)))
+        sweep.train_in_subprocess(folder, foreign(OmegaConf.to_container(cfg), own_targets()))
         return record.read_result(folder)
     print_table(built.table)
     say(in_short(found, forms_of(cfg.target)))

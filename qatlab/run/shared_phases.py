@@ -211,7 +211,8 @@ def _facts(config: str, built: Built) -> dict[str, Any]:
     quantizers = {n: m for n, m in built.model.named_modules() if isinstance(m, Quantizer)}
     groups = built.solver.build(built.model).param_groups
     conditions = environment()
-    del conditions["commit"]  # the sources count, committed or not
+    for key in ("commit", "project_commit"):  # the sources count, committed or not
+        conditions.pop(key, None)
     return {
         "settings": settings,
         "quantizers": [[n, type(q).__name__, q.clamp_facts()] for n, q in quantizers.items()],

@@ -14,7 +14,6 @@ from qatlab.quant import ModelTable, Quantizer
 from qatlab.results import figures
 from qatlab.results.quantizer_curves import monitored, quantizer_curves
 from qatlab.run.evaluation import Evaluation, lines
-from qatlab.run.layers import float_weights
 from qatlab.system.terminal import say
 from qatlab.training.classifier import Classifier
 from qatlab.training.csv_logger import FILE_NAME, read_rows
@@ -35,7 +34,7 @@ def print_result(
         for phase, facts in result["best"].items()
     )
     say(f"    Size: {result['size_bytes']:,} bytes / Epochs: {epochs} / Best: {best}")
-    if line := float_weights(table):
+    if line := table.float_weights():
         say(f"    {line}")
     say(f"    trained in {result['seconds']:.0f} s; report in {folder}")
 

@@ -37,10 +37,15 @@ def test_an_own_project_needs_nothing_but_the_package(tmp_path: Path) -> None:
     words = (*TINY, "data.validation=100", "schedule.clamp_epochs=0", "hydra.run.dir=run")
     trained = run(tmp_path, "train", "model=mine", *words)
     assert trained.code == 0, trained.output
-    exported = run(tmp_path, "export", "run", "allow=mine", "--format", "c", "-o", "net.c")
+    exported = run(tmp_path, "export", "run", "--format", "c", "-o", "net.c")
     assert exported.code == 0, exported.output
     assert (tmp_path / "net.c").stat().st_size > 0
     tested = run(tmp_path, "test", "run=run")
+    assert tested.code == 0, tested.output
+    resumed = run(tmp_path, "train", "resume=run")
+    assert "run is finished" in resumed.output
+    (tmp_path / "conf/model/mine.yaml").rename(tmp_path / "conf/model/mine.txt")
+    tested = run(tmp_path, "test", "run=run")  # which nothing of the user's names any more
     assert tested.code == 1
     assert "add allow=mine." in tested.output
     command = [sys.executable, "-m", "qatlab", "report", ".", "-o", "report.html"]
@@ -53,7 +58,7 @@ def test_an_own_project_needs_nothing_but_the_package(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["tran"], "tran is not a command. Did you mean 'train'?"),
-        (["quant=sat_4bit"], "quant=sat_4bit is not a command. Accepted: train, plan, test"),
+        (["quant=sat_4bit"], "quant=sat_4bit is not a command. Accepted: init, train, plan"),
         (["compare", "a", "b"], "a is not the folder of a run"),
         (["import", "convert", "none.ini"], "none.ini"),
     ],

@@ -52,7 +52,9 @@ function linksOf(run) {
 }
 
 function factsOf(run) {
-  const changed = run.commit.endsWith("+") ? ", with changes that were not committed" : "";
+  const shown = (commit) =>
+    commit.replace("+", "") +
+    (commit.endsWith("+") ? ", with changes that were not committed" : "");
   const facts = [
     ["folder", run.folder],
     ["state", run.state],
@@ -69,7 +71,8 @@ function factsOf(run) {
     ["multiply-accumulates", count(run.macs)],
     ["time", duration(run.seconds)],
     ["device", run.device],
-    ["commit", run.commit.replace("+", "") + changed],
+    ["commit", shown(run.commit)],
+    ["your commit", shown(run.projectCommit)],
   ].filter(([, value]) => value);
   const items = facts.map(([name, value]) =>
     node("div", { class: name }, node("dt", {}, name), node("dd", {}, value)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from qatlab import config
+from qatlab.config.places import own_targets
 from qatlab.config.trust import foreign
 from qatlab.errors import ConfigError
 
@@ -142,9 +144,66 @@ def test_the_users_own_code_is_called_once_it_is_allowed(
         config.stored_config(run, ["own net"])
 
 
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of the user, who stands in it: `project_net.Net` is in its conf, `Other` is not."""
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/net.yaml").write_text("_target_: project_net.Net\n")
+    (tmp_path / "project_net.py").write_text(
+        "import torch\nopen('imported', 'w')\nclass Net(torch.nn.Linear): pass\nclass Other: pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    monkeypatch.delitem(sys.modules, "project_net", raising=False)
+    config.register()
+    return tmp_path
+
+
+def test_what_the_users_conf_names_needs_no_allow(project: Path) -> None:
+    run = store(project / "run", model={"_target_": "project_net.Net"})
+    assert own_targets() == {"project_net.Net"}
+    assert not (project / "imported").exists()  # known before anything is imported
+    assert config.stored_config(run).model["_target_"] == "project_net.Net"
+    store(run, model={"_target_": "project_net.Other"})
+    with pytest.raises(ConfigError, match=r"add allow=project_net\."):
+        config.stored_config(run)
+
+
+def test_a_run_folder_with_a_project_inside_allows_itself_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(project, model={"_target_": "project_net.Net"})  # the project is a part of the run
+    for run in (Path(), project):
+        with pytest.raises(ConfigError, match="is refused"):
+            config.stored_config(run)
+    (project / "inner").mkdir()
+    (project / "conf").rename(project / "inner/conf")
+    (project / "project_net.py").rename(project / "inner/project_net.py")
+    monkeypatch.chdir("inner")
+    with pytest.raises(ConfigError, match="is refused"):
+        config.stored_config(Path(".."))
+    assert not list(project.rglob("imported"))
+
+
+def test_code_from_elsewhere_is_not_the_projects(project: Path, tmp_path: Path) -> None:
+    (project / "conf/model/other.yaml").write_text("a: [{_target_: shutil.rmtree}]\n")
+    (project / "conf/model/broken.yaml").write_text("_target_: &x project_net.Other\nb: *x\n")
+    (project / "conf/model/none.yaml").write_text("_target_: not_there.Net\n")
+    installed = project / ".venv/installed_net.py"
+    installed.parent.mkdir()
+    installed.write_text("class Net: pass\n")
+    sys.path.append(str(installed.parent))
+    (project / "conf/model/installed.yaml").write_text("_target_: installed_net.Net\n")
+    assert own_targets() == {"project_net.Net"}
+    sys.path.remove(str(installed.parent))
+    (project / "conf").rename(project / "conf_of_old")
+    assert own_targets() == set()
+
+
 def test_what_has_to_be_allowed_is_found() -> None:
     content = {
         "model": {"_target_": "own.Net"},
         "a": [{"_target_": "torch.nn.ReLU"}, {"_target_": "x.Y"}],
     }
     assert foreign(content) == ["own", "x"]
+    assert foreign(content, {"own.Net"}) == ["x"]

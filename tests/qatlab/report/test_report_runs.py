@@ -86,6 +86,47 @@ def test_the_command_gives_a_shell_the_same_overrides(tmp_path: Path) -> None:
     assert [word for word in words if word in overrides] == overrides
 
 
+def write_sources(run: Path, **places: str) -> None:
+    sources = [{"provider": name, "path": path, "schema": "file"} for name, path in places.items()]
+    runtime = {"cwd": "/home/me/mine", "config_sources": sources}
+    (run / ".hydra/hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": runtime}}))
+
+
+@pytest.mark.parametrize(
+    ("places", "start"),
+    [
+        ({"main": "/x/conf"}, "python train.py "),
+        ({"project": "/home/me/mine/conf"}, "qatlab train "),
+        ({"command-line": "/home/me/mine/my conf"}, "qatlab train --config-dir 'my conf' "),
+        ({"command-line": "/else"}, "qatlab train --config-dir /else "),
+    ],
+)
+def test_a_run_is_run_again_with_the_configurations_it_had(
+    places: dict[str, str], start: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "a", top1=0.9)
+    write_sources(tmp_path / "a", **places)
+    assert find_runs(tmp_path)[0].command.startswith(f"{start}quant=sat_4bit")
+
+
+def test_the_commit_of_the_users_project_is_read(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", top1=0.9)
+    result = json.loads((tmp_path / "a/result.json").read_text())
+    result["environment"]["project_commit"] = "fedc+"
+    (tmp_path / "a/result.json").write_text(json.dumps(result))
+    run = find_runs(tmp_path)[0]
+    assert (run.commit[:4], run.project_commit) == ("0123", "fedc+")
+
+
+def test_damaged_sources_of_configurations_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", top1=0.9)
+    text = "hydra: {runtime: {cwd: 3, config_sources: []}}  # provider: project"
+    (tmp_path / "a/.hydra/hydra.yaml").write_text(text)
+    run = find_runs(tmp_path)[0]
+    assert run.state == "damaged"
+    assert run.reason.endswith("hydra.yaml is damaged: cwd is 3, not a text")
+
+
 def test_curves_of_a_run_have_its_phases_and_quantizers(tmp_path: Path) -> None:
     write_run(tmp_path / "a", top1=0.9, epochs=4, depth=3)
     shown = details(find_runs(tmp_path)[0])

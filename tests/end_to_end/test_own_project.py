@@ -1,0 +1,79 @@
+"""Each command of the README of a project that `qatlab init` has made."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from killable_runs import Ended, start_forked
+
+FEW = ("schedule.float_epochs=1", "schedule.quantize_epochs=1")  # of a sweep
+
+
+def qatlab(folder: Path, *words: str) -> Ended:
+    return start_forked(folder.parent / "log", "qatlab", *words, PWD=str(folder))
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the words of each command of `qatlab` on a page."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = "".join(blocks).splitlines()
+    assert [line for line in lines if not line.startswith("qatlab ")] == [
+        "RUN=$(dirname $(ls outputs/runs/first/*/result.json | tail -n 1))"
+    ]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("qatlab ")]
+
+
+def test_each_command_of_a_new_projects_page_works(tmp_path: Path) -> None:
+    project = tmp_path / "myproject"
+    made = start_forked(tmp_path / "log", "qatlab", "init", "myproject", PWD=str(tmp_path))
+    assert made.code == 0, made.output
+    assert "cd myproject\n  qatlab train experiment=first\n" in made.output
+    words = commands(project / "README.md")
+    assert [command for command, *_ in words] == [
+        *("plan", "train", "test", "report", "export", "verify", "export", "verify"),
+        *("train", "report"),
+    ]
+    folder = ""
+    for command in words:
+        if not find_spec("onnxruntime") and "first.onnx" in command:
+            continue
+        few = FEW if "-m" in command else ()
+        ended = qatlab(project, *(word.replace("$RUN", folder) for word in command), *few)
+        assert ended.code == 0, ended.output
+        if command == ["train", "experiment=first"]:
+            (file,) = project.glob("outputs/runs/first/*/result.json")
+            folder = str(file.parent.relative_to(project))
+            result = json.loads(file.read_text())
+            assert result["test"]["top1"] > 0.6  # chance is a third
+    assert (project / "first.c").is_file()
+    runs = len(list((project / "outputs/sweeps/mynet").glob("*/result.json")))
+    assert runs == 4
+    page = (project / "report.html").read_text()
+    assert '"command":"qatlab train experiment=first"' in page
+
+
+def test_an_option_that_a_project_has_not_is_named_with_its_own(tmp_path: Path) -> None:
+    start_forked(tmp_path / "log", "qatlab", "init", "mine", PWD=str(tmp_path))
+    ended = qatlab(tmp_path / "mine", "plan", "model=mynett")
+    assert ended.code == 1
+    assert "model=mynett is unknown. Did you mean 'mynet'?" in ended.output
+
+
+@pytest.mark.parametrize("words", [("test", "run={}"), ("verify", "{}"), ("train", "resume={}")])
+def test_a_run_from_someone_else_calls_nothing_that_came_with_it(
+    words: tuple[str, str], tmp_path: Path
+) -> None:
+    start_forked(tmp_path / "log", "qatlab", "init", "theirs", PWD=str(tmp_path))
+    theirs = tmp_path / "theirs"
+    (theirs / "mynet.py").write_text("open('called', 'w')\n")
+    (theirs / "config.yaml").write_text("model: {_target_: mynet.Net}\n")
+    for place, name in ((tmp_path, "theirs"), (theirs, ".")):
+        ended = qatlab(place, words[0], words[1].format(name))
+        assert ended.code == 1
+        assert "model._target_=mynet.Net is refused" in ended.output
+    assert not list(tmp_path.rglob("called"))
