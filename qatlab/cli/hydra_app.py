@@ -95,6 +95,7 @@ def checked(command: str, cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning uses torch's older name
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # we log per epoch
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # what is logged is of all processes
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # docs/scaling.md
     trains = command == "train" and cfg.mode != "plan"
     job = sweep.SweepJob(Path(cfg.folder), trains) if config.in_sweep() else None
     if cfg.resume:
