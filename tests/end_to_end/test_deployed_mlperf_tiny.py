@@ -35,7 +35,7 @@ NETWORKS = {  # words, channels, height and width, classes
 SMOKE = (
     *("quant=lsq_8bit", "solver=adam", "data=synthetic", "data.batch_size=8", "data.validation=8"),
     *("data.source.training_images=72", "data.source.test_images=24", "trainer.accelerator=cpu"),
-    *("schedule.float_epochs=1", "schedule.quantize_epochs=1", "schedule.calibration_batches=1"),
+    *("schedule.first_epochs=1", "schedule.quantize_epochs=1", "schedule.calibration_batches=1"),
 )
 
 

@@ -197,7 +197,7 @@ def test_a_real_search_tells_what_is_wrong_in_its_journal(tmp_path: Path) -> Non
     damage(tmp_path / "s" / JOURNAL, end(10**9))
     told = search(tmp_path / "s", *words)
     assert told.code == 1
-    (line,) = told.output.strip().splitlines()
+    _, line = told.output.strip().splitlines()  # behind the one that says where the jobs are
     assert line.startswith(f"Error: cannot read {tmp_path / 's' / JOURNAL}: trial 0: its end is ")
 
 

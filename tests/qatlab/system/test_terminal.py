@@ -13,8 +13,9 @@ from qatlab.system.terminal import logged, note, say, show
 
 
 def test_a_log_has_what_is_said_shown_noted_and_warned(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # of commands that ran before
     say("before")
     with logged(tmp_path):
         say("said")
