@@ -71,9 +71,8 @@ class Watch(Callback):
             raise SystemExit(1) from error  # Hydra makes a warning of any other exception
         finally:
             HydraConfig.instance().cfg = before
-        print(
-            f"{count} job{'s' * (count != 1)} in {folder}; to watch: qatlab status {shlex.quote(str(folder))}"
-        )
+        watch = f"to watch: qatlab status {shlex.quote(str(folder))}"
+        print(f"{count} job{'s' * (count != 1)} in {folder}; {watch}")
 
 
 def check_overrides(words: list[str], is_sweep: bool) -> None:
