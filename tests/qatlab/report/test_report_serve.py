@@ -211,7 +211,14 @@ def test_a_folder_that_is_missing_is_a_sentence(
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGINT to send")
 def test_it_says_its_address_and_ends_with_ctrl_c(runs: Path) -> None:
     words = [sys.executable, "-m", "qatlab", "report", str(runs), "--serve", "--port", "0"]
-    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that a script runs in the background are started without it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     try:
         assert server.stdout is not None
         line = server.stdout.readline()
