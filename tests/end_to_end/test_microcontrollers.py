@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from mistakes import assert_refused
 
 from qatlab.cli.main import run as run_command
 from qatlab.deploy.pixels import bytes_of, pixel_codes
@@ -273,12 +274,7 @@ def test_what_does_not_fit_is_refused(
     words: list[str],
     told: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run_command(["export", str(run), *words]) == 1
-    error = capsys.readouterr().err
-    assert re.fullmatch(r"Error: [^\n]+\n", error)
-    assert told in error
-    assert os.listdir(tmp_path) == []
+    assert_refused(["export", str(run), *words], told, tmp_path, capsys, monkeypatch)
 
 
 @takes_qemu
