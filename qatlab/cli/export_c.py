@@ -51,6 +51,8 @@ def prefix_of(word: str | None) -> str:
     """
     if word is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,29}", word):
         raise wrong("--prefix", word, "a letter, then letters, digits and _, 30 of them at most")
+    if word == "main":  # main.c is the example beside it
+        raise wrong("--prefix", word, "a word that is not the name of another file")
     return PREFIX if word is None else word
 
 

@@ -264,6 +264,7 @@ def test_a_target_without_its_compiler_is_refused(
             ["--format", "c", "-o", "m.c", "--prefix", "1x"],
             "--prefix='1x' is wrong. Accepted: a letter",
         ),
+        (["--format", "c", "-o", "net", "--prefix", "main"], "--prefix=main is wrong. Accepted"),
     ],
 )
 def test_what_does_not_fit_is_refused(
