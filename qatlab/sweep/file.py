@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, wrong
 from qatlab.system.files import read_yaml_mapping
 
 LARGEST = 1 << 20  # bytes
@@ -21,8 +21,12 @@ def expanded(words: Sequence[str]) -> list[str]:
     A setting that is given beside the file counts, and the file's does not.
 
     Raises:
-        ConfigError: for more than one file, or one that holds anything but settings.
+        ConfigError: for more than one file, another kind of file, or one that holds anything but
+            settings.
     """
+    for word in words:
+        if re.match(r"\+*sweep=(?!\{)", word) and not WORD.fullmatch(word):
+            raise wrong("sweep", word.partition("=")[2], "a file that ends in .yaml")
     files = [found["file"] for word in words if (found := WORD.fullmatch(word))]
     if not files:
         return list(words)

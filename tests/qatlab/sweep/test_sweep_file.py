@@ -76,3 +76,10 @@ def test_one_file_only_and_one_that_is_there(tmp_path: Path) -> None:
         expanded(["sweep=a.yaml", "sweep=b.yaml"])
     with pytest.raises(ConfigError, match=r"cannot read none\.yaml: No such file"):
         expanded(["sweep=none.yaml"])
+
+
+@pytest.mark.parametrize("word", ["sweep=bits", "sweep=", "+sweep=bits.json"])
+def test_another_kind_of_file_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"^sweep=.* is wrong\. Accepted: a file that ends in"):
+        expanded(["quant=sat_4bit", word])
+    assert expanded(["sweep={fail_fast: true}"]) == ["sweep={fail_fast: true}"]
