@@ -37,6 +37,8 @@ ROOMS = {
         *("qatlab.data", "qatlab.quant", "qatlab.results.record"),
         *("torch", "numpy", "onnx", "onnxruntime", "openvino", "qonnx", "hls4ml"),
     },
+    # Networks and their costs; nothing here knows runs or configurations.
+    "qatlab.mixed_precision": {"qatlab.deploy", "qatlab.quant", "torch", "numpy", "scipy", "yaml"},
     "qatlab.results": {"numpy", "matplotlib"},
     "qatlab.config": {"qatlab.results", "qatlab.system.terminal", "hydra", "omegaconf", "filelock"},
     "qatlab.sweep": {
@@ -46,6 +48,7 @@ ROOMS = {
     },
     "qatlab.run": {
         *("qatlab.config", "qatlab.data", "qatlab.deploy", "qatlab.quant", "qatlab.results"),
+        "qatlab.mixed_precision",
         *(
             "qatlab.sweep",
             "qatlab.system.terminal",
@@ -66,7 +69,7 @@ NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.
 KNOW_HYDRA = (
     *("qatlab.config", "qatlab.sweep", "qatlab.cli"),
     *("qatlab.run.build", "qatlab.run.experiment", "qatlab.run.loading", "qatlab.run.plan"),
-    *("qatlab.run.quantized", "qatlab.run.teacher"),
+    *("qatlab.run.mixed", "qatlab.run.quantized", "qatlab.run.search", "qatlab.run.teacher"),
     "qatlab.run.trainer",
 )
 

@@ -15,7 +15,7 @@ from qatlab.deploy.integer import RESCALES
 from qatlab.deploy.obstacles import RESCALE
 from qatlab.deploy.onnx.readers import READERS, advice, chosen
 from qatlab.deploy.trained import Trained
-from qatlab.errors import ConfigError, wrong
+from qatlab.errors import ConfigError, size_of, wrong
 from qatlab.run.loading import load_arguments
 from qatlab.system import files
 
@@ -75,7 +75,7 @@ def _check_c(given: argparse.Namespace) -> None:
             raise ConfigError(f"{option} cannot be combined with --format {given.format}.")
     export_c.check_output(given.output, given.format)
     for option in ("flash", "ram"):
-        export_c.size_of(f"--{option}", getattr(given, option))
+        size_of(f"--{option}", getattr(given, option))
     export_c.prefix_of(given.prefix)
     given.layout = given.layout or next(iter(LAYOUTS))
 

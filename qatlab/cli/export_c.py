@@ -13,22 +13,11 @@ from qatlab.deploy.c import PREFIX, CProgram, arduino, folder, named
 from qatlab.deploy.c_file import c_file
 from qatlab.deploy.targets import TARGETS, Firmware, missing_for
 from qatlab.deploy.trained import Trained
-from qatlab.errors import ConfigError, wrong
+from qatlab.errors import ConfigError, size_of, wrong
 from qatlab.system import files
 from qatlab.system.terminal import wide_console
 
-UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 MEASURED = "cortex-m4"
-
-
-def size_of(option: str, word: str | None) -> int | None:
-    """Return the bytes that an option allows: ``256k``, ``32kB``, ``65536``."""
-    if word is None:
-        return None
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kKmM]?)i?[bB]?", word)
-    if found is None:
-        raise wrong(option, word, "a size: 65536, 256k, 32kB, 1M")
-    return int(float(found[1]) * UNITS[found[2].lower()])
 
 
 def check_output(path: Path, kind: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -107,6 +108,7 @@ def checked(command: str, cfg: DictConfig) -> None:
         _begin(trains, cfg, job is not None)
         if trains and folder.exists() and not (folder / RESULT).exists():
             opened.enter_context(logged(folder))
+        config.append_rules(cfg)
         config.check(cfg)
         command = _function(command, cfg)
         # torch: a wrong key is refused before
@@ -203,6 +205,8 @@ def _check_options() -> None:
     """Refuse what argparse would refuse, in one line; allow -m behind the settings, too."""
     file = next((word for word in sys.argv[1:] if sweep.is_file(word)), None)
     sys.argv[1:] = sweep.expanded(sys.argv[1:])
+    # The key is there, which Hydra's + would refuse; those who add rules think of it so.
+    sys.argv[1:] = [re.sub(r"^\+(?=rules=)", "", word) for word in sys.argv[1:]]
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
 
     def refuse(message: str) -> NoReturn:

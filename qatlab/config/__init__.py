@@ -2,6 +2,7 @@
 
 from qatlab.config.schema import (
     allowed_names,
+    append_rules,
     apply_given,
     check,
     clear_initial_weights,
@@ -15,6 +16,7 @@ from qatlab.config.schema import (
 
 __all__ = [
     "allowed_names",
+    "append_rules",
     "apply_given",
     "check",
     "clear_initial_weights",

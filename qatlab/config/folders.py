@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qatlab.errors import ConfigError
 from qatlab.results.conditions import FILE as CONDITIONS
 from qatlab.results.record import CONFIG, LATEST, RESULT, SWEEP, check_run, find_run
-from qatlab.system.files import temporary_of, write_text
+from qatlab.system.files import read_yaml, temporary_of, write_text
 from qatlab.system.terminal import LOG, is_first
 
 FILES = (CONFIG, "layers.json", CONDITIONS, "metrics.csv", "weights.safetensors", RESULT)
@@ -196,3 +196,10 @@ def override_list(words: Any) -> list[str]:
     """Return words of a command line, a ``ListConfig``; what they refer to is not looked up."""
     given: Any = OmegaConf.to_container(words)
     return list(given)
+
+
+def own_words(run: Path) -> list[str]:
+    """Return the words of the command line that a run was started with; [] if they are unknown."""
+    file = run / ".hydra" / "overrides.yaml"
+    found = read_yaml(file) if file.is_file() else []
+    return [str(word) for word in found] if isinstance(found, list) else []

@@ -94,6 +94,7 @@ class TrainConfig:
     mixup: float = MISSING
     distill: Any = None
     target: Any = None
+    rules: str | None = None
     allow: Any = None
     init_weights: str | None = None
     resume: str | None = None
@@ -160,6 +161,29 @@ def stored_config(
     cfg.folder = str(run)
     assert isinstance(cfg, DictConfig)
     return cfg
+
+
+def append_rules(cfg: DictConfig) -> None:
+    """Put the rules of the file that ``rules`` names behind those of ``quant``, for good.
+
+    Raises:
+        ConfigError: if it cannot be read, or is no mapping of rules.
+    """
+    if cfg.get("rules") is None:
+        return
+    path = Path(cfg.rules)
+    found = read_yaml_mapping(path, LARGEST)
+    for name, rule in found.items():
+        if not isinstance(rule, dict):
+            raise ConfigError(
+                f"rules={path}: {name} is no rule. Accepted: a mapping, such as "
+                "{name: conv1, weight: {bits: 4}}."
+            )
+    before = OmegaConf.to_container(cfg.quant.rules or OmegaConf.create())
+    assert isinstance(before, dict)
+    kept = {name: rule for name, rule in before.items() if name not in found}
+    cfg.quant.rules = {**kept, **found}
+    cfg.rules = None  # what the run writes down is whole without the file
 
 
 def allowed_names(allow: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from qatlab.errors.kinds import (
     unknown,
     wrong,
 )
+from qatlab.errors.sizes import size_of
 
 __all__ = [
     "CheckpointError",
@@ -23,6 +24,7 @@ __all__ = [
     "TrainingError",
     "did_you_mean",
     "plain",
+    "size_of",
     "text",
     "unknown",
     "wrong",

@@ -52,6 +52,15 @@ class Costs:
             self._last_use |= dict.fromkeys([node, *reads[node]], i)
         self.macs = sum(measures.macs.values())
 
+    @property
+    def calls(self) -> dict[str, list[tuple[tuple[str | None, ...], int]]]:
+        """What each call of a layer reads, see :class:`~qatlab.quant.table.ModelTable`."""
+        names: dict[fx.Node, str] = {**dict.fromkeys(self._images, ""), **self._sites}
+        return {
+            layer: [(tuple(map(names.get, read)), macs) for read, macs in own]
+            for layer, own in self._calls.items()
+        }
+
     def add_to(self, records: Iterable[LayerRecord]) -> tuple[list[LayerRecord], int]:
         """Return the records with their costs, and the most bytes of activations at a time.
 

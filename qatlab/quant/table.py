@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,6 +126,8 @@ class ModelTable:
             activations; they count as float.
         peak_bytes: the most that is kept of activations at a time, for one image: its own bytes,
             those of the sites at their bits, the outputs in float32.
+        calls: by the name of a layer, what each of its calls reads and its multiply-accumulates:
+            names of sites, "" for an image, None for an output that is read again.
     """
 
     layers: tuple[LayerRecord, ...]
@@ -133,10 +135,16 @@ class ModelTable:
     bias_bytes: int
     float_macs: int
     peak_bytes: int
+    calls: Mapping[str, Sequence[tuple[Sequence[str | None], int]]] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, model: nn.Module, layers: Sequence[LayerRecord], macs: int, peak_bytes: int
+        cls,
+        model: nn.Module,
+        layers: Sequence[LayerRecord],
+        macs: int,
+        peak_bytes: int,
+        calls: Mapping[str, Sequence[tuple[Sequence[str | None], int]]],
     ) -> ModelTable:
         """Add up a converted network, which does ``macs`` multiply-accumulates for one image."""
         own = [
@@ -148,7 +156,7 @@ class ModelTable:
         biases = sum(p.numel() for _, name, p in own if name == "bias")
         parameters = sum(p.numel() for _, _, p in own)
         float_macs = macs - sum(layer.macs for layer in layers)
-        return cls(tuple(layers), parameters, 4 * biases, float_macs, peak_bytes)
+        return cls(tuple(layers), parameters, 4 * biases, float_macs, peak_bytes, calls)
 
     @property
     def weight_bytes(self) -> int:

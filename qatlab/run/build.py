@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,41 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
     _compute_exactly()
     _seed(cfg.seed)
     data = make("data", cfg.data, ImageModule)
+    model, table = network(cfg, data, trained)
+    example = data.example_input()
+    epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
+    falling_bits: Any = cfg.schedule.falling_bits
+    if OmegaConf.is_config(falling_bits):
+        falling_bits = OmegaConf.to_container(falling_bits, resolve=True)
+    first_epochs = cfg.schedule.first_epochs
+    schedule = Schedule.of(epochs, model, falling_bits, cfg.schedule.falling_epochs, first_epochs)
+    check_trainer(cfg.trainer, schedule)
+    solver = _solver(cfg.solver)
+    solver.images_per_update = data.batch_size * cfg.trainer.accumulate_grad_batches
+    for span in schedule.phases:
+        solver.check_phase(span.epochs)  # a warm-up that is too long is refused now
+    if cfg.channels_last:
+        model.to(memory_format=torch.channels_last)  # convolutions answer as their weights lie
+    step = TrainingForward(cfg.compile, cfg.memory)
+    step.check_model(model)
+    losses = losses_of(make("loss", cfg.loss))
+    check_network(losses, model, example, data.num_classes)
+    if cfg.trainer.precision == "64-true":
+        model.double()  # Lightning would do so only after a checkpoint was read into float32
+    return Built(data, model, table, schedule, solver, losses, step, Mixup(cfg.mixup).alpha)
+
+
+def network(
+    cfg: DictConfig,
+    data: ImageModule,
+    trained: bool = False,
+    report: Callable[[str], None] = say,
+) -> tuple[nn.Module, ModelTable]:
+    """Make the network with its quantizers and weights, and its table; see :func:`build`.
+
+    Args:
+        report: is given a sentence about the weights that were loaded.
+    """
     arguments = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     model = make("model", cfg.model, nn.Module, offered=arguments)
     if cfg.trainer.sync_batchnorm:
@@ -90,27 +125,8 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
         table = float_table(model, example)
     if cfg.init_weights is not None:
         falls = trained and bool(cfg.schedule.falling_bits)
-        say(init_weights(model, cfg.init_weights, unused, whole=trained, same_bits=falls))
-    epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
-    falling_bits: Any = cfg.schedule.falling_bits
-    if OmegaConf.is_config(falling_bits):
-        falling_bits = OmegaConf.to_container(falling_bits, resolve=True)
-    first_epochs = cfg.schedule.first_epochs
-    schedule = Schedule.of(epochs, model, falling_bits, cfg.schedule.falling_epochs, first_epochs)
-    check_trainer(cfg.trainer, schedule)
-    solver = _solver(cfg.solver)
-    solver.images_per_update = data.batch_size * cfg.trainer.accumulate_grad_batches
-    for span in schedule.phases:
-        solver.check_phase(span.epochs)  # a warm-up that is too long is refused now
-    if cfg.channels_last:
-        model.to(memory_format=torch.channels_last)  # convolutions answer as their weights lie
-    step = TrainingForward(cfg.compile, cfg.memory)
-    step.check_model(model)
-    losses = losses_of(make("loss", cfg.loss))
-    check_network(losses, model, example, data.num_classes)
-    if cfg.trainer.precision == "64-true":
-        model.double()  # Lightning would do so only after a checkpoint was read into float32
-    return Built(data, model, table, schedule, solver, losses, step, Mixup(cfg.mixup).alpha)
+        report(init_weights(model, cfg.init_weights, unused, whole=trained, same_bits=falls))
+    return model, table
 
 
 def _inputs_of_functions(cfg: DictConfig) -> bool:

@@ -33,7 +33,7 @@ def load_run(run: Path | str, checkpoint: str = "best", allow: Sequence[str] = (
         QatlabError: if the folder holds no run, names code that is not allowed, or has no such
             checkpoint.
     """
-    return build(_config_of(Path(run), checkpoint, allow), trained=True)
+    return build(config_of(Path(run), checkpoint, allow), trained=True)
 
 
 def load_arguments(words: Sequence[str], checkpoint: str = "best") -> Trained:
@@ -50,7 +50,7 @@ def load_arguments(words: Sequence[str], checkpoint: str = "best") -> Trained:
     first, *others = words
     if "=" not in first or Path(first).is_dir():
         allow = [name for word in others for name in _allowed(word, first)]
-        cfg = _config_of(Path(first), checkpoint, allow)
+        cfg = config_of(Path(first), checkpoint, allow)
     else:
         cfg = _composed(words)
     built = build(cfg, trained=True)
@@ -102,7 +102,8 @@ def load_integers(
     return with_rescale(network, rescale)
 
 
-def _config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:
+def config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:
+    """Return the configuration of a run, with the weights of a checkpoint; see :func:`load_run`."""
     config.register()
     run = find_run(run)
     cfg = config.stored_config(run, allow, trained=True, called=INSTANTIATED)
@@ -117,6 +118,7 @@ def _composed(words: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(places.CONF), version_base="1.3"):
         cfg = compose("test", overrides=list(words))
     cfg.folder = "."
+    config.append_rules(cfg)
     config.check(cfg)
     if cfg.init_weights is None:
         raise ConfigError(f"{' '.join(words)}: there are no weights; add init_weights=<file>.")

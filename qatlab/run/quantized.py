@@ -58,7 +58,7 @@ def quantize(
         QatlabError: for a name, a rule or an argument that does not exist, and for a network that
             cannot be traced.
     """
-    node = _preset(method)
+    node = preset(method)
     given = _given(node, rules, weight, activation)
     try:
         changed = OmegaConf.merge(node, given)
@@ -94,7 +94,12 @@ def rules_of(cfg: DictConfig) -> list[Rule]:
     return [Rule.parse(str(key), node) for key, node in nodes.items()]
 
 
-def _preset(method: str) -> DictConfig:
+def preset(method: str) -> DictConfig:
+    """Return the group ``quant`` as a preset has it, which takes new keys.
+
+    Raises:
+        ConfigError: for a name that does not exist.
+    """
     config.register()
     places.register()
     held = GlobalHydra.instance().hydra  # it may be at work: a training calls the user's own code

@@ -395,7 +395,11 @@ class Writer:
             others, store = [], []
             for i, other in enumerate(self.ending.others):
                 at = _place(other, q, p)
-                if other.bits == 4:
+                if other.bits == 4 and each == 1:
+                    half = str(p % 2) if count % 2 == 0 else f"{moved('c', p)} & 1"
+                    shift = {"0": "", "1": " >> 4"}.get(half, f" >> 4 * ({half})")
+                    others.append([f"(by{i}[{at}]{shift} & 15)"])
+                elif other.bits == 4:
                     store.append(f"const int32_t both{i} = by{i}[{at}];")
                     others.append([f"(both{i} & 15)", f"(both{i} >> 4)"])
                 else:

@@ -194,6 +194,7 @@ class Memory:
 
     Attributes:
         tensors: by the name of the operation.
+        in_place: what is written over another tensor, by its name.
 
     Raises:
         ConfigError: for codes that 32 bits do not hold.
@@ -212,6 +213,7 @@ class Memory:
         self._inside: dict[str, tuple[str, int]] = {}
         self._scratch: dict[tuple[str, str], int] = {}  # by the operation, and what it is for
         self._fused: set[str] = set()
+        self.in_place: dict[str, str] = {}  # what lies where another tensor did, by its name
         for name, codes in network.codes.items():
             low, high = codes.low, codes.high
             kind = integer_type(low, high)
@@ -264,6 +266,7 @@ class Memory:
         if last != name or not (free and whole and alike) or other == self._network.input.name:
             return False
         self._inside[name] = (other, 0)
+        self.in_place[name] = other
         return True
 
     def is_alone(self, name: str) -> bool:

@@ -87,7 +87,9 @@ class _Writer:
         self.endings: dict[str, tuple[blocks.Block, Ending]] = {}
         self.functions: list[str] = []
         self.shared: dict[str, Kernel | Unpack] = {}  # functions of several layers, by their names
-        self.calls: list[Callable[[], str]] = []  # made when it is known where tensors lie
+        self.uses: dict[str, tuple[str, ...]] = {}  # names of these, by the operation
+        # By the operation; made when it is known where tensors lie.
+        self.calls: dict[str, Callable[[], str]] = {}
 
     def write(self) -> None:
         """Write all operations."""
@@ -137,6 +139,10 @@ class _Writer:
             is_whole=output.whole,
             wide=(int(self.wide[0]), int(self.wide[1])),
             memory=self.memory.used(),
+            in_place=self.memory.in_place,
+            calls={name: call() for name, call in self.calls.items()},
+            uses=self.uses,
+            stored={name: tensor.bits for name, tensor in self.tensors.items()},
         )
 
     def _image(self) -> str:
@@ -399,7 +405,6 @@ class _Writer:
                 tensor.shape == own.shape and tensor.strides[0] == 1 and size_of(tensor.kind) == 1
                 for tensor in (result, *(self.tensors[name] for name in others))
             )
-            and all(self.tensors[name].bits >= result.bits for name in others)
         )
 
     def _step(self, op: ops.Operation) -> int:
@@ -414,7 +419,9 @@ class _Writer:
     ) -> None:
         """Add the functions of a block."""
         writer = blocks.Writer(block, three_sides(self.shapes[block.op.name]), ending)
-        self.shared |= {own.name: own for own in writer.shared()}
+        shared = {own.name: own for own in writer.shared()}
+        self.shared |= shared
+        self.uses[op.name] = tuple(shared)
         beyond = max(plane.kernel.reads_beyond for plane in block.planes)
         self.memory.reserve(op.name, WORD * (block.pairs * block.places + beyond))
         scratch = [(WINDOWS, "")]
@@ -440,7 +447,7 @@ class _Writer:
             return f"run_{self.identifiers[op.name]}({', '.join(places)});"
 
         self.functions.append(text)
-        self.calls.append(call)
+        self.calls[op.name] = call
 
     def _arena(self) -> str:
         """Return C of the memory of all codes."""
@@ -454,7 +461,7 @@ class _Writer:
     def _infer(self, classes: int) -> str:
         best = ["if (outputs[k] > outputs[best]) {", "    best = k;", "}"]
         body = [
-            *(call() for call in self.calls),
+            *(call() for call in self.calls.values()),
             "int32_t best = 0;",
             *loop("k", classes, best, "1"),
             "return best;",

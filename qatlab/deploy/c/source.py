@@ -64,6 +64,10 @@ class CProgram:
         is_whole: whether outputs are whole numbers, not double.
         wide: channels of sites whose sums take 64 bits, and of how many.
         memory: what lies in the arena, and when.
+        in_place: operations whose results are written over another one, and that one.
+        calls: the statements that compute it, by the operation at whose end they stand.
+        uses: functions of several layers that an operation calls, by its name.
+        stored: bits that a code takes in memory, by the operation whose result it is.
     """
 
     about: str
@@ -81,6 +85,16 @@ class CProgram:
     is_whole: bool
     wide: tuple[int, int]
     memory: tuple[Used, ...]
+    in_place: Mapping[str, str]
+    calls: Mapping[str, str]
+    uses: Mapping[str, tuple[str, ...]]
+    stored: Mapping[str, int]
+
+    @property
+    def fixed_memory(self) -> int:
+        """Bytes of memory beside the arena and the image: buffers for weights."""
+        arena = max((part.start + part.size for part in self.memory), default=0)
+        return self.ram - self.image_bytes - arena
 
     @property
     def needed(self) -> dict[str, int]:
@@ -117,6 +131,14 @@ class CProgram:
             *(self.body, "#ifndef QATLAB_NO_MAIN", _main_of(self.class_names), "#endif"),
         ]
         return "\n\n".join(parts) + "\n"
+
+    @property
+    def source_with_steps(self) -> str:
+        """The same with ``QATLAB_STEP(i)`` behind the i-th of its calls, for counting."""
+        source = self.source
+        for i, call in enumerate(self.calls.values()):
+            source = source.replace(f"    {call}", f"    {call}\n    QATLAB_STEP({i})", 1)
+        return source
 
     @property
     def header(self) -> str:

@@ -39,7 +39,8 @@ class Firmware:
         source: the C program of one file.
         whole: whether its outputs are whole numbers, not double.
         target: the core.
-        flags: of gcc, beside those of the core.
+        flags: of gcc, beside those of the core; ``-DQATLAB_STEPS=N`` for a source with N steps, see
+            :attr:`~qatlab.deploy.c.CProgram.source_with_steps`.
 
     Attributes:
         flash: bytes of code and constants, without what runs and links it.
@@ -48,6 +49,7 @@ class Firmware:
         ram: bytes of static memory, without image and outputs.
         instructions: of the last image; None before one was computed.
         stack: bytes that it has used.
+        steps: instructions of each call, likewise.
 
     Raises:
         ConfigError: if it cannot be built.
@@ -60,7 +62,7 @@ class Firmware:
         self._place = tempfile.TemporaryDirectory(prefix="qatlab-")
         self._folder = Path(self._place.name)
         self.instructions: int | None = None
-        self.stack = 0
+        self.stack, self.steps = 0, list[int]()
         empty = self._sizes(self._built("empty.elf", NOTHING, flags))
         own = self._sizes(self._built("model.elf", source, flags))
         others = self._functions("empty.elf")
@@ -159,9 +161,12 @@ class Firmware:
         if done.returncode:
             reason = done.stderr.strip() or f"it ends with {done.returncode}"
             raise ConfigError(f"{self.target.name}: QEMU does not run the program: {reason}.")
-        ticks, stack = map(int, (self._folder / "facts.txt").read_text().split())
+        ticks, stack, *steps = map(int, (self._folder / "facts.txt").read_text().split())
         # A nanosecond of the emulated time for each instruction.
-        self.instructions, self.stack = round(ticks * 1000 / self.target.clock), stack
+        self.instructions, *self.steps = (
+            round(own * 1000 / self.target.clock) for own in (ticks, *steps)
+        )
+        self.stack = stack
         found = np.fromfile(self._folder / "outputs.raw", self._kind)
         return found.reshape(len(pixels), self._classes)
 

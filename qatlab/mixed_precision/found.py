@@ -1,0 +1,79 @@
+"""What a search has found: its widths, what they cost and lose; as rules and as a record."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from qatlab.mixed_precision.choices import Assignment
+
+RULE = "searched"  # names of rules begin with it
+
+
+@dataclass(frozen=True)
+class Found:
+    """One assignment.
+
+    Attributes:
+        assignment: bits of each tensor.
+        loss: that the sum of all increases predicts.
+        costs: by the name of the budget.
+        limits: budgets that were to be kept.
+        measured: loss and share of right answers of the whole assignment; None if not measured.
+    """
+
+    assignment: Assignment
+    loss: float
+    costs: Mapping[str, float]
+    limits: Mapping[str, float] = field(default_factory=dict)
+    measured: tuple[float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        loss, accuracy = self.measured or (None, None)
+        return {
+            "budgets": dict(self.limits),
+            "costs": dict(self.costs),
+            "predicted_loss": self.loss,
+            "measured_loss": loss,
+            "measured_accuracy": accuracy,
+            "bits": [
+                {"name": tensor.name, "part": tensor.part, "bits": bits}
+                for tensor, bits in self.assignment.items()
+            ],
+        }
+
+
+def rules_of(assignment: Assignment) -> dict[str, dict[str, Any]]:
+    """Return the rules that give each tensor its bits: one for each part and width."""
+    groups: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for tensor, bits in assignment.items():
+        groups[tensor.part, bits].append(tensor.name)
+    return {
+        f"{RULE}_{part}_{bits}bit": {"name": names, part: {"bits": bits}}
+        for (part, bits), names in sorted(
+            groups.items(), key=lambda item: (item[0][0], -item[0][1])
+        )
+    }
+
+
+def rules_text(found: Found, about: str) -> str:
+    """Return a file of rules, with what it was made of at its head."""
+    costs = ", ".join(f"{name} {value:,.6g}" for name, value in found.costs.items())
+    lines = [f"# {line}" for line in (about, f"predicted loss {found.loss:.4f}; {costs}")]
+    body = yaml.safe_dump(
+        rules_of(found.assignment), sort_keys=False, default_flow_style=None, width=100
+    )
+    return "\n".join([*lines, body])
+
+
+def by_layer(found: Found) -> dict[str, dict[str, int]]:
+    """Return the bits of weights and activations by the name of a layer or site."""
+    rows: dict[str, dict[str, int]] = {}
+    for tensor, bits in found.assignment.items():
+        rows.setdefault(tensor.name, {})[tensor.part] = bits
+    return rows

@@ -1,0 +1,384 @@
+"""Searches the bits of each layer of a trained run: what ``qatlab search`` does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from qatlab.config.folders import own_words
+from qatlab.config.search import Settings
+from qatlab.deploy.pixels import pixel_codes
+from qatlab.deploy.targets import missing_for, target_of
+from qatlab.errors import ConfigError
+from qatlab.mixed_precision import (
+    TABLE_COSTS,
+    Assignment,
+    Cost,
+    Found,
+    Limit,
+    ProgramCosts,
+    Programs,
+    Sensitivity,
+    best,
+    loss_of,
+    measured,
+    nearest,
+    rules_text,
+    second_order,
+    smallest,
+)
+from qatlab.quant.rules import PARTS
+from qatlab.results.record import find_run
+from qatlab.run.mixed import Subject
+from qatlab.system import files
+from qatlab.system.terminal import say, show, wide_console
+
+OF_PROGRAMS = ("flash", "ram", "instructions")
+BATCH = 64  # images that are computed at once, with all that lies between layers kept
+TRIES = 8  # corrections of what a program is said to take by what it does take
+CLOSE = 0.005  # of a budget, that may be left
+
+
+def run(
+    folder: Path,
+    checkpoint: str,
+    settings: Settings,
+    budgets: Mapping[str, Sequence[float]],
+    output: Path | None,
+) -> None:
+    """Search, print what was found, and write it.
+
+    Args:
+        folder: of the run.
+        checkpoint: of the run.
+        settings: what was asked for.
+        budgets: numbers by the name of a budget; several of one for a front.
+        output: file of rules to write; beside it a record, ``.json``.
+
+    Raises:
+        QatlabError: for a run that cannot be searched, and a budget that cannot be met.
+    """
+    search = Search(find_run(folder), checkpoint, settings, list(budgets))
+    fronts = _front(search, settings.front, budgets)
+    found = [search.found(limits, exact=len(fronts) == 1) for limits in fronts]
+    if len(found) == 1:
+        _print_one(search, found[0])
+        if output is not None:
+            files.write_text(output, rules_text(found[0], _about(folder, found[0])))
+    else:
+        _print_front(search, found)
+        if output is not None:
+            for i, own in enumerate(found, 1):
+                place = output.with_name(f"{output.stem}_{i}{output.suffix}")
+                files.write_text(place, rules_text(own, _about(folder, own)))
+    if output is not None:
+        record = {
+            "run": str(folder),
+            "images": search.sensitivity.images,
+            "losses": [
+                {"name": t.name, "part": t.part, "bits": bits, "increase": loss}
+                for (t, bits), loss in search.sensitivity.losses.items()
+            ],
+            "found": [own.to_json() for own in found],
+            "uniform": [own.to_json() for own in search.uniform()],
+        }
+        files.write_text(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+        say(f"Written: {output if len(found) == 1 else output.with_suffix('.json')}.")
+        if len(found) == 1:
+            say(f"Train it: {_train_command(search, folder, output)}")
+
+
+class Search:
+    """What is known of a run, measured once for all budgets.
+
+    Args:
+        folder: of the run.
+        checkpoint: of the run.
+        settings: what was asked for.
+        kinds: the budgets that are given.
+
+    Attributes:
+        subject: the run.
+        choices: the widths of each tensor.
+        sensitivity: what each loses.
+        costs: by the name of a budget.
+        seconds: that the sensitivity took.
+    """
+
+    def __init__(
+        self, folder: Path, checkpoint: str, settings: Settings, kinds: Sequence[str]
+    ) -> None:
+        self.leaves = leaves = bool({*kinds} & {*OF_PROGRAMS})
+        target = target_of(settings.target) if "instructions" in kinds else None
+        if leaves and target is None and not missing_for():
+            target = target_of(settings.target)
+        allow = settings.allow or ()
+        names = [allow] if isinstance(allow, str) else list(allow)
+        self.subject = Subject.of(folder, checkpoint, names, settings.quant, leaves)
+        self.quant = settings.quant
+        self.choices = self.subject.choices(settings.widths)
+        data = self.subject.data
+        data.prepare_data()
+        data.setup("fit")
+        self._images = self.subject.calibration()
+        self.batches, held = self.subject.held_out(settings.images, BATCH)
+        count = sum(len(labels) for _, labels in self.batches)
+        where = "held out of the training" if held else "of the training, as none are held out"
+        say(
+            f"{len(self.choices.widths)} weights and sites, {len(list(self.choices.all()))} widths "
+            f"in all; losses on {count} images {where}"
+        )
+        few = [self._images[0][:BATCH]]  # the least error is searched for, which takes time
+        self.candidates = self.subject.candidates(self.choices, few, start="mse")
+        begun = time.monotonic()
+        self.sensitivity = self._sensitivity(settings.estimate)
+        self.seconds = time.monotonic() - begun
+        say(f"Losses: {self.seconds:.1f} s")
+        self._programs: Programs | None = None
+        self.costs = self._costs(kinds, target, leaves)
+
+    def _sensitivity(self, estimate: str) -> Sensitivity:
+        loss = self.subject.loss
+        if estimate == "second_order":
+            count = sum(len(labels) for _, labels in self.batches)
+            with _progress("losses", count) as advance:
+                return second_order(self.candidates, self.batches, loss, advance)
+        steps = len(list(self.choices.all())) * len(self.batches)
+        with _progress("losses", steps) as advance:
+            return measured(self.candidates, self.batches, loss, advance)
+
+    def _costs(self, kinds: Sequence[str], target: Any, leaves: bool) -> dict[str, Cost]:
+        table = self.subject.table
+        found = {name: make(self.choices, table) for name, make in TABLE_COSTS.items()}
+        if not leaves:
+            return found
+        if target is None:
+            say(
+                "Flash is that of constants alone, and memory is without the stack: "
+                f"{' and '.join(missing_for())} are missing."
+            )
+        data = self.subject.data
+        candidates = self.subject.candidates(self.choices, self._images)
+        self._programs = Programs(
+            *(candidates, pixel_codes(data), data.example_input(), data.class_names, target)
+        )
+        counted = "instructions" in kinds
+        begun = time.monotonic()
+        with _progress("programs", 0) as advance:
+            costs = ProgramCosts(self._programs, counted, advance.to)
+        say(f"Programs: {time.monotonic() - begun:.1f} s")
+        found |= {"flash": costs.flash, "ram": costs.ram}
+        if counted:
+            found["instructions"] = costs.instructions
+        return found
+
+    def found(self, limits: Mapping[str, float], exact: bool) -> Found:
+        """Return the best widths within some budgets.
+
+        Args:
+            limits: by the name of the budget.
+            exact: let the exporter write and build the program of what was found, correct what it
+                was said to take, and search again if it is not within the budget, or far from it.
+
+        Raises:
+            ConfigError: if no widths are within them.
+        """
+        own = [Limit(self.costs[name], most) for name, most in limits.items()]
+        widths: Assignment = best(self.choices, self.sensitivity.losses, own)
+        costs = self._predicted(widths)
+        if exact and self._programs is not None:
+            widths, costs = self._corrected(own, widths)
+        both = None
+        if exact:
+            both = loss_of(self.candidates, widths, self.batches, self.subject.loss)
+        return Found(widths, self.sensitivity.of(widths), costs, dict(limits), both)
+
+    def _predicted(self, widths: Assignment) -> dict[str, float]:
+        return {name: cost.of(widths) for name, cost in self.costs.items()}
+
+    def _corrected(
+        self, limits: Sequence[Limit], widths: Assignment
+    ) -> tuple[Assignment, dict[str, float]]:
+        """Return widths whose program is within the limits, and its exact costs."""
+        assert self._programs is not None
+        kept: tuple[Assignment, dict[str, float]] | None = None
+        seen: list[Assignment] = []
+        asked = list(limits)
+        for _ in range(TRIES):
+            seen.append(widths)
+            figures = self._programs.sample(widths).figures
+            exact = {
+                **self._predicted(widths),
+                **{k: v for k, v in vars(figures).items() if k in self.costs and v is not None},
+            }
+            within = all(exact[own.cost.name] <= own.most for own in limits)
+            if within and (kept is None or self._loss(widths) < self._loss(kept[0])):
+                kept = widths, exact
+            off = {own.cost.name: exact[own.cost.name] - own.cost.of(widths) for own in limits}
+            asked = [replace(own, most=own.most - off[own.cost.name]) for own in limits]
+            try:
+                widths = best(self.choices, self.sensitivity.losses, asked)
+            except ConfigError:
+                if kept is None:
+                    raise
+                break
+            if widths in seen:
+                break
+        if kept is None:
+            names = ", ".join(f"budget.{own.cost.name}" for own in limits)
+            raise ConfigError(
+                f"{names}: programs took more than was predicted, {TRIES} times; give a little "
+                "more."
+            )
+        return kept
+
+    def _loss(self, widths: Assignment) -> float:
+        return self.sensitivity.of(widths)
+
+    def uniform(self) -> list[Found]:
+        """Return what one width for all costs and loses, for each width."""
+        found = []
+        for bits in sorted({bits for _, bits in self.choices.all()}):
+            widths = {t: nearest(own, bits) for t, own in self.choices.widths.items()}
+            found.append(Found(widths, self.sensitivity.of(widths), self._predicted(widths)))
+        return found
+
+
+def _front(
+    search: Search, count: int | None, budgets: Mapping[str, Sequence[float]]
+) -> list[dict[str, float]]:
+    """Return the budgets of each point of a front; one if no front was asked for."""
+    if count is None:
+        length = max(map(len, budgets.values()))
+        return [
+            {name: own[min(i, len(own) - 1)] for name, own in budgets.items()}
+            for i in range(length)
+        ]
+    name = next(iter(budgets), "size")
+    cost = search.costs[name]
+    rest = {other: own[0] for other, own in budgets.items() if other != name}
+    within = [Limit(search.costs[other], most) for other, most in rest.items()]
+    widths = smallest(search.choices, cost, within)
+    if widths is None:
+        search.found(rest, exact=False)  # which says why
+    assert widths is not None
+    low = cost.of(widths)
+    high = cost.of({tensor: max(own) for tensor, own in search.choices.widths.items()})
+    high = min([high, *budgets.get(name, ())])
+    if high < low:
+        search.found({**rest, name: high}, exact=False)  # likewise
+    step = (high - low) / max(count - 1, 1)
+    return [{**rest, name: low + i * step} for i in range(count)]
+
+
+def _print_one(search: Search, found: Found) -> None:
+    table = Table("layer", "type", "weight bits", "activation bits", "loss of these widths")
+    rows: dict[str, dict[str, int]] = {}
+    for tensor, bits in found.assignment.items():
+        rows.setdefault(tensor.name, {})[tensor.part] = bits
+    types = {row.name: row.type for row in search.subject.table.layers}
+    for name, own in rows.items():
+        lost = sum(
+            search.sensitivity.losses[tensor, bits]
+            for tensor, bits in found.assignment.items()
+            if tensor.name == name
+        )
+        cells = [str(own.get(part, "")) for part in PARTS]
+        table.add_row(name, types[name], *cells, f"{lost:+.4f}")
+    show(table)
+    reference = search.sensitivity.reference
+    say(f"Loss: {reference:.4f} with the highest widths, {found.loss:.4f} predicted with these.")
+    if found.measured is not None:
+        loss, accuracy = found.measured
+        say(
+            f"All of them together: {loss:.4f}, {100 * accuracy:.2f} % right, before any training "
+            "with them."
+        )
+    for name, value in found.costs.items():
+        cost, most = search.costs[name], found.limits.get(name)
+        unit = "" if name == "instructions" else f" {cost.unit}"
+        budget = "" if most is None else f" of {most:,.6g}; {cost.decides(found.assignment)}"
+        say(f"{name}: {value:,.6g}{unit}{budget}")
+    within = [
+        own
+        for own in search.uniform()
+        if all(own.costs[name] <= most for name, most in found.limits.items())
+    ]
+    if within:
+        least = min(within, key=lambda own: own.loss)
+        say(f"The best uniform width within these budgets: {_words(least)}, loss {least.loss:.4f}.")
+    else:
+        say("No uniform width is within these budgets.")
+
+
+def _print_front(search: Search, found: Sequence[Found]) -> None:
+    limited = list(found[0].limits)
+    names = [*limited, *(name for name in found[0].costs if name not in limited)]
+    table = Table("", *[f"budget {name}" for name in limited], "predicted loss", *names)
+    for i, own in enumerate(found, 1):
+        cells = [f"{own.limits[name]:,.6g}" for name in limited]
+        costs = [f"{own.costs[name]:,.6g}" for name in names]
+        table.add_row(str(i), *cells, f"{own.loss:.4f}", *costs)
+    for own in search.uniform():
+        costs = [f"{own.costs[name]:,.6g}" for name in names]
+        table.add_row(_words(own), *[""] * len(limited), f"{own.loss:.4f}", *costs)
+    show(table)
+
+
+def _words(found: Found) -> str:
+    """Return the bits of an assignment: one width, or the range."""
+    low, high = min(found.assignment.values()), max(found.assignment.values())
+    return f"{low} bits" if low == high else f"{low} to {high} bits"
+
+
+def _about(folder: Path, found: Found) -> str:
+    budgets = " ".join(f"budget.{name}={most:.6g}" for name, most in found.limits.items())
+    return f"qatlab search {folder} {budgets}"
+
+
+def _train_command(search: Search, folder: Path, output: Path) -> str:
+    """Return what to type next: the words of the run, with these rules, from its weights."""
+    keys = "schedule|hydra|init_weights|rules|name|resume|target"
+    left_out = re.compile(rf"[+~]*({keys}{'|quant' * (search.quant is not None)})\b")
+    words = [word for word in own_words(folder) if not left_out.match(word)]
+    words += [f"quant={search.quant}"] * (search.quant is not None)
+    words += [f"rules={output}", "schedule=quantize_only", f"init_weights={folder}"]
+    words += ["target=c"] * search.leaves
+    return shlex.join(["qatlab", "train", *words, f"name={output.stem}"])
+
+
+class _Advance:
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def __call__(self) -> None:
+        self._progress.advance(self._task)
+
+    def to(self, done: int, total: int) -> None:
+        """Set how far it is, and how far there is to go."""
+        self._progress.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[_Advance]:
+    """Show a bar with the time that is left, on a terminal."""
+    console = wide_console()
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        yield _Advance(progress, progress.add_task(what, total=total or None))
