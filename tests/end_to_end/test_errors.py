@@ -180,7 +180,10 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
         ("solver.warmup_epochs=1", "solver.warmup_epochs=1|less than the epochs of each phase"),
         ("solver.optimizer.lr=1e38", "the loss is nan|epoch 1|clamp phase|lower solver.optimizer"),
         # The trainer.
-        ("trainer.max_epochs=3", "trainer.max_epochs=3|schedule of 2 epochs|quantize_epochs inst"),
+        (
+            "trainer.max_epochs=3",
+            "trainer.max_epochs=3|of 2 epochs|first_epochs|quantize_epochs inst",
+        ),
         ("+trainer.max_steps=3", "trainer.max_steps=3|schedule.clamp_epochs"),
         ("+trainer.max_time=00:00:01:00", "trainer.max_time=00:00:01:00|schedule.clamp_epochs"),
         ("+trainer.fast_dev_run=true", "trainer.fast_dev_run=true|schedule.clamp_epochs"),
