@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import sys
@@ -111,9 +110,6 @@ def checked(command: str, cfg: DictConfig) -> None:
         command = _function(command, cfg)
         # torch: a wrong key is refused before
         room = import_module("qatlab.run.plan" if command == "plan" else "qatlab.run.experiment")
-        # After the import, which sets the level itself.
-        for name in ("pytorch_lightning", "lightning_fabric.utilities.distributed"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # its tips, devices and processes
         if job is not None and "n_jobs" in HydraConfig.get().launcher and cfg.trainer.devices == 1:
             gpus = import_module("torch").cuda.device_count()
             sweep.claim_gpu(Path(HydraConfig.get().sweep.dir), gpus)
