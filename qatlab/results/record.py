@@ -87,6 +87,12 @@ def project_commit() -> str | None:
     return None if top is None or top == own else _commit_of(Path())
 
 
+def commits() -> dict[str, str]:
+    """Return ``commit`` and ``project_commit`` as what is exported names them; only known ones."""
+    both = {"commit": commit(), "project_commit": project_commit()}
+    return {name: known for name, known in both.items() if known is not None}
+
+
 def _commit_of(folder: Path) -> str | None:
     head = _git(folder, "rev-parse", "HEAD")
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")

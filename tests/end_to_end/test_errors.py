@@ -207,7 +207,7 @@ def test_what_is_no_setting(told: Told, overrides: str, words: str) -> None:
         ("trainer.accelerator=cpu trainer.devices=0", "trainer.devices=0"),
         (
             "+callbacks.stop={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: a}",
-            "callbacks.stop|EarlyStopping|schedule.clamp_epochs",
+            "callbacks.stop|EarlyStopping|schedule.first_epochs",
         ),
         ("~callbacks.checkpoint", "callbacks|RunCheckpoint"),
     ],
