@@ -47,6 +47,8 @@ def start(main: Callable[[], None]) -> None:
     """Run a Hydra main function; a user's mistake ends in a sentence and exit code 1."""
     _job.begun = False
     error: Exception | None = None
+    # The plugin of Ray has a configuration of the same name, which ours is merged over.
+    warnings.filterwarnings("ignore", "(?s).*validated against ConfigStore schema")
     try:
         config.register()
         places.register()
