@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shlex
@@ -49,6 +48,8 @@ def start(main: Callable[[], None]) -> None:
     """Run a Hydra main function; a user's mistake ends in a sentence and exit code 1."""
     _job.begun = False
     error: Exception | None = None
+    # The plugin of Ray has a configuration of the same name, which ours is merged over.
+    warnings.filterwarnings("ignore", "(?s).*validated against ConfigStore schema")
     try:
         config.register()
         places.register()
@@ -113,9 +114,6 @@ def checked(command: str, cfg: DictConfig) -> None:
         command = _function(command, cfg)
         # torch: a wrong key is refused before
         room = import_module("qatlab.run.plan" if command == "plan" else "qatlab.run.experiment")
-        # After the import, which sets the level itself.
-        for name in ("pytorch_lightning", "lightning_fabric.utilities.distributed"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # its tips, devices and processes
         if job is not None and "n_jobs" in HydraConfig.get().launcher and cfg.trainer.devices == 1:
             gpus = import_module("torch").cuda.device_count()
             sweep.claim_gpu(Path(HydraConfig.get().sweep.dir), gpus)

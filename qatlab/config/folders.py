@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qatlab.errors import ConfigError
 from qatlab.results.conditions import FILE as CONDITIONS
-from qatlab.results.record import CONFIG, LATEST, RESULT, SWEEP, check_run, find_run
+from qatlab.results.record import CHECKPOINTS, CONFIG, LATEST, RESULT, SWEEP, check_run, find_run
 from qatlab.system.files import read_yaml, temporary_of, write_text
 from qatlab.system.terminal import LOG, is_first
 
@@ -90,7 +90,7 @@ def lock_run(folder: Path) -> FileLock:
     lock = FileLock(folder / ".lock", is_singleton=True)
     if not is_first():
         return lock  # the first of several processes does so for all
-    for own in (".lock", "checkpoints", "figures", HYDRA_FOLDER):
+    for own in (".lock", CHECKPOINTS, "figures", HYDRA_FOLDER):
         if (folder / own).is_symlink():
             raise ConfigError(
                 f"{folder / own} is a link, which the folder of a run must not contain."
@@ -129,7 +129,7 @@ def check_unused(folder: Path, trains: bool) -> None:
     """
     if not is_first():
         return
-    holds = (folder / RESULT).exists() or (folder / "checkpoints").exists()
+    holds = (folder / RESULT).exists() or (folder / CHECKPOINTS).exists()
     if holds or (not trains and (folder / CONFIG).exists()):
         other = f"continue it with resume={folder}, delete it, or " if trains else ""
         raise ConfigError(

@@ -24,7 +24,8 @@ def c_file(trained: Trained, rescale: str, layout: str = "chw") -> CProgram:
     Raises:
         ConfigError: for what has no such form, naming layer or site.
     """
-    about = [f"{trained.source}, rescale={rescale}", f"commit {record.commit()}"]
+    about = [f"{trained.source}, rescale={rescale}"]
+    about += [f"{name} {known}" for name, known in record.commits().items()]
     network = with_rescale(trained.lowered(), rescale)
     names = trained.data.class_names
     if not trained.classifies:

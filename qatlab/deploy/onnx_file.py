@@ -101,7 +101,7 @@ def facts_of(trained: Trained, kind: str) -> dict[str, str]:
         "format": kind,
         "source": trained.source,
         "qatlab": version("qatlab"),
-        "commit": record.commit() or "",
+        **record.commits(),
         "class_names": json.dumps(data.class_names),
         "preprocessing": json.dumps(image),
         "layers": json.dumps(layers),

@@ -21,7 +21,7 @@ from qatlab.report.settings import Setting
 ASSETS = files("qatlab.report") / "assets"
 # Later ones use earlier ones.
 SCRIPTS = (
-    *("data.js", "charts.js", "parallel.js", "overview.js"),
+    *("data.js", "charts.js", "parallel.js", "ranges.js", "overview.js"),
     *("run_charts.js", "run.js", "compare.js", "table.js", "live.js", "main.js"),
 )
 

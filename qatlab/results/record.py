@@ -13,6 +13,7 @@ from qatlab.system.files import read_json, read_text
 CONFIG = "config.yaml"  # what a run was asked for
 RESULT = "result.json"  # what it has reached
 SWEEP = "sweep.json"  # of the folder of a sweep: its words, and how many jobs it has
+CHECKPOINTS = "checkpoints"  # the folder of its checkpoints
 PROGRESS = "progress.json"  # how far a run is that is not finished
 LATEST = "latest"  # beside the runs of one name: a link to the newest, or a file with its name
 MOST_LISTED = 20  # runs that a sentence names
@@ -86,6 +87,12 @@ def project_commit() -> str | None:
     return None if top is None or top == own else _commit_of(Path())
 
 
+def commits() -> dict[str, str]:
+    """Return ``commit`` and ``project_commit`` as what is exported names them; only known ones."""
+    both = {"commit": commit(), "project_commit": project_commit()}
+    return {name: known for name, known in both.items() if known is not None}
+
+
 def _commit_of(folder: Path) -> str | None:
     head = _git(folder, "rev-parse", "HEAD")
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
@@ -122,7 +129,7 @@ def checkpoint_of(run: Path, name: str) -> Path:
     finished = (run / RESULT).is_file()
     if name == "best" and finished:
         return run / str(read_result(run)["checkpoint"])
-    files = {path.stem: path for path in sorted((run / "checkpoints").glob("*.ckpt"))}
+    files = {path.stem: path for path in sorted((run / CHECKPOINTS).glob("*.ckpt"))}
     stem = name.removesuffix(".ckpt")
     if stem not in files:
         there = [*(["best"] if finished else []), *files]

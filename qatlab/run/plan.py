@@ -18,6 +18,7 @@ from qatlab.deploy.obstacles import (
 )
 from qatlab.deploy.pixels import pixel_codes
 from qatlab.errors import ConfigError
+from qatlab.quant import quantizers
 from qatlab.run.build import Built, build
 from qatlab.run.layers import print_table
 from qatlab.system.terminal import say
@@ -59,7 +60,7 @@ def _obstacles(
     """Return what stands in the way of each form of the network.
 
     Raises:
-        ConfigError: if ``cfg.target`` asks for a form that it cannot have.
+        ConfigError: if ``cfg.target`` asks for a form that it cannot have, and it has quantizers.
     """
     data = built.data
     try:
@@ -69,5 +70,6 @@ def _obstacles(
     found = obstacles(built.model, codes, data.example_input(), tried)
     if of_images is not None:
         found |= {form: (of_images, *found[form]) for form in IN_INTEGERS & found.keys()}
-    check_target(cfg.target, found)
+    if quantizers(built.model):  # a float network is trained on the way to one that leaves
+        check_target(cfg.target, found)
     return found

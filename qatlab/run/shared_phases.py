@@ -30,6 +30,7 @@ from torch import nn
 from qatlab.config.targets import TARGET
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import Phase, Quantizer
+from qatlab.results.record import CHECKPOINTS
 from qatlab.run.belonging import ORIGIN, SUMS, sum_of, sums_in
 from qatlab.run.build import Built
 from qatlab.run.environment import environment
@@ -52,7 +53,6 @@ WITHOUT_EFFECT_INSIDE = {
     },
     "trainer": {"max_epochs"},
 }
-CHECKPOINTS = "checkpoints"
 
 
 @contextmanager

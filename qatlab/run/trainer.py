@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping, Timer
 
 from qatlab.config.targets import make
 from qatlab.errors import ConfigError, wrong
+from qatlab.results.record import CHECKPOINTS
 from qatlab.run.build import Built
 from qatlab.run.trackers import make_tracker
 from qatlab.training.checkpoint import RunCheckpoint
@@ -52,7 +54,7 @@ def callbacks_of(cfg: DictConfig) -> tuple[list[Callback], RunCheckpoint]:
     checkpoints = [callback for callback in chosen if isinstance(callback, RunCheckpoint)]
     if len(checkpoints) != 1:
         raise ConfigError(f"callbacks has {len(checkpoints)} RunCheckpoint. Accepted: exactly one.")
-    place = Path(cfg.folder) / "checkpoints"
+    place = Path(cfg.folder) / CHECKPOINTS
     if checkpoints[0].folder.absolute() != place.absolute():
         key = next(key for key, one in zip(nodes, chosen, strict=True) if one is checkpoints[0])
         advice = "Set the folder of the run with hydra.run.dir=."
@@ -67,6 +69,8 @@ def trainer_of(
     cfg: DictConfig, schedule: Schedule | None = None, chosen: Sequence[Callback] = ()
 ) -> Trainer:
     """Make the trainer: with a schedule and chosen callbacks to fit, without them to test only."""
+    for name in ("pytorch_lightning", "lightning_fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its tips, devices and processes
     callbacks, loggers = [*chosen], []
     if schedule is not None:
         epochs = {span.name: span.epochs for span in schedule.phases}

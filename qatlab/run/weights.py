@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import Phase, set_phase
 from qatlab.quant.quantizer import phase_of
-from qatlab.results.record import CONFIG, RESULT, find_run, read_result
+from qatlab.results.record import CHECKPOINTS, CONFIG, RESULT, find_run, read_result
 from qatlab.run.weight_files import (
     DRAWN,
     NO_CHECKSUM,
@@ -126,7 +126,7 @@ def init_weights(
             "checkpoint."
         )
     others = [m.weights.source for m in fitting if m.weights.place != chosen.weights.place]
-    of_a_run = (path.parent.parent / CONFIG).is_file() and path.parent.name == "checkpoints"
+    of_a_run = (path.parent.parent / CONFIG).is_file() and path.parent.name == CHECKPOINTS
     messages = chosen.messages(of_a_run) + _copy(model, chosen, source)
     if others:
         messages.append(f"its {', '.join(others)} would fit as well")
@@ -192,9 +192,9 @@ def _file_of(path: Path) -> Path:
             return path / str(read_result(path)["checkpoint"])
         except ConfigError as error:
             raise CheckpointError(f"init_weights={path}: {error}") from error
-    if not os.path.lexists(path / "checkpoints" / LAST):
+    if not os.path.lexists(path / CHECKPOINTS / LAST):
         raise CheckpointError(
             f"init_weights={path} is a folder without checkpoints/{LAST}. Accepted: the folder of "
             "a run, a checkpoint, a file of weights."
         )
-    return path / "checkpoints" / LAST
+    return path / CHECKPOINTS / LAST

@@ -88,6 +88,18 @@ def check_overrides(words: list[str], is_sweep: bool) -> None:
             )
         if not is_sweep and OF_SWEEPS.match(key) and value != BASIC:
             raise ConfigError(f"{word} has no effect without -m, which starts a sweep.")
+    _check_teacher(words)
+
+
+def _check_teacher(words: list[str]) -> None:
+    """Raise a ConfigError for a teacher that takes the place of its other keys, or lacks them."""
+    given = [word.lstrip("+").partition("=") for word in words]
+    other = next((key for key, _, _ in given if key.startswith("distill.")), None)
+    for key, _, value in given:
+        if key == "distill" and other is not None and not value.startswith("{"):
+            raise ConfigError(
+                f"distill={value} cannot be combined with {other}=: give distill.teacher={value}."
+            )
 
 
 def _count(config: DictConfig, overrides: list[Override]) -> int:

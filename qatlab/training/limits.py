@@ -8,7 +8,7 @@ from typing import Any
 from qatlab.errors import ConfigError, text, wrong
 from qatlab.training.schedule import Schedule
 
-INSTEAD = "set schedule.float_epochs, schedule.clamp_epochs and schedule.quantize_epochs instead"
+INSTEAD = "set schedule.first_epochs (before quantization) and schedule.quantize_epochs instead"
 ENDS_EARLY = {"max_steps": (-1,), "max_time": (None,), "fast_dev_run": (False, 0)}
 ABOVE_ZERO = (
     *("accumulate_grad_batches", "gradient_clip_val"),

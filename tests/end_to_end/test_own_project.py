@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +33,10 @@ def test_each_command_of_a_new_projects_page_works(tmp_path: Path) -> None:
     made = start_forked(tmp_path / "log", "qatlab", "init", "myproject", PWD=str(tmp_path))
     assert made.code == 0, made.output
     assert "cd myproject\n  qatlab train experiment=first\n" in made.output
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for git in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *git], cwd=project, check=True)
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=project, text=True).strip()
     words = commands(project / "README.md")
     assert [command for command, *_ in words] == [
         *("plan", "train", "test", "report", "export", "verify", "export", "verify"),
@@ -45,7 +51,10 @@ def test_each_command_of_a_new_projects_page_works(tmp_path: Path) -> None:
         if command == ["train", "experiment=first"]:
             result = json.loads((project / "outputs/runs/first/latest/result.json").read_text())
             assert result["test"]["top1"] > 0.6  # chance is a third
-    assert (project / "first.c").is_file()
+    assert f" project_commit {head}\n" in (project / "first.c").read_text()
+    if find_spec("onnxruntime"):
+        metadata = import_module("onnx").load(project / "first.onnx").metadata_props
+        assert {one.key: one.value for one in metadata}["project_commit"] == head
     runs = len(list((project / "outputs/sweeps").glob("*/*/result.json")))
     assert runs == 4
     page = (project / "report.html").read_text()

@@ -87,6 +87,8 @@ def test_a_teacher_of_other_images_is_refused(teacher: Path, told: Told, tmp_pat
         ([f"distill={tmp_path}"], f"distill.teacher={tmp_path}: |has no config.yaml"),
         ([f"distill.teacher={teacher}", "distill.weight=0"], "distill.weight=0 is wrong"),
         ([f"distill={teacher}", range_of], "was trained with other data.transforms"),
+        (["distill=a", "distill.weight=1"], "with distill.weight=|give distill.teacher=a"),
+        (["distill.weight=1", "distill=a"], "with distill.weight=|give distill.teacher=a"),
         (["distill=3"], "distill=3 is wrong|the folder of a run"),
         (["distill={teecher: x}"], "distill.teecher is unknown|'teacher'"),
     ):

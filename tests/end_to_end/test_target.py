@@ -24,6 +24,7 @@ from qatlab.cli.main import run as run_command
 
 Ran = Callable[..., str]
 FLOAT_FIRST = "quant.rules.first.weight=null"
+FLOAT = ("quant.weight=null", "quant.activation=null", "quant.rules=null")  # quant=none
 NO_FORM = "conv1 has float weights, and so no integer form: give it bits."
 
 
@@ -144,6 +145,13 @@ def test_a_network_that_can_leave_is_trained_for_its_target(ran: Ran) -> None:
     assert lines.count("Can be exported as integer, qdq, qonnx, c.") == 1
     forms = json.loads(Path("run/layers.json").read_text())["forms"]
     assert forms == {"integer": [], "qdq": [], "qonnx": [], "c": []}
+    assert Path("run/result.json").exists()
+
+
+def test_a_float_network_is_trained_whatever_its_target(ran: Ran) -> None:
+    lines = ran("schedule.clamp_epochs=0", "target=c", *FLOAT)
+    cannot = "Cannot be exported: the network is float: give it quantizers, such as quant=sat_4bit."
+    assert lines.splitlines().count(cannot) == 1
     assert Path("run/result.json").exists()
 
 

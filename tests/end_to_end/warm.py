@@ -15,7 +15,12 @@ from qatlab import config
 from qatlab.sweep import search
 
 for name in (
-    *("qatlab.cli.hydra_app", "qatlab.run.experiment", "qatlab.training.quant_monitor"),
+    *(
+        "qatlab.cli.hydra_app",
+        "qatlab.run.experiment",
+        "qatlab.run.fit",
+        "qatlab.training.quant_monitor",
+    ),
     *("qatlab.models", "qatlab.deploy.onnx.qdq", "qatlab.deploy.onnx.integer"),
     *("qatlab.deploy.onnx.qonnx", "torch.utils.serialization.config"),
 ):

@@ -25,6 +25,9 @@ function remember() {
   if (byId("words").value) state.set("words", byId("words").value);
   for (const name of FILTERS) if (byId(name).value !== "all") state.set(name, byId(name).value);
   if (!byId("join").checked) state.set("seeds", "apart");
+  for (const [title, heights] of ranges) {
+    state.append("range", [...heights.map((one) => one.toFixed(3)), title].join());
+  }
   for (const row of pinned) state.append("pin", keyOf(row));
   if (opened) state.set("open", keyOf(opened));
   const text = state.toString();
@@ -39,6 +42,10 @@ function recall() {
     if (values.includes(state.get(name))) byId(name).value = state.get(name);
   }
   byId("join").checked = state.get("seeds") !== "apart";
+  for (const text of state.getAll("range")) {
+    const [, low, high, title] = text.match(/^([01]\.\d+),([01]\.\d+),(.+)$/) ?? [];
+    if (title) ranges.set(title, [Number(low), Number(high)]);
+  }
   const found = (key) => allRows.find((row) => keyOf(row) === key);
   pinned = state.getAll("pin").map(found).filter(Boolean).slice(0, MOST_PINNED);
   return found(state.get("open"));
@@ -91,7 +98,7 @@ function update() {
   const words = byId("words").value.toLowerCase().split(/\s+/).filter(Boolean);
   const chosen = Object.fromEntries(FILTERS.map((name) => [name, byId(name).value]));
   const rows = byId("join").checked ? joinedRows : singleRows;
-  visible = rows.filter((row) => matches(row, words, chosen));
+  visible = withinRanges(rows.filter((row) => matches(row, words, chosen)));
   markFronts(visible);
   const all = rows.length === visible.length;
   byId("shown").textContent = all ? "" : `${visible.length} of ${rows.length} rows are shown.`;
@@ -174,7 +181,7 @@ for (const form of document.forms) form.addEventListener("submit", (event) => ev
 byId("join").addEventListener("change", changed);
 byId("join").disabled = data.settings.every(({ runs }) => runs.length < 2);
 makeHead(byId("table").tHead, sorting, order);
-const drawOverview = makeOverview(byId("overview"), open);
+const drawOverview = makeOverview(byId("overview"), open, changed);
 const { dataset } = root; // times in milliseconds, for tests
 const now = () => performance.now().toFixed(0);
 const before = recall();

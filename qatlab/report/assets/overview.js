@@ -319,7 +319,7 @@ function fillBest(parent, rows, opened) {
 }
 
 // Charts of which no run has anything are not made; a sentence says so.
-function makeOverview(parent, opened) {
+function makeOverview(parent, opened, changed) {
   const rows = joinedRows.filter((row) => row.mean !== null);
   const draws = [];
   const absent = [];
@@ -340,7 +340,15 @@ function makeOverview(parent, opened) {
   if (axesOf(rows).length > 2) {
     const title = "Settings and what they lead to: a line for each row, bright where top-1 is high";
     const place = chartPlace(parent, "parallel", title, true);
-    draws.push([place, parallel]);
+    place.previousElementSibling.append(node("span", { class: "hint" }, "; drag along an axis to filter"));
+    const show = watchRanges(place, () => titles, changed);
+    draws.push([
+      place,
+      (visible) => {
+        show();
+        return parallel(visible);
+      },
+    ]);
   }
   closeGaps(parent);
   if (absent.length && rows.length) {

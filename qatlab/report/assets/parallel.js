@@ -63,19 +63,22 @@ function scaleOf({ value, log }, rows) {
   return { at: (one) => (on(Number(one)) - on(low)) / span, ticks };
 }
 
+let titles = []; // of the axes that are drawn
+
 function parallel(visible) {
-  const rows = visible.filter((row) => row.mean !== null);
+  const rows = among;
+  const within = new Set(visible);
   const axes = axesOf(rows);
   const scales = axes.map((one) => scaleOf(one, rows));
+  titles = axes.map(({ title }) => title);
   const [low, high] = extremes(rows.map((row) => row.mean));
   const span = high - low || 1;
   const buckets = Array.from({ length: SHADES }, () => []);
-  for (const row of rows) {
+  for (const row of rows.filter((one) => within.has(one))) {
     buckets[Math.min(SHADES - 1, Math.floor(((row.mean - low) / span) * SHADES))].push(row);
   }
-  const traces = buckets.flatMap((own, i) => {
-    if (!own.length) return [];
-    const points = own.flatMap((row) => [
+  const pointsOf = (own) =>
+    own.flatMap((row) => [
       ...axes.map(({ value }, k) => {
         const one = value(row);
         const absent = one === null || one === "";
@@ -83,6 +86,16 @@ function parallel(visible) {
       }),
       [null, null, row], // the line ends
     ]);
+  const others = pointsOf(rows.filter((row) => !within.has(row)));
+  const faint = {
+    x: others.map(([x]) => x),
+    y: others.map(([, y]) => y),
+    ...{ mode: "lines", hoverinfo: "skip", showlegend: false, opacity: 0.15 },
+    line: { color: themed("muted"), width: 1 },
+  };
+  const traces = buckets.flatMap((own, i) => {
+    if (!own.length) return [];
+    const points = pointsOf(own);
     return {
       x: points.map(([x]) => x),
       y: points.map(([, y]) => y),
@@ -119,9 +132,17 @@ function parallel(visible) {
     ...{ type: "line", xref: "x", yref: "y", x0: k, x1: k, y0: 0, y1: 1, layer: "below" },
     line: { color: themed("muted"), width: 1 },
   }));
+  for (const [k, title] of titles.entries()) {
+    if (!ranges.has(title)) continue;
+    const [y0, y1] = ranges.get(title);
+    shapes.push({
+      ...{ type: "rect", xref: "x", yref: "y", x0: k - 8 / room, x1: k + 8 / room, y0, y1 },
+      ...{ fillcolor: themed("accent"), opacity: 0.3, line: { width: 0 } },
+    });
+  }
   const hidden = { visible: false, fixedrange: true };
   return [
-    traces,
+    others.length ? [faint, ...traces] : traces,
     {
       xaxis: { ...hidden, range: [-LEFT / room, axes.length - 1 + RIGHT / room] },
       yaxis: { ...hidden, range: [-0.06, 1.16] },

@@ -438,6 +438,44 @@ def test_settings_that_differ_are_parallel_coordinates(shown: Shown) -> None:
     assert sorted(top) == [0, 1, 1, 1]  # activation bits 2 once, 4 of the others
 
 
+def drag_along_axis(shown: Shown, axis: int, start: float, end: float) -> None:
+    """Drag from one height of an axis to another one, 0 to 1; equal ones are a click."""
+    place = shown.page.locator("#parallel")
+    place.scroll_into_view_if_needed()
+    box, layout = place.bounding_box(), place.evaluate("(it) => it.layout")
+    (left, right), (bottom, top) = (layout[f"{one}axis"]["range"] for one in "xy")
+    margin = layout["margin"]
+    x = box["x"] + (axis - left) / (right - left) * box["width"]
+    inside = box["height"] - margin["t"] - margin["b"]
+    start, end = (
+        box["y"] + margin["t"] + (top - one) / (top - bottom) * inside for one in (start, end)
+    )
+    shown.page.mouse.move(x, start)
+    shown.page.mouse.down()
+    shown.page.mouse.move(x, end, steps=3)
+    shown.page.mouse.up()
+
+
+def test_a_range_dragged_along_an_axis_filters(shown: Shown, browser: Any) -> None:
+    whole = shown.page.locator(ROWS).count()
+    drag_along_axis(shown, 5, 0.97, 1.05)  # the highest top-1
+    shown.until(f"document.querySelectorAll('{ROWS}').length === 1")
+    assert shown.page.locator("#shown").inner_text() == f"1 of {whole} rows are shown."
+    shown.until("document.getElementById('parallel').data.length === 2")
+    faint, bright = shown.data("parallel")
+    assert (faint["hoverinfo"], faint["x"].count(0), bright["x"].count(0)) == ("skip", 3, 1)
+    again = Shown(browser, shown.file, shown.page.evaluate("location.hash"))
+    assert again.page.locator(ROWS).count() == 1
+    drag_along_axis(shown, 0, 0.9, 1.05)  # one more range: both have to hold
+    drag_along_axis(shown, 5, 1.02, 1.02)  # a click takes the first one away
+    shown.until("location.hash.includes('quant') && !location.hash.includes('top-1')")
+    shown.page.get_by_role("button", name="show all lines").click()
+    shown.until(f"document.querySelectorAll('{ROWS}').length === {whole}")
+    assert "range" not in shown.page.evaluate("location.hash")
+    assert shown.page.get_by_role("button", name="show all lines").count() == 0
+    assert shown.said == again.said == []
+
+
 def test_a_run_links_to_its_files(browser: Any, tmp_path: Path) -> None:
     run = tmp_path / "runs/a #1 100%"
     write_run(run, top1=0.9)

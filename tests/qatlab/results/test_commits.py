@@ -57,5 +57,7 @@ def test_a_package_inside_of_a_project_has_not_the_projects_commit(
     installed.parent.mkdir()
     installed.write_text("")
     monkeypatch.setattr(record, "__file__", str(installed))
+    head = git(project, "rev-parse", "HEAD")
     assert record.commit() is None
-    assert record.project_commit() == git(project, "rev-parse", "HEAD")
+    assert record.project_commit() == head
+    assert record.commits() == {"project_commit": head}
