@@ -29,10 +29,11 @@ def plan(cfg: DictConfig) -> None:
     Raises:
         QatlabError: for a network that cannot be made, or cannot leave as ``cfg.target`` asks.
     """
-    built, found = build_for_target(cfg, OF_FLOATS)
+    built, found = _built(cfg, OF_FLOATS)
     print_table(built.table)
     for line in [in_short(found), *listed(found)]:
         say(line)
+    check_target(cfg.target, found)  # behind the lines that say all that is in the way
 
 
 def build_for_target(
@@ -48,6 +49,12 @@ def build_for_target(
     Raises:
         ConfigError: if ``cfg.target`` asks for a form that the network cannot have.
     """
+    built, found = _built(cfg, tried)
+    check_target(cfg.target, found)
+    return built, found
+
+
+def _built(cfg: DictConfig, tried: Sequence[str]) -> tuple[Built, dict[str, tuple[Obstacle, ...]]]:
     asked = forms_of(cfg.target)  # a word that is wrong is refused before anything is built
     built = build(cfg)
     return built, _obstacles(cfg, built, [*asked, *tried])
@@ -56,11 +63,7 @@ def build_for_target(
 def _obstacles(
     cfg: DictConfig, built: Built, tried: Sequence[str]
 ) -> dict[str, tuple[Obstacle, ...]]:
-    """Return what stands in the way of each form of the network.
-
-    Raises:
-        ConfigError: if ``cfg.target`` asks for a form that it cannot have.
-    """
+    """Return what stands in the way of each form of the network."""
     data = built.data
     try:
         codes, of_images = pixel_codes(data), None
@@ -69,5 +72,4 @@ def _obstacles(
     found = obstacles(built.model, codes, data.example_input(), tried)
     if of_images is not None:
         found |= {form: (of_images, *found[form]) for form in IN_INTEGERS & found.keys()}
-    check_target(cfg.target, found)
     return found
