@@ -192,7 +192,7 @@ def _elsewhere(path: str) -> str:
         project = found.parents[path.count("/") + 1]
         if found.is_file() and found.parents[path.count("/")].resolve() != CONF.resolve():
             folder = os.path.relpath(project, here)
-            return f" The project in {folder} has it: cd {folder}."
+            return f" The project in '{folder}' has it: change into that folder."
     return ""
 
 

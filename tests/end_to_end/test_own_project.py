@@ -66,7 +66,9 @@ def test_a_command_in_the_wrong_folder_is_told_the_projects(
     start_forked(tmp_path / "log", "qatlab", "init", "mine", PWD=str(tmp_path))
     ended = qatlab(tmp_path / place, "plan", "experiment=first")
     assert ended.code == 1
-    told = f"experiment=first is unknown. The project in {folder} has it: cd {folder}. Accepted: "
+    told = (
+        f"experiment=first is unknown. The project in '{folder}' has it: change into that folder."
+    )
     assert told in ended.output
 
 
