@@ -93,7 +93,8 @@ def _check(given: argparse.Namespace) -> None:
     if name in PROGRAMS:
         return
     if given.output.suffix != ".onnx":
-        raise wrong("--output", given.output, f"a file that ends in .onnx, as --format {name}")
+        accepted = f"a file that ends in .onnx, as --format {name}"
+        raise wrong("--output", given.output, accepted, "For a program in C: --format c.")
     if given.rescale is not None and name in ("qdq", "qonnx"):
         raise ConfigError(
             f"--rescale cannot be combined with --format {name}, which rescales in float. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
+from qatlab.config.places import CONF, PROJECT, project_conf
 from qatlab.errors import QatlabError, did_you_mean, unknown, wrong
 from qatlab.system.files import final
 
@@ -34,6 +36,7 @@ NO_MEMORY = re.compile(
 LIGHTNINGS = "MisconfigurationException"  # about arguments of its trainer
 NO_JOBS = "n_jobs == 0 in Parallel has no meaning"  # joblib's words
 CANNOT_USE = "cannot use"
+NO_PACKAGE = "its first line must be '# @package _global_'."  # of a file in conf/experiment/
 NO_SLURM = "are you indeed on a slurm cluster"  # what the launcher of Slurm jobs asks
 NO_PLUGIN = "Unknown plugin class : "
 CONNECTION_LOST = re.compile(  # torch's words
@@ -121,11 +124,7 @@ def _words(error: BaseException) -> str:
             if options:
                 return _unknown_option(cause.missing_cfg_file, options)
         if isinstance(cause, OverrideParseException):
-            fault = "has no =" if "EQUAL" in cause.message else "cannot be read"
-            return (
-                f"{cause.override!r} {fault}: write group=option, key=value, +key=value or ~key, "
-                "in quotes if it holds brackets or spaces."
-            )
+            return _no_setting(cause)
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _file(error) + _about_key(cause, str(error))
         if isinstance(cause, YAMLError):
@@ -139,6 +138,18 @@ def _words(error: BaseException) -> str:
             name = "a file" if cause.filename is None else final(Path(str(cause.filename)))
             return f"{CANNOT_USE} {name}: {cause.strerror}."
     return _hydras(str(error))
+
+
+def _no_setting(error: OverrideParseException) -> str:
+    word = str(error.override)
+    fault = "has no =" if "EQUAL" in error.message else "cannot be read"
+    if Path(word).is_dir():
+        meant = f"a run is given as run={word} to qatlab test, and resume={word} to qatlab train"
+        return f"{word!r} {fault}: {meant}."
+    return (
+        f"{word!r} {fault}: write group=option, key=value, +key=value or ~key, in quotes if it "
+        "holds brackets or spaces."
+    )
 
 
 def _file_of(error: UnicodeDecodeError) -> str:
@@ -167,8 +178,22 @@ def _options(path: str, message: str) -> list[str]:
 def _unknown_option(path: str, options: Sequence[str]) -> str:
     group, _, name = path.rpartition("/")
     options = [option for option in options if not option.startswith("_")]
-    hint = _other_bits(group, name, options) or did_you_mean(name, options)
+    hint = _other_bits(group, name, options) or _elsewhere(path) or did_you_mean(name, options)
     return f"{group}={name} is unknown.{hint} Accepted: {', '.join(options)}."
+
+
+def _elsewhere(path: str) -> str:
+    """Return in which folder near the current one a project has an option, or ""."""
+    if project_conf() is not None:
+        return ""
+    here, file = Path.cwd(), f"{PROJECT}/{path}.yaml"
+    below = sorted(here.glob(f"*/{file}"))
+    for found in [*below, *(folder / file for folder in here.parents)]:
+        project = found.parents[path.count("/") + 1]
+        if found.is_file() and found.parents[path.count("/")].resolve() != CONF.resolve():
+            folder = os.path.relpath(project, here)
+            return f" The project in '{folder}' has it: change into that folder."
+    return ""
 
 
 def _other_bits(group: str, name: str, options: Sequence[str]) -> str:
@@ -191,7 +216,7 @@ def _file(error: BaseException) -> str:
 def _about_key(error: OmegaConfBaseException, outer: str) -> str:
     key, first = str(error.full_key), str(error).splitlines()[0]
     if key == "experiment" and outer.startswith("In 'experiment/"):
-        return "its first line must be '# @package _global_'."
+        return NO_PACKAGE
     if isinstance(error, (ConfigKeyError, ConfigAttributeError)) and error.parent_node is not None:
         return _unknown_key(key, error.parent_node)
     if isinstance(error, MissingMandatoryValue):
@@ -245,6 +270,12 @@ def _keys(node: Any, parent: str = "") -> Iterator[str]:
         yield from _keys(node._get_node(name), path)
 
 
+def _groups() -> list[str]:
+    """Return the groups that are chosen once each."""
+    folders = [CONF, *([project] if (project := project_conf()) else [])]
+    return sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()})
+
+
 def _needs(launcher: str) -> str:
     return f"hydra/launcher={launcher} needs another package: pip install 'qatlab[{launcher}]'."
 
@@ -264,6 +295,10 @@ def _hydras(message: str) -> str:
     if NO_JOBS in message:
         jobs = "a number of jobs at the same time, or -1 for one on each core"
         return str(wrong("hydra.launcher.n_jobs", 0, jobs))
+    if match := re.match(r"In '(.*)': Could not override '([^'@]+)(@experiment)?", message):
+        if match[3]:  # where a file without that line would put the group
+            return f"{match[1]}.yaml: {NO_PACKAGE}"
+        return f"{match[1]}.yaml: override " + unknown(match[2], _groups())
     if message.startswith("Config group override must be"):
         return "a group takes the name of one of its options, not null or a number; see --help."
     return re.split(r"Config search path|To append to your", message)[0]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from qatlab.data.batches import ALONE, EpochSampler, ResumableLoader, Share, transform_rng
 from qatlab.data.decode import read_image
-from qatlab.data.file_sources import LabelledFiles, check_few, left_out
+from qatlab.data.file_sources import MOST_BAD, LabelledFiles, check_few, left_out
 from qatlab.data.transforms.pipeline import apply, check_shape, in_pieces, to_unit
 from qatlab.data.transforms.transform import Part, Transform
 from qatlab.errors import DataError, QatlabError
@@ -118,7 +118,8 @@ class FileBatches(Dataset[BatchResult | QatlabError]):
                     image = read_image(file, self.channels)[None]
                 except DataError as error:
                     if not self.leave_out:
-                        raise
+                        skip = "data.bad_images=skip leaves out up to"
+                        raise DataError(f"{error} {skip} {MOST_BAD:.0%} of them.") from error
                     bad.append(str(error))
                     continue
                 image = self._transformed(file, image, order.epoch, place)[0]

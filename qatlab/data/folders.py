@@ -141,9 +141,10 @@ class ImageFolder:
                 yield from names
             elif is_image(entry.name):
                 if level < self.label_depth:
+                    place = f"{'<class>/' * self.label_depth}{entry.name}"
                     raise DataError(
-                        f"{entry.path} has no class: it lies {level} folders deep, and "
-                        f"data.source.label_depth is {self.label_depth}."
+                        f"{entry.path} has no class, as it lies in no folder of one. Accepted in "
+                        f"{root}: {place}, as data.source.label_depth is {self.label_depth}."
                     )
                 yield name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+import re
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -428,6 +429,7 @@ def measure(traced: fx.GraphModule, example_input: Tensor) -> Measures:
     except Exception as error:  # of the network's own code: assertions about sizes, for example
         shape = tuple(example_input.shape)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = re.sub(r" \(Proxy\(\w+\)\)", "", reason)  # in words that were made while tracing
         raise ConfigError(
             f"data.image_size: the network cannot compute images of shape {shape}: {reason}"
         ) from error

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from qatlab.errors import ConfigError, wrong
+from qatlab.errors import ConfigError, did_you_mean, wrong
 from qatlab.system.files import read_json, read_text
 
 CONFIG = "config.yaml"  # what a run was asked for
@@ -16,15 +16,14 @@ SWEEP = "sweep.json"  # of the folder of a sweep: its words, and how many jobs i
 CHECKPOINTS = "checkpoints"  # the folder of its checkpoints
 PROGRESS = "progress.json"  # how far a run is that is not finished
 LATEST = "latest"  # beside the runs of one name: a link to the newest, or a file with its name
+RUNS = Path("outputs/runs")  # where runs lie unless hydra.run.dir says otherwise
 MOST_LISTED = 20  # runs that a sentence names
 
 
 def check_run(folder: Path) -> None:
     """Raise a ConfigError unless ``folder`` is that of a run."""
     if not (folder / CONFIG).is_file():
-        raise ConfigError(
-            f"{folder} is not the folder of a run: it has no {CONFIG}{_inside(folder)}"
-        )
+        raise ConfigError(f"{folder} is not the folder of a run: it has no {CONFIG}{_near(folder)}")
 
 
 def find_run(given: Path) -> Path:
@@ -55,19 +54,29 @@ def _followed(run: Path) -> Path:
     return run.parent / os.readlink(run) if run.name == LATEST and run.is_symlink() else run
 
 
-def _inside(folder: Path) -> str:
-    """Return which runs lie in a folder that is none, or ""."""
-    if not folder.is_dir():
-        return ""
+def _near(folder: Path) -> str:
+    """Return which runs lie in a folder that is none, or beside where one was looked for, or ""."""
+    if folder.is_dir():
+        names = _runs_in(folder)
+        return f". In it are: {_listed(names)}" if names else ""
+    place = RUNS if folder.parent == Path() else folder.parent
+    names = _runs_in(place)
+    hint = did_you_mean(folder.name, names)
+    return f".{hint} In {place} are: {_listed(names)}" if names else ""
+
+
+def _runs_in(folder: Path) -> list[str]:
+    """Return the names of the runs in a folder, or of the folders in it that hold some."""
     found = sorted(
         file.parent for file in folder.glob(f"*/{CONFIG}") if not file.parent.is_symlink()
     )
     found = found or sorted({file.parents[1] for file in folder.glob(f"*/*/{CONFIG}")})
-    if not found:
-        return ""
-    names = ", ".join(path.name for path in found[:MOST_LISTED])
-    more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
-    return f". In it are: {names}{more}"
+    return [path.name for path in found]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more
 
 
 def commit() -> str | None:

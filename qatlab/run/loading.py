@@ -70,6 +70,7 @@ def _allowed(word: str, run: str) -> list[str]:
         raise ConfigError(
             f"{word} cannot be combined with the folder {run}, which holds all settings. Accepted: "
             "allow=<package>."
+            + (f" A file to compare with it: --onnx {word}." if word.endswith(".onnx") else "")
         )
     return [name.strip() for name in value.strip("[]").split(",")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig
 
@@ -30,10 +30,11 @@ def plan(cfg: DictConfig) -> None:
     Raises:
         QatlabError: for a network that cannot be made, or cannot leave as ``cfg.target`` asks.
     """
-    built, found = build_for_target(cfg, OF_FLOATS)
+    built, found = _built(cfg, OF_FLOATS)
     print_table(built.table)
     for line in [in_short(found), *listed(found)]:
         say(line)
+    _check(cfg, built, found)  # behind the lines that say all that is in the way
 
 
 def build_for_target(
@@ -49,6 +50,17 @@ def build_for_target(
     Raises:
         ConfigError: if ``cfg.target`` asks for a form that the network cannot have.
     """
+    built, found = _built(cfg, tried)
+    _check(cfg, built, found)
+    return built, found
+
+
+def _check(cfg: DictConfig, built: Built, found: Mapping[str, tuple[Obstacle, ...]]) -> None:
+    if quantizers(built.model):  # a float network is trained on the way to one that leaves
+        check_target(cfg.target, found)
+
+
+def _built(cfg: DictConfig, tried: Sequence[str]) -> tuple[Built, dict[str, tuple[Obstacle, ...]]]:
     asked = forms_of(cfg.target)  # a word that is wrong is refused before anything is built
     built = build(cfg)
     return built, _obstacles(cfg, built, [*asked, *tried])
@@ -57,11 +69,7 @@ def build_for_target(
 def _obstacles(
     cfg: DictConfig, built: Built, tried: Sequence[str]
 ) -> dict[str, tuple[Obstacle, ...]]:
-    """Return what stands in the way of each form of the network.
-
-    Raises:
-        ConfigError: if ``cfg.target`` asks for a form that it cannot have, and it has quantizers.
-    """
+    """Return what stands in the way of each form of the network."""
     data = built.data
     try:
         codes, of_images = pixel_codes(data), None
@@ -70,6 +78,4 @@ def _obstacles(
     found = obstacles(built.model, codes, data.example_input(), tried)
     if of_images is not None:
         found |= {form: (of_images, *found[form]) for form in IN_INTEGERS & found.keys()}
-    if quantizers(built.model):  # a float network is trained on the way to one that leaves
-        check_target(cfg.target, found)
     return found

@@ -85,6 +85,9 @@ def read_weights(path: Path) -> Any:
 def find_weights(content: Any, own: Collection[str]) -> list[Weights]:
     """Return each state dictionary of a file behind each prefix that a network's names suggest.
 
+    Dictionaries without a name of the network, such as those that an optimizer has for each weight,
+    are returned only if there is no other.
+
     Args:
         content: of the file.
         own: names of the network's values.
@@ -93,10 +96,10 @@ def find_weights(content: Any, own: Collection[str]) -> list[Weights]:
         Plain ones first, then averages; of both those with the most of the network's names first.
         Empty if the file has no dictionary of tensors.
     """
-    found = []
+    found, is_wrapped = [], any(_unwrapped(key) != key for key in own)
     for place, dictionary in _dictionaries(content):
         names = {key: _unwrapped(key) for key in dictionary}
-        if len(set(names.values())) < len(names) or any(_unwrapped(key) != key for key in own):
+        if len(set(names.values())) < len(names) or is_wrapped:
             names = {key: key for key in dictionary}
         for prefix, added in _prefixes(names.values(), own):
             found.append(_renamed(place, dictionary, names, prefix, added))
@@ -104,7 +107,8 @@ def find_weights(content: Any, own: Collection[str]) -> list[Weights]:
     for weights in found:
         _prune(weights, own)
         weights.n_known = len(own & weights.values.keys())
-    return sorted(found, key=lambda x: (x.is_average, -x.n_known))
+    known = [weights for weights in found if weights.n_known]
+    return sorted(known or found, key=lambda x: (x.is_average, -x.n_known))
 
 
 def holds_module(content: Any) -> bool:

@@ -334,6 +334,14 @@ def test_tensorboard_that_is_not_installed(told: Told, monkeypatch: pytest.Monke
             "# @package _global_\ndefaults: [{override /model: lenett}]",
             "model=lenett is unknown|'lenet'",
         ),
+        (
+            "# mine\n# @package _global_\ndefaults: [{override /model: lenet}]",
+            "experiment/mine.yaml: its first line must be '# @package _global_'",
+        ),
+        (
+            "# @package _global_\ndefaults: [{override /dta: mnist}]",
+            "experiment/mine.yaml: override dta is unknown. Did you mean 'data'|quant",
+        ),
     ],
 )
 def test_mistakes_in_an_experiment(command: Told, tmp_path: Path, text: str, words: str) -> None:

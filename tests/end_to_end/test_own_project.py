@@ -68,6 +68,36 @@ def test_an_option_that_a_project_has_not_is_named_with_its_own(tmp_path: Path) 
     assert "model=mynett is unknown. Did you mean 'mynet'?" in ended.output
 
 
+@pytest.mark.parametrize(("place", "folder"), [(".", "mine"), ("mine/images/train", "../..")])
+def test_a_command_in_the_wrong_folder_is_told_the_projects(
+    place: str, folder: str, tmp_path: Path
+) -> None:
+    start_forked(tmp_path / "log", "qatlab", "init", "mine", PWD=str(tmp_path))
+    ended = qatlab(tmp_path / place, "plan", "experiment=first")
+    assert ended.code == 1
+    told = (
+        f"experiment=first is unknown. The project in '{folder}' has it: change into that folder."
+    )
+    assert told in ended.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("test", "mine"), "'mine' has no =: a run is given as run=mine to qatlab test"),
+        (("train", "mine"), "and resume=mine to qatlab train."),
+        (("verify", "mine", "x.onnx"), "A file to compare with it: --onnx x.onnx"),
+    ],
+)
+def test_a_word_that_is_no_setting_is_told_how_it_is_given(
+    words: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    ended = qatlab(tmp_path, *words)
+    assert ended.code == 1
+    assert told in ended.output
+
+
 @pytest.mark.parametrize("words", [("test", "run={}"), ("verify", "{}"), ("train", "resume={}")])
 def test_a_run_from_someone_else_calls_nothing_that_came_with_it(
     words: tuple[str, str], tmp_path: Path

@@ -112,6 +112,19 @@ def test_a_plan_lists_all_that_stands_in_the_way(ran: Ran) -> None:
     assert not list(Path().rglob("layers.json"))
 
 
+def test_a_plan_lists_it_before_it_refuses_a_target(
+    ran: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        ran("mode=plan", "target=c", network="OwnWeights")
+    told = capsys.readouterr()
+    check(told.err, ("target=c: the network cannot leave so: up (Conv",))
+    lines = told.out.splitlines()
+    assert lines[0].startswith("Layers and sites")
+    listed = [line.split()[2] for line in lines if line.startswith("  integer, c: ")]
+    assert listed == ["up", "line", "linear"]
+
+
 def test_a_plan_says_that_a_network_can_leave(ran: Ran) -> None:
     lines = ran("mode=plan", "target=[integer,qdq,qonnx,c]").splitlines()
     assert lines[-1] == "Can be exported as integer, qdq, qonnx, c."

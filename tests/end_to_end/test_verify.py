@@ -219,7 +219,10 @@ def test_a_file_of_another_run_fails(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--onnx", "{tmp}/missing.onnx"], "cannot read {tmp}/missing.onnx"),
+        (
+            ["--onnx", "{tmp}/missing.onnx"],
+            "cannot read {tmp}/missing.onnx: No such file or directory\n",
+        ),
         (["--onnx", "{tmp}/run.log"], "cannot read {tmp}/run.log"),
         (["--rescale", "fixed23"], "rescale=fixed23 is wrong. Did you mean 'fixed32'?"),
         (["--rescale", "fixed16", "--reader", "onnxruntime"], "--rescale has no effect with"),
@@ -294,6 +297,7 @@ def test_a_clamped_run_has_nothing_to_export(run: Path, tmp_path: Path, capsys: 
     ("words", "told"),
     [
         (["-o", "model.pt"], "a file that ends in .onnx, as --format qdq"),
+        (["-o", "model.c"], "as --format qdq. For a program in C: --format c."),
         (
             ["-o", "model.onnx", "--format", "c"],
             "a file that ends in .c, or a folder, as --format c",

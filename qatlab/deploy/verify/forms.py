@@ -314,7 +314,8 @@ def read_onnx(path: Path, formats: Sequence[str] = ("qdq", "qonnx", "integer")) 
         file = onnx.load(path, load_external_data=False)
         facts = {entry.key: entry.value for entry in file.metadata_props}
     except Exception as error:  # of protobuf or the file system
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        words = str(getattr(error, "strerror", None) or error)
+        reason = (words.strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"cannot read {path}: {reason}") from error
     if facts.get("format") not in formats:
         raise ConfigError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +37,24 @@ def test_each_file_of_the_project_is_explained_in_its_first_line(tmp_path: Path)
     for path in files:
         if path.suffix == ".yaml":
             assert isinstance(yaml.safe_load(path.read_text()), dict)
-    assert "outputs/" in (tmp_path / ".gitignore").read_text().split()
+    assert "/outputs/" in (tmp_path / ".gitignore").read_text().split()
     assert not (tmp_path / "gitignore").exists()
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_git_keeps_what_is_the_users_and_leaves_out_what_commands_write(tmp_path: Path) -> None:
+    run(["init", str(tmp_path)])
+    made = ("first", "first.c", "first.onnx", "report.html", "outputs/runs/first/now/result.json")
+    for name in made:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for words in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    kept = subprocess.check_output(["git", "ls-files", "--", ":!images"], cwd=tmp_path, text=True)
+    assert kept.split() == [
+        *(".gitignore", "README.md", "conf/data/shapes.yaml", "conf/experiment/first.yaml"),
+        *("conf/model/mynet.yaml", "mynet.py"),
+    ]
 
 
 def test_images_are_the_same_each_time_and_differ_from_each_other() -> None:

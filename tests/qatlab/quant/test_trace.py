@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from qatlab.errors import ConfigError
 from qatlab.quant.trace import Measures, measure, trace
 
 IMAGE = torch.rand(1, 3, 6, 8)
@@ -28,6 +29,16 @@ class Net(nn.Module):
 def measured(function: Any) -> tuple[dict[str, fx.Node], Measures]:
     traced = trace(Net(function))
     return {node.name: node for node in traced.graph.nodes}, measure(traced, IMAGE)
+
+
+def test_a_size_that_the_network_refuses_is_told_in_its_words() -> None:
+    def function(net: Net, x: Tensor) -> Tensor:
+        height = x.shape[2]  # a proxy while this is traced, and so in the text
+        torch._assert(height == 7, f"Input height ({height}) doesn't match model (7).")
+        return x
+
+    with pytest.raises(ConfigError, match=r": Input height doesn't match model \(7\)\.$"):
+        measured(function)
 
 
 def test_sizes_are_numbers_and_no_tensors() -> None:

@@ -64,7 +64,22 @@ def test_a_folder_of_runs_without_a_newest_lists_them(runs: Path) -> None:
     with pytest.raises(ConfigError, match=r"runs is not the folder of a run: .* In it are: net$"):
         check_run(find_run(runs.parent))
     with pytest.raises(ConfigError, match=r"it has no config\.yaml$"):
-        check_run(find_run(Path("nowhere")))
+        check_run(find_run(Path("elsewhere/nowhere")))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("outputs/runs/nett", "config.yaml. Did you mean 'net'? In outputs/runs are: net"),
+        ("net", "config.yaml. Did you mean 'net'? In outputs/runs are: net"),
+        ("outputs/runs/other", "it has no config.yaml. In outputs/runs are: net"),
+        ("outputs/runs/net/2026-01-03", "are: 2026-01-01_10-00-00, 2026-01-02_10-00-00"),
+    ],
+)
+def test_runs_beside_one_that_is_not_there_are_listed(runs: Path, given: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_run(find_run(Path(given)))
+    assert str(caught.value).endswith(told)
 
 
 def test_a_command_that_leaves_no_run_leaves_no_folder(runs: Path) -> None:

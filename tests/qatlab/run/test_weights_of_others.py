@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 from qatlab.errors import CheckpointError
 from qatlab.quant import LsqActivation, LsqWeight, SatActivation, SatWeight, quantize
 from qatlab.quant.trace import trace
+from qatlab.run.weight_files import find_weights
 from qatlab.run.weights import init_weights
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -544,3 +545,14 @@ def test_the_part_that_comes_nearest_is_named(path: Path) -> None:
         f"init_weights={path} (its 'state_dict', names that begin with 'net.') does not fit "
         "the model: it lacks 1 value of the model, first fc.bias"
     )
+
+
+def test_what_an_optimizer_keeps_is_not_taken_for_weights() -> None:
+    net = Net()
+    adam = torch.optim.Adam(net.parameters())
+    net(IMAGES).sum().backward()
+    adam.step()
+    content = {"state_dict": net.state_dict(), "optimizer_states": [adam.state_dict()]}
+    assert [weights.place for weights in find_weights(content, net.state_dict())] == ["state_dict"]
+    (first, *_) = find_weights({"optimizer": adam.state_dict()}, net.state_dict())
+    assert first.n_known == 0  # there is no other, and a message needs one
