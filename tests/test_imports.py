@@ -66,7 +66,7 @@ NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.
 KNOW_HYDRA = (
     *("qatlab.config", "qatlab.sweep", "qatlab.cli"),
     *("qatlab.run.build", "qatlab.run.experiment", "qatlab.run.loading", "qatlab.run.plan"),
-    *("qatlab.run.quantized", "qatlab.run.teacher"),
+    *("qatlab.run.learned_bits", "qatlab.run.quantized", "qatlab.run.teacher"),
     "qatlab.run.trainer",
 )
 

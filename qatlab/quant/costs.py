@@ -67,6 +67,18 @@ class Costs:
         rows = [row if row.part == "activation" else self._with_costs(row, bits) for row in rows]
         return rows, self._peak(n_bytes)
 
+    def reads(self, layer: str) -> list[tuple[tuple[str | int, ...], int]]:
+        """Return, for each call of a layer, what it reads, and its multiply-accumulates.
+
+        What it reads are names of sites, or bits: of an image, or of what stays float.
+        """
+
+        def source(node: fx.Node) -> str | int:
+            return IMAGE_BITS if node in self._images else self._sites.get(node, FLOAT_BITS)
+
+        calls = self._calls.get(layer, [])
+        return [(tuple(map(source, read)) or (FLOAT_BITS,), macs) for read, macs in calls]
+
     def _with_costs(self, row: LayerRecord, bits: Mapping[fx.Node, int | None]) -> LayerRecord:
         """Return a layer with the costs of all its calls."""
         calls = [

@@ -91,6 +91,7 @@ def build(cfg: DictConfig, trained: bool = False) -> Built:
     if cfg.init_weights is not None:
         falls = trained and bool(cfg.schedule.falling_bits)
         say(init_weights(model, cfg.init_weights, unused, whole=trained, same_bits=falls))
+        table = table.with_learned_bits(model)
     epochs = {phase: cfg.schedule[f"{phase.value}_epochs"] for phase in Phase}
     falling_bits: Any = cfg.schedule.falling_bits
     if OmegaConf.is_config(falling_bits):
