@@ -52,7 +52,7 @@ class BitBudget:
         lowest: int,
         highest: int,
     ) -> None:
-        self.kind, self.limit, self.lowest, self.highest = kind, limit, lowest, highest
+        self.kind, self.limit, self.lowest, self.highest = kind, float(limit), lowest, highest
         weights = [row for row in table.layers if row.part == "weight"]
         free = {row.name for row in table.layers if row.bits is not None} - {*kept}
         # Each term: its factor, whose bits, and of whose bits the most are the other factor.
@@ -135,8 +135,8 @@ class BitBudget:
     def rounded(self, widths: Array) -> list[int]:
         """Return whole bits that cost at most the budget, and within 2 % of it where any do.
 
-        Of those that a search of single steps, then of pairs of steps, comes to they are the ones
-        nearest to the widths: from the nearest whole numbers towards the budget, then not above it.
+        A search from the nearest whole numbers, which changes those of one layer or site at a time,
+        or of two where one does not do: towards the budget, and as near to the widths as may be.
         """
         bits = self._within(widths.round())
         for strict in (False, True):
@@ -153,26 +153,25 @@ class BitBudget:
             beyond += strict and off > 1e-12
             return (beyond if beyond > 1e-12 else 0.0), float(np.square(own - widths).sum())
 
-        steps = [
-            (i, step)
+        others = [
+            (i, other)
             for i, own in enumerate(bits)
-            for step in (-1, 1)
-            if self.lowest <= own + step <= self.highest
+            for other in range(self.lowest, self.highest + 1)
+            if other != own
         ]
-        singles: list[tuple[tuple[int, int], ...]] = [(step,) for step in steps]
         now = price(bits)
-        for moves in (singles, itertools.combinations(steps, 2)):
+        for count in (1, 2):
             best, found = now, None
-            for move in moves:
+            for change in itertools.combinations(others, count):
                 own = bits.copy()
-                for i, step in move:
-                    own[i] += step
+                for i, other in change:
+                    own[i] = other
                 if (its := price(own)) < best:
                     best, found = its, own
             if found is not None:
                 return found
             if now[0] == 0:
-                break  # pairs are for what single steps do not meet
+                break
         return None
 
     def _within(self, bits: Array) -> Array:
@@ -197,7 +196,7 @@ class BitBudget:
             least, most = self.shown(ends[0], math.ceil), self.shown(ends[1], math.floor)
             raise wrong(
                 key,
-                f"{self.limit:.15g}",
+                int(self.limit) if self.limit.is_integer() else self.limit,
                 f"a number from {least} {UNITS[self.kind]} (lowest={self.lowest} everywhere) to "
                 f"below {most} (highest={self.highest} everywhere); layers and sites whose bits "
                 "rules give keep these",
