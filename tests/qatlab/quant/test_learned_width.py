@@ -118,21 +118,26 @@ def test_what_a_step_means_while_bits_are_learned_is_understood_by_nobody() -> N
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.SiLU(), nn.LeakyReLU(0.1)])
 def test_a_batch_norm_in_front_sees_a_batch_once(activation: nn.Module) -> None:
     torch.manual_seed(3)
-    found = []
-    images = torch.randn(4, 1, 6, 6)
-    for bits in (None, 3.0):
+    images, found = torch.randn(4, 1, 6, 6), []
+    for bits in (2.0, 3.0, 2.5, None):
         torch.manual_seed(4)
         net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), activation)
-        weight, site = partial(LsqWeight, bits=3), partial(LsqActivation, bits=3, step_size=0.2)
-        model, _ = quantize(net, weight, site, [], images[:1])
-        if bits is not None:
-            for quantizer in quantizers(model):
-                at(quantizer, bits)
-        found.append((model(images), model.get_submodule("1")))
-    (plain, norm), (learned, other) = found
-    assert torch.allclose(plain, learned, rtol=0, atol=1e-5)
-    assert int(other.num_batches_tracked) == 1
-    assert torch.allclose(norm.running_mean, other.running_mean)
+        site = partial(LsqActivation, bits=3, step_size=0.2)
+        model, _ = quantize(net, None, site, [], images[:1])
+        (quantizer,) = quantizers(model)
+        assert isinstance(quantizer, LsqActivation)
+        quantizer.begin_with(torch.ones(1))
+        width = None if bits is None else at(quantizer, bits)
+        found.append(model(images))
+        if width is not None:
+            found[-1].sum().backward()
+            assert width.grad is not None
+        norm: nn.BatchNorm2d = model.get_submodule("1")  # type: ignore[assignment]
+        assert int(norm.num_batches_tracked or 0) == 1
+    two, three, between, plain = found
+    assert torch.allclose(three, plain, rtol=0, atol=1e-5)
+    assert torch.allclose(between, (two + three) / 2, rtol=0, atol=1e-5)
+    assert not torch.allclose(two, three, rtol=0, atol=1e-2)
 
 
 def test_the_clamp_phase_has_no_width() -> None:
