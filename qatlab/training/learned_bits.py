@@ -33,13 +33,14 @@ class LearnedBits(Callback):
     gradient, see :meth:`~qatlab.quant.Quantizer.at_width`. All start with one width, with which
     the network costs the budget. Each step of the optimizer moves them too:
 
-        b = b - lr g / r + t c / r       r: root mean square of a width's gradients g
+        b = b - lr g / r - t c / r       r: root mean square of a width's gradients g
 
-    with ``c`` the derivative of the cost, and ``t`` such that the cost is the budget again. What
-    is gained by a bit of a layer then becomes what it costs there, as with the paper's penalty
-    ``weight |cost - budget|``; but this needs no weight, and the budget holds all the time. ``lr``
-    falls along half a cosine. In the last third of the learning the widths go in a straight line to
-    whole ones near them, which cost at most the budget and, where any do, at least 98 % of it.
+    with ``c`` the derivative of the cost, and ``t`` such that the cost is the budget again. They
+    rest where a bit gains in each layer as much, of the loss, for what it costs: where they do with
+    the paper's penalty ``weight |cost - budget|``. But this needs no weight, and the budget holds
+    all the time. ``lr`` falls along half a cosine. In the last third of the learning the widths go
+    in a straight line to whole ones near them, which cost at most the budget and, where any do, at
+    least 98 % of it.
 
     After each epoch ``metrics.csv`` gets ``quant/<layer or site>/bits`` and ``budget/<kind>``.
 
