@@ -212,9 +212,11 @@ class LearnedQuantizer(Quantizer):
     def size(self) -> Tensor:
         """What its grid is made of: the learned step or clip value, or that of a power of two.
 
-        While bits are learned, the highest level is the same at any width: a step is that of its
-        own grid, longer or shorter. Its gradient is scaled so that a step is changed, in
-        proportion to its length, as much as one that is learned at that width.
+        While bits are learned, a clip value is the same at any width, and a step is that of its own
+        grid times ``sqrt(q_max of that / q_max)``, as LSQ's starts are ``2 mean|v| / sqrt(q_max)``:
+        the highest level of 4 bits would, at 2, round most values to 0. The gradient is scaled so
+        that a step is changed, in proportion to its length, as much as one that is learned at that
+        width.
         """
         # Divided once for all that share it: their steps are equal to the bit.
         size = self.parameter if self._parts == 1 else self.parameter / self._parts
@@ -266,14 +268,16 @@ class LearnedQuantizer(Quantizer):
 
     @torch.no_grad()
     def settle(self, n_steps: int) -> None:
-        """Have a grid of so many steps from now on, whose highest level is where it was."""
+        """Have a grid of so many steps from now on, with the step that it had at that width."""
         self.parameter.mul_(self._longer(n_steps))
         super().settle(n_steps)
 
     def _longer(self, n_steps: int) -> float:
         """Return by what to multiply the parameter of its own grid for one of so many steps."""
+        if self.any_steps:
+            return 1.0
         own, grid = (self.levels(steps, self.signed) for steps in (self.own_steps, n_steps))
-        return own.q_max / own.divisor / (grid.q_max / grid.divisor)
+        return math.sqrt(own.q_max / grid.q_max)
 
     def _make_grid(self) -> None:
         grid = self.levels(self.n_steps, self.signed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -30,17 +31,18 @@ def at(quantizer: Quantizer, bits: float) -> Tensor:
 
 
 def test_lsq_weights_between_two_widths_by_hand() -> None:
-    quantizer = LsqWeight(bits=3, step_size=0.25)  # levels from -4 to 3: the highest is 0.75
+    quantizer = LsqWeight(bits=3, step_size=0.25)  # levels from -4 to 3
     width = at(quantizer, 2.25)
     weight = torch.tensor([[0.3], [-0.6]])
     quantizer.begin_with(weight)
-    # 2 bits: a step of 0.75, as the highest level is 1; 0.4 and -0.8 steps.
-    two, three = torch.tensor([[0.0], [-0.75]]), torch.tensor([[0.25], [-0.5]])
+    # 2 bits, levels from -2 to 1: a step of 0.25 sqrt(3 / 1) = 0.433; 0.7 and -1.4 steps.
+    step = 0.25 * math.sqrt(3)
+    two, three = torch.tensor([[step], [-step]]), torch.tensor([[0.25], [-0.5]])
     y = quantizer(weight)
     assert torch.allclose(y, 0.75 * two + 0.25 * three)
     y.backward(torch.tensor([[1.0], [2.0]]))
     assert width.grad is not None
-    assert width.grad.item() == pytest.approx(1 * 0.25 + 2 * 0.25)
+    assert width.grad.item() == pytest.approx(1 * (0.25 - step) + 2 * (-0.5 + step))
 
 
 def test_sat_activations_between_two_widths_by_hand() -> None:
@@ -64,8 +66,9 @@ def test_sat_activations_between_two_widths_by_hand() -> None:
 def test_a_step_is_changed_as_one_that_is_learned_at_that_width(per_channel: bool) -> None:
     torch.manual_seed(1)
     weight = torch.randn(4, 9)
-    learned = LsqWeight(bits=4, step_size=0.1, per_channel=per_channel)  # up to 0.7
-    plain = LsqWeight(bits=2, step_size=0.7, per_channel=per_channel)
+    learned = LsqWeight(bits=4, step_size=0.1, per_channel=per_channel)
+    step = 0.1 * math.sqrt(7 / 1)  # q_max of 4 and of 2 bits
+    plain = LsqWeight(bits=2, step_size=step, per_channel=per_channel)
     for quantizer in (learned, plain):
         quantizer.fit(weight)
         quantizer.begin_with(weight)
@@ -78,7 +81,7 @@ def test_a_step_is_changed_as_one_that_is_learned_at_that_width(per_channel: boo
     one, other = (q.step_size.grad for q in (learned, plain))
     assert one is not None
     assert other is not None
-    assert torch.allclose(one / 0.1, other / 0.7, rtol=1e-4)
+    assert torch.allclose(one / 0.1, other / step, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
