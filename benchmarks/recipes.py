@@ -4,9 +4,10 @@
 
 Measured are training steps of the quantize phase as a run takes them, by Lightning's trainer, with
 freezing, dampening, a steered transition rate, an average of the weights, steps that are powers of
-two and one step for the operands of a sum, each alone and all of them; distillation, which
-evaluates a teacher, is not among them. The plain steps and a candidate's take turns in one process;
-a figure is the median over rounds of the ratio of the process's CPU time.
+two and one step for the operands of a sum, each alone and all of them; and learned bits, which go
+with none of these. Distillation, which evaluates a teacher, is not among them. The plain steps and
+a candidate's take turns in one process; a figure is the median over rounds of the ratio of the
+process's CPU time.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from benchmarks.epoch import Clock
 from qatlab import config
 from qatlab.quant import Phase, set_phase, start_quantizers
 from qatlab.run.build import build
+from qatlab.run.learned_bits import prepare
 from qatlab.run.trainer import module_of
 from qatlab.training.data_module import DataModule
 
@@ -47,6 +49,8 @@ OPTIONS[ALL] = [
     *POWERS,
     "quant.one_step_for_sums=true",
 ]
+LEARNED_BITS = "learned bits"  # of weights
+OPTIONS[LEARNED_BITS] = ["callbacks=learned_bits", "callbacks.learned_bits.budget.mean_bits=4"]
 METHODS = ("lsq_2bit", "sat_2bit")
 
 
@@ -67,16 +71,18 @@ def candidate(model: str, method: str, words: list[str], steps: int) -> Callable
     built.data.setup("fit")
     start_quantizers(built.model, (next(iter(built.data.train_dataloader()))[0],))
     set_phase(built.model, Phase.QUANTIZE)
-    options = {"oscillation", "transition_rate", "ema"} & set(cfg.callbacks)
+    options = {"oscillation", "transition_rate", "ema", "learned_bits"} & set(cfg.callbacks)
 
     def some_steps() -> float:
         clock = Clock()
+        chosen = [instantiate(cfg.callbacks[name]) for name in sorted(options)]
+        prepare(cfg, built, chosen)
         trainer = Trainer(
             max_epochs=1,
             limit_train_batches=steps,
             limit_val_batches=0,
             accelerator="cpu",
-            callbacks=[*(instantiate(cfg.callbacks[name]) for name in sorted(options)), clock],
+            callbacks=[*chosen, clock],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

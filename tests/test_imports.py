@@ -68,9 +68,9 @@ NUMERIC = {"ini_compat.weights", "ini_compat.parameter_files", "ini_compat.data.
 # Where configuration is composed and becomes objects; elsewhere there are plain values.
 KNOW_HYDRA = (
     *("qatlab.config", "qatlab.sweep", "qatlab.cli"),
-    *("qatlab.run.build", "qatlab.run.experiment", "qatlab.run.fit", "qatlab.run.loading"),
-    *("qatlab.run.mixed", "qatlab.run.plan", "qatlab.run.quantized", "qatlab.run.search"),
-    "qatlab.run.teacher",
+    *("qatlab.run.build", "qatlab.run.experiment", "qatlab.run.fit", "qatlab.run.learned_bits"),
+    *("qatlab.run.loading", "qatlab.run.mixed", "qatlab.run.plan", "qatlab.run.quantized"),
+    *("qatlab.run.search", "qatlab.run.teacher"),
     "qatlab.run.trainer",
 )
 

@@ -3,7 +3,7 @@
 from qatlab.mixed_precision.candidates import Candidates
 from qatlab.mixed_precision.choices import Assignment, Choice, Choices, Tensor
 from qatlab.mixed_precision.cost import Cost, Sum
-from qatlab.mixed_precision.found import Found, rules_of, rules_text
+from qatlab.mixed_precision.found import Found, rules_text
 from qatlab.mixed_precision.program_costs import ProgramCosts, Programs, nearest
 from qatlab.mixed_precision.sensitivity import Sensitivity, loss_of, measured, second_order
 from qatlab.mixed_precision.solver import Limit, best, smallest
@@ -27,7 +27,6 @@ __all__ = [
     "loss_of",
     "measured",
     "nearest",
-    "rules_of",
     "rules_text",
     "second_order",
     "smallest",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,32 +47,11 @@ class Found:
         }
 
 
-def rules_of(assignment: Assignment) -> dict[str, dict[str, Any]]:
-    """Return the rules that give each tensor its bits: one for each part and width."""
-    groups: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
-    for tensor, bits in assignment.items():
-        groups[tensor.part, bits].append(tensor.name)
-    return {
-        f"{RULE}_{part}_{bits}bit": {"name": names, part: {"bits": bits}}
-        for (part, bits), names in sorted(
-            groups.items(), key=lambda item: (item[0][0], -item[0][1])
-        )
-    }
-
-
 def rules_text(found: Found, about: str) -> str:
     """Return a file of rules, with what it was made of at its head."""
     costs = ", ".join(f"{name} {value:,.6g}" for name, value in found.costs.items())
     lines = [f"# {line}" for line in (about, f"predicted loss {found.loss:.4f}; {costs}")]
-    body = yaml.safe_dump(
-        rules_of(found.assignment), sort_keys=False, default_flow_style=None, width=100
-    )
+    bits = {(tensor.part, tensor.name): own for tensor, own in found.assignment.items()}
+    rules = rules_of_bits(bits, RULE)
+    body = yaml.safe_dump(rules, sort_keys=False, default_flow_style=None, width=100)
     return "\n".join([*lines, body])
-
-
-def by_layer(found: Found) -> dict[str, dict[str, int]]:
-    """Return the bits of weights and activations by the name of a layer or site."""
-    rows: dict[str, dict[str, int]] = {}
-    for tensor, bits in found.assignment.items():
-        rows.setdefault(tensor.name, {})[tensor.part] = bits
-    return rows

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from qatlab.mixed_precision.choices import Choices, Tensor
 from qatlab.mixed_precision.cost import Condition, Cost, Sum
 from qatlab.quant import LayerRecord, ModelTable
-from qatlab.quant.costs import IMAGE_BITS
 from qatlab.quant.table import FLOAT_BITS, packed_bytes
 
 
@@ -44,15 +43,16 @@ def bit_operations(choices: Choices, table: ModelTable) -> Cost:
     each counts for its share, so that what the table then says can be more.
     """
     fixed = {(row.part, row.name): row.bits or FLOAT_BITS for row in table.layers}
+    assert table.costs is not None  # only a table that was made by hand has none
     terms: defaultdict[Condition, float] = defaultdict(float)
     constant = float(table.float_macs * FLOAT_BITS**2)
     for row in _weights(table):
         weight = Tensor("weight", row.name)
-        for read, macs in table.calls.get(row.name, ()):
-            for name in read or (None,):
-                own = macs / max(len(read), 1)
-                site = Tensor("activation", name or "")
-                alone = IMAGE_BITS if name == "" else fixed.get(site, FLOAT_BITS)
+        for read, macs in table.costs.reads(row.name):
+            for source in read:  # a site, or bits
+                own = macs / len(read)
+                site = Tensor("activation", str(source))
+                alone = source if isinstance(source, int) else fixed.get(site, FLOAT_BITS)
                 for bits in choices.widths.get(weight, (None,)):
                     wide = fixed[weight] if bits is None else bits
                     for width in choices.widths.get(site, (None,)):

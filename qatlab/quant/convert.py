@@ -111,8 +111,8 @@ def quantize(
     traced.graph.lint()
     traced.recompile()
     rows = sorted(records.values(), key=lambda record: rank[record.name])
-    rows, peak_bytes = costs.add_to([*rows, *_other_weights(traced, records)])
-    return traced, ModelTable.of(traced, rows, costs.macs, peak_bytes, costs.calls)
+    rows += _other_weights(traced, records)
+    return traced, ModelTable.of(traced, rows, costs)
 
 
 def float_table(model: nn.Module, example_input: Tensor) -> ModelTable:

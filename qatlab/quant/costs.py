@@ -52,15 +52,6 @@ class Costs:
             self._last_use |= dict.fromkeys([node, *reads[node]], i)
         self.macs = sum(measures.macs.values())
 
-    @property
-    def calls(self) -> dict[str, list[tuple[tuple[str | None, ...], int]]]:
-        """What each call of a layer reads, see :class:`~qatlab.quant.table.ModelTable`."""
-        names: dict[fx.Node, str] = {**dict.fromkeys(self._images, ""), **self._sites}
-        return {
-            layer: [(tuple(map(names.get, read)), macs) for read, macs in own]
-            for layer, own in self._calls.items()
-        }
-
     def add_to(self, records: Iterable[LayerRecord]) -> tuple[list[LayerRecord], int]:
         """Return the records with their costs, and the most bytes of activations at a time.
 
@@ -75,6 +66,18 @@ class Costs:
         n_bytes = [packed_bytes(size, bits[node]) for node, size in self._sizes.items()]
         rows = [row if row.part == "activation" else self._with_costs(row, bits) for row in rows]
         return rows, self._peak(n_bytes)
+
+    def reads(self, layer: str) -> list[tuple[tuple[str | int, ...], int]]:
+        """Return, for each call of a layer, what it reads, and its multiply-accumulates.
+
+        What it reads are names of sites, or bits: of an image, or of what stays float.
+        """
+
+        def source(node: fx.Node) -> str | int:
+            return IMAGE_BITS if node in self._images else self._sites.get(node, FLOAT_BITS)
+
+        calls = self._calls.get(layer, [])
+        return [(tuple(map(source, read)) or (FLOAT_BITS,), macs) for read, macs in calls]
 
     def _with_costs(self, row: LayerRecord, bits: Mapping[fx.Node, int | None]) -> LayerRecord:
         """Return a layer with the costs of all its calls."""

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from qatlab.errors import QuantRuleError, TrainingError, wrong
 from qatlab.quant.dispatch import block_zero_gradient, fake_quantize_fused
-from qatlab.quant.functional import with_power_of_two
+from qatlab.quant.functional import scale_gradient, with_power_of_two
 from qatlab.quant.grid import Grid
 from qatlab.quant.normed import (
     NOTHING,
@@ -22,7 +22,14 @@ from qatlab.quant.normed import (
 )
 from qatlab.quant.ops import clip_range
 from qatlab.quant.phase import Phase
-from qatlab.quant.quantizer import GridSettings, Quantizer, check_choice, check_switch, is_number
+from qatlab.quant.quantizer import (
+    GridSettings,
+    Quantizer,
+    check_choice,
+    check_switch,
+    is_number,
+    meaning,
+)
 from qatlab.quant.starts import STARTS, start_parameter
 
 SHARED = "shared/"  # in the extra state of quantizers
@@ -203,9 +210,18 @@ class LearnedQuantizer(Quantizer):
 
     @property
     def size(self) -> Tensor:
-        """What its grid is made of: the learned step or clip value, or that of a power of two."""
+        """What its grid is made of: the learned step or clip value, or that of a power of two.
+
+        While bits are learned, a clip value is the same at any width, and a step is that of its own
+        grid times ``sqrt(q_max of that / q_max)``, as LSQ's starts are ``2 mean|v| / sqrt(q_max)``:
+        the highest level of 4 bits would, at 2, round most values to 0. The gradient is scaled so
+        that a step is changed, in proportion to its length, as much as one that is learned at that
+        width.
+        """
         # Divided once for all that share it: their steps are equal to the bit.
         size = self.parameter if self._parts == 1 else self.parameter / self._parts
+        if self.width is not None and (longer := self._longer(self.n_steps)) != 1:
+            size = scale_gradient(size * longer, longer**-2)
         return with_power_of_two(size, self.grid.divisor) if self.power_of_two else size
 
     @property
@@ -234,7 +250,7 @@ class LearnedQuantizer(Quantizer):
     def understands(self, state: str) -> bool:
         """Tell whether what a quantizer of that extra state has learned means the same here."""
         if self._sharing or SHARED in state:
-            return state.split()[1:] == self.get_extra_state().split()[1:]
+            return meaning(state)[1:] == meaning(self.get_extra_state())[1:]
         return super().understands(state)
 
     def widen(self, bits: int | None) -> None:
@@ -249,6 +265,19 @@ class LearnedQuantizer(Quantizer):
         """Work with a grid of so many steps; what it has learned stays."""
         super().work_with(n_steps)
         self._make_grid()
+
+    @torch.no_grad()
+    def settle(self, n_steps: int) -> None:
+        """Have a grid of so many steps from now on, with the step that it had at that width."""
+        self.parameter.mul_(self._longer(n_steps))
+        super().settle(n_steps)
+
+    def _longer(self, n_steps: int) -> float:
+        """Return by what to multiply the parameter of its own grid for one of so many steps."""
+        if self.any_steps:
+            return 1.0
+        own, grid = (self.levels(steps, self.signed) for steps in (self.own_steps, n_steps))
+        return math.sqrt(own.q_max / grid.q_max)
 
     def _make_grid(self) -> None:
         grid = self.levels(self.n_steps, self.signed)
@@ -389,13 +418,13 @@ class ActivationQuantizer(LearnedQuantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return activations, quantized in the quantize phase; any shape ``(N, ...)``."""
-        settings = (self.gradient_scale(x), self.learned_offset, self.ewgs)
         dead_zeros = self.dead_zeros and torch.is_grad_enabled()
         if (norm := self.norm) is not None:
             quantizes = self.phase is Phase.QUANTIZE and self._observed is None
-            if quantizes and not dead_zeros and not self.needs_start:
+            # Two widths read what the norm makes once.
+            if quantizes and not dead_zeros and not self.needs_start and self.width is None:
                 between = NOTHING if self.clips else self.activation
-                return norm_and_quantize(x, norm, self.size, self.grid, *settings, between)
+                return norm_and_quantize(x, norm, self.size, self.grid, *self._settings(x), between)
             x = norm(x)
         if self._observed is not None:
             x = self.activation(x)
@@ -406,6 +435,13 @@ class ActivationQuantizer(LearnedQuantizer):
             return result
         if self.needs_start:
             self._begin_unobserved(x)
+        return self.at_width(lambda: self._quantized(x, dead_zeros))
+
+    def _settings(self, x: Tensor) -> tuple[float, Tensor | None, float]:
+        return self.gradient_scale(x), self.learned_offset, self.ewgs
+
+    def _quantized(self, x: Tensor, dead_zeros: bool) -> Tensor:
+        settings = self._settings(x)
         plain = dead_zeros or isinstance(self.activation, nn.Identity)
         if in_kernel(self.activation) and not plain:
             return activate_and_quantize(x, self.activation, self.size, self.grid, *settings)

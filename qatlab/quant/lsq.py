@@ -91,6 +91,9 @@ class LsqWeight(LearnedQuantizer):
             return weight
         if self.needs_start:
             self.begin_with(weight)
+        return self.at_width(lambda: self._quantized(weight))
+
+    def _quantized(self, weight: Tensor) -> Tensor:
         count = weight.numel() // self.step_size.numel()
         scale = lsq_gradient_scale(count, self.grid.q_max) if self.scaled_gradient else 1.0
         return fake_quantize_fused(weight, self.size, self.grid, scale, None, self.ewgs)

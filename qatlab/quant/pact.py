@@ -79,5 +79,5 @@ class DorefaWeight(Quantizer):
         """Return the weights ``(C_out, C_in, ...)`` that the layer computes with."""
         if self.phase is not Phase.QUANTIZE:
             return weight
-        result = dorefa_weight_fused(weight, self.n_steps)
+        result = self.at_width(lambda: dorefa_weight_fused(weight, self.n_steps))
         return checked_weight(self, weight.detach(), result, "its quantized weights are not finite")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -15,6 +16,8 @@ from qatlab.quant.phase import Phase
 
 MOST_STEPS = 65535
 HIGHEST_BITS = 16  # float32 still holds every level and every product of two levels' indices
+# In the extra state of quantizers: of bits that a training has learned, or is learning.
+LEARNED_BITS, LEARNING_BITS = "learned_bits", "learning_bits"
 
 
 def steps_of(bits: int | None, n_steps: int | None) -> int:
@@ -57,6 +60,19 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+@dataclass
+class Width:
+    """A bit width that a training learns, between two whole numbers.
+
+    Attributes:
+        value: the width, a scalar that gets a gradient; on the device of what is quantized.
+        low: the whole number at or below it, as a number: reading a GPU would make each step wait.
+    """
+
+    value: Tensor
+    low: int
+
+
 class GridSettings(TypedDict, total=False):
     """Arguments of every quantizer, see :class:`Quantizer`."""
 
@@ -83,6 +99,8 @@ class Quantizer(nn.Module):
             model computes as it did when it was saved.
         own_steps: steps of its grid.
         n_steps: those it works with now, see :meth:`widen`.
+        width: its bits while a training learns them, see :meth:`at_width`; else None.
+        has_learned_bits: whether ``own_steps`` are what a training has learned.
         layer: path of the layer or site, for error messages; set by ``quantize``.
     """
 
@@ -95,6 +113,8 @@ class Quantizer(nn.Module):
         super().__init__()
         self.phase = Phase.QUANTIZE
         self.n_steps = self.own_steps = steps_of(bits, n_steps)
+        self.width: Width | None = None
+        self.has_learned_bits = False
         self.layer = "?"
 
     @property
@@ -109,6 +129,35 @@ class Quantizer(nn.Module):
     def work_with(self, n_steps: int) -> None:
         """Work with a grid of so many steps; what it has learned stays."""
         self.n_steps = n_steps
+
+    def at_width(self, quantize: Callable[[], Tensor]) -> Tensor:
+        """Return ``quantize()``; while bits are learned, between its results at the two next.
+
+            y = (1 - f) Q_low + f Q_(low + 1),   f = width - low
+
+        so that ``dy/dwidth`` is ``Q_(low + 1) - Q_low``, at whole widths, too.
+
+        Source: Yang and Jin 2020 (FracBits), arXiv:2007.02017.
+
+        Args:
+            quantize: works with the present ``n_steps``.
+        """
+        if self.width is None:
+            return quantize()
+        before, low = self.n_steps, self.width.low
+        try:
+            self.work_with((1 << low) - 1)
+            below = quantize()
+            self.work_with((2 << low) - 1)
+            above = quantize()
+        finally:
+            self.work_with(before)
+        return torch.lerp(below, above, (self.width.value - low).to(below.dtype))
+
+    def settle(self, n_steps: int) -> None:
+        """Have a grid of so many steps from now on, as a training has learned it."""
+        self.width, self.has_learned_bits, self.own_steps = None, True, n_steps
+        self.work_with(n_steps)
 
     def fit(self, weight: Tensor) -> None:
         """Give the parameters the shape that these weights need."""
@@ -166,20 +215,28 @@ class Quantizer(nn.Module):
         return tuple(sorted(self.describe().items())) if self.clamps else ()
 
     def get_extra_state(self) -> str:
-        """Return phase, class and steps as plain text, such as ``quantize SatWeight 15``."""
-        return f"{self.phase.value} {type(self).__name__} {self.n_steps}"
+        """Return phase, class and steps as plain text, such as ``quantize SatWeight 15``.
+
+        And :data:`LEARNED_BITS` or :data:`LEARNING_BITS`, where the steps are no argument.
+        """
+        learned = f" {LEARNED_BITS}" if self.has_learned_bits else ""
+        learned = learned if self.width is None else f" {LEARNING_BITS}"
+        return f"{self.phase.value} {type(self).__name__} {self.n_steps}{learned}"
 
     def set_extra_state(self, state: str) -> None:
-        """Take the phase that :meth:`get_extra_state` saved, and a wider grid that it had then."""
+        """Take the phase that :meth:`get_extra_state` saved, and a wider or learned grid it had."""
         self.phase = phase_of(state)
         method, n_steps = [*state.split()[1:3], "", ""][:2]
         if method == type(self).__name__ and n_steps.isdecimal():
-            self.work_with(max(self.own_steps, min(int(n_steps), MOST_STEPS)))
+            steps = max(1, min(int(n_steps), MOST_STEPS))
+            if LEARNED_BITS in state.split():
+                self.has_learned_bits, self.own_steps = True, steps
+            self.work_with(max(self.own_steps, steps))
 
     def understands(self, state: str) -> bool:
         """Tell whether what a quantizer of that extra state has learned means the same here."""
         known = slice(1, 2 if self.any_steps else None)
-        return state.split()[known] == self.get_extra_state().split()[known]
+        return meaning(state)[known] == meaning(self.get_extra_state())[known]
 
     def extra_repr(self) -> str:
         """Name the facts when the model is printed."""
@@ -193,6 +250,11 @@ class Quantizer(nn.Module):
 def phase_of(state: str) -> Phase:
     """Return the phase that :meth:`Quantizer.get_extra_state` has saved."""
     return Phase(state.split()[0])
+
+
+def meaning(state: str) -> list[str]:
+    """Return the words of an extra state on which depends what a learned value means."""
+    return [word for word in state.split() if word != LEARNED_BITS]
 
 
 def checked_weight(quantizer: Quantizer, weight: Tensor, result: Tensor, fault: str) -> Tensor:

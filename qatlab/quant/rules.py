@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -153,6 +154,22 @@ def resolve(part: str, targets: Sequence[Target], rules: Iterable[Rule]) -> list
             arguments = None if change is None else _merge(before.arguments or {}, change)
             decisions[i] = Decision(arguments, (*before.rules, rule.key))
     return decisions
+
+
+def rules_of_bits(bits: Mapping[tuple[str, str], int], key: str) -> dict[str, dict[str, Any]]:
+    """Return rules that give layers and sites their bits, one for each part and width.
+
+    Args:
+        bits: by part and name.
+        key: names of the rules begin with it, as ``searched_weight_4bit``.
+    """
+    names: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for (part, name), width in bits.items():
+        names[part, width].append(re.sub(r"([*?[])", r"[\1]", name))  # no globs
+    return {
+        f"{key}_{part}_{width}bit": {"name": own, part: {"bits": width}}
+        for (part, width), own in sorted(names.items())
+    }
 
 
 def _fits(selector: str, value: Any) -> bool:

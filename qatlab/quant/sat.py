@@ -108,7 +108,11 @@ class SatWeight(Quantizer):
         """
         if self.phase is Phase.FLOAT:
             return weight
-        rounded = self.on_grid and self.phase is Phase.QUANTIZE
+        if self.phase is Phase.CLAMP:
+            return self._computed(weight, False)
+        return self.at_width(lambda: self._computed(weight, self.on_grid))
+
+    def _computed(self, weight: Tensor, rounded: bool) -> Tensor:
         settings = (self.n_steps, self.grid, rounded, self.scaling, self.statistics_gradient)
         result = sat_weight_fused(weight, *settings)
         return checked_weight(

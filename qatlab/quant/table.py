@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import nn
 
-from qatlab.quant.quantizer import Quantizer
+from qatlab.quant.quantizer import Quantizer, quantizers
 from qatlab.quant.rules import Target
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FLOAT_BITS = 32
 NAMED = 5  # layers that a line names
+LEARNED = "learned bits"  # what decides such a row, as no rule is called
 TITLE = "Layers and sites"
 COLUMNS = {  # of the printed table; whether they hold numbers
     **{"layer": False, "type": False, "shape": False, "weight bits": True},
@@ -111,6 +112,16 @@ class LayerRecord:
         return self.mac_bits * (self.bits or FLOAT_BITS)
 
 
+class BitCosts(Protocol):
+    """What a table knows of :class:`~qatlab.quant.costs.Costs`."""
+
+    macs: int
+
+    def add_to(self, records: Iterable[LayerRecord]) -> tuple[list[LayerRecord], int]: ...
+
+    def reads(self, layer: str) -> list[tuple[tuple[str | int, ...], int]]: ...
+
+
 @dataclass(frozen=True)
 class ModelTable:
     """All layers and sites of a network, and its size.
@@ -126,8 +137,7 @@ class ModelTable:
             activations; they count as float.
         peak_bytes: the most that is kept of activations at a time, for one image: its own bytes,
             those of the sites at their bits, the outputs in float32.
-        calls: by the name of a layer, what each of its calls reads and its multiply-accumulates:
-            names of sites, "" for an image, None for an output that is read again.
+        costs: what these follow from, for other bits.
     """
 
     layers: tuple[LayerRecord, ...]
@@ -135,18 +145,12 @@ class ModelTable:
     bias_bytes: int
     float_macs: int
     peak_bytes: int
-    calls: Mapping[str, Sequence[tuple[Sequence[str | None], int]]] = field(default_factory=dict)
+    costs: BitCosts | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        layers: Sequence[LayerRecord],
-        macs: int,
-        peak_bytes: int,
-        calls: Mapping[str, Sequence[tuple[Sequence[str | None], int]]],
-    ) -> ModelTable:
-        """Add up a converted network, which does ``macs`` multiply-accumulates for one image."""
+    def of(cls, model: nn.Module, layers: Sequence[LayerRecord], costs: BitCosts) -> ModelTable:
+        """Add up a converted network."""
+        rows, peak_bytes = costs.add_to(layers)
         own = [
             (module, name, parameter)
             for module in model.modules()
@@ -155,8 +159,30 @@ class ModelTable:
         ]
         biases = sum(p.numel() for _, name, p in own if name == "bias")
         parameters = sum(p.numel() for _, _, p in own)
-        float_macs = macs - sum(layer.macs for layer in layers)
-        return cls(tuple(layers), parameters, 4 * biases, float_macs, peak_bytes, calls)
+        float_macs = costs.macs - sum(row.macs for row in rows)
+        return cls(tuple(rows), parameters, 4 * biases, float_macs, peak_bytes, costs)
+
+    def with_bits(self, bits: Mapping[str, int], decided_by: str) -> ModelTable:
+        """Return the table of the same network with other bits for some layers and sites.
+
+        Args:
+            bits: by name, of layers and sites that are quantized.
+            decided_by: what the table names as the last that had a say in these.
+        """
+        assert self.costs is not None  # only a table that was made by hand has none
+        rows = [
+            replace(
+                row,
+                bits=bits[row.name],
+                quantizer={**row.quantizer, "n_steps": (1 << bits[row.name]) - 1},
+                rules=(*(rule for rule in row.rules if rule != decided_by), decided_by),
+            )
+            if row.name in bits
+            else row
+            for row in self.layers
+        ]
+        rows, peak_bytes = self.costs.add_to(rows)
+        return replace(self, layers=tuple(rows), peak_bytes=peak_bytes)
 
     @property
     def weight_bytes(self) -> int:
@@ -196,6 +222,11 @@ class ModelTable:
             "peak_bytes": self.peak_bytes,
             "layers": [asdict(layer) for layer in self.layers],
         }
+
+    def with_learned_bits(self, model: nn.Module) -> ModelTable:
+        """Return the table with the bits that a training of the network has learned, if any."""
+        learned = {q.layer: q.bits for q in quantizers(model) if q.has_learned_bits}
+        return self.with_bits(learned, LEARNED) if learned else self
 
     def grid(self) -> Table:
         """Return the layers and sites for a terminal."""

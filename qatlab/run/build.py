@@ -126,6 +126,7 @@ def network(
     if cfg.init_weights is not None:
         falls = trained and bool(cfg.schedule.falling_bits)
         report(init_weights(model, cfg.init_weights, unused, whole=trained, same_bits=falls))
+        table = table.with_learned_bits(model)
     return model, table
 
 

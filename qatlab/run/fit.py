@@ -29,6 +29,7 @@ from qatlab.run.build import Built
 from qatlab.run.environment import begin, environment
 from qatlab.run.images import described, image_counts
 from qatlab.run.layers import print_table
+from qatlab.run.learned_bits import prepare, write_rules
 from qatlab.run.trackers import tracked
 from qatlab.run.trainer import callbacks_of, module_of, trainer_of
 from qatlab.run.weights import save_weights
@@ -86,7 +87,10 @@ def fit_and_report(
     best = checkpoint.best_path(built.schedule.phases[-1].name)
     if best.exists():  # of a run that goes on; it may still be the best at the end
         check_own(best, Path(cfg.folder))
+    learns = prepare(cfg, built, chosen)
     trainer, folder = trainer_of(cfg, built.schedule, chosen), Path(cfg.folder)
+    if learns is not None and trainer.is_global_zero:
+        learns.on_settled = lambda: _note_learned_bits(cfg, built, found)
     if start_from is None and trainer.is_global_zero:
         _write_facts(cfg, built, found)
     config = yaml.safe_load(portable_yaml(cfg))
@@ -116,9 +120,23 @@ def _write_facts(cfg: DictConfig, built: Built, found: dict[str, tuple[Obstacle,
     """Write what is known before the training: the configuration, and the table of layers."""
     folder = Path(cfg.folder)
     files.write_text(folder / record.CONFIG, portable_yaml(cfg))
+    _write_layers(folder, built, found)
+    name_latest(folder)
+
+
+def _write_layers(folder: Path, built: Built, found: dict[str, tuple[Obstacle, ...]]) -> None:
     forms = {form: [asdict(one) for one in own] for form, own in found.items()}
     files.write_json(folder / "layers.json", {**built.table.to_json(), "forms": forms})
-    name_latest(folder)
+
+
+def _note_learned_bits(
+    cfg: DictConfig, built: Built, found: dict[str, tuple[Obstacle, ...]]
+) -> None:
+    """Write down, and print, what bits the network has from now on."""
+    built.table = built.table.with_learned_bits(built.model)
+    write_rules(built.table, Path(cfg.folder))
+    _write_layers(Path(cfg.folder), built, found)
+    print_table(built.table)
 
 
 def _fit_and_test(
@@ -144,6 +162,7 @@ def _fit_and_test(
     module, data = module_of(built), DataModule(built.data, count)
     with _shared_phases(cfg, built, trainer, start_from) as shared:
         _fit(trainer, module, data, checkpoint, start_from or shared)
+    built.table = built.table.with_learned_bits(built.model)  # of a resumed run, too
     trainer.loggers = []  # trackers get the report, at the end, when nothing depends on them
     trainer.strategy.barrier()  # the first process may still be renaming the best checkpoint
     seconds, kept = checkpoint.seconds, checkpoint.best  # the test sets them back to the best epoch

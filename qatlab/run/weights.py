@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from qatlab.errors import CheckpointError, ConfigError
 from qatlab.quant import Phase, set_phase
-from qatlab.quant.quantizer import phase_of
+from qatlab.quant.quantizer import LEARNED_BITS, LEARNING_BITS, Quantizer, phase_of
 from qatlab.results.record import CHECKPOINTS, CONFIG, RESULT, find_run, read_result
 from qatlab.run.weight_files import (
     DRAWN,
+    EXTRA_STATE,
     NO_CHECKSUM,
     SHA256,
     find_weights,
@@ -109,6 +111,9 @@ def init_weights(
         raise CheckpointError(
             f"init_weights={source}: the file holds no weights, but {describe(content)}"
         )
+    if whole:
+        for weights in found:
+            _take_learned_bits(model, weights.values, source)
     matches = [match(model, weights, drawn, unused) for weights in found]
     fitting = [m for m in matches if not (m.faults or (whole and m.heads))]
     if not fitting:
@@ -136,6 +141,24 @@ def init_weights(
         left_out = chosen.left_out
         messages.append(f"{len(left_out)} values of quantizers left out, first {min(left_out)}")
     return "; ".join([f"weights from {path}", *messages])
+
+
+def _take_learned_bits(model: nn.Module, values: Mapping[str, Any], source: str) -> None:
+    """Give quantizers the bits that the training of a file has learned.
+
+    Raises:
+        CheckpointError: for a file of a training that was still learning them.
+    """
+    modules = dict(model.named_modules())
+    for name in extra_states(values):
+        if LEARNING_BITS in values[name].split():
+            raise CheckpointError(
+                f"{source} was saved while bits were learned (callbacks=learned_bits). Finish the "
+                "run with resume=, and test its best checkpoint."
+            )
+        module = modules.get(name.removesuffix(f".{EXTRA_STATE}"))
+        if LEARNED_BITS in values[name].split() and isinstance(module, Quantizer):
+            module.set_extra_state(values[name])  # that of another method changes nothing
 
 
 def _with_other_steps(model: nn.Module, chosen: Match) -> list[str]:

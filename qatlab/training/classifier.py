@@ -99,8 +99,13 @@ class Classifier(LightningModule):
 
     @property
     def phase_name(self) -> str:
-        """The phase that the quantizers are in: ``clamp``, ``quantize_8bit``, or ``float``."""
+        """The phase that the quantizers are in: ``clamp``, ``quantize_8bit``, or ``float``.
+
+        And ``quantize_learning`` while their bits are learned.
+        """
         found = quantizers(self.model)
+        if any(quantizer.width is not None for quantizer in found):
+            return f"{Phase.QUANTIZE.value}_learning"
         wide = {quantizer.bits for quantizer in found if quantizer.n_steps > quantizer.own_steps}
         phase = next((quantizer.phase for quantizer in found), Phase.FLOAT)
         return Span(phase, 0, *wide).name
