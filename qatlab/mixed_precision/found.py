@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from qatlab.mixed_precision.choices import Assignment
+from qatlab.quant.rules import rules_of_bits
 
 RULE = "searched"  # names of rules begin with it
 
