@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor as Numbers
 from torch import nn
 
@@ -24,6 +25,8 @@ class Candidates:
         images: batches ``(N, C, H, W)`` that quantizers of activations start from.
         start: see :class:`~qatlab.quant.learned.LearnedQuantizer`; None for that of the method.
             Those that come with a trained step or clip value keep it.
+        fill: let weights reach both ends of each grid, which training may do: their programs are
+            then the largest that can be. What the network answers means nothing any more.
 
     Attributes:
         model: the network, with the widths that were assigned last.
@@ -35,6 +38,7 @@ class Candidates:
         choices: Choices,
         images: Sequence[Numbers],
         start: str | None = None,
+        fill: bool = False,
     ) -> None:
         self.choices = choices
         self.model = networks[max(networks)]
@@ -56,12 +60,26 @@ class Candidates:
         self._quantizers = {
             (tensor, bits): _quantizer(networks[bits], tensor) for tensor, bits in choices.all()
         }
+        if fill:
+            for tensor in layers:
+                self._fill(tensor)
         self.assign({tensor: max(widths) for tensor, widths in choices.widths.items()})
 
     def assign(self, assignment: Assignment) -> None:
         """Give each tensor its width."""
         for tensor, bits in assignment.items():
             _put(self.model, tensor, self._quantizers[tensor, bits])
+
+    @torch.no_grad()
+    def _fill(self, tensor: Tensor) -> None:
+        """Put a weight beyond either end of all grids that are not made of the largest weight."""
+        weight = self.model.get_parameter(f"{tensor.name}.weight")
+        for bits in self.choices.widths[tensor]:
+            quantizer = self._quantizers[tensor, bits]
+            if isinstance(quantizer, LearnedQuantizer):
+                beyond = (1 << bits) * quantizer.weight_step(weight).max().item()
+                weight.view(-1)[0] = max(weight.max().item(), beyond)
+                weight.view(-1)[-1] = min(weight.min().item(), -beyond)
 
     def quantizer(self, tensor: Tensor, bits: int) -> Quantizer:
         """Return the quantizer of a tensor at a width."""

@@ -100,12 +100,16 @@ class Subject:
         return Choices(ordered, [_group(i, own, ordered) for i, own in enumerate(widths.tied)])
 
     def candidates(
-        self, choices: Choices, images: Sequence[Numbers], start: str | None = None
+        self,
+        choices: Choices,
+        images: Sequence[Numbers],
+        start: str | None = None,
+        fill: bool = False,
     ) -> Candidates:
         """Return the network with all widths; see :class:`~qatlab.mixed_precision.Candidates`."""
         widths = sorted({bits for _, bits in choices.all()})
         return Candidates(
-            {bits: self._at(choices, bits) for bits in widths}, choices, images, start
+            {bits: self._at(choices, bits) for bits in widths}, choices, images, start, fill
         )
 
     def _at(self, choices: Choices, bits: int) -> nn.Module:

@@ -168,7 +168,7 @@ class Search:
                 f"{' and '.join(missing_for())} are missing."
             )
         data = self.subject.data
-        candidates = self.subject.candidates(self.choices, self._images)
+        candidates = self.subject.candidates(self.choices, self._images, fill=True)
         self._programs = Programs(
             *(candidates, pixel_codes(data), data.example_input(), data.class_names, target)
         )

@@ -39,7 +39,7 @@ def images(seed: int = 1) -> Numbers:
 
 
 def residual(
-    weights: list[int], activations: list[int], start: str | None = None
+    weights: list[int], activations: list[int], start: str | None = None, fill: bool = False
 ) -> tuple[Candidates, ModelTable]:
     """Return the network with all of some widths, and its table at the highest."""
     torch.manual_seed(3)
@@ -58,4 +58,4 @@ def residual(
     table = tables[max(tables)]
     widths = {"weight": weights, "activation": activations}
     choices = Choices({Tensor(row.part, row.name): widths[row.part] for row in table.layers})
-    return Candidates(networks, choices, [images()], start), table
+    return Candidates(networks, choices, [images()], start, fill), table

@@ -10,6 +10,7 @@ import torch
 from candidate_networks import BATCH, images, residual
 
 from qatlab.deploy.integer import Codes, compute
+from qatlab.deploy.integer.operations import Convolve
 from qatlab.deploy.targets import TARGETS, Firmware, missing_for
 from qatlab.mixed_precision import ProgramCosts, Programs, Tensor
 from qatlab.mixed_precision.candidates import Candidates
@@ -94,3 +95,14 @@ def test_without_a_core_constants_and_memory_are_those_of_the_exporter() -> None
         _, program = written.written(own)
         assert costs.flash.of(own) == pytest.approx(program.flash, abs=4)
         assert costs.ram.of(own) == pytest.approx(program.ram - program.image_bytes, abs=64)
+
+
+def test_weights_that_fill_their_grids_are_stored_at_their_whole_width() -> None:
+    candidates, _ = residual([2, 4, 8], [8], fill=True)
+    written = Programs(candidates, BYTES, torch.zeros(1, *BATCH[1:]), CLASSES, None)
+    for bits in (2, 4, 8):
+        own = {t: bits if t.part == "weight" else 8 for t in candidates.choices.widths}
+        network, _ = written.written(own)
+        for op in network.of(Convolve):
+            low, high = op.weight.min(), op.weight.max()
+            assert (low, high) == (-(1 << bits - 1), (1 << bits - 1) - 1)
