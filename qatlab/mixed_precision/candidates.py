@@ -25,8 +25,8 @@ class Candidates:
         images: batches ``(N, C, H, W)`` that quantizers of activations start from.
         start: see :class:`~qatlab.quant.learned.LearnedQuantizer`; None for that of the method.
             Those that come with a trained step or clip value keep it.
-        fill: let weights reach both ends of each grid, which training may do: their programs are
-            then the largest that can be. What the network answers means nothing any more.
+        fill: let weights reach both ends of each grid, as training may: their programs then have
+            the most constants. What the network answers means nothing any more.
 
     Attributes:
         model: the network, with the widths that were assigned last.
