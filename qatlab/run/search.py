@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,6 +30,7 @@ from qatlab.mixed_precision import (
     ProgramCosts,
     Programs,
     Sensitivity,
+    Tensor,
     best,
     loss_of,
     measured,
@@ -38,6 +40,7 @@ from qatlab.mixed_precision import (
     smallest,
 )
 from qatlab.quant.rules import PARTS
+from qatlab.results import bits_figure
 from qatlab.results.record import find_run
 from qatlab.run.mixed import Subject
 from qatlab.system import files
@@ -63,7 +66,7 @@ def run(
         checkpoint: of the run.
         settings: what was asked for.
         budgets: numbers by the name of a budget; several of one for a front.
-        output: file of rules to write; beside it a record, ``.json``.
+        output: file of rules to write; beside it a record, ``.json``, and a picture, ``.svg``.
 
     Raises:
         QatlabError: for a run that cannot be searched, and a budget that cannot be met.
@@ -93,6 +96,7 @@ def run(
             "uniform": [own.to_json() for own in search.uniform()],
         }
         files.write_text(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+        _draw(search, found, output.with_suffix(".svg"))
         say(f"Written: {output if len(found) == 1 else output.with_suffix('.json')}.")
         if len(found) == 1:
             say(f"Train it: {_train_command(search, folder, output)}")
@@ -242,6 +246,10 @@ class Search:
             )
         return kept
 
+    def loss_of(self, tensor: Tensor, bits: int) -> float:
+        """Return the increase of the loss by one tensor alone."""
+        return self.sensitivity.losses[tensor, bits]
+
     def _loss(self, widths: Assignment) -> float:
         return self.sensitivity.of(widths)
 
@@ -333,6 +341,26 @@ def _print_front(search: Search, found: Sequence[Found]) -> None:
         costs = [f"{own.costs[name]:,.6g}" for name in names]
         table.add_row(_words(own), *[""] * len(limited), f"{own.loss:.4f}", *costs)
     show(table)
+
+
+def _draw(search: Search, found: Sequence[Found], path: Path) -> None:
+    """Draw the bits of one assignment, or the front of several."""
+    if len(found) == 1:
+        rows = [
+            {"name": t.name, "part": t.part, "bits": bits, "increase": search.loss_of(t, bits)}
+            for t, bits in found[0].assignment.items()
+        ]
+        bits_figure.bits_of_layers(rows, path, path.stem)
+        return
+    limits = [own.limits for own in found]
+    name = next(n for n in limits[0] if len({own[n] for own in limits}) > 1 or len(limits[0]) == 1)
+    cost = search.costs[name]
+    uniform = [
+        (own.costs[name], own.loss, round(mean(own.assignment.values())))
+        for own in search.uniform()
+    ]
+    points = [(own.costs[name], own.loss) for own in found]
+    bits_figure.front(points, uniform, f"{name} ({cost.unit})", path, path.stem)
 
 
 def _words(found: Found) -> str:

@@ -1,0 +1,81 @@
+"""Pictures of a search: the bits of each layer, and what budgets cost in loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from qatlab.results.figures import BLUE, GREY, LIGHT_GREY, ORANGE, new_figure, save
+
+PARTS = {"weight": (BLUE, "weights"), "activation": (ORANGE, "activations")}
+
+
+def bits_of_layers(rows: Sequence[Mapping[str, Any]], path: Path, name: str = "") -> None:
+    """Draw the bits of each layer and site as bars, in the order of computation.
+
+    Args:
+        rows: ``name``, ``part`` (``weight`` or ``activation``), ``bits`` and ``increase``, the loss
+            that these bits cost, which stands behind the bar.
+        path: picture to write; see :func:`~qatlab.results.figures.save`.
+        name: of what was searched, written on the picture.
+    """
+    figure = new_figure(7, max(0.24 * len(rows), 1.2) + 1.1)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    for part, (color, label) in PARTS.items():
+        own = [(i, row["bits"]) for i, row in enumerate(rows) if row["part"] == part]
+        if own:
+            places, bits = zip(*own, strict=True)
+            axes.barh(places, bits, color=color, height=0.7, label=label)
+    for i, row in enumerate(rows):
+        text = f"{row['bits']}  +{row['increase']:.3g}"
+        axes.text(row["bits"] + 0.1, i, text, va="center", fontsize=8, color=GREY)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.25 * max(row["bits"] for row in rows))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("bits, and the increase of the loss by these alone", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper right", ncols=2, fontsize=9, edgecolor="none")
+    save(figure, path, name)
+
+
+def front(
+    found: Sequence[tuple[float, float]],
+    uniform: Sequence[tuple[float, float, int]],
+    label: str,
+    path: Path,
+    name: str = "",
+) -> None:
+    """Draw predicted loss against a cost: of what was found, and of one width for all.
+
+    Args:
+        found: cost and loss of each point.
+        uniform: cost, loss and bits likewise.
+        label: of the cost, with its unit.
+        path: picture to write; see :func:`~qatlab.results.figures.save`.
+        name: of what was searched, written on the picture.
+    """
+    figure = new_figure(7, 4.2)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*sorted(found), strict=True), "o-", color=BLUE, markersize=4, label="found")
+    costs, losses, widths = zip(*sorted(uniform), strict=True)
+    axes.plot(costs, losses, "s--", color=ORANGE, markersize=4, label="one width for all")
+    for cost, loss, own in zip(costs, losses, widths, strict=True):
+        axes.annotate(str(own), (cost, loss), (4, 4), textcoords="offset points", fontsize=8)
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.4g}")
+    )
+    axes.set_xlabel(label, fontsize=10)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axes.tick_params(axis="y", which="minor", labelsize=8)
+    axes.set_ylabel("predicted loss (logarithmic scale)", fontsize=10)
+    axes.grid(color=LIGHT_GREY)
+    axes.legend(fontsize=9, edgecolor="none")
+    save(figure, path, name)
