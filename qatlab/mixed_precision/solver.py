@@ -8,8 +8,11 @@ user.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,6 +95,20 @@ def _text(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.4g}"
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let nobody see what HiGHS prints for its authors, whatever it is told: it is no Python."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 class _Problem:
     """Variables and constraints of one problem."""
 
@@ -157,13 +174,14 @@ class _Problem:
         upper = np.ones(count)
         if cost is not None:
             upper[top] = np.inf
-        done = milp(
-            c,
-            constraints=LinearConstraint(matrix, low, high),
-            integrality=whole,
-            bounds=Bounds(0, upper),
-            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
-        )
+        with _quiet():
+            done = milp(
+                c,
+                constraints=LinearConstraint(matrix, low, high),
+                integrality=whole,
+                bounds=Bounds(0, upper),
+                options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+            )
         if done.status == 2:
             return None
         if done.x is None:
