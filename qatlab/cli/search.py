@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> None:
         "-o", "--output", type=Path, help="file of rules to write, which rules= of a training takes"
     )
     parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)  # options stand anywhere
     settings = _settings(given.settings)
     budgets = _budgets(settings)
     if given.output is not None and given.output.suffix not in (".yaml", ".yml"):

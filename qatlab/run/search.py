@@ -42,6 +42,7 @@ from qatlab.mixed_precision import (
 from qatlab.quant.rules import PARTS
 from qatlab.results import bits_figure
 from qatlab.results.record import find_run
+from qatlab.run.belonging import own_checkpoint
 from qatlab.run.mixed import Subject
 from qatlab.system import files
 from qatlab.system.terminal import say, show, wide_console
@@ -99,7 +100,7 @@ def run(
         _draw(search, found, output.with_suffix(".svg"))
         say(f"Written: {output if len(found) == 1 else output.with_suffix('.json')}.")
         if len(found) == 1:
-            say(f"Train it: {_train_command(search, folder, output)}")
+            say(f"Train it: {_train_command(search, folder, checkpoint, output)}")
 
 
 class Search:
@@ -374,13 +375,15 @@ def _about(folder: Path, found: Found) -> str:
     return f"qatlab search {folder} {budgets}"
 
 
-def _train_command(search: Search, folder: Path, output: Path) -> str:
+def _train_command(search: Search, folder: Path, checkpoint: str, output: Path) -> str:
     """Return what to type next: the words of the run, with these rules, from its weights."""
     keys = "schedule|hydra|init_weights|rules|name|resume|target"
     left_out = re.compile(rf"[+~]*({keys}{'|quant' * (search.quant is not None)})\b")
     words = [word for word in own_words(folder) if not left_out.match(word)]
     words += [f"quant={search.quant}"] * (search.quant is not None)
-    words += [f"rules={output}", "schedule=quantize_only", f"init_weights={folder}"]
+    words += [f"rules={output}", "schedule=quantize_only"]
+    weights = folder if checkpoint == "best" else own_checkpoint(find_run(folder), checkpoint)
+    words.append(f"init_weights={weights}")
     words += ["target=c"] * search.leaves
     return shlex.join(["qatlab", "train", *words, f"name={output.stem}"])
 

@@ -21,7 +21,7 @@ def test_the_rules_of_a_search_are_trained_and_keep_the_budget(
     finished: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     rules = tmp_path / "found.yaml"
-    words = [str(finished), "budget.size=24kB", "budget.bops=15e6", *WIDTHS, "-o", str(rules)]
+    words = [str(finished), "-o", str(rules), "budget.size=24kB", "budget.bops=15e6", *WIDTHS]
     assert run_command(["search", *words]) == 0
     told = capsys.readouterr().out
     assert "size: " in told
