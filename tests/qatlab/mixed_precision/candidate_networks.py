@@ -13,10 +13,11 @@ BATCH = (6, 2, 8, 8)
 
 
 class Residual(nn.Module):
-    """Two convolutions with a shortcut, and a layer for three classes."""
+    """Two convolutions with a shortcut, convolved if asked for, and a layer for three classes."""
 
-    def __init__(self) -> None:
+    def __init__(self, convolved: bool) -> None:
         super().__init__()
+        self.shortcut = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()) if convolved else nn.Identity()
         self.stem = nn.Conv2d(2, 8, 3, padding=1)
         self.relu1 = nn.ReLU()
         self.conv = nn.Conv2d(8, 8, 3, padding=1)
@@ -28,7 +29,7 @@ class Residual(nn.Module):
     def forward(self, x: Numbers) -> Numbers:
         """Return outputs, (N, 3)."""
         x = self.relu1(self.stem(x))
-        x = self.relu2(x + self.norm(self.conv(x)))
+        x = self.relu2(self.shortcut(x) + self.norm(self.conv(x)))
         return self.fc(self.pool(x).flatten(1))
 
 
@@ -39,14 +40,18 @@ def images(seed: int = 1) -> Numbers:
 
 
 def residual(
-    weights: list[int], activations: list[int], start: str | None = None, fill: bool = False
+    weights: list[int],
+    activations: list[int],
+    start: str | None = None,
+    fill: bool = False,
+    convolved: bool = False,
 ) -> tuple[Candidates, ModelTable]:
     """Return the network with all of some widths, and its table at the highest."""
     torch.manual_seed(3)
-    state = Residual().state_dict()
+    state = Residual(convolved).state_dict()
     tables, networks = {}, {}
     for bits in sorted({*weights, *activations}):
-        own = Residual()
+        own = Residual(convolved)
         own.load_state_dict(state)
         networks[bits], tables[bits] = quantize(
             own,

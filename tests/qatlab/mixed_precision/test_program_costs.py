@@ -21,8 +21,8 @@ CORE = "cortex-m4"
 cores = pytest.mark.skipif(bool(missing_for()), reason=f"not installed: {', '.join(missing_for())}")
 
 
-def programs(target: str | None) -> Programs:
-    candidates, _ = residual([2, 4, 8], [2, 4, 8])
+def programs(target: str | None, convolved: bool = False) -> Programs:
+    candidates, _ = residual([2, 4, 8], [2, 4, 8], convolved=convolved)
     core = None if target is None else TARGETS[target]
     return Programs(candidates, BYTES, torch.zeros(1, *BATCH[1:]), CLASSES, core)
 
@@ -95,6 +95,17 @@ def test_without_a_core_constants_and_memory_are_those_of_the_exporter() -> None
         _, program = written.written(own)
         assert costs.flash.of(own) == pytest.approx(program.flash, abs=4)
         assert costs.ram.of(own) == pytest.approx(program.ram - program.image_bytes, abs=64)
+
+
+def test_memory_at_each_operation_is_that_of_the_program() -> None:
+    written = programs(None, convolved=True)
+    costs = ProgramCosts(written)
+    for bits in (4, 8):
+        own = dict.fromkeys(written.candidates.choices.widths, bits)
+        _, program = written.written(own)
+        assert program.in_place  # or nothing is written over another tensor
+        for moment in costs.ram.sums:
+            assert moment.of(own) == pytest.approx(program.needed[moment.name], abs=64)
 
 
 def test_weights_that_fill_their_grids_are_stored_at_their_whole_width() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -16,11 +17,12 @@ def loss(outputs: torch.Tensor, x: torch.Tensor, labels: torch.Tensor) -> torch.
     return F.cross_entropy(outputs, labels, reduction="none")
 
 
+@pytest.mark.parametrize("convolved", [False, True])  # what is added up is kept for both operands
 @pytest.mark.parametrize("start", [None, "mse"])
 def test_what_is_measured_from_a_tensor_on_is_what_the_whole_network_computes(
-    start: str | None,
+    start: str | None, convolved: bool
 ) -> None:
-    candidates, _ = residual([2, 4, 8], [2, 8], start)
+    candidates, _ = residual([2, 4, 8], [2, 8], start, convolved=convolved)
     batches = [(images(2), LABELS), (images(3), LABELS)]
     found = measured(candidates, batches, loss)
     highest = {tensor: max(own) for tensor, own in candidates.choices.widths.items()}
@@ -94,6 +96,14 @@ def test_the_second_order_of_a_site_is_that_of_what_it_changes() -> None:
         assert kept[0].grad is not None
         total += 0.5 * (kept[0].grad ** 2 * (narrow - wide).detach() ** 2).sum().item()
     assert found.losses[tensor, 2] == pytest.approx(total / 6, rel=1e-4)
+
+
+def test_a_site_starts_behind_weights_of_the_highest_width() -> None:
+    candidates, _ = residual([2, 8], [2, 8])
+    tensor = Tensor("activation", "norm_site")
+    low, high = (candidates.quantizer(tensor, bits).get_parameter("step_size") for bits in (2, 8))
+    # Of the same values: 2 * mean(|x|) / sqrt(q_max), where LSQ starts.
+    assert (low / high).item() == pytest.approx(math.sqrt(127 / 1), rel=1e-5)
 
 
 def test_a_site_keeps_its_own_norm_when_its_quantizer_is_exchanged() -> None:
