@@ -13,6 +13,7 @@ from qatlab.config.search import ESTIMATES, Settings
 from qatlab.errors import ConfigError, size_of, wrong
 
 BYTES = ("flash", "ram", "size")
+GROUPS = {"budget": "budget.flash=32kB", "widths": "widths.weight=[2,4,8]"}
 
 
 def main(words: Sequence[str]) -> None:
@@ -52,6 +53,8 @@ def _settings(words: Sequence[str]) -> Settings:
     for word in words:
         if "=" not in word:
             raise ConfigError(f"{word} has no value; settings are written key=value.")
+        if example := GROUPS.get(word.removeprefix("+").partition("=")[0]):
+            raise ConfigError(f"{word} names a group: give one of its keys, such as {example}.")
     plain = [word.removeprefix("+") for word in words]
     schema = OmegaConf.structured(Settings)
     found = OmegaConf.merge(schema, OmegaConf.from_dotlist(plain))
@@ -63,6 +66,9 @@ def _settings(words: Sequence[str]) -> Settings:
         value = getattr(settings, key)
         if value is not None and value < 1:
             raise wrong(key, value, "a whole number above 0")
+    tied = settings.widths.tied
+    if not isinstance(tied, list) or not all(isinstance(own, list) and own for own in tied):
+        raise wrong("widths.tied", tied, "a list of lists of names, such as [[conv1,conv2]]")
     return settings
 
 

@@ -172,7 +172,7 @@ def append_rules(cfg: DictConfig) -> None:
     if cfg.get("rules") is None:
         return
     path = Path(cfg.rules)
-    found = read_yaml_mapping(path, LARGEST)
+    found = _escaped(read_yaml_mapping(path, LARGEST))  # nothing in it refers to anything
     for name, rule in found.items():
         if not isinstance(rule, dict):
             raise ConfigError(

@@ -27,7 +27,7 @@ class Widths:
     weight: Any = field(default_factory=lambda: [2, 3, 4, 5, 6, 8])
     activation: Any = field(default_factory=lambda: [2, 3, 4, 5, 6, 8])
     rules: dict[str, Any] | None = field(default_factory=dict)
-    tied: list[list[str]] = field(default_factory=list)
+    tied: Any = field(default_factory=list)
 
 
 @dataclass
@@ -40,5 +40,5 @@ class Settings:
     estimate: str = "measured"
     images: int = 512
     front: int | None = None
-    target: str = "cortex-m4"
+    target: str | None = None
     allow: Any = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from qatlab.deploy.c import CProgram, c_program
 from qatlab.deploy.integer import with_rescale
 from qatlab.deploy.pixels import pixel_codes
@@ -13,8 +11,6 @@ from qatlab.results import record
 
 def c_file(trained: Trained, rescale: str, layout: str = "chw") -> CProgram:
     """Return a network as a C99 program that says where it comes from.
-
-    Outputs that are no classes, as of an autoencoder, have their numbers for names.
 
     Args:
         trained: the network.
@@ -27,7 +23,5 @@ def c_file(trained: Trained, rescale: str, layout: str = "chw") -> CProgram:
     about = [f"{trained.source}, rescale={rescale}"]
     about += [f"{name} {known}" for name, known in record.commits().items()]
     network = with_rescale(trained.lowered(), rescale)
-    names = trained.data.class_names
-    if not trained.classifies:
-        names = tuple(map(str, range(math.prod(network.shapes[network.output.name]))))
+    names = trained.data.class_names if trained.classifies else None
     return c_program(network, names, about, layout, pixel_codes(trained.data))

@@ -9,6 +9,7 @@ these, and the exporter says afterwards what it really takes.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Programs:
         candidates: the network.
         codes: what bytes of each channel of an image stand for.
         example: ``(1, C, H, W)``.
-        classes: names, one for each output.
+        classes: names, one for each output; None for outputs that are no classes.
         target: the core that programs are built for; None to count constants and memory alone.
     """
 
@@ -77,7 +78,7 @@ class Programs:
         candidates: Candidates,
         codes: Sequence[Codes],
         example: Numbers,
-        classes: Sequence[str],
+        classes: Sequence[str] | None,
         target: Target | None,
     ) -> None:
         self.candidates, self._codes, self._example = candidates, codes, example
@@ -144,7 +145,7 @@ class ProgramCosts:
             self._samples[w, a] = programs.sample(_uniform(choices, w, a), steps)
         network = self._samples[pairs[0]].network
         self._operations = {op.name: op for op in network.operations}
-        self._site_at = {ops[-1]: name for name, ops in network.sites.items()}
+        self._site_at = {op: name for name, own in network.sites.items() for op in own}
         # What has no call of its own is computed by the operation that reads it.
         self._called = set[str]().union(*(s.program.calls for s in self._samples.values()))
         self._kept_as = {
@@ -280,7 +281,7 @@ class ProgramCosts:
         def look(name: str, weight: Tensor | None, size: int) -> None:
             op = self._operations[name]
             if isinstance(op, ops.Convolve | ops.Multiply):
-                weight, size = Tensor("weight", name), op.weight.size
+                weight, size = self._weight_of(name), op.weight.size
             for source in op.inputs:
                 if source in self._called:
                     found.append((size, weight, self._site_of(source)))
@@ -291,6 +292,12 @@ class ProgramCosts:
 
         look(name, None, 0)
         return max(found, key=lambda own: own[0])[1:] if found else (None, None)
+
+    def _weight_of(self, name: str) -> Tensor:
+        """Return the weights of an operation; those of a second call have a number behind them."""
+        own = Tensor("weight", name)
+        first = Tensor("weight", re.sub(r"_\d+$", "", name))
+        return first if own not in self._choices.widths and first in self._choices.widths else own
 
     def _site_of(self, name: str) -> Tensor | None:
         """Return the site whose codes an operation makes or hands on; None for those of images."""

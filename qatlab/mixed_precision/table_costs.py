@@ -27,7 +27,7 @@ def size(choices: Choices, table: ModelTable) -> Cost:
 def mean_bits(choices: Choices, table: ModelTable) -> Cost:
     """Return the mean of the bits of all weights that have a choice."""
     rows = [row for row in _weights(table) if Tensor("weight", row.name) in choices.widths]
-    count = sum(row.parameters for row in rows)
+    count = sum(row.parameters for row in rows) or 1
     terms: dict[Condition, float] = {}
     for row in rows:
         tensor = Tensor("weight", row.name)

@@ -64,7 +64,7 @@ class Subject:
         cfg = config_of(run, checkpoint, allow)
         if quant is not None:
             for key in ("weight", "activation", "rules"):
-                cfg.quant[key] = preset(quant)[key]
+                cfg.quant[key] = preset(quant, "quant")[key]
         if cfg.quant.weight is None and cfg.quant.activation is None:
             raise ConfigError(
                 f"{run} is a float network: give the quantizers whose bits are to be found, such "
@@ -95,6 +95,8 @@ class Subject:
             for row, decision in zip(rows, resolve(part, targets, rules), strict=True):
                 bits = (decision.arguments or {}).get("bits", own)
                 found[Tensor(part, row.name)] = bits
+        if not found:
+            raise ConfigError("nothing of the network is quantized: there are no bits to choose.")
         order = {row.name: i for i, row in enumerate(self.table.layers)}
         ordered = dict(sorted(found.items(), key=lambda item: order[item[0].name]))
         return Choices(ordered, [_group(i, own, ordered) for i, own in enumerate(widths.tied)])
@@ -147,6 +149,11 @@ class Subject:
         images, labels = (torch.cat(parts)[:count] for parts in zip(*found, strict=True))
         parts = zip(torch.split(images, size), torch.split(labels, size), strict=True)
         return list(parts), held
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """A name for each output; None if they are no classes."""
+        return self.data.class_names if self.losses[0].classifies else None
 
     def loss(self, outputs: Any, images: Numbers, labels: Numbers) -> Numbers:
         """Return the loss of each image, as the training has it, of all outputs."""

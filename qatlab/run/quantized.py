@@ -94,8 +94,12 @@ def rules_of(cfg: DictConfig) -> list[Rule]:
     return [Rule.parse(str(key), node) for key, node in nodes.items()]
 
 
-def preset(method: str) -> DictConfig:
+def preset(method: str, key: str = "method") -> DictConfig:
     """Return the group ``quant`` as a preset has it, which takes new keys.
+
+    Args:
+        method: its name.
+        key: where it was given.
 
     Raises:
         ConfigError: for a name that does not exist.
@@ -110,7 +114,7 @@ def preset(method: str) -> DictConfig:
             if method not in known:
                 given = isinstance(method, str)
                 advice = "" if given else "qatlab.quant.quantize takes quantizers."
-                raise wrong("method", method, known, advice)
+                raise wrong(key, method, known, advice)
             node = compose("config", overrides=[f"quant={method}"]).quant
     finally:
         GlobalHydra.instance().hydra = held

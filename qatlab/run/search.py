@@ -19,8 +19,8 @@ from rich.table import Table
 from qatlab.config.folders import own_words
 from qatlab.config.search import Settings
 from qatlab.deploy.pixels import pixel_codes
-from qatlab.deploy.targets import missing_for, target_of
-from qatlab.errors import ConfigError
+from qatlab.deploy.targets import PACKAGES, TARGETS, Target, missing_for
+from qatlab.errors import ConfigError, wrong
 from qatlab.mixed_precision import (
     TABLE_COSTS,
     Assignment,
@@ -29,7 +29,6 @@ from qatlab.mixed_precision import (
     Limit,
     ProgramCosts,
     Programs,
-    Sensitivity,
     Tensor,
     best,
     loss_of,
@@ -50,7 +49,7 @@ from qatlab.system.terminal import say, show, wide_console
 OF_PROGRAMS = ("flash", "ram", "instructions")
 BATCH = 64  # images that are computed at once, with all that lies between layers kept
 TRIES = 8  # corrections of what a program is said to take by what it does take
-CLOSE = 0.005  # of a budget, that may be left
+CORE = "cortex-m4"  # that programs are built for, if no other is asked for
 
 
 def run(
@@ -67,13 +66,17 @@ def run(
         checkpoint: of the run.
         settings: what was asked for.
         budgets: numbers by the name of a budget; several of one for a front.
-        output: file of rules to write; beside it a record, ``.json``, and a picture, ``.svg``.
+        output: file of rules to write; beside ``rules.yaml`` a record, ``rules.search.json``, and a
+            picture, ``rules.search.svg``.
 
     Raises:
         QatlabError: for a run that cannot be searched, and a budget that cannot be met.
     """
     search = Search(find_run(folder), checkpoint, settings, list(budgets))
     fronts = _front(search, settings.front, budgets)
+    for limits in fronts:
+        search.check(limits)  # before anything is measured
+    search.measure(settings.estimate, settings.images)
     found = [search.found(limits, exact=len(fronts) == 1) for limits in fronts]
     if len(found) == 1:
         _print_one(search, found[0])
@@ -96,15 +99,16 @@ def run(
             "found": [own.to_json() for own in found],
             "uniform": [own.to_json() for own in search.uniform()],
         }
-        files.write_text(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
-        _draw(search, found, output.with_suffix(".svg"))
-        say(f"Written: {output if len(found) == 1 else output.with_suffix('.json')}.")
+        beside = {kind: output.with_suffix(f".search.{kind}") for kind in ("json", "svg")}
+        files.write_text(beside["json"], json.dumps(record, indent=2) + "\n")
+        _draw(search, found, beside["svg"])
+        say(f"Written: {output if len(found) == 1 else beside['json']}.")
         if len(found) == 1:
             say(f"Train it: {_train_command(search, folder, checkpoint, output)}")
 
 
 class Search:
-    """What is known of a run, measured once for all budgets.
+    """What is known of a run, for all budgets.
 
     Args:
         folder: of the run.
@@ -115,67 +119,72 @@ class Search:
     Attributes:
         subject: the run.
         choices: the widths of each tensor.
-        sensitivity: what each loses.
         costs: by the name of a budget.
-        seconds: that the sensitivity took.
+        sensitivity: what each loses, once it was measured.
     """
 
     def __init__(
         self, folder: Path, checkpoint: str, settings: Settings, kinds: Sequence[str]
     ) -> None:
-        self.leaves = leaves = bool({*kinds} & {*OF_PROGRAMS})
-        target = target_of(settings.target) if "instructions" in kinds else None
-        if leaves and target is None and not missing_for():
-            target = target_of(settings.target)
+        self.leaves = bool({*kinds} & {*OF_PROGRAMS})
+        target = _target(settings.target, kinds) if self.leaves else None
+        if settings.target is not None and not self.leaves:
+            takes = " or ".join(f"budget.{kind}" for kind in OF_PROGRAMS)
+            raise ConfigError(f"target={settings.target} has no effect without {takes}.")
         allow = settings.allow or ()
         names = [allow] if isinstance(allow, str) else list(allow)
-        self.subject = Subject.of(folder, checkpoint, names, settings.quant, leaves)
+        self.subject = Subject.of(folder, checkpoint, names, settings.quant, self.leaves)
         self.quant = settings.quant
         self.choices = self.subject.choices(settings.widths)
-        data = self.subject.data
-        data.prepare_data()
-        data.setup("fit")
+        self.subject.data.prepare_data()
+        self.subject.data.setup("fit")
         self._images = self.subject.calibration()
-        self.batches, held = self.subject.held_out(settings.images, BATCH)
-        count = sum(len(labels) for _, labels in self.batches)
+        self._programs: Programs | None = None
+        self.costs = self._costs(kinds, target)
+
+    def measure(self, estimate: str, images: int) -> None:
+        """Measure, or estimate, what each width loses.
+
+        Args:
+            estimate: ``measured`` or ``second_order``.
+            images: on how many.
+        """
+        self._batches, held = self.subject.held_out(images, BATCH)
+        few = [self._images[0][:BATCH]]  # the least error is searched for, which takes time
+        self._candidates = self.subject.candidates(self.choices, few, start="mse")
+        begun, loss = time.monotonic(), self.subject.loss
+        count = sum(len(labels) for _, labels in self._batches)
+        if estimate == "second_order":
+            with _progress("losses", count) as advance:
+                found = second_order(self._candidates, self._batches, loss, advance)
+        else:
+            steps = len(list(self.choices.all())) * len(self._batches)
+            with _progress("losses", steps) as advance:
+                found = measured(self._candidates, self._batches, loss, advance)
+        self.sensitivity = found
         where = "held out of the training" if held else "of the training, as none are held out"
         say(
             f"{len(self.choices.widths)} weights and sites, {len(list(self.choices.all()))} widths "
-            f"in all; losses on {count} images {where}"
+            f"in all; losses on {count} images {where}: {time.monotonic() - begun:.1f} s"
         )
-        few = [self._images[0][:BATCH]]  # the least error is searched for, which takes time
-        self.candidates = self.subject.candidates(self.choices, few, start="mse")
-        begun = time.monotonic()
-        self.sensitivity = self._sensitivity(settings.estimate)
-        self.seconds = time.monotonic() - begun
-        say(f"Losses: {self.seconds:.1f} s")
-        self._programs: Programs | None = None
-        self.costs = self._costs(kinds, target, leaves)
 
-    def _sensitivity(self, estimate: str) -> Sensitivity:
-        loss = self.subject.loss
-        if estimate == "second_order":
-            count = sum(len(labels) for _, labels in self.batches)
-            with _progress("losses", count) as advance:
-                return second_order(self.candidates, self.batches, loss, advance)
-        steps = len(list(self.choices.all())) * len(self.batches)
-        with _progress("losses", steps) as advance:
-            return measured(self.candidates, self.batches, loss, advance)
+    def check(self, limits: Mapping[str, float]) -> None:
+        """Raise a ConfigError if no widths are within some budgets, by the costs that are known."""
+        best(self.choices, {}, [Limit(self.costs[name], most) for name, most in limits.items()])
 
-    def _costs(self, kinds: Sequence[str], target: Any, leaves: bool) -> dict[str, Cost]:
-        table = self.subject.table
+    def _costs(self, kinds: Sequence[str], target: Target | None) -> dict[str, Cost]:
+        table, data = self.subject.table, self.subject.data
         found = {name: make(self.choices, table) for name, make in TABLE_COSTS.items()}
-        if not leaves:
+        if not self.leaves:
             return found
         if target is None:
             say(
                 "Flash is that of constants alone, and memory is without the stack: "
                 f"{' and '.join(missing_for())} are missing."
             )
-        data = self.subject.data
         candidates = self.subject.candidates(self.choices, self._images, fill=True)
         self._programs = Programs(
-            *(candidates, pixel_codes(data), data.example_input(), data.class_names, target)
+            *(candidates, pixel_codes(data), data.example_input(), self.subject.class_names, target)
         )
         counted = "instructions" in kinds
         begun = time.monotonic()
@@ -205,7 +214,7 @@ class Search:
             widths, costs = self._corrected(own, widths)
         both = None
         if exact:
-            both = loss_of(self.candidates, widths, self.batches, self.subject.loss)
+            both = loss_of(self._candidates, widths, self._batches, self.subject.loss)
         return Found(widths, self.sensitivity.of(widths), costs, dict(limits), both)
 
     def _predicted(self, widths: Assignment) -> dict[str, float]:
@@ -263,6 +272,18 @@ class Search:
         return found
 
 
+def _target(name: str | None, kinds: Sequence[str]) -> Target | None:
+    """Return the core that programs are built for; None where that cannot be done."""
+    if name is not None and name not in TARGETS:
+        raise wrong("target", name, TARGETS)
+    if not (missing := missing_for()):
+        return TARGETS[name or CORE]
+    if "instructions" in kinds or name is not None:
+        what = "budget.instructions" if name is None else f"target={name}"
+        raise ConfigError(f"{what} takes {' and '.join(missing)}: {PACKAGES}.")
+    return None
+
+
 def _front(
     search: Search, count: int | None, budgets: Mapping[str, Sequence[float]]
 ) -> list[dict[str, float]]:
@@ -279,13 +300,13 @@ def _front(
     within = [Limit(search.costs[other], most) for other, most in rest.items()]
     widths = smallest(search.choices, cost, within)
     if widths is None:
-        search.found(rest, exact=False)  # which says why
+        search.check(rest)  # which says why
     assert widths is not None
     low = cost.of(widths)
     high = cost.of({tensor: max(own) for tensor, own in search.choices.widths.items()})
     high = min([high, *budgets.get(name, ())])
     if high < low:
-        search.found({**rest, name: high}, exact=False)  # likewise
+        search.check({**rest, name: high})  # likewise
     step = (high - low) / max(count - 1, 1)
     return [{**rest, name: low + i * step} for i in range(count)]
 
@@ -309,15 +330,13 @@ def _print_one(search: Search, found: Found) -> None:
     say(f"Loss: {reference:.4f} with the highest widths, {found.loss:.4f} predicted with these.")
     if found.measured is not None:
         loss, accuracy = found.measured
-        say(
-            f"All of them together: {loss:.4f}, {100 * accuracy:.2f} % right, before any training "
-            "with them."
-        )
+        right = f", {100 * accuracy:.2f} % right" if search.subject.class_names else ""
+        say(f"All of them together: {loss:.4f}{right}, before any training with them.")
     for name, value in found.costs.items():
         cost, most = search.costs[name], found.limits.get(name)
         unit = "" if name == "instructions" else f" {cost.unit}"
-        budget = "" if most is None else f" of {most:,.6g}; {cost.decides(found.assignment)}"
-        say(f"{name}: {value:,.6g}{unit}{budget}")
+        words = [f" of {most:,.6g}", cost.decides(found.assignment)] if most is not None else [""]
+        say(f"{name}: {value:,.6g}{unit}{'; '.join(filter(None, words))}")
     within = [
         own
         for own in search.uniform()
@@ -354,7 +373,8 @@ def _draw(search: Search, found: Sequence[Found], path: Path) -> None:
         bits_figure.bits_of_layers(rows, path, path.stem)
         return
     limits = [own.limits for own in found]
-    name = next(n for n in limits[0] if len({own[n] for own in limits}) > 1 or len(limits[0]) == 1)
+    changing = [name for name in limits[0] if len({own[name] for own in limits}) > 1]
+    name = (changing or list(limits[0]))[0]
     cost = search.costs[name]
     uniform = [
         (own.costs[name], own.loss, round(mean(own.assignment.values())))

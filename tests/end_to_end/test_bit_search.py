@@ -27,7 +27,7 @@ def test_the_rules_of_a_search_are_trained_and_keep_the_budget(
     assert "size: " in told
     assert "of 24,576" in told
     assert f"rules={rules} schedule=quantize_only init_weights={finished}" in told
-    record = json.loads(rules.with_suffix(".json").read_text())
+    record = json.loads(rules.with_suffix(".search.json").read_text())
     (found,) = record["found"]
     assert found["costs"]["size"] <= 24576
     assert found["costs"]["bops"] <= 15e6
@@ -63,7 +63,7 @@ def test_the_program_of_what_was_found_takes_what_was_said(
     rules = tmp_path / "found.yaml"
     budgets = ["budget.flash=30k", "budget.ram=4k"]
     assert run_command(["search", str(finished), *budgets, *WIDTHS, "-o", str(rules)]) == 0
-    (found,) = json.loads(rules.with_suffix(".json").read_text())["found"]
+    (found,) = json.loads(rules.with_suffix(".search.json").read_text())["found"]
     assert 25000 < found["costs"]["flash"] <= 30 * 1024
     assert found["costs"]["ram"] <= 4096
     told = capsys.readouterr().out
@@ -77,7 +77,7 @@ def test_a_front_has_a_row_for_each_budget(
     rules = tmp_path / "front.yaml"
     words = [str(finished), "front=4", "budget.mean_bits=6", *WIDTHS, "-o", str(rules)]
     assert run_command(["search", *words]) == 0
-    found = json.loads(rules.with_suffix(".json").read_text())["found"]
+    found = json.loads(rules.with_suffix(".search.json").read_text())["found"]
     limits = [own["budgets"]["mean_bits"] for own in found]
     assert limits == pytest.approx([2, 2 + 4 / 3, 2 + 8 / 3, 6])
     losses = [own["predicted_loss"] for own in found]
@@ -93,7 +93,7 @@ def test_widths_are_kept_by_rules(finished: Path, tmp_path: Path, capsys: Captur
     kept = "+widths.rules.first={name: conv1, weight: {bits: 8}}"
     words = [str(finished), "budget.mean_bits=3", kept, *WIDTHS, "-o", str(rules)]
     assert run_command(["search", *words]) == 0
-    (found,) = json.loads(rules.with_suffix(".json").read_text())["found"]
+    (found,) = json.loads(rules.with_suffix(".search.json").read_text())["found"]
     bits = {(own["part"], own["name"]): own["bits"] for own in found["bits"]}
     assert bits["weight", "conv1"] == 8
 
@@ -112,6 +112,9 @@ def test_widths_are_kept_by_rules(finished: Path, tmp_path: Path, capsys: Captur
         ),
         (["budget.size=1k", "images=0"], "images=0 is wrong"),
         (["budget.size"], "budget.size has no value"),
+        (["budget=3"], "budget=3 names a group: give one of its keys, such as budget.flash=32kB"),
+        (["budget.size=1k", "widths.tied=[[]]"], "widths.tied=[[]] is wrong"),
+        (["budget.size=1k", "widths.tied=[a,b]"], "a list of lists of names"),
         (["budget.size=1k", "-o", "rules.txt"], "a file that ends in .yaml"),
         (["budget.size=1k"], "missing is not the folder of a run"),
     ],
@@ -136,6 +139,9 @@ def test_a_wrong_word_is_refused(
             "budget.size=10,240 cannot be met: the smallest that can is 15,936 bytes",
         ),
         (["budget.size=1M", "widths.weight=[0]"], "widths.weight=[0]"),
+        (["budget.size=1M", "target=cortex-m3"], "target=cortex-m3 has no effect without budget."),
+        (["budget.flash=1M", "target=avr"], "target=avr is wrong. Accepted: cortex-m0plus"),
+        (["budget.size=1M", "quant=lsq_5bit"], "quant=lsq_5bit is wrong. Did you mean 'lsq_8bit'?"),
         (["budget.size=1M", "+widths.rules.x={name: convv1, weight: {bits: 4}}"], "conv1"),
         (["budget.size=1M", "widths.tied=[[conv1,cnv2]]"], "conv2"),
     ],
@@ -145,6 +151,42 @@ def test_what_a_run_has_not_is_refused(
 ) -> None:
     assert run_command(["search", str(finished), *words, *WIDTHS[1:]]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_equal_budgets_give_equal_points(finished: Path, tmp_path: Path, capsys: Captured) -> None:
+    words = [str(finished), "budget.size=24k,24k", "budget.bops=1e9", *WIDTHS]
+    assert run_command(["search", *words, "-o", str(tmp_path / "f.yaml")]) == 0
+    one, other = json.loads((tmp_path / "f.search.json").read_text())["found"]
+    assert one == other
+    assert (tmp_path / "f.search.svg").exists()
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_anything_is_measured(
+    finished: Path, capsys: Captured
+) -> None:
+    assert run_command(["search", str(finished), "budget.size=1k"]) == 1
+    told = capsys.readouterr()
+    assert "cannot be met" in told.err
+    assert "losses" not in told.out
+
+
+def test_outputs_that_are_no_classes_are_searched(tmp_path: Path, capsys: Captured) -> None:
+    words = ["model=autoencoder", "loss=reconstruction", "quant=sat_8bit"]
+    run = tmp_path / "run"
+    ended = start_forked(tmp_path / "log", "train.py", *FINISHED, *words, f"hydra.run.dir={run}")
+    assert ended.code == 0, ended.output
+    widths = ["widths.weight=[8]", "widths.activation=[8]", "images=8"]
+    assert run_command(["search", str(run), "budget.ram=1M", *widths]) == 0
+    told = capsys.readouterr().out
+    assert "All of them together: " in told
+    assert "right" not in told
+
+
+def test_a_file_of_rules_refers_to_nothing(command: Told, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text('mine: {name: "${oc.env:PATH}", weight: {bits: 4}}\n')
+    told = command(*FINISHED, f"rules={file}")
+    assert "quant.rules.mine (weight) matches no layer: name='${oc.env:PATH}'" in told
 
 
 def test_a_file_of_rules_that_is_none_is_refused(command: Told, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ LARGEST = (1 << 31) - 1  # of an accumulator
 
 def c_program(
     network: IntegerNetwork,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | None,
     about: Sequence[str] = (),
     layout: str = "chw",
     pixels: Sequence[Codes] = (),
@@ -55,7 +55,8 @@ def c_program(
 
     Args:
         network: the operations, rescaled in whole numbers or in float.
-        class_names: one for each output.
+        class_names: one for each output; None for outputs that are no classes, as of an
+            autoencoder: they have their numbers for names.
         about: lines for the comment at its head.
         layout: of images: one of :data:`LAYOUTS`.
         pixels: what bytes of each channel of an image stand for.
@@ -97,12 +98,13 @@ class _Writer:
             of_kind(WRITERS, op, "C")(self, op, self.identifiers[op.name])
 
     def program(
-        self, class_names: Sequence[str], about: Sequence[str], pixels: Sequence[Codes]
+        self, class_names: Sequence[str] | None, about: Sequence[str], pixels: Sequence[Codes]
     ) -> CProgram:
         """Return the program."""
         self.write()
         output = self.network.output
         classes = math.prod(self.shapes[output.name])
+        class_names = tuple(map(str, range(classes))) if class_names is None else class_names
         if classes != len(class_names):
             raise ConfigError(
                 f"{output.name} has {classes} numbers for {len(class_names)} classes."

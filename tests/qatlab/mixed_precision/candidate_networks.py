@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor as Numbers
 from torch import nn
@@ -39,6 +41,22 @@ def images(seed: int = 1) -> Numbers:
     return drawn.float() / 255
 
 
+class Twice(nn.Module):
+    """A convolution that is called twice, of whose results the second is used alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(8 * 8 * 8, 3)
+
+    def forward(self, x: Numbers) -> Numbers:
+        """Return outputs, (N, 3)."""
+        x = self.relu(self.shared(self.relu(self.stem(x))))
+        return self.fc(self.relu(self.shared(x)).flatten(1))
+
+
 def residual(
     weights: list[int],
     activations: list[int],
@@ -47,11 +65,22 @@ def residual(
     convolved: bool = False,
 ) -> tuple[Candidates, ModelTable]:
     """Return the network with all of some widths, and its table at the highest."""
+    return candidates_of(lambda: Residual(convolved), weights, activations, start, fill)
+
+
+def candidates_of(
+    make: Callable[[], nn.Module],
+    weights: list[int],
+    activations: list[int],
+    start: str | None = None,
+    fill: bool = False,
+) -> tuple[Candidates, ModelTable]:
+    """Return the same of any network of such images."""
     torch.manual_seed(3)
-    state = Residual(convolved).state_dict()
+    state = make().state_dict()
     tables, networks = {}, {}
     for bits in sorted({*weights, *activations}):
-        own = Residual(convolved)
+        own = make()
         own.load_state_dict(state)
         networks[bits], tables[bits] = quantize(
             own,

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from candidate_networks import BATCH, images, residual
+from candidate_networks import BATCH, Twice, candidates_of, images, residual
 
 from qatlab.deploy.integer import Codes, compute
 from qatlab.deploy.integer.operations import Convolve
@@ -86,6 +86,18 @@ def test_what_is_added_up_may_be_stored_in_another_way_than_the_sum(
         found = Firmware(program.source, program.is_whole, TARGETS[core])
         outputs = torch.from_numpy(found.outputs(pixels.numpy().astype(np.uint8)))
         assert torch.equal(outputs.double() * 2.0**-network.output.unit, expected)
+
+
+@cores
+def test_a_layer_that_is_called_twice_counts_twice() -> None:
+    candidates, _ = candidates_of(Twice, [2, 8], [8])
+    written = Programs(candidates, BYTES, torch.zeros(1, *BATCH[1:]), CLASSES, TARGETS[CORE])
+    costs = ProgramCosts(written, steps=True)
+    for bits in (2, 8):
+        own = {t: bits if t.part == "weight" else 8 for t in candidates.choices.widths}
+        figures = written.sample(own).figures
+        assert costs.instructions.of(own) == pytest.approx(figures.instructions, rel=0.005)
+        assert costs.flash.of(own) == pytest.approx(figures.flash, abs=150)
 
 
 def test_without_a_core_constants_and_memory_are_those_of_the_exporter() -> None:

@@ -60,12 +60,9 @@ class Copying(LightningModule):
         return (self.model(batch) - target).square().mean()
 
 
-def learn(weight: Any, **settings: Any) -> tuple[Copying, LearnedBits]:
-    module = Copying(weight)
-    callback = LearnedBits({"mean_bits": 4.0}, **{"lr": 0.05, **settings})
-    callback.prepare(module.table, [], EPOCHS)
+def fit(module: LightningModule, callback: LearnedBits, epochs: int, steps: int) -> None:
     trainer = Trainer(
-        max_epochs=EPOCHS,
+        max_epochs=epochs,
         accelerator="cpu",
         logger=False,
         callbacks=[callback],
@@ -73,7 +70,14 @@ def learn(weight: Any, **settings: Any) -> tuple[Copying, LearnedBits]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, DataLoader(torch.randn(STEPS, 8, 16), batch_size=None))  # type: ignore[arg-type]
+    trainer.fit(module, DataLoader(torch.randn(steps, 8, 16), batch_size=None))  # type: ignore[arg-type]
+
+
+def learn(weight: Any, **settings: Any) -> tuple[Copying, LearnedBits]:
+    module = Copying(weight)
+    callback = LearnedBits({"mean_bits": 4.0}, **{"lr": 0.05, **settings})
+    callback.prepare(module.table, [], EPOCHS)
+    fit(module, callback, EPOCHS, STEPS)
     return module, callback
 
 
@@ -139,16 +143,7 @@ def test_the_step_of_another_grid_starts_without_momentum() -> None:
 
     look = Look({"mean_bits": 4.0}, lr=0.05)
     look.prepare(module.table, [], 2)
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        callbacks=[look],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, DataLoader(torch.randn(5, 8, 16), batch_size=None))  # type: ignore[arg-type]
+    fit(module, look, epochs=2, steps=5)
     assert seen == [{False}, *[{True}] * 4, {False}, *[{True}] * 4]
 
 
