@@ -148,7 +148,11 @@ class Lowering(State):
                 if not self.obstacles:
                     raise
                 self._stand_in(node)  # what stands for an obstacle need not fit what reads it
-        return IntegerNetwork(_needed(list(self.operations.values())), self.sites)
+        operations = _needed(list(self.operations.values()))
+        there = {op.name for op in operations}
+        # A site of which nothing reaches the output is left out like its operations.
+        sites = {name: parts for name, parts in self.sites.items() if there.issuperset(parts)}
+        return IntegerNetwork(operations, sites)
 
     def _note(self, node: fx.Node, reason: str) -> None:
         name = "output" if node.op == "output" else self.paths[node]

@@ -71,13 +71,12 @@ def compute(network: IntegerNetwork, images: Tensor, shows_positions: bool = Tru
             positions[name] = COMPUTED[type(op)](op, *map(position_of, op.inputs))
         return positions[name]
 
-    sites = {name: parts for name, parts in network.sites.items() if parts[0] in codes}
     return Computed(
         value,
-        {name: _joined([codes[part] for part in parts]) for name, parts in sites.items()},
+        {name: _joined([codes[part] for part in parts]) for name, parts in network.sites.items()},
         {
             name: _joined([position_of(part) for part in parts])
-            for name, parts in sites.items()
+            for name, parts in network.sites.items()
             if shows_positions
         },
     )

@@ -240,3 +240,25 @@ def test_an_accumulator_that_32_bits_do_not_hold_is_reported() -> None:
     model = convert(NETWORKS["chain"](), "sat", 16)
     with pytest.raises(ConfigError, match=r"4: an accumulator can become .*32 bits do not hold"):
         lower(model, [PIXEL] * 3, EXAMPLE)
+
+
+class Unused(nn.Module):
+    """A site whose channels are joined to others, and then cut off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.used, self.unused = nn.ReLU(), nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.used(self.conv(x)), self.unused(x)], 1).chunk(2, 1)[0].mean((2, 3))
+
+
+def test_a_site_of_which_nothing_reaches_the_output_is_none_of_the_network() -> None:
+    model = convert(Unused(), "sat", 4)
+    assert "unused" in sites(model)
+    network = lower(model, [PIXEL] * 3, EXAMPLE)
+    assert "used" in network.sites
+    assert "unused" not in network.sites
+    names = {op.name for op in network.operations}
+    assert all(names.issuperset(parts) for parts in network.sites.values())
