@@ -36,6 +36,8 @@ def main(words: Sequence[str]) -> None:
     budgets = _budgets(settings)
     if given.output is not None and given.output.suffix not in (".yaml", ".yml"):
         raise wrong("--output", given.output, "a file that ends in .yaml")
+    if given.output is not None and given.output.is_dir():
+        raise wrong("--output", given.output, "a file; there is a folder")
     if not find_spec("scipy"):
         raise ConfigError("qatlab search needs the package scipy: pip install 'qatlab[search]'.")
     # Here: what is wrong above is refused before torch is imported.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from qatlab.errors import ConfigError, QuantRuleError, wrong
 from qatlab.mixed_precision import Candidates, Choices, Tensor
 from qatlab.quant import ModelTable, Rule
 from qatlab.quant.quantizer import HIGHEST_BITS
-from qatlab.quant.rules import PARTS, Target, resolve
+from qatlab.quant.rules import PARTS, Decision, Target, resolve
 from qatlab.run.build import network
 from qatlab.run.loading import config_of
 from qatlab.run.quantized import preset
@@ -92,7 +93,7 @@ class Subject:
             rows = [row for row in self.table.layers if row.part == part and row.bits is not None]
             own = _widths(f"widths.{part}", getattr(widths, part))
             targets = [Target(row.name, row.type) for row in rows]
-            for row, decision in zip(rows, resolve(part, targets, rules), strict=True):
+            for row, decision in zip(rows, _resolved(part, targets, rules), strict=True):
                 bits = (decision.arguments or {}).get("bits", own)
                 found[Tensor(part, row.name)] = bits
         if not found:
@@ -173,16 +174,28 @@ def _first(loader: Iterator[Any], count: int) -> Iterator[Any]:
 def _rule(key: str, node: Any) -> Rule:
     where = f"widths.rules.{key}"
     plain: Any = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
-    try:
+    with _named_widths():
         rule = Rule.parse(key, plain)
-    except QuantRuleError as error:
-        raise ConfigError(str(error).replace(f"quant.rules.{key}", where)) from error
     changes: dict[str, Mapping[str, Any]] = {}
     for part, change in rule.changes.items():
         if change is None or set(change) != {"bits"}:
             raise wrong(f"{where}.{part}", change, "{bits: [4, 8]}, bits that it may have")
         changes[part] = {"bits": _widths(f"{where}.{part}.bits", change["bits"])}
     return Rule(rule.key, rule.selectors, changes, rule.optional)
+
+
+def _resolved(part: str, targets: Sequence[Target], rules: Sequence[Rule]) -> list[Decision]:
+    with _named_widths():
+        return resolve(part, targets, rules)
+
+
+@contextmanager
+def _named_widths() -> Iterator[None]:
+    """Let errors about rules name ``widths.rules``, where they stand."""
+    try:
+        yield
+    except QuantRuleError as error:
+        raise ConfigError(str(error).replace("quant.rules.", "widths.rules.")) from error
 
 
 def _widths(key: str, value: Any) -> list[int]:

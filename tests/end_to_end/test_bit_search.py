@@ -142,13 +142,19 @@ def test_a_wrong_word_is_refused(
         (["budget.size=1M", "target=cortex-m3"], "target=cortex-m3 has no effect without budget."),
         (["budget.flash=1M", "target=avr"], "target=avr is wrong. Accepted: cortex-m0plus"),
         (["budget.size=1M", "quant=lsq_5bit"], "quant=lsq_5bit is wrong. Did you mean 'lsq_8bit'?"),
-        (["budget.size=1M", "+widths.rules.x={name: convv1, weight: {bits: 4}}"], "conv1"),
+        (
+            ["budget.size=1M", "+widths.rules.x={name: convv1, weight: {bits: 4}}"],
+            "widths.rules.x (weight) matches no layer: name='convv1'. Did you mean name='conv1'?",
+        ),
+        (["budget.size=1M", "+widths.rules.x={name: conv1}"], "widths.rules.x changes nothing"),
+        (["budget.size=1M", "-o", "folder.yaml"], "folder.yaml is wrong. Accepted: a file; there"),
         (["budget.size=1M", "widths.tied=[[conv1,cnv2]]"], "conv2"),
     ],
 )
 def test_what_a_run_has_not_is_refused(
     words: list[str], told: str, finished: Path, capsys: Captured
 ) -> None:
+    Path("folder.yaml").mkdir()
     assert run_command(["search", str(finished), *words, *WIDTHS[1:]]) == 1
     assert told in capsys.readouterr().err
 
