@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qatlab.errors import QuantRuleError
-from qatlab.quant.rules import Decision, Rule, Target, resolve
+from qatlab.quant.rules import Decision, Rule, Target, resolve, rules_of_bits
 
 LAYERS = [
     Target("stem", "Conv2d", "3x3", False, normed=True),
@@ -298,3 +298,14 @@ def test_a_network_without_layers_is_reported_so() -> None:
 def test_a_rule_that_cannot_be_read_is_refused(node: Any, told: str) -> None:
     with pytest.raises(QuantRuleError, match=told):
         Rule.parse("r", node)
+
+
+def test_rules_of_bits_select_names_as_they_are_written() -> None:
+    bits = {("weight", "a[0]"): 4, ("weight", "a0"): 2, ("activation", "b*"): 4}
+    rules = [Rule.parse(key, node) for key, node in rules_of_bits(bits, "found").items()]
+    targets = [Target(name, "Conv2d") for name in ("a[0]", "a0")]
+    found = [own.arguments for own in resolve("weight", targets, rules)]
+    assert found == [{"bits": 4, "n_steps": None}, {"bits": 2, "n_steps": None}]
+    sites = [Target(name, "ReLU") for name in ("b*", "bb")]
+    chosen = [own.arguments for own in resolve("activation", sites, rules)]
+    assert chosen == [{"bits": 4, "n_steps": None}, {}]
