@@ -2,13 +2,13 @@
 
 The operations of :mod:`qatlab.quant.functional` make some twenty passes over memory for a site or a
 weight. The functions here give the same results from the kernels of ``kernels.cpp`` for float32 on
-a CPU, and from those of ``gpu.py``. Where these do not fit, and inside of a compiled model, the
-definition is used.
+a CPU (:func:`fake_quantize_fused` for bfloat16, too), and from those of ``gpu.py``. Where these do
+not fit, and inside of a compiled model, the definition is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import cache, partial
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from qatlab.quant.grid import Grid, fake_quantize
 from qatlab.quant.memory import Memory
 
 LARGE = 1 << 23  # weights, 32 MB, from where memory is mapped for each tensor anew
+ON_CPU = {torch.float32: "", torch.bfloat16: "_bf16"}  # endings of the kernels for a type
 ON_GPU = (torch.float32, torch.bfloat16, torch.float16)  # types that the kernels of a GPU read
 
 
@@ -37,7 +38,7 @@ def fake_quantize_fused(
     # A parameter for each row of x, or one for all; but one offset.
     rows_fit = parameter.numel() == 1 or parameter.shape == (x.shape[0], *(1,) * (x.ndim - 1))
     rows_fit = rows_fit and (offset is None or offset.numel() == 1)
-    if not (rows_fit and fits(x) and readable(x, parameter, offset)):
+    if not (rows_fit and fits(x, ON_CPU) and readable(x, parameter, offset)):
         return fake_quantize(x, parameter, grid, gradient_scale, offset, ewgs)
     call = Call(grid, gradient_scale, ewgs)
     result: Tensor = _FakeQuantize.apply(x, parameter, offset, call)
@@ -143,13 +144,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return result
 
 
-def fits(x: Tensor) -> bool:
-    """Tell whether there are kernels for ``x``."""
+def fits(x: Tensor, on_cpu: Container[torch.dtype] = (torch.float32,)) -> bool:
+    """Tell whether there are kernels for ``x``.
+
+    Args:
+        x: any shape.
+        on_cpu: the types for which there are some on a CPU.
+    """
     if torch.compiler.is_compiling():
         return False
     if on_gpu(x):
         return x.dtype in ON_GPU and _gpu() is not None and bool(_gpu().available(x.device))
-    return x.dtype is torch.float32 and x.device.type == "cpu" and kernels.available()
+    return x.dtype in on_cpu and x.device.type == "cpu" and kernels.available()
 
 
 def readable(x: Tensor, *others: Tensor | None) -> bool:
@@ -217,7 +223,8 @@ def _quantized(x: Tensor, parameter: Tensor, offset: Tensor | None, call: Call) 
     else:
         settings = kernels.settings(*call)
         rows = _rows(x, parameter)
-        kernels.call("fake_quantize_forward", settings, parameter, offset, x, y, *rows)
+        name = "fake_quantize_forward" + ON_CPU[x.dtype]
+        kernels.call(name, settings, parameter, offset, x, y, *rows)
     return y
 
 
@@ -228,7 +235,8 @@ def encoded(
     bits = (grid.q_max - grid.q_min).bit_length()
     width = next((w for w in (1, 2, 4, 8) if w >= bits), None)
     like = torch.empty_like(y, device="meta")
-    if width is None or like.stride() != y.stride() or parameter.numel() > 1:
+    fits_codes = y.dtype is torch.float32 and like.stride() == y.stride()
+    if width is None or not fits_codes or parameter.numel() > 1:
         return None
     count, settings = y.numel(), kernels.settings(grid, 1.0, 0.0)
     codes = torch.empty(-(-count * width // 8), dtype=torch.uint8)
@@ -303,8 +311,9 @@ class _FakeQuantize(torch.autograd.Function):
             )
         grad_parameter = torch.empty_like(parameter)
         grad_offset = None if offset is None else torch.empty_like(offset)
+        name = "fake_quantize_backward" + ON_CPU[x.dtype]
         kernels.call(
-            *("fake_quantize_backward", kernels.settings(*ctx.call), parameter, offset, x, grad),
+            *(name, kernels.settings(*ctx.call), parameter, offset, x, grad),
             *(grad_x, grad_parameter, grad_offset, *_rows(x, parameter)),
         )
         return grad_x, grad_parameter, grad_offset, None

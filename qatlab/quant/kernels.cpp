@@ -1,4 +1,5 @@
-// Quantizers in one pass over memory each way, for float32 tensors on a CPU.
+// Quantizers in one pass over memory each way, for float32 tensors on a CPU; what quantizes
+// activations reads and writes bfloat16, too, and computes in float32.
 //
 // The formulas are those of functional.py, operation by operation, so that forward results are
 // equal to the last bit (compiled with -ffp-contract=off); sums run in another order. Pointers are
@@ -23,7 +24,8 @@ constexpr float AT_END = 1.0f / (1 << 18);  // that of grid.py
 
 // Lets new memory of a large tensor come in pages of 2 MB, not of 4 KB, each of which the system has
 // to find and clear: for hundreds of megabytes that takes longer than to quantize them.
-void in_large_pages(float* y, index_t n) {
+template <class T>
+void in_large_pages(T* y, index_t n) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr std::uintptr_t PAGE = 1 << 21, LARGE = 1 << 25;  // from where malloc maps each tensor
   const auto first = (reinterpret_cast<std::uintptr_t>(y) + PAGE - 1) / PAGE * PAGE;
@@ -76,6 +78,25 @@ struct Step {
   }
 };
 
+// The upper half of a float; rounded to the nearest, ties to even, as torch does.
+struct Bf16 {
+  std::uint16_t bits;
+
+  Bf16& operator=(float x) {
+    std::uint32_t whole;
+    std::memcpy(&whole, &x, sizeof whole);
+    const std::uint32_t rounded = (whole + 0x7fff + ((whole >> 16) & 1)) >> 16;
+    bits = static_cast<std::uint16_t>(x == x ? rounded : 0x7fc0);
+    return *this;
+  }
+  operator float() const {
+    const std::uint32_t whole = static_cast<std::uint32_t>(bits) << 16;
+    float x;
+    std::memcpy(&x, &whole, sizeof x);
+    return x;
+  }
+};
+
 // Gradient of x, and the share of this element in the gradients of step and offset.
 template <bool EWGS>
 inline float gradient(const Step& s, float x, float g, float& of_step, float& of_offset) {
@@ -91,8 +112,8 @@ inline float gradient(const Step& s, float x, float g, float& of_step, float& of
   return passes ? through : 0.0f;
 }
 
-template <bool EWGS>
-void backward_block(const Step& s, const float* x, const float* g, float* gx, index_t n,
+template <bool EWGS, class T>
+void backward_block(const Step& s, const T* x, const T* g, T* gx, index_t n,
                     double& step_sum, double& offset_sum) {
   float step = 0, offset = 0;
 #pragma omp simd reduction(+ : step, offset)
@@ -106,9 +127,9 @@ void backward_block(const Step& s, const float* x, const float* g, float* gx, in
   offset_sum += offset;
 }
 
-template <bool EWGS>
+template <bool EWGS, class T>
 void backward_rows(const Settings& settings, const float* parameter, const float* offset,
-                   const float* x, const float* g, float* gx, float* g_parameter, float* g_offset,
+                   const T* x, const T* g, T* gx, float* g_parameter, float* g_offset,
                    index_t rows, index_t columns, int threads) {
   const index_t blocks = (columns + BLOCK - 1) / BLOCK, total = rows * blocks;
   std::vector<double> step_sums(total), offset_sums(total);  // summed in order: repeatable
@@ -130,6 +151,22 @@ void backward_rows(const Settings& settings, const float* parameter, const float
     g_parameter[row] = static_cast<float>(step_sum * s.factor);
   }
   if (g_offset) g_offset[0] = static_cast<float>(offset_sum * settings.gradient_scale);
+}
+
+// x as rows x columns, with a parameter for each row.
+template <class T>
+void forward_rows(const Settings& settings, const float* parameter, const float* offset, const T* x,
+                  T* y, index_t rows, index_t columns, int threads) {
+  in_large_pages(y, rows * columns);
+  const index_t blocks = (columns + BLOCK - 1) / BLOCK;
+#pragma omp parallel for num_threads(threads) if (rows * columns > PARALLEL)
+  for (index_t b = 0; b < rows * blocks; ++b) {
+    const index_t row = b / blocks, first = (b % blocks) * BLOCK, at = row * columns + first;
+    const index_t n = columns - first < BLOCK ? columns - first : BLOCK;
+    const Step s(settings, parameter[row], offset ? offset[0] : 0.0f);
+#pragma omp simd
+    for (index_t i = at; i < at + n; ++i) y[i] = s.quantized(x[i]);
+  }
 }
 
 // exp after Cephes, for |y| up to 88; error below 2 ulp.
@@ -525,23 +562,29 @@ void large_pages(float* y, index_t n, int) { in_large_pages(y, n); }
 // x as rows x columns, with a parameter for each row.
 void fake_quantize_forward(const Settings* settings, const float* parameter, const float* offset,
                            const float* x, float* y, index_t rows, index_t columns, int threads) {
-  in_large_pages(y, rows * columns);
-  const index_t blocks = (columns + BLOCK - 1) / BLOCK;
-#pragma omp parallel for num_threads(threads) if (rows * columns > PARALLEL)
-  for (index_t b = 0; b < rows * blocks; ++b) {
-    const index_t row = b / blocks, first = (b % blocks) * BLOCK, at = row * columns + first;
-    const index_t n = columns - first < BLOCK ? columns - first : BLOCK;
-    const Step s(*settings, parameter[row], offset ? offset[0] : 0.0f);
-#pragma omp simd
-    for (index_t i = at; i < at + n; ++i) y[i] = s.quantized(x[i]);
-  }
+  forward_rows(*settings, parameter, offset, x, y, rows, columns, threads);
+}
+
+void fake_quantize_forward_bf16(const Settings* settings, const float* parameter,
+                                const float* offset, const Bf16* x, Bf16* y, index_t rows,
+                                index_t columns, int threads) {
+  forward_rows(*settings, parameter, offset, x, y, rows, columns, threads);
 }
 
 void fake_quantize_backward(const Settings* settings, const float* parameter, const float* offset,
                             const float* x, const float* g, float* gx, float* g_parameter,
                             float* g_offset, index_t rows, index_t columns, int threads) {
   in_large_pages(gx, rows * columns);
-  auto run = settings->ewgs != 0 ? backward_rows<true> : backward_rows<false>;
+  const auto run = settings->ewgs != 0 ? backward_rows<true, float> : backward_rows<false, float>;
+  run(*settings, parameter, offset, x, g, gx, g_parameter, g_offset, rows, columns, threads);
+}
+
+void fake_quantize_backward_bf16(const Settings* settings, const float* parameter,
+                                 const float* offset, const Bf16* x, const Bf16* g, Bf16* gx,
+                                 float* g_parameter, float* g_offset, index_t rows,
+                                 index_t columns, int threads) {
+  in_large_pages(gx, rows * columns);
+  const auto run = settings->ewgs != 0 ? backward_rows<true, Bf16> : backward_rows<false, Bf16>;
   run(*settings, parameter, offset, x, g, gx, g_parameter, g_offset, rows, columns, threads);
 }
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from qatlab.quant import kernels
 from qatlab.quant.dispatch import (
+    ON_CPU,
     dorefa_weight_fused,
     fake_quantize_fused,
     fits,
@@ -49,7 +50,7 @@ def results(function: Callable[..., Tensor], *inputs: Tensor | None) -> list[Ten
     """Output and gradients of all inputs for an upstream gradient of random numbers."""
     leaves = [None if x is None else x.detach().requires_grad_() for x in inputs]
     y = function(*leaves)
-    upstream = randn(*y.shape, seed=9)
+    upstream = randn(*y.shape, seed=9).to(y.dtype)
     return [y.detach(), *torch.autograd.grad(y, [x for x in leaves if x is not None], upstream)]
 
 
@@ -96,6 +97,23 @@ def test_sizes_and_offsets(size: tuple[int, ...], offset: float | None) -> None:
         for core in (fake_quantize_fused, fake_quantize)
     )
     assert_same(*both)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("offset", [None, -0.37])
+def test_bfloat16_is_read_as_it_is(method: str, layout: str, offset: float | None) -> None:
+    make, size = METHODS[method]
+    x = LAYOUTS[layout](randn(4, 6, 40, 30) * torch.logspace(-3, 1, 30)).bfloat16()
+    assert fits(x, ON_CPU)
+    inputs = [x, torch.tensor(size)] + ([] if offset is None else [torch.tensor(offset)])
+    for ewgs in (0.0, 0.3):
+        both = [
+            results(lambda x, p, b=None, c=core, e=ewgs: c(x, p, make(7, True), 0.5, b, e), *inputs)
+            for core in (fake_quantize_fused, fake_quantize)
+        ]
+        assert [found.dtype for found in both[0][:3]] == [torch.bfloat16] * 2 + [torch.float32]
+        assert_same(*both)
 
 
 @pytest.mark.parametrize("shape", [(20, 8, 3, 3), (300, 7), (1, 5), (3, 2000, 3, 3)], ids=str)
@@ -260,14 +278,15 @@ def test_where_the_kernel_does_not_fit_the_two_run_one_by_one(case: str) -> None
         assert (fast.fast(x, p, grid) - slow.slow(x, p, grid)).abs().max() <= 0.1001  # one step
 
 
-def test_nan_and_infinity_are_not_hidden() -> None:
-    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nan_and_infinity_are_not_hidden(dtype: torch.dtype) -> None:
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0], dtype=dtype)
     y = fake_quantize_fused(x, torch.tensor(0.5), lsq_grid(15, True))
-    assert torch.equal(y[1:], torch.tensor([3.5, -4.0, 1.0]))
+    assert torch.equal(y[1:], torch.tensor([3.5, -4.0, 1.0], dtype=dtype))
     assert y[0].isnan()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_types_use_the_definition(dtype: torch.dtype) -> None:
     x = randn(3, 4).to(dtype)
     assert not fits(x)
