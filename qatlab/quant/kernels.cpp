@@ -79,23 +79,22 @@ struct Step {
 };
 
 // The upper half of a float; rounded to the nearest, ties to even, as torch does.
-struct Bf16 {
-  std::uint16_t bits;
+using bf16_t = std::uint16_t;
 
-  Bf16& operator=(float x) {
-    std::uint32_t whole;
-    std::memcpy(&whole, &x, sizeof whole);
-    const std::uint32_t rounded = (whole + 0x7fff + ((whole >> 16) & 1)) >> 16;
-    bits = static_cast<std::uint16_t>(x == x ? rounded : 0x7fc0);
-    return *this;
-  }
-  operator float() const {
-    const std::uint32_t whole = static_cast<std::uint32_t>(bits) << 16;
-    float x;
-    std::memcpy(&x, &whole, sizeof x);
-    return x;
-  }
-};
+inline float loaded(float x) { return x; }
+inline float loaded(bf16_t x) {
+  const std::uint32_t whole = static_cast<std::uint32_t>(x) << 16;
+  float value;
+  std::memcpy(&value, &whole, sizeof value);
+  return value;
+}
+inline void store(float& place, float x) { place = x; }
+inline void store(bf16_t& place, float x) {
+  std::uint32_t whole;
+  std::memcpy(&whole, &x, sizeof whole);
+  const std::uint32_t rounded = (whole + 0x7fff + ((whole >> 16) & 1)) >> 16;
+  place = static_cast<bf16_t>(x == x ? rounded : 0x7fc0);
+}
 
 // Gradient of x, and the share of this element in the gradients of step and offset.
 template <bool EWGS>
@@ -119,7 +118,7 @@ void backward_block(const Step& s, const T* x, const T* g, T* gx, index_t n,
 #pragma omp simd reduction(+ : step, offset)
   for (index_t i = 0; i < n; ++i) {
     float of_step, of_offset;
-    gx[i] = gradient<EWGS>(s, x[i], g[i], of_step, of_offset);
+    store(gx[i], gradient<EWGS>(s, loaded(x[i]), loaded(g[i]), of_step, of_offset));
     step += of_step;
     offset += of_offset;
   }
@@ -165,7 +164,7 @@ void forward_rows(const Settings& settings, const float* parameter, const float*
     const index_t n = columns - first < BLOCK ? columns - first : BLOCK;
     const Step s(settings, parameter[row], offset ? offset[0] : 0.0f);
 #pragma omp simd
-    for (index_t i = at; i < at + n; ++i) y[i] = s.quantized(x[i]);
+    for (index_t i = at; i < at + n; ++i) store(y[i], s.quantized(loaded(x[i])));
   }
 }
 
@@ -539,6 +538,243 @@ BackwardRow backward_row_of(Function function, bool ewgs, bool together) {
   }
 }
 
+// What a batch norm knows beside its input. Means and inverse deviations are computed from the
+// batch, and the running statistics moved; with a momentum of -1 they are the running ones, with -2
+// those that are given.
+struct Statistics {
+  const float *gamma, *beta;
+  float eps, momentum;
+  float *running_mean, *running_variance, *means, *inverses;
+
+  // The statistics of a channel, of which `count` values have this average and variance.
+  void found(index_t channel, double average, double variance, double count) const {
+    means[channel] = static_cast<float>(average);
+    inverses[channel] = static_cast<float>(1 / std::sqrt(variance + eps));
+    const double unbiased = variance * count / (count - 1), keeps = 1.0 - momentum;
+    running_mean[channel] = static_cast<float>(momentum * average + keeps * running_mean[channel]);
+    running_variance[channel] =
+        static_cast<float>(momentum * unbiased + keeps * running_variance[channel]);
+  }
+  Norm norm(index_t channel) const {
+    if (momentum < 0 && momentum > -1.5f) {
+      means[channel] = running_mean[channel];
+      inverses[channel] = 1.0f / std::sqrt(running_variance[channel] + eps);
+    }
+    return Norm(means[channel], inverses[channel], gamma, beta, channel);
+  }
+};
+
+// x as rows x channels, which is how NHWC lies. Of up to WIDTH channels as many rows as fill WIDTH
+// are taken together, so that a number of each channel stands there as often; of more channels, a
+// tile of WIDTH. A chunk is IMAGES of these, and the sums of chunks are added in order: repeatable.
+struct Chunks {
+  index_t rows, c, width, tiles, chunks;
+
+  Chunks(index_t rows, index_t c) : rows(rows), c(c) {
+    width = c <= WIDTH ? WIDTH / c * c : WIDTH;
+    tiles = (c + WIDTH - 1) / WIDTH;
+    const index_t lines = tiles > 1 ? rows : (rows * c + width - 1) / width;
+    chunks = (lines + IMAGES - 1) / IMAGES;
+  }
+  index_t channels(index_t tile) const {
+    return c - tile * WIDTH < WIDTH ? c - tile * WIDTH : WIDTH;
+  }
+
+  // Calls of(at, width) for each line of a chunk.
+  template <class Of>
+  void lines(index_t chunk, index_t tile, Of of) const {
+    if (tiles > 1) {
+      const index_t last = (chunk + 1) * IMAGES < rows ? (chunk + 1) * IMAGES : rows;
+      for (index_t row = chunk * IMAGES; row < last; ++row)
+        of(row * c + tile * WIDTH, channels(tile));
+      return;
+    }
+    const index_t end = rows * c, past = (chunk + 1) * IMAGES * width;
+    for (index_t at = chunk * IMAGES * width; at < past && at < end; at += width)
+      of(at, end - at < width ? end - at : width);
+  }
+  // Calls of(chunk, tile) for all, in parallel.
+  template <class Of>
+  void each(int threads, Of of) const {
+#pragma omp parallel for num_threads(threads) if (rows * c > PARALLEL)
+    for (index_t number = 0; number < chunks * tiles; ++number) of(number / tiles, number % tiles);
+  }
+  // Repeats a number of each channel over the places of a line.
+  template <class Of>
+  std::vector<float> spread(Of of) const {
+    std::vector<float> values(tiles * WIDTH);
+    for (index_t tile = 0; tile < tiles; ++tile)
+      for (index_t j = 0; j < WIDTH; ++j)
+        values[tile * WIDTH + j] = of(tile * WIDTH + j % channels(tile));
+    return values;
+  }
+};
+
+// Sums of each channel, from what chunks have summed of each place of their lines.
+struct ChannelSums {
+  const Chunks& chunks;
+  std::vector<double> parts;
+
+  explicit ChannelSums(const Chunks& chunks) : chunks(chunks), parts(chunks.chunks * chunks.c) {}
+  void add(index_t chunk, index_t tile, const float* sums) {
+    double* part = parts.data() + chunk * chunks.c + tile * WIDTH;
+    const index_t channels = chunks.channels(tile);
+    const index_t width = chunks.tiles > 1 ? channels : chunks.width;
+    for (index_t first = 0; first < width; first += channels)
+      for (index_t j = 0; j < channels; ++j) part[j] += sums[first + j];
+  }
+  std::vector<double> totals() const {
+    std::vector<double> all(chunks.c);
+    for (index_t i = 0; i < chunks.chunks; ++i)
+      for (index_t j = 0; j < chunks.c; ++j) all[j] += parts[i * chunks.c + j];
+    return all;
+  }
+};
+
+// A line in float32: itself, or a copy that is read and written.
+template <class T>
+struct Line;
+
+template <>
+struct Line<float> {
+  const float* read(const float* x, index_t) { return x; }
+  float* place(float* y) { return y; }
+  void write(float*, index_t) {}
+};
+
+template <>
+struct Line<bf16_t> {
+  float values[WIDTH] = {};
+
+  const float* read(const bf16_t* x, index_t width) {
+#pragma omp simd
+    for (index_t j = 0; j < width; ++j) values[j] = loaded(x[j]);
+    return values;
+  }
+  float* place(bf16_t*) { return values; }
+  void write(bf16_t* y, index_t width) {
+#pragma omp simd
+    for (index_t j = 0; j < width; ++j) store(y[j], values[j]);
+  }
+};
+
+template <class T>
+void rows_forward(const Settings& settings, const float* parameter, const float* offset, const T* x,
+                  T* y, index_t rows, index_t c, Function function, const Statistics& statistics,
+                  int threads) {
+  in_large_pages(y, rows * c);
+  const Step step(settings, *parameter, offset ? *offset : 0.0f);
+  const Chunks chunks(rows, c);
+  if (statistics.momentum >= 0) {
+    ChannelSums sums(chunks), squares(chunks);
+    chunks.each(threads, [&](index_t chunk, index_t tile) {
+      float total[WIDTH] = {};
+      chunks.lines(chunk, tile, [&](index_t at, index_t width) {
+#pragma omp simd
+        for (index_t j = 0; j < width; ++j) total[j] += loaded(x[at + j]);
+      });
+      sums.add(chunk, tile, total);
+    });
+    const std::vector<double> totals = sums.totals();
+    const std::vector<float> mean =
+        chunks.spread([&](index_t channel) { return static_cast<float>(totals[channel] / rows); });
+    chunks.each(threads, [&](index_t chunk, index_t tile) {
+      float total[WIDTH] = {};
+      const float* means = mean.data() + tile * WIDTH;
+      chunks.lines(chunk, tile, [&](index_t at, index_t width) {
+#pragma omp simd
+        for (index_t j = 0; j < width; ++j) {
+          const float distance = loaded(x[at + j]) - means[j];
+          total[j] += distance * distance;
+        }
+      });
+      squares.add(chunk, tile, total);
+    });
+    const std::vector<double> variances = squares.totals();
+    for (index_t i = 0; i < c; ++i)
+      statistics.found(i, totals[i] / rows, variances[i] / rows, static_cast<double>(rows));
+  }
+  std::vector<float> scales(c), shifts(c);
+  for (index_t i = 0; i < c; ++i) {
+    const Norm norm = statistics.norm(i);
+    scales[i] = norm.scale, shifts[i] = norm.shift;
+  }
+  const auto scale = chunks.spread([&](index_t channel) { return scales[channel]; });
+  const auto shift = chunks.spread([&](index_t channel) { return shifts[channel]; });
+  const ForwardRow row = forward_row_of(function, true);
+  chunks.each(threads, [&](index_t chunk, index_t tile) {
+    const index_t at_tile = tile * WIDTH;
+    Line<T> values, result;
+    chunks.lines(chunk, tile, [&](index_t at, index_t width) {
+      row(step, values.read(x + at, width), result.place(y + at), width, scale.data() + at_tile,
+          shift.data() + at_tile);
+      result.write(y + at, width);
+    });
+  });
+}
+
+template <class T>
+void rows_backward(const Settings& settings, const float* parameter, const float* offset, const T* x,
+                   const T* g, T* gx, index_t rows, index_t c, Function function,
+                   const float* gamma, const float* beta, const float* means,
+                   const float* inverses, float* g_gamma, float* g_beta, float* g_parameter,
+                   float* g_offset, int threads) {
+  in_large_pages(gx, rows * c);
+  const Step step(settings, *parameter, offset ? *offset : 0.0f);
+  const Chunks chunks(rows, c);
+  std::vector<float> scales(c), shifts(c);
+  for (index_t i = 0; i < c; ++i) {
+    const Norm norm(means[i], inverses[i], gamma, beta, i);
+    scales[i] = norm.scale, shifts[i] = norm.shift;
+  }
+  const auto mean = chunks.spread([&](index_t channel) { return means[channel]; });
+  const auto scale = chunks.spread([&](index_t channel) { return scales[channel]; });
+  const auto shift = chunks.spread([&](index_t channel) { return shifts[channel]; });
+  ChannelSums total(chunks), product(chunks);
+  std::vector<double> step_sums(chunks.chunks * chunks.tiles), offset_sums(step_sums.size());
+  const BackwardRow row = backward_row_of(function, settings.ewgs != 0, true);
+  chunks.each(threads, [&](index_t chunk, index_t tile) {
+    const index_t at_tile = tile * WIDTH, number = chunk * chunks.tiles + tile;
+    Sums sums;
+    Line<T> values, gradients, result;
+    chunks.lines(chunk, tile, [&](index_t at, index_t width) {
+      row(step, values.read(x + at, width), gradients.read(g + at, width), result.place(gx + at),
+          width, mean.data() + at_tile, scale.data() + at_tile, shift.data() + at_tile, sums);
+      result.write(gx + at, width);
+    });
+    total.add(chunk, tile, sums.total), product.add(chunk, tile, sums.product);
+    step_sums[number] = sum_of(sums.step, WIDTH), offset_sums[number] = sum_of(sums.offset, WIDTH);
+  });
+  // gx = scale * (h - mean(h) - x^ * mean(h * x^)),   x^ = (x - mean) * inverse
+  const std::vector<double> totals = total.totals(), products = product.totals();
+  for (index_t i = 0; i < c; ++i) {
+    if (g_gamma) g_gamma[i] = static_cast<float>(products[i] * inverses[i]);
+    if (g_beta) g_beta[i] = static_cast<float>(totals[i]);
+  }
+  const auto average =
+      chunks.spread([&](index_t i) { return static_cast<float>(totals[i] / rows); });
+  const auto slope = chunks.spread([&](index_t i) {
+    const double inverse = inverses[i];
+    return static_cast<float>(products[i] * inverse * inverse / rows);
+  });
+  chunks.each(threads, [&](index_t chunk, index_t tile) {
+    const index_t at_tile = tile * WIDTH;
+    Line<T> values, result;
+    chunks.lines(chunk, tile, [&](index_t at, index_t width) {
+      result.read(gx + at, width);
+      through_norm<true>(values.read(x + at, width), result.place(gx + at), width,
+                         mean.data() + at_tile, scale.data() + at_tile,
+                         average.data() + at_tile, slope.data() + at_tile);
+      result.write(gx + at, width);
+    });
+  });
+  double step_sum = 0, offset_sum = 0;
+  for (const double sum : step_sums) step_sum += sum;
+  for (const double sum : offset_sums) offset_sum += sum;
+  *g_parameter = static_cast<float>(step_sum * step.factor);
+  if (g_offset) *g_offset = static_cast<float>(offset_sum * settings.gradient_scale);
+}
+
 // The sum over blocks of what `of` returns for one, added in order: repeatable.
 template <class Of>
 double sum_of_blocks(index_t n, int threads, Of of) {
@@ -566,7 +802,7 @@ void fake_quantize_forward(const Settings* settings, const float* parameter, con
 }
 
 void fake_quantize_forward_bf16(const Settings* settings, const float* parameter,
-                                const float* offset, const Bf16* x, Bf16* y, index_t rows,
+                                const float* offset, const bf16_t* x, bf16_t* y, index_t rows,
                                 index_t columns, int threads) {
   forward_rows(*settings, parameter, offset, x, y, rows, columns, threads);
 }
@@ -580,11 +816,11 @@ void fake_quantize_backward(const Settings* settings, const float* parameter, co
 }
 
 void fake_quantize_backward_bf16(const Settings* settings, const float* parameter,
-                                 const float* offset, const Bf16* x, const Bf16* g, Bf16* gx,
+                                 const float* offset, const bf16_t* x, const bf16_t* g, bf16_t* gx,
                                  float* g_parameter, float* g_offset, index_t rows,
                                  index_t columns, int threads) {
   in_large_pages(gx, rows * columns);
-  const auto run = settings->ewgs != 0 ? backward_rows<true, Bf16> : backward_rows<false, Bf16>;
+  const auto run = settings->ewgs != 0 ? backward_rows<true, bf16_t> : backward_rows<false, bf16_t>;
   run(*settings, parameter, offset, x, g, gx, g_parameter, g_offset, rows, columns, threads);
 }
 
@@ -635,15 +871,15 @@ void sat_weight_backward(const float* w, const float* g, float* gw, const float*
   }
 }
 
-// Batch norm, activation function and quantizer, x of (N, C, S). Means and inverse deviations are
-// computed from the batch, and the running statistics moved; with a momentum of -1 they are the
-// running ones, with -2 those that are given.
+// Batch norm, activation function and quantizer, x of (N, C, S); see Statistics.
 void norm_quantize_forward(const Settings* settings, const float* parameter, const float* offset,
                            const float* x, float* y, index_t n, index_t c, index_t s,
                            std::int32_t function, const float* gamma, const float* beta, float eps,
                            float momentum, float* running_mean, float* running_variance,
                            float* means, float* inverses, int threads) {
   const double count = static_cast<double>(n) * s;
+  const Statistics statistics = {gamma,        beta,             eps,   momentum,
+                                 running_mean, running_variance, means, inverses};
   const Step step(*settings, *parameter, offset ? *offset : 0.0f);
   const ForwardRow row = forward_row_of(static_cast<Function>(function), s < SHORT);
   const index_t channels = channels_of_tile(s), tiles = (c + channels - 1) / channels;
@@ -656,23 +892,11 @@ void norm_quantize_forward(const Settings* settings, const float* parameter, con
       tile.add_sums(x, nullptr, sums);
       for (index_t i = 0; i < tile.channels; ++i) mean.fill(i, static_cast<float>(sums[i] / count));
       tile.add_sums(x, mean.values, squares);
-      for (index_t i = 0, channel = tile.first; i < tile.channels; ++i, ++channel) {
-        const double average = sums[i] / count, variance = squares[i] / count;
-        means[channel] = static_cast<float>(average);
-        inverses[channel] = static_cast<float>(1 / std::sqrt(variance + eps));
-        const double unbiased = squares[i] / (count - 1), keeps = 1.0 - momentum;
-        running_mean[channel] =
-            static_cast<float>(momentum * average + keeps * running_mean[channel]);
-        running_variance[channel] =
-            static_cast<float>(momentum * unbiased + keeps * running_variance[channel]);
-      }
+      for (index_t i = 0; i < tile.channels; ++i)
+        statistics.found(tile.first + i, sums[i] / count, squares[i] / count, count);
     }
-    for (index_t i = 0, channel = tile.first; i < tile.channels; ++i, ++channel) {
-      if (momentum < 0 && momentum > -1.5f) {
-        means[channel] = running_mean[channel];
-        inverses[channel] = 1.0f / std::sqrt(running_variance[channel] + eps);
-      }
-      const Norm norm(means[channel], inverses[channel], gamma, beta, channel);
+    for (index_t i = 0; i < tile.channels; ++i) {
+      const Norm norm = statistics.norm(tile.first + i);
       scale.fill(i, norm.scale), shift.fill(i, norm.shift);
     }
     for (index_t i = 0; i < n; ++i)
@@ -732,6 +956,32 @@ void norm_quantize_backward(const Settings* settings, const float* parameter, co
   *g_parameter = static_cast<float>(step_sum * step.factor);
   if (g_offset) *g_offset = static_cast<float>(offset_sum * settings->gradient_scale);
 }
+
+#define ROWS_FORWARD(NAME, T)                                                                     \
+  void NAME(const Settings* settings, const float* parameter, const float* offset, const T* x,    \
+            T* y, index_t rows, index_t c, std::int32_t function, const float* gamma,             \
+            const float* beta, float eps, float momentum, float* running_mean,                    \
+            float* running_variance, float* means, float* inverses, int threads) {                \
+    const Statistics statistics = {gamma,        beta,             eps,   momentum,               \
+                                   running_mean, running_variance, means, inverses};              \
+    rows_forward(*settings, parameter, offset, x, y, rows, c, static_cast<Function>(function),    \
+                 statistics, threads);                                                            \
+  }
+#define ROWS_BACKWARD(NAME, T)                                                                    \
+  void NAME(const Settings* settings, const float* parameter, const float* offset, const T* x,    \
+            const T* g, T* gx, index_t rows, index_t c, std::int32_t function,                    \
+            const float* gamma, const float* beta, const float* means, const float* inverses,     \
+            float* g_gamma, float* g_beta, float* g_parameter, float* g_offset, int threads) {    \
+    rows_backward(*settings, parameter, offset, x, g, gx, rows, c,                                \
+                  static_cast<Function>(function), gamma, beta, means, inverses, g_gamma, g_beta, \
+                  g_parameter, g_offset, threads);                                                \
+  }
+
+// The same of (rows, C): of NHWC.
+ROWS_FORWARD(norm_quantize_rows_forward, float)
+ROWS_FORWARD(norm_quantize_rows_forward_bf16, bf16_t)
+ROWS_BACKWARD(norm_quantize_rows_backward, float)
+ROWS_BACKWARD(norm_quantize_rows_backward_bf16, bf16_t)
 
 // Activation function and quantizer, without a norm.
 void function_quantize_forward(const Settings* settings, const float* parameter,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qatlab.quant import kernels
 from qatlab.quant.dispatch import (
+    ON_CPU,
     Call,
     as_laid_out,
     dense,
@@ -83,9 +84,9 @@ def norm_and_quantize(
     constant = not (norm.training or function or torch.is_grad_enabled()) and tracks
     if norm._forward_hooks or norm._forward_pre_hooks:  # somebody looks at the norm alone
         return one_by_one()
-    enough = not on_gpu(x) and x.ndim == 4 and x.is_contiguous() and x.numel() > x.shape[1]
+    enough = not on_gpu(x) and x.ndim == 4 and x.numel() > x.shape[1]
     learned = (parameter, offset, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    if not (fits(x) and enough and (moves or constant) and readable(x, *learned)):
+    if not (enough and _layout_fits(x) and (moves or constant) and readable(x, *learned)):
         return one_by_one()
     way = _Way(Call(grid, gradient_scale, ewgs), function, float(norm.eps))
     if moves and norm.num_batches_tracked is not None:
@@ -167,6 +168,26 @@ class _FunctionQuantize(torch.autograd.Function):
         return grad_x, grad_parameter, grad_offset, None, None
 
 
+def _layout_fits(x: Tensor) -> bool:
+    """Tell whether there is a kernel for the type and the layout of ``x``."""
+    if x.is_contiguous():
+        return fits(x)
+    return x.is_contiguous(memory_format=torch.channels_last) and fits(x, ON_CPU)
+
+
+def _kernel(direction: str, x: Tensor) -> tuple[str, tuple[int, ...]]:
+    """Return the kernel for the layout of ``x``, and the sizes that it is told.
+
+    Args:
+        direction: ``forward`` or ``backward``.
+        x: ``(N, C, H, W)``, contiguous or channels_last.
+    """
+    n, c, h, w = x.shape
+    if x.is_contiguous():
+        return f"norm_quantize_{direction}", (n, c, h * w)
+    return f"norm_quantize_rows_{direction}{ON_CPU[x.dtype]}", (n * h * w, c)
+
+
 def _normed_again(
     x: Tensor,
     weight: Tensor,
@@ -177,10 +198,11 @@ def _normed_again(
     way: _Way,
 ) -> Tensor:
     """Return what :class:`_NormQuantize` has made of ``x``, from the statistics it found."""
-    n, c, h, w = x.shape
+    name, sizes = _kernel("forward", x)
     y, settings = torch.empty_like(x), kernels.settings(*way.call)
     kernels.call(
-        *("norm_quantize_forward", settings, parameter, offset, x, y, n, c, h * w, way.function),
+        name,
+        *(settings, parameter, offset, x, y, *sizes, way.function),
         *(weight, bias, way.eps, -2.0, None, None, *statistics),
     )
     return y
@@ -202,24 +224,14 @@ class _NormQuantize(torch.autograd.Function):
         moves: bool,
         way: _Way,
     ) -> Tensor:
-        n, c, h, w = x.shape
+        name, sizes = _kernel("forward", x)
         y = torch.empty_like(x)
         settings = kernels.settings(*way.call)
         ctx.settings, ctx.function = settings, way.function
         momentum = float(norm.momentum or 0.0) if moves else -1.0
         kernels.call(
-            *(
-                "norm_quantize_forward",
-                settings,
-                parameter,
-                offset,
-                x,
-                y,
-                n,
-                c,
-                h * w,
-                way.function,
-            ),
+            name,
+            *(settings, parameter, offset, x, y, *sizes, way.function),
             *(weight, bias, way.eps, momentum, norm.running_mean, norm.running_var),
             *statistics,
         )
@@ -229,14 +241,15 @@ class _NormQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         x, weight, bias, parameter, offset, mean, inverse = ctx.saved_tensors
-        n, c, h, w = x.shape
+        name, sizes = _kernel("backward", x)
         grad = as_laid_out(grads[0], x)
         grad_x, grad_weight, grad_bias = (torch.empty_like(t) for t in (x, weight, bias))
         grad_parameter = torch.empty_like(parameter)
         grad_offset = None if offset is None else torch.empty_like(offset)
         kernels.call(
-            *("norm_quantize_backward", ctx.settings, parameter, offset, x, grad, grad_x),
-            *(n, c, h * w, ctx.function, weight, bias, mean, inverse),
+            name,
+            *(ctx.settings, parameter, offset, x, grad, grad_x),
+            *(*sizes, ctx.function, weight, bias, mean, inverse),
             *(grad_weight, grad_bias, grad_parameter, grad_offset),
         )
         return grad_x, grad_weight, grad_bias, grad_parameter, grad_offset, None, None, None, None
