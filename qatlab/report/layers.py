@@ -85,10 +85,12 @@ def facts_of(
     sites = [layer for layer in layers if layer.part == "activation"]
     inner = weights[1:-1] or weights
     weight, site = (_most_common(x.method for x in group if x.bits) for group in (inner, sites))
+    # What is added or pooled has more bits as a rule, and costs no multiplications.
+    read = [str(layer.input_bits) for layer in inner if layer.input_bits] if sites else []
     return {
         **facts,
         "weight_bits": _bits(inner),
-        "activation_bits": _bits(sites) or FLOAT,
+        "activation_bits": _most_common(read) or _bits(sites) or FLOAT,
         "method": _method(weight or "", site or ""),
     }
 

@@ -37,7 +37,7 @@ class Run:
         tested_bytes: of the network that was tested: float before the quantize phase.
         bit_operations: of the tested network for one image.
         weight_bits: the most common bits of the weight layers but the first and the last.
-        activation_bits: the most common bits of the sites.
+        activation_bits: the most common bits of what these layers read.
         overrides: what was given on the command line.
         config_dir: the folder of ``--config-dir`` likewise, or "".
         in_project: whether ``./conf`` of the folder where it was started had a part in it.

@@ -57,7 +57,10 @@ def join_seeds(runs: Iterable[Run]) -> list[Setting]:
     for members in groups.values():
         for same in _with_own_seeds(members):
             same.sort(key=lambda run: (run.seed is None, run.seed, run.folder))
-            settings.append(Setting(labels[same[0].folder], tuple(same)))
+            label = labels[same[0].folder]
+            if len(same) < len(members) and same[0].overrides is None:
+                label += f" ({same[0].folder})"  # all that tells it from the others
+            settings.append(Setting(label, tuple(same)))
     return sorted(settings, key=_order)
 
 
@@ -81,12 +84,16 @@ def _key(run: Run) -> Hashable:
 
 
 def _with_own_seeds(runs: list[Run]) -> list[list[Run]]:
-    """Split runs by their initial weights if a seed is there twice: these are what was compared."""
+    """Split runs by their initial weights if a seed is there twice: these are what was compared.
+
+    Of runs that have not recorded what was given each stands alone then.
+    """
     if len({run.seed for run in runs}) == len(runs):
         return [runs]
     groups: dict[Hashable, list[Run]] = defaultdict(list)
     for run in runs:
-        groups[tuple(x for x in run.overrides or () if _of(x) == "init_weights")].append(run)
+        weights = tuple(x for x in run.overrides or () if _of(x) == "init_weights")
+        groups[run.folder if run.overrides is None else weights].append(run)
     return list(groups.values())
 
 

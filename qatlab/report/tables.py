@@ -4,30 +4,51 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from qatlab.report.runs import Run
 from qatlab.report.settings import Setting
+
+COLUMNS = (
+    *("run", "bits", "epochs", "bytes", "bit operations", "s/epoch", "seeds"),
+    *("top-1, %", "deviation", "commit"),
+)
 
 
 def markdown_table(settings: Sequence[Setting]) -> list[str]:
-    """Return the lines of a table: seeds joined to mean, minimum, maximum; accuracy in percent."""
-    lines = [
-        "| run | epochs | bytes | seeds | top-1 mean | minimum | maximum | commit |",
-        "|---|---|---|---|---|---|---|---|",
+    """Return the lines of a table, one for each setting: its seeds as mean and standard deviation.
+
+    ``bits`` are those of weights and of activations; ``s/epoch`` is the median of the seeds.
+    """
+    return [_line(COLUMNS), "|" + "---|" * len(COLUMNS), *(_line(_row(one)) for one in settings)]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _row(setting: Setting) -> list[str]:
+    run = setting.facts
+    bits = [run.weight_bits, run.activation_bits]
+    seconds = [
+        one.seconds / count for one in setting.runs if one.seconds and (count := _count(one))
     ]
-    for setting in settings:
-        run = setting.facts
-        percents = [100 * accuracy for accuracy in setting.accuracies]
-        mean = sum(percents) / max(len(percents), 1)
-        numbers = [mean, min(percents), max(percents)] if percents else []
-        scores = " | ".join(f"{number:.2f}" for number in numbers) or "none | none | none"
-        seeds = ", ".join(str(run.seed) for run in setting.runs)
-        commits = ", ".join(sorted({run.commit[:7] or "none" for run in setting.runs}))
-        label, epochs = _cell(setting.label), _cell(run.epochs)
-        size = f"{run.size_bytes:,}"
-        lines.append(f"| {label} | {epochs} | {size} | {seeds} | {scores} | {_cell(commits)} |")
-    return lines
+    deviation = "" if setting.deviation is None else f"{100 * setting.deviation:.2f}"
+    return [
+        *(setting.label, "/".join(dict.fromkeys(bits)), run.epochs),
+        *("" if count is None else f"{count:,}" for count in (run.size_bytes, run.bit_operations)),
+        f"{statistics.median(seconds):.0f}" if seconds else "",
+        ", ".join(str(one.seed) for one in setting.runs),
+        *("none" if setting.mean is None else f"{100 * setting.mean:.2f}", deviation),
+        ", ".join(sorted({one.commit[:7] or "none" for one in setting.runs})),
+    ]
+
+
+def _count(run: Run) -> int:
+    """Return how many epochs a run had, of ``8 clamp + 12 quantize``."""
+    return sum(int(part.split()[0]) for part in run.epochs.split(" + ") if part)
 
 
 def _cell(text: str) -> str:

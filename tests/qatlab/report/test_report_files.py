@@ -26,7 +26,7 @@ def test_a_page_a_table_and_a_picture_are_written(
     assert names == ["report.csv", "report.html", "report.png"]  # and no temporary file
     assert (tmp_path / "new/report.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr()
-    assert printed.out.startswith("| run | epochs |")
+    assert printed.out.startswith("| run | bits | epochs |")
     assert "report.png" in printed.err  # so that the table can be redirected
 
 

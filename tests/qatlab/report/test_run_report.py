@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,32 @@ def test_seeds_of_a_name_share_a_row(tmp_path: Path, capsys: pytest.CaptureFixtu
     write_result(tmp_path / "a/1", "lenet", 2, top1=0.99)
     write_result(tmp_path / "b", "lenet", 1, top1=0.98)
     main([str(tmp_path)])
-    row = "| lenet | 8 clamp + 12 quantize | 31,798 | 1, 2 | 98.50 | 98.00 | 99.00 | 0123456 |"
+    row = "| lenet |  | 8 clamp + 12 quantize | 31,798 |  |  | 1, 2 | 98.50 | 0.71 | 0123456 |"
     assert row in capsys.readouterr().out.splitlines()
+
+
+def test_a_row_has_bits_costs_and_the_time_of_an_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "a", top1=0.9, weight_bits=2, activation_bits=3)
+    result = json.loads((tmp_path / "a/result.json").read_text())
+    epochs = sum(result["epochs"].values())
+    (tmp_path / "a/result.json").write_text(json.dumps({**result, "seconds": 7.0 * epochs}))
+    main([str(tmp_path)])
+    cells = capsys.readouterr().out.splitlines()[2].split(" | ")
+    assert (cells[1], cells[5]) == ("2/3", "7")
+    operations = json.loads((tmp_path / "a/layers.json").read_text())["bit_operations"]
+    assert cells[4] == f"{operations:,}"
+
+
+def test_runs_that_recorded_no_overrides_are_told_apart_by_their_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("plain", "distilled"):
+        write_result(tmp_path / name, "lenet", 1, top1=0.98)
+    main([str(tmp_path)])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| lenet (distilled)", "| lenet (plain)"]
 
 
 def test_a_run_without_classes_has_no_accuracy(
@@ -26,7 +51,7 @@ def test_a_run_without_classes_has_no_accuracy(
     write_result(tmp_path / "b", "lenet", 1, top1=0.98)
     main([str(tmp_path)])
     out = capsys.readouterr().out
-    assert "| autoencoder | 8 clamp + 12 quantize | 31,798 | 1 | none | none | none |" in out
+    assert "| autoencoder |  | 8 clamp + 12 quantize | 31,798 |  |  | 1 | none |  |" in out
     assert "| lenet |" in out
 
 
@@ -40,7 +65,7 @@ def test_runs_of_a_name_with_other_overrides_have_rows_of_their_own(
             write_run(path, top1=0.9 + 0.01 * i, seed=seed, activation_bits=bits)
     main([str(tmp_path)])
     rows = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
-    assert [(row[0], row[3], row[4]) for row in rows] == [
+    assert [(row[0], row[6], row[7]) for row in rows] == [
         ("| lenet_sat quant.activation.bits=2", "1, 2", "90.00"),
         ("| lenet_sat quant.activation.bits=4", "1, 2", "91.00"),
     ]
@@ -49,7 +74,7 @@ def test_runs_of_a_name_with_other_overrides_have_rows_of_their_own(
 def test_a_name_cannot_break_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_result(tmp_path / "a", "lenet | x\ny", 1, top1=0.5)
     main([str(tmp_path)])
-    assert capsys.readouterr().out.splitlines()[2].startswith("| lenet \\| x y | 8 clamp")
+    assert capsys.readouterr().out.splitlines()[2].startswith("| lenet \\| x y |  | 8 clamp")
 
 
 @pytest.mark.parametrize(
