@@ -282,12 +282,14 @@ class Writer:
         column = scaled("(left + b)", _bytes(pool.rows))
         byte = f"rows[{scaled(f'({row})' if ' ' in row else row, pool.row)} + {column} + c]"
         both = pool.rows.bits == 4
-        halves = {"low": "code & 15", "high": "code >> 4"} if both else {"found": "code"}
-        start = "-128" if pool.rows.kind == "int8_t" else "0"
+        halves = {"found": "code"}
+        if both:
+            halves = dict(zip(("low", "high"), pool.rows.of_byte("code"), strict=True))
+        start = str(-(1 << pool.rows.bits - 1)) if pool.rows.is_signed else "0"
         taken = [f"const int32_t code = {byte};"]
         for name, code in halves.items():
-            taken += [f"if (({code}) > {name}) {{", f"    {name} = {code};", "}"]
-        found = "(uint8_t)(low | high << 4)" if both else f"({pool.result.kind})found"
+            taken += [f"if ({code} > {name}) {{", f"    {name} = {code};", "}"]
+        found = pool.result.in_byte("low", "high") if both else f"({pool.result.kind})found"
         column = scaled("x", _bytes(pool.result))
         line = pool.result.strides[1] * pool.result.bits // 8
         of_byte = [
@@ -367,11 +369,12 @@ class Writer:
                 [*names[: ending.at], "codes", *names[ending.at :]] if last else ["codes"]
             )
         if self.result.bits == 8:
-            kind = "s" if self.result.kind == "int8_t" else "u"
+            kind = "s" if self.result.is_signed else "u"
             codes = "codes" if kind == "s" else "vreinterpretq_u32_s32(codes)"
             return [*lines, f"vstrbq_{kind}32(out + {_place(self.result, q, 0)}, {codes});"]
         # The code of an odd channel is moved to the upper half of the byte in front of it.
-        lines.append("codes = vorrq_s32(codes, vshlq_n_s32(vrev64q_s32(codes), 4));")
+        even = "vandq_s32(codes, vdupq_n_s32(15))" if self.result.is_signed else "codes"
+        lines.append(f"codes = vorrq_s32({even}, vshlq_n_s32(vrev64q_s32(codes), 4));")
         return lines + [
             f"out[{_place(self.result, q, p)}] = (uint8_t)vgetq_lane_s32(codes, {p});"
             for p in (0, 2)
@@ -398,17 +401,17 @@ class Writer:
                 if other.bits == 4 and each == 1:
                     half = str(p % 2) if count % 2 == 0 else f"{moved('c', p)} & 1"
                     shift = {"0": "", "1": " >> 4"}.get(half, f" >> 4 * ({half})")
-                    others.append([f"(by{i}[{at}]{shift} & 15)"])
+                    others.append([other.of_half(f"(by{i}[{at}]{shift} & 15)")])
                 elif other.bits == 4:
                     store.append(f"const int32_t both{i} = by{i}[{at}];")
-                    others.append([f"(both{i} & 15)", f"(both{i} >> 4)"])
+                    others.append(other.of_byte(f"both{i}"))
                 else:
                     others.append([f"by{i}[{_place(other, q, own)}]" for own in range(p, p + each)])
             codes = [
                 self.ending.code(total, {**place, "c": channel}, [own[k] for own in others])
                 for k, (channel, total) in enumerate(channels)
             ]
-            code = f"(uint8_t)({codes[0]} | {codes[1]} << 4)" if each == 2 else codes[0]
+            code = self.result.in_byte(*codes) if each == 2 else codes[0]
             store.append(f"out[{_place(self.result, q, p)}] = {code};")
             if n_out % count and p >= n_out % count:
                 lines += [f"if ({channels[0][0]} < {n_out}) {{", *indented(store), "}"]
@@ -447,14 +450,17 @@ def _loaded(pointer: str, tensor: Tensor, at: str, behind: str) -> list[str]:
     """Return the lines that load the codes of four channels, from the bytes of the first two."""
     name = f"four_{pointer}"
     if tensor.bits == 8:
-        sign = "s" if tensor.kind == "int8_t" else "u"
+        sign = "s" if tensor.is_signed else "u"
         four = f"vldrbq_{sign}32({pointer} + {at})"
         four = four if sign == "s" else f"vreinterpretq_s32_u32({four})"
         return [f"const int32x4_t {name} = {four};"]
     both = f"(uint32_t)({pointer}[{at}] | {pointer}[{behind}] << 8)"
     shifts = "vnegq_s32(vreinterpretq_s32_u32(vidupq_n_u32(0, 4)))"
     four = f"vandq_u32(vshlq_u32(vdupq_n_u32({both}), {shifts}), vdupq_n_u32(15))"
-    return [f"const int32x4_t {name} = vreinterpretq_s32_u32({four});"]
+    four = f"vreinterpretq_s32_u32({four})"
+    if tensor.is_signed:
+        four = f"vshrq_n_s32(vshlq_n_s32({four}, 28), 28)"
+    return [f"const int32x4_t {name} = {four};"]
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from programs import SANITIZED, answers, assert_computes_the_same, build, names
 from random_layers import answered as layers_answered
-from random_layers import random_layers
+from random_layers import random_layers, random_shortcut
 from random_layers import site as layers_site
 
 from qatlab.deploy.c import c_program
@@ -197,6 +197,26 @@ def test_fully_connected_layers_are_convolutions_of_one_place(bits: int, tmp_pat
 )
 def test_random_layers_answer_as_integers_do(seed: int, tmp_path: Path) -> None:
     network, images = random_layers(seed)
+    plain = ["-DQATLAB_PLAIN"] * (seed % 2)  # without vectors
+    assert_computes_the_same(network, images, tmp_path, [*SANITIZED, *plain])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 40))]
+)
+def test_codes_with_a_sign_lie_two_to_a_byte(seed: int, bits: int, tmp_path: Path) -> None:
+    network, images = random_shortcut(seed, bits)
+    program = c_program(network, names(network))
+    sizes = {part.name: part.size for part in program.memory}
+    signed = ("narrow", "channels_site", "second_site", "pool", "shortcut")
+    codes = 8 * 6 * 5
+    size = codes // 2 if bits <= 4 else codes
+    assert [sizes[name] for name in signed] == [size] * 5
+    # All of them are there at one moment, with two tensors that have no sign.
+    assert program.needed["shortcut"] == 5 * size + 2 * codes // 2
+    # The sum takes the place of what it adds, also of what has a sign, if its codes are as narrow.
+    assert program.in_place == ({"sum": "shortcut"} if bits <= 4 else {})
     plain = ["-DQATLAB_PLAIN"] * (seed % 2)  # without vectors
     assert_computes_the_same(network, images, tmp_path, [*SANITIZED, *plain])
 

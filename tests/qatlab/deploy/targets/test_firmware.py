@@ -9,7 +9,7 @@ import pytest
 import torch
 from networks import EXAMPLE, NETWORKS, PIXEL, convert
 from programs import names
-from random_layers import answered, random_layers, site
+from random_layers import answered, random_layers, random_shortcut, site
 
 from qatlab.deploy.c import c_program
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower, with_rescale
@@ -41,6 +41,12 @@ def assert_computes_the_same(network: IntegerNetwork, images: torch.Tensor, core
 def test_random_layers_answer_as_integers_do(core: str, seed: int) -> None:
     network, images = random_layers(1000 + seed)
     assert_computes_the_same(network, images, core)
+
+
+@takes_qemu
+@pytest.mark.parametrize("core", CORES)
+def test_codes_with_a_sign_of_half_a_byte_answer_as_integers_do(core: str) -> None:
+    assert_computes_the_same(*random_shortcut(2, 4), core)
 
 
 @takes_qemu
