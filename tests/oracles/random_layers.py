@@ -170,6 +170,32 @@ def random_shortcut(seed: int, bits: int) -> tuple[IntegerNetwork, Tensor]:
     return answered(image, operations, "all"), images
 
 
+def convolutions(bits: list[int], channels: list[int]) -> IntegerNetwork:
+    """Return convolutions one behind the other.
+
+    Args:
+        bits: of the weights of each, which fill them.
+        channels: of the image and of what each of them makes.
+    """
+    rng = np.random.default_rng([*bits, *channels])
+    codes, sides = Codes(0, 15, 1.0), ((1, 1), (1, 1))
+    image = Input("x", (), Codes(0, 255, 1.0), (channels[0], 3, 4))
+    operations: list[Operation] = [
+        FixedRescale("codes", ("x",), (ONE,), ZERO, ONE * 4, codes),
+    ]
+    for i, own in enumerate(bits):
+        weight = rng.integers(-(1 << own - 1), 1 << own - 1, (channels[i + 1], channels[i], 3, 3))
+        weight.flat[:2] = -(1 << own - 1), (1 << own - 1) - 1
+        largest = largest_accumulator(weight, codes, f"conv{i}")
+        source = operations[-1].name
+        conv = Convolve(f"conv{i}", (source,), weight, (1, 1), sides, (1, 1), 1, largest)
+        operations += [
+            conv,
+            site(f"site{i}", conv.name, codes, largest, channels[i + 1], rng),
+        ]
+    return answered(image, operations, operations[-1].name)
+
+
 def _codes(rng: np.random.Generator) -> Codes:
     low, high = RANGES[rng.integers(len(RANGES))]
     return Codes(low, high, 1.0)
