@@ -21,7 +21,18 @@ from qatlab.deploy.integer.operations import (
 from qatlab.deploy.integer.weights import largest_accumulator
 
 ONE, ZERO = np.array([1]), np.array([0])
-RANGES = [(0, 1), (0, 3), (0, 7), (0, 15), (0, 255), (-8, 7), (-100, 27)]
+RANGES = [
+    (0, 1),
+    (0, 3),
+    (0, 7),
+    (0, 15),
+    (0, 255),
+    (-2, 1),
+    (-4, 3),
+    (-8, 7),
+    (-16, 15),
+    (-100, 27),
+]
 
 
 def site(
@@ -116,6 +127,73 @@ def _random_layers(seed: int, attempt: int) -> tuple[IntegerNetwork, Tensor]:
     images = torch.randint(0, 256, (3, *image.shape), generator=generator)
     images[0] = 255
     return answered(image, operations, source), images
+
+
+def random_shortcut(seed: int, bits: int) -> tuple[IntegerNetwork, Tensor]:
+    """Return a network with two signed sites of some bits, ``narrow`` and ``made``, and images.
+
+    The first, ``(8, 6, 5)``, is read by a convolution, a depthwise one and a pooling, whose codes
+    are added up; the second, of the same size, is added to a shortcut, as is that sum.
+    """
+    rng = np.random.default_rng([seed, bits])
+    image = Input("x", (), Codes(0, 255, 1.0), (8, 6, 5))
+    sides, codes = ((1, 1), (1, 1)), Codes(0, 15, 1.0)
+    signed = Codes(-(1 << bits - 1), (1 << bits - 1) - 1, 1.0)
+    one = np.full(8, 1)
+    rest = (one * (signed.low << 8), one * 8, signed)
+    operations: list[Operation] = [
+        FixedRescale("codes", ("x",), (one * 16,), one * 0, one * 8, codes),
+        FixedRescale("narrow", ("x",), (one << bits,), *rest),
+    ]
+    for name, source, read, own, groups in (
+        ("conv", "narrow", signed, codes, 1),
+        ("channels", "narrow", signed, signed, 8),
+        ("second", "conv_site", codes, signed, 1),
+    ):
+        weight = rng.integers(-8, 8, (8, 8 // groups, 3, 3))
+        largest = largest_accumulator(weight, read, name)
+        operations += [
+            Convolve(name, (source,), weight, (1, 1), sides, (1, 1), groups, largest),
+            site(f"{name}_site", name, own, largest, 8, rng),
+        ]
+    added = ("pool", "channels_site", "second_site")
+    operations += [
+        MaxPool("pool", ("narrow",), (3, 3), (1, 1), sides, (1, 1)),
+        _added("shortcut", added, (signed,) * 3, signed, 8, rng),
+        Convolve("last", ("conv_site",), weight[::-1].copy(), (1, 1), sides, (1, 1), 1, largest),
+        site("made", "last", signed, largest, 8, rng),
+        _added("sum", ("shortcut", "made"), (signed, signed), codes, 8, rng),
+        FixedRescale("all", ("codes", "narrow", "sum"), (one, one, one), one * 0, one, codes),
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (3, *image.shape), generator=generator)
+    return answered(image, operations, "all"), images
+
+
+def convolutions(bits: list[int], channels: list[int]) -> IntegerNetwork:
+    """Return convolutions one behind the other.
+
+    Args:
+        bits: of the weights of each, which fill them.
+        channels: of the image and of what each of them makes.
+    """
+    rng = np.random.default_rng([*bits, *channels])
+    codes, sides = Codes(0, 15, 1.0), ((1, 1), (1, 1))
+    image = Input("x", (), Codes(0, 255, 1.0), (channels[0], 3, 4))
+    operations: list[Operation] = [
+        FixedRescale("codes", ("x",), (ONE,), ZERO, ONE * 4, codes),
+    ]
+    for i, own in enumerate(bits):
+        weight = rng.integers(-(1 << own - 1), 1 << own - 1, (channels[i + 1], channels[i], 3, 3))
+        weight.flat[:2] = -(1 << own - 1), (1 << own - 1) - 1
+        largest = largest_accumulator(weight, codes, f"conv{i}")
+        source = operations[-1].name
+        conv = Convolve(f"conv{i}", (source,), weight, (1, 1), sides, (1, 1), 1, largest)
+        operations += [
+            conv,
+            site(f"site{i}", conv.name, codes, largest, channels[i + 1], rng),
+        ]
+    return answered(image, operations, operations[-1].name)
 
 
 def _codes(rng: np.random.Generator) -> Codes:

@@ -3,21 +3,22 @@
 The codes of a window are unpacked first, two windows at a time, and channels are then computed from
 them by inner loops that all layers share (:mod:`qatlab.deploy.c.kernels`). Weights are stored as
 whole numbers k of ``gap * k + lowest``; the rest is one sum of codes for each place. Weights of 3,
-5, 6 or 7 bits lie in planes: k of 5 bits are ``k_0 + 16 * k_1``, of 4 bits and of 1.
+5, 6 or 7 bits lie in planes: k of 5 bits are ``k_0 + 16 * k_1``, of 4 bits and of 1; but from 5
+bits on in bytes, where that takes less flash than the inner loops of the planes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qatlab.deploy.c.endings import Ending, Pool, can_end
 from qatlab.deploy.c.kernels import WORDS, Kernel, in_words, turns
 from qatlab.deploy.c.memory import Shape, Tensor
-from qatlab.deploy.c.packing import packed
+from qatlab.deploy.c.packing import Packed, packed
 from qatlab.deploy.c.pairs import Unpack, grain_of
 from qatlab.deploy.c.patches import Patch, is_planar, order_of_taps
 from qatlab.deploy.c.sites import Layer
@@ -31,6 +32,7 @@ LARGEST = (1 << 31) - 1  # of a sum
 WIDEST = 8  # bits of weights
 UNROLLED = 8  # words that are all written out
 LOOP = 0.4  # what a loop takes, in words of weights
+ADDED = 150  # bytes of code on a Cortex-M4 that add the sums of a further plane, about
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,21 @@ class Plane:
     def words(self) -> int:
         """Words of the weights of a channel, or of two in one."""
         return self.pairs // self.kernel.turns
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some bits of all weights of a layer, before they are put into words.
+
+    Attributes:
+        shift: the lowest of them.
+        kernel: the inner loop.
+        ranks: the numbers that they are, ``(channels, pairs, 2)``.
+    """
+
+    shift: int
+    kernel: Kernel
+    ranks: Integers
 
 
 @dataclass(frozen=True)
@@ -118,40 +135,116 @@ def as_convolution(op: ops.Multiply) -> ops.Convolve:
     return ops.Convolve(op.name, op.inputs, weight, (1, 1), NO_SIDES, (1, 1), 1, op.largest)
 
 
-def block(
-    op: ops.Convolve, name: str, source: Tensor, codes: Codes, places: int, tables: Tables
-) -> Block:
-    """Return a layer in blocks, whose weights are added to the tables.
+@dataclass(frozen=True)
+class Way:
+    """What a way to store the weights of a layer takes.
 
-    Args:
+    Attributes:
+        widths: bits of the planes.
+        size: bytes of the weights, and of the code that adds up planes.
+        kernels: the inner loops.
+    """
+
+    widths: tuple[int, ...]
+    size: int
+    kernels: frozenset[Kernel]
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A convolution that can be computed in blocks, and what it reads.
+
+    Attributes:
         op: the convolution.
-        name: its identifier.
+        weights: of it.
         source: what it reads.
         codes: of that.
         places: 2, or 1 if it has no more.
+    """
+
+    op: ops.Convolve
+    weights: Packed
+    source: Tensor
+    codes: Codes
+    places: int
+
+    @property
+    def ways(self) -> list[tuple[int, ...]]:
+        """The bits of planes in which its weights may lie, the lowest first: of a byte, if any."""
+        bits = self.weights.bits
+        planes = tuple(own for own in (1, 2, 4, 8) if bits & own)
+        return [(8,), planes] if 4 < bits < 8 else [planes]
+
+    def way(self, widths: tuple[int, ...]) -> Way:
+        """Return what planes of some bits take."""
+        parts = self.parts(widths)
+        bits = sum(part.ranks.size * part.kernel.bits for part in parts)
+        kernels = frozenset(part.kernel for part in parts)
+        return Way(widths, bits // 8 + ADDED * (len(parts) - 1), kernels)
+
+    def parts(self, widths: tuple[int, ...]) -> list[Part]:
+        """Return as many bits as given of its weights, the lowest first."""
+        ranks = (self.op.weight - self.weights.lowest) // self.weights.gap
+        order = order_of_taps(self.op, self.source)
+        planar, grain = is_planar(self.source), grain_of(self.source.bits)
+        found, shift = [], 0
+        for bits in widths:
+            own = ranks >> shift & (1 << bits) - 1
+            flat = (own if planar else own.transpose(0, 2, 3, 1)).reshape(len(own), -1)
+            in_pairs = np.where(order >= 0, flat[:, order], 0)
+            kernel = _kernel(bits, in_pairs, self.codes, self.places, grain)
+            found.append(Part(shift, kernel, in_pairs))
+            shift += bits
+        channels = max(part.kernel.channels for part in found)
+        return [replace(part, ranks=_filled(part.ranks, part.kernel, channels)) for part in found]
+
+
+def least(layers: Sequence[Blocked]) -> dict[str, tuple[int, ...]]:
+    """Return the bits of the planes of each layer, by its name, so that flash is the least.
+
+    It is a sum over layers, and over the inner loops that any of them calls. From all in planes,
+    and from all in bytes where they may be, one layer after the other is changed while that helps;
+    a better choice for several at once may be missed.
+    """
+    if all(len(layer.ways) == 1 for layer in layers):
+        return {layer.op.name: layer.ways[0] for layer in layers}
+    ways = {layer.op.name: [layer.way(widths) for widths in layer.ways] for layer in layers}
+    found = (_descended({name: own[at] for name, own in ways.items()}, ways) for at in (0, -1))
+    return {name: way.widths for name, way in min(found, key=_flash).items()}
+
+
+def _descended(chosen: dict[str, Way], ways: Mapping[str, Sequence[Way]]) -> dict[str, Way]:
+    """Return a choice that no other way of one layer makes smaller."""
+    while True:
+        tried = (chosen | {name: way} for name, own in ways.items() for way in own)
+        better = next((other for other in tried if _flash(other) < _flash(chosen)), None)
+        if better is None:
+            return chosen
+        chosen = better
+
+
+def _flash(chosen: Mapping[str, Way]) -> int:
+    """Return the bytes of weights, and of the code that their storage decides."""
+    kernels = frozenset[Kernel]().union(*(way.kernels for way in chosen.values()))
+    return sum(way.size for way in chosen.values()) + sum(kernel.size for kernel in kernels)
+
+
+def block(layer: Blocked, name: str, widths: tuple[int, ...], tables: Tables) -> Block:
+    """Return a layer in blocks, whose weights are added to the tables.
+
+    Args:
+        layer: the convolution.
+        name: its identifier.
+        widths: bits of the planes of its weights.
         tables: of the program.
     """
-    weights = packed(op.weight)
-    ranks = (op.weight - weights.lowest) // weights.gap
-    order = order_of_taps(op, source)
-    parts, shift = [], 0
-    for bits in (1, 2, 4, 8):  # of the binary number of bits, the lowest plane first
-        if not weights.bits & bits:
-            continue
-        part = ranks >> shift & (1 << bits) - 1
-        flat = (part if is_planar(source) else part.transpose(0, 2, 3, 1)).reshape(len(part), -1)
-        in_pairs = np.where(order >= 0, flat[:, order], 0)
-        kernel = _kernel(bits, in_pairs, codes, places, grain_of(source.bits))
-        parts.append((shift, in_pairs, kernel))
-        shift += bits
-    channels = max(kernel.channels for _, _, kernel in parts)
-    planes = []
-    for shift, in_pairs, kernel in parts:
-        filled = _filled(in_pairs, kernel, channels)
-        what = f"weights_from_bit_{shift}" if shift else "weights"
-        table = tables.words(op.name, what, in_words(filled, kernel))
-        planes.append(Plane(shift, kernel, table, filled.shape[1]))
-    return Block(op, name, source, weights, planes[0].table, op.largest, True, tuple(planes))
+    op, weights, planes = layer.op, layer.weights, []
+    for part in layer.parts(widths):
+        what = f"weights_from_bit_{part.shift}" if part.shift else "weights"
+        table = tables.words(op.name, what, in_words(part.ranks, part.kernel))
+        planes.append(Plane(part.shift, part.kernel, table, part.ranks.shape[1]))
+    table = planes[0].table
+    return Block(op, name, layer.source, weights, table, op.largest, True, tuple(planes))
 
 
 def _kernel(bits: int, ranks: Integers, codes: Codes, places: int, grain: int) -> Kernel:
@@ -282,12 +375,14 @@ class Writer:
         column = scaled("(left + b)", _bytes(pool.rows))
         byte = f"rows[{scaled(f'({row})' if ' ' in row else row, pool.row)} + {column} + c]"
         both = pool.rows.bits == 4
-        halves = {"low": "code & 15", "high": "code >> 4"} if both else {"found": "code"}
-        start = "-128" if pool.rows.kind == "int8_t" else "0"
+        halves = {"found": "code"}
+        if both:
+            halves = dict(zip(("low", "high"), pool.rows.of_byte("code"), strict=True))
+        start = str(-(1 << pool.rows.bits - 1)) if pool.rows.is_signed else "0"
         taken = [f"const int32_t code = {byte};"]
         for name, code in halves.items():
-            taken += [f"if (({code}) > {name}) {{", f"    {name} = {code};", "}"]
-        found = "(uint8_t)(low | high << 4)" if both else f"({pool.result.kind})found"
+            taken += [f"if ({code} > {name}) {{", f"    {name} = {code};", "}"]
+        found = pool.result.in_byte("low", "high") if both else f"({pool.result.kind})found"
         column = scaled("x", _bytes(pool.result))
         line = pool.result.strides[1] * pool.result.bits // 8
         of_byte = [
@@ -367,11 +462,12 @@ class Writer:
                 [*names[: ending.at], "codes", *names[ending.at :]] if last else ["codes"]
             )
         if self.result.bits == 8:
-            kind = "s" if self.result.kind == "int8_t" else "u"
+            kind = "s" if self.result.is_signed else "u"
             codes = "codes" if kind == "s" else "vreinterpretq_u32_s32(codes)"
             return [*lines, f"vstrbq_{kind}32(out + {_place(self.result, q, 0)}, {codes});"]
         # The code of an odd channel is moved to the upper half of the byte in front of it.
-        lines.append("codes = vorrq_s32(codes, vshlq_n_s32(vrev64q_s32(codes), 4));")
+        even = "vandq_s32(codes, vdupq_n_s32(15))" if self.result.is_signed else "codes"
+        lines.append(f"codes = vorrq_s32({even}, vshlq_n_s32(vrev64q_s32(codes), 4));")
         return lines + [
             f"out[{_place(self.result, q, p)}] = (uint8_t)vgetq_lane_s32(codes, {p});"
             for p in (0, 2)
@@ -398,17 +494,17 @@ class Writer:
                 if other.bits == 4 and each == 1:
                     half = str(p % 2) if count % 2 == 0 else f"{moved('c', p)} & 1"
                     shift = {"0": "", "1": " >> 4"}.get(half, f" >> 4 * ({half})")
-                    others.append([f"(by{i}[{at}]{shift} & 15)"])
+                    others.append([other.of_half(f"(by{i}[{at}]{shift} & 15)")])
                 elif other.bits == 4:
                     store.append(f"const int32_t both{i} = by{i}[{at}];")
-                    others.append([f"(both{i} & 15)", f"(both{i} >> 4)"])
+                    others.append(other.of_byte(f"both{i}"))
                 else:
                     others.append([f"by{i}[{_place(other, q, own)}]" for own in range(p, p + each)])
             codes = [
                 self.ending.code(total, {**place, "c": channel}, [own[k] for own in others])
                 for k, (channel, total) in enumerate(channels)
             ]
-            code = f"(uint8_t)({codes[0]} | {codes[1]} << 4)" if each == 2 else codes[0]
+            code = self.result.in_byte(*codes) if each == 2 else codes[0]
             store.append(f"out[{_place(self.result, q, p)}] = {code};")
             if n_out % count and p >= n_out % count:
                 lines += [f"if ({channels[0][0]} < {n_out}) {{", *indented(store), "}"]
@@ -447,14 +543,17 @@ def _loaded(pointer: str, tensor: Tensor, at: str, behind: str) -> list[str]:
     """Return the lines that load the codes of four channels, from the bytes of the first two."""
     name = f"four_{pointer}"
     if tensor.bits == 8:
-        sign = "s" if tensor.kind == "int8_t" else "u"
+        sign = "s" if tensor.is_signed else "u"
         four = f"vldrbq_{sign}32({pointer} + {at})"
         four = four if sign == "s" else f"vreinterpretq_s32_u32({four})"
         return [f"const int32x4_t {name} = {four};"]
     both = f"(uint32_t)({pointer}[{at}] | {pointer}[{behind}] << 8)"
     shifts = "vnegq_s32(vreinterpretq_s32_u32(vidupq_n_u32(0, 4)))"
     four = f"vandq_u32(vshlq_u32(vdupq_n_u32({both}), {shifts}), vdupq_n_u32(15))"
-    return [f"const int32x4_t {name} = vreinterpretq_s32_u32({four});"]
+    four = f"vreinterpretq_s32_u32({four})"
+    if tensor.is_signed:
+        four = f"vshrq_n_s32(vshlq_n_s32({four}, 28), 28)"
+    return [f"const int32x4_t {name} = {four};"]
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -64,18 +64,20 @@ class Writer:
         lines = []
         for k in range(self.pairs):
             first = f"(uint32_t){codes[2 * k]}"
-            if source.kind == "int8_t":
+            if source.is_signed and not self.by_two:
                 first += " & 65535"
             second = f" | (uint32_t){codes[2 * k + 1]} << 16" if 2 * k + 1 < self.taps else ""
             both = f"({first}){second}" if " " in first and second else first + second
-            pairs = [both]
+            pairs, pair_of = [both], "qatlab_pair_of"
             if self.by_two:
+                if source.is_signed:  # each code plus 8
+                    both, pair_of = f"({both}) ^ 0x880088", "qatlab_pair_less_8"
                 lines.append(f"const uint32_t both{k} = {both};")
                 pairs = [f"both{k} & 0xf000f", f"both{k} >> 4 & 0xf000f"]
             for i, pair in enumerate(pairs):
                 weight = f"w[{k + i * self.pairs}]"
                 lines.append(
-                    f"sums[{i}] = qatlab_products(qatlab_pair_of({pair}), {weight}, sums[{i}]);"
+                    f"sums[{i}] = qatlab_products({pair_of}({pair}), {weight}, sums[{i}]);"
                 )
         count = 2 if self.by_two else 1
         start = [f"sums[{i}] = 0;" for i in range(count)]
@@ -160,5 +162,5 @@ class Writer:
         down, right = (stride * result.bits // 8 for stride in result.strides[1:])
         place = f"out[y * {down} + x * {right} + "
         if result.bits == 4:
-            return [*lines, f"{place}c / 2] = (uint8_t)({codes[0]} | {codes[1]} << 4);"]
+            return [*lines, f"{place}c / 2] = {result.in_byte(*codes)};"]
         return [*lines, *(f"{place}{moved('c', i)}] = {code};" for i, code in enumerate(codes))]

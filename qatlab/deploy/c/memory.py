@@ -1,8 +1,8 @@
 """Where the codes of a network lie in memory: one array of bytes, parts of which are used again.
 
 All channels of a place lie behind each other (rows, columns, channels), so that those of a row of a
-window do; the image is given channel by channel. Codes of 0 to 15 lie two to a byte, the first in
-its lower half, if there is an even number of channels.
+window do; the image is given channel by channel. Codes of 0 to 15, and of -8 to 7 as two's
+complement, lie two to a byte, the first in its lower half, if there is an even number of channels.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ ARENA = "arena"  # what holds everything else: its bytes are "codes"
 WINDOWS = "windows"  # its words: codes of windows, unpacked
 ROWS = "rows"  # bytes: rows of codes that a pooling reads at once
 WORD = 4  # bytes at whose multiples everything begins
+HALVES = ((0, 15), (-8, 7))  # codes of which two lie in a byte
 Shape = tuple[int, int, int]
 
 
@@ -46,8 +47,13 @@ class Tensor:
 
     @property
     def pointed(self) -> str:
-        """C type that a pointer to the codes points to: bytes, where a code takes several."""
-        return self.kind if size_of(self.kind) == 1 else "uint8_t"
+        """C type that a pointer to the codes points to: bytes, where a code takes more or less."""
+        return self.kind if self.bits == 8 else "uint8_t"
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether codes may be negative."""
+        return self.kind.startswith("int")
 
     def index(self, c: str, y: str, x: str) -> str:
         """Return C for the index of a place; those along an axis of one are all the same."""
@@ -75,17 +81,34 @@ class Tensor:
     def load(self, pointer: str, index: str) -> str:
         """Return the code at an index behind a pointer, in C."""
         if self.bits == 4:
-            return f"qatlab_get_half({pointer}, {index})"
+            return self.of_half(f"qatlab_get_half({pointer}, {index})")
         wide = self.pointed != self.kind
         return f"qatlab_get_{self.kind}({pointer}, {index})" if wide else f"{pointer}[{index}]"
 
     def store(self, pointer: str, index: str, code: str) -> str:
         """Return the statement that writes a code: a call or a name, of type ``int32_t``."""
         if self.bits == 4:
-            return f"qatlab_put_half({pointer}, {index}, {code});"
+            return f"qatlab_put_half({pointer}, {index}, {self._to_half(code)});"
         if self.pointed != self.kind:
             return f"qatlab_put_{8 * size_of(self.kind)}({pointer}, {index}, {code});"
         return f"{pointer}[{index}] = ({self.kind}){code};"
+
+    def of_half(self, bits: str) -> str:
+        """Return the code that 4 bits stand for, in C."""
+        return f"qatlab_signed_half({bits})" if self.is_signed else bits
+
+    def of_byte(self, byte: str) -> list[str]:
+        """Return the two codes that lie in a byte, in C."""
+        return [self.of_half(f"({byte} & 15)"), self.of_half(f"({byte} >> 4)")]
+
+    def in_byte(self, first: str, second: str) -> str:
+        """Return the byte in which two codes lie, in C."""
+        # A negative code must not be shifted; what is beyond the byte is cut off.
+        upper = f"{second} * 16" if self.is_signed else f"{second} << 4"
+        return f"(uint8_t)({self._to_half(first)} | {upper})"
+
+    def _to_half(self, code: str) -> str:
+        return f"({code} & 15)" if self.is_signed else code
 
 
 @dataclass(frozen=True)
@@ -262,7 +285,7 @@ class Memory:
         last = [op.name for op in self._network.operations if other in self._read_by(op)][-1]
         free = name not in self._inside and other not in self._inside
         whole = all(root not in (name, other) for root, _ in self._inside.values())
-        alike = (one.shape, one.bits, one.kind) == (two.shape, two.bits, two.kind)
+        alike = (one.shape, one.bits) == (two.shape, two.bits)
         if last != name or not (free and whole and alike) or other == self._network.input.name:
             return False
         self._inside[name] = (other, 0)
@@ -357,7 +380,8 @@ class Memory:
     def _halved(self) -> set[str]:
         """Return the blocks in which two codes lie in a byte."""
         fits = {
-            name: codes.low >= 0 and codes.high <= 15 and self._shapes[name][0] % 2 == 0
+            name: any(low <= codes.low and codes.high <= high for low, high in HALVES)
+            and self._shapes[name][0] % 2 == 0
             for name, codes in self._network.codes.items()
         }
         roots = {self._root(name) for name in self._kinds} - {self._network.input.name}

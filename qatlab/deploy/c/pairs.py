@@ -39,7 +39,7 @@ class Unpack:
 
     def text(self) -> str:
         """Return the function."""
-        kind = "int8_t" if self.is_signed else "uint8_t"
+        kind = self._pointed
         where = "" if self.places == 1 else ", for every other pair"
         what = "size" if self.has_rest else "size, a multiple of 4,"
         about = f"Makes pairs of codes of {self.bits} bits, {what} bytes{where}; returns their sum."
@@ -55,11 +55,17 @@ class Unpack:
         ]
         return function(head, body, [about]).replace("    #", "#")
 
+    @property
+    def _pointed(self) -> str:
+        return "int8_t" if self.is_signed and self.bits == 8 else "uint8_t"
+
     def _by_words(self) -> list[str]:
-        codes = "(const uint8_t *)codes" if self.is_signed else "codes"
+        codes = "codes" if self._pointed == "uint8_t" else "(const uint8_t *)codes"
         word, count = f"qatlab_word({codes})", 16 // self.bits  # pairs of a word
         if self.has_rest:
             word = f"size >= 4 ? {word} : qatlab_bytes({codes}, size)"
+        if self.is_signed and self.bits == 4:  # each code plus 8, also those behind the end
+            word = f"({word}) ^ 0x88888888u"
         lines = [f"const uint32_t word = {word};"]
         mask = "0xf000f" if self.bits == 4 else "0xff00ff"
         add = "qatlab_add_signed" if self.is_signed else "qatlab_add"
@@ -67,7 +73,8 @@ class Unpack:
             part = f"word >> {self.bits * i}" if i else "word"
             pair = f"qatlab_pair_of({part} & {mask})"
             if self.is_signed:
-                pair = f"qatlab_signed_pair({part})"
+                less_8 = f"qatlab_pair_less_8({part} & {mask})"
+                pair = less_8 if self.bits == 4 else f"qatlab_signed_pair({part})"
             lines.append(f"to[{at(i, 0, self.places, self.grain)}] = {pair};")
         lines += [
             f"all = {add}(to[{at(i, 0, self.places, self.grain)}], all);" for i in range(count)
@@ -84,9 +91,14 @@ class Unpack:
         if self.has_rest:
             lines.append("const mve_pred16_t bytes = vctp8q((uint32_t)size);")
             bytes_of = "bytes"
-        lines.append(f"const {sign}int8x16_t word = vldrbq_z_{sign}8(codes, {bytes_of});")
+        load = self._pointed[0].replace("i", "s")
+        lines.append(f"const {load}int8x16_t word = vldrbq_z_{load}8(codes, {bytes_of});")
         for i in range(count):
-            if self.bits == 4:
+            if self.bits == 4 and self.is_signed:
+                raised = "vreinterpretq_s16_u8(word)"
+                raised = raised if i == 3 else f"vshlq_n_s16({raised}, {12 - 4 * i})"
+                pair = f"vshrq_n_s16({raised}, 12)"
+            elif self.bits == 4:
                 shifted = f"vshrq_n_u32(vreinterpretq_u32_u8(word), {4 * i})"
                 shifted = shifted if i else "vreinterpretq_u32_u8(word)"
                 pair = f"vreinterpretq_u16_u32(vandq_u32({shifted}, vdupq_n_u32(0xf000f)))"

@@ -60,7 +60,7 @@ class Patch:
     def unpack(self) -> Unpack:
         """The function that unpacks codes."""
         has_rest = not is_planar(self.source) and self._bytes(self.columns * self.depth) % 4 > 0
-        return Unpack(self.source.bits, self.source.kind == "int8_t", self.places, has_rest)
+        return Unpack(self.source.bits, self.source.is_signed, self.places, has_rest)
 
     def corner(self) -> tuple[str, str]:
         """Return C of the row and column of the first tap."""

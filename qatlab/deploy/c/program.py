@@ -87,6 +87,8 @@ class _Writer:
         # Blocks whose codes are made where they are read, by the site.
         self.endings: dict[str, tuple[blocks.Block, Ending]] = {}
         self.functions: list[str] = []
+        self.blocked: dict[str, blocks.Blocked] = {}  # layers in blocks, by their names
+        self.planes: dict[str, tuple[int, ...]] = {}  # bits of those of their weights
         self.shared: dict[str, Kernel | Unpack] = {}  # functions of several layers, by their names
         self.uses: dict[str, tuple[str, ...]] = {}  # names of these, by the operation
         # By the operation; made when it is known where tensors lie.
@@ -94,6 +96,9 @@ class _Writer:
 
     def write(self) -> None:
         """Write all operations."""
+        found = (self._blocked(op) for op in self.network.operations)
+        self.blocked = {layer.op.name: layer for layer in found if layer is not None}
+        self.planes = blocks.least(list(self.blocked.values()))
         for op in self.network.operations:
             of_kind(WRITERS, op, "C")(self, op, self.identifiers[op.name])
 
@@ -199,22 +204,33 @@ class _Writer:
         self.functions.append(windows.convolution(op, name, layer.source, shape, layer.row))
 
     def _product(self, op: ops.Multiply, name: str) -> None:
-        if self._block(blocks.as_convolution(op), name):
+        if self._block(op, name):
             return
         layer = self._layer(op, name, by_rows=False)
         text = windows.product(op, name, layer.source, layer.table, layer.weights)
         self.functions.append(text)
 
-    def _block(self, op: ops.Convolve, name: str) -> bool:
+    def _block(self, op: ops.Convolve | ops.Multiply, name: str) -> bool:
         """Let a layer be computed in blocks, if it can be; tell whether it is."""
+        if (layer := self.blocked.get(op.name)) is None:
+            return False
+        widths = self.planes[op.name]
+        self.layers[op.name] = blocks.block(layer, name, widths, self.tables)
+        return True
+
+    def _blocked(self, op: ops.Operation) -> blocks.Blocked | None:
+        """Return a layer that can be computed in blocks; None for other operations."""
+        if isinstance(op, ops.Multiply):
+            op = blocks.as_convolution(op)
+        if not isinstance(op, ops.Convolve):
+            return None
         readers = [other for other in self.network.operations if op.name in other.inputs]
         source, result = self.tensors[op.inputs[0]], self.tensors.get(readers[0].name)
         if len(readers) > 1 or not blocks.suits(op, source, readers[0], result):
-            return False
+            return None
         places = min(math.prod(three_sides(self.shapes[op.name])[1:]), 2)
         codes = self.network.codes[op.inputs[0]]
-        self.layers[op.name] = blocks.block(op, name, source, codes, places, self.tables)
-        return True
+        return blocks.Blocked(op, packed(op.weight), source, codes, places)
 
     def _is_depthwise(self, op: ops.Convolve | ops.Multiply) -> bool:
         """Tell whether one site computes a convolution channel by channel."""

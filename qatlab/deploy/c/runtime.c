@@ -102,6 +102,12 @@ static inline void qatlab_put_half(uint8_t *codes, int32_t at, int32_t code)
     codes[at / 2] = (uint8_t)(other | code << at % 2 * 4);
 }
 
+/* The number that 4 bits stand for, if their highest one is a sign. */
+static inline int32_t qatlab_signed_half(int32_t bits)
+{
+    return (bits ^ 8) - 8;
+}
+
 /* Two codes of a window. Processors with DSP instructions multiply and add both at once; there,
  * and with vectors of MVE or SSE2, inner loops use these, unless QATLAB_PLAIN is defined. */
 #if defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_BIG_ENDIAN) && !defined(QATLAB_PLAIN)
@@ -140,6 +146,17 @@ static inline qatlab_pair qatlab_signed_pair(uint32_t word)
     const uint32_t first = (word & 255) - (word & 128) * 2;
     const uint32_t second = (word >> 16 & 255) - (word >> 16 & 128) * 2;
     return qatlab_pair_of((first & 65535) | second << 16);
+#endif
+}
+
+/* Makes a pair of the lower and the upper 16 bits, each less 8. */
+static inline qatlab_pair qatlab_pair_less_8(uint32_t both)
+{
+#if defined(QATLAB_DSP)
+    return qatlab_pair_of((uint32_t)__ssub16((int16x2_t)both, 0x80008));
+#else
+    const qatlab_pair pair = {(uint16_t)((both & 65535) - 8), (uint16_t)((both >> 16) - 8)};
+    return pair;
 #endif
 }
 

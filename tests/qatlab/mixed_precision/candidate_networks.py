@@ -35,6 +35,14 @@ class Residual(nn.Module):
         return self.fc(self.pool(x).flatten(1))
 
 
+class Projected(Residual):
+    """The same with a shortcut whose codes have a sign."""
+
+    def __init__(self) -> None:
+        super().__init__(convolved=False)
+        self.shortcut = nn.Conv2d(8, 8, 1)
+
+
 def images(seed: int = 1) -> Numbers:
     """Return a batch of bytes from 0 to 1, (6, 2, 8, 8)."""
     drawn = torch.randint(0, 256, BATCH, generator=torch.Generator().manual_seed(seed))

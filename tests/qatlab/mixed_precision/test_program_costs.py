@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from candidate_networks import BATCH, Twice, candidates_of, images, residual
+from candidate_networks import BATCH, Projected, Twice, candidates_of, images, residual
 
 from qatlab.deploy.integer import Codes, compute
 from qatlab.deploy.integer.operations import Convolve
@@ -118,6 +118,21 @@ def test_memory_at_each_operation_is_that_of_the_program() -> None:
         assert program.in_place  # or nothing is written over another tensor
         for moment in costs.ram.sums:
             assert moment.of(own) == pytest.approx(program.needed[moment.name], abs=64)
+
+
+def test_memory_knows_that_codes_with_a_sign_lie_two_to_a_byte() -> None:
+    candidates, _ = candidates_of(Projected, [4], [3, 4, 5, 8])
+    written = Programs(candidates, BYTES, torch.zeros(1, *BATCH[1:]), CLASSES, None)
+    costs = ProgramCosts(written)
+    site, taken = Tensor("activation", "shortcut_site"), []
+    for bits in (3, 4, 5, 8):
+        own = {t: 4 for t in candidates.choices.widths} | {site: bits}
+        _, program = written.written(own)
+        # The sum lies where its addend does if both take half a byte, or both take one.
+        assert program.in_place == ({"relu2": "shortcut_site"} if bits <= 4 else {})
+        assert costs.ram.of(own) == pytest.approx(program.ram - program.image_bytes, abs=4)
+        taken.append(costs.ram.of(own))
+    assert taken[0] == taken[1] < taken[2] == taken[3]
 
 
 def test_weights_that_fill_their_grids_are_stored_at_their_whole_width() -> None:

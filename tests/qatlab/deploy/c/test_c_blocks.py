@@ -10,10 +10,10 @@ import pytest
 import torch
 from programs import SANITIZED, answers, assert_computes_the_same, build, names
 from random_layers import answered as layers_answered
-from random_layers import random_layers
+from random_layers import convolutions, random_layers, random_shortcut
 from random_layers import site as layers_site
 
-from qatlab.deploy.c import c_program
+from qatlab.deploy.c import blocks, c_program
 from qatlab.deploy.c.kernels import Kernel
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute
 from qatlab.deploy.integer.operations import (
@@ -195,8 +195,32 @@ def test_fully_connected_layers_are_convolutions_of_one_place(bits: int, tmp_pat
 @pytest.mark.parametrize(
     "seed", [*range(12), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(12, 200))]
 )
-def test_random_layers_answer_as_integers_do(seed: int, tmp_path: Path) -> None:
+def test_random_layers_answer_as_integers_do(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, images = random_layers(seed)
+    if seed % 3:  # planes of 5, 6 and 7 bits, which small layers would not lie in
+        monkeypatch.setattr(blocks, "ADDED", -(1 << 20))
+    plain = ["-DQATLAB_PLAIN"] * (seed % 2)  # without vectors
+    assert_computes_the_same(network, images, tmp_path, [*SANITIZED, *plain])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 40))]
+)
+def test_codes_with_a_sign_lie_two_to_a_byte(seed: int, bits: int, tmp_path: Path) -> None:
+    network, images = random_shortcut(seed, bits)
+    program = c_program(network, names(network))
+    sizes = {part.name: part.size for part in program.memory}
+    signed = ("narrow", "channels_site", "second_site", "pool", "shortcut")
+    codes = 8 * 6 * 5
+    size = codes // 2 if bits <= 4 else codes
+    assert [sizes[name] for name in signed] == [size] * 5
+    # All of them are there at one moment, with two tensors that have no sign.
+    assert program.needed["shortcut"] == 5 * size + 2 * codes // 2
+    # The sum takes the place of what it adds, also of what has a sign, if its codes are as narrow.
+    assert program.in_place == ({"sum": "shortcut"} if bits <= 4 else {})
     plain = ["-DQATLAB_PLAIN"] * (seed % 2)  # without vectors
     assert_computes_the_same(network, images, tmp_path, [*SANITIZED, *plain])
 
@@ -275,3 +299,29 @@ def test_images_may_be_given_by_places(tmp_path: Path) -> None:
 def test_vectors_read_behind_what_they_need() -> None:
     assert Kernel(8, False, 7, 2, 1).reads_beyond == 8
     assert Kernel(8, False, 8, 2, 1).reads_beyond == 0
+
+
+@pytest.mark.parametrize(
+    ("bits", "channels", "stored"),
+    [
+        ([7], [8, 8], [8]),  # 576 weights: three inner loops take more than a bit of each
+        ([7], [64, 64], [7]),  # 36,864 weights, an eighth of which is 4.6 kB
+        ([5], [8, 8], [8]),
+        ([5], [32, 32], [5]),
+        ([7, 8], [64, 64, 64], [7, 8]),
+        ([5, 4], [12] * 3, [8, 4]),
+        ([5, 4, 1], [12] * 4, [5, 4, 1]),  # whose inner loops are there anyway
+        ([4, 1, 5], [12] * 4, [4, 1, 5]),  # in any order
+        ([3], [8, 8], [3]),
+    ],
+)
+def test_weights_lie_in_bytes_where_that_takes_less_flash(
+    bits: list[int], channels: list[int], stored: list[int], tmp_path: Path
+) -> None:
+    network = convolutions(bits, channels)
+    program = c_program(network, names(network))
+    planes = [re.findall(rf" weights\w*_conv{i}\[", program.source) for i in range(len(bits))]
+    # A name for each plane where it is declared; those of 5, 6 and 7 bits are two, two and three.
+    assert [len(set(own)) for own in planes] == [own.bit_count() for own in stored]
+    images = torch.randint(0, 256, (2, *network.input.shape))
+    assert_computes_the_same(network, images, tmp_path)

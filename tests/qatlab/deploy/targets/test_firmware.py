@@ -9,9 +9,11 @@ import pytest
 import torch
 from networks import EXAMPLE, NETWORKS, PIXEL, convert
 from programs import names
-from random_layers import answered, random_layers, site
+from random_layers import answered, convolutions, random_layers, random_shortcut, site
 
-from qatlab.deploy.c import c_program
+from qatlab.deploy.c import blocks, c_program
+from qatlab.deploy.c.kernels import Kernel
+from qatlab.deploy.c.runtime import used
 from qatlab.deploy.integer import Codes, IntegerNetwork, compute, lower, with_rescale
 from qatlab.deploy.integer.operations import Convolve, FixedRescale, Input
 from qatlab.deploy.integer.weights import largest_accumulator
@@ -41,6 +43,12 @@ def assert_computes_the_same(network: IntegerNetwork, images: torch.Tensor, core
 def test_random_layers_answer_as_integers_do(core: str, seed: int) -> None:
     network, images = random_layers(1000 + seed)
     assert_computes_the_same(network, images, core)
+
+
+@takes_qemu
+@pytest.mark.parametrize("core", CORES)
+def test_codes_with_a_sign_of_half_a_byte_answer_as_integers_do(core: str) -> None:
+    assert_computes_the_same(*random_shortcut(2, 4), core)
 
 
 @takes_qemu
@@ -143,3 +151,68 @@ def test_unknown_cores_and_missing_programs_are_reported(monkeypatch: pytest.Mon
     told = str(caught.value)
     assert re.match(r"--target cortex-m4 takes arm-none-eabi-gcc and .*: apt-get install ", told)
     assert set(TARGETS) >= set(CORES)
+
+
+@takes_qemu
+@pytest.mark.parametrize(
+    ("bits", "channels"),
+    [
+        ([5, 4], [12, 12, 12]),
+        ([5, 4, 1], [12, 12, 12, 12]),
+        ([5, 7, 3, 4], [24, 24, 24, 24, 24]),
+        ([5, 6, 7, 7, 6, 5], [6, 10, 16, 40, 24, 12, 8]),
+    ],
+)
+def test_weights_are_stored_so_that_the_built_program_is_the_smallest(
+    bits: list[int], channels: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = convolutions(bits, channels)
+
+    def flash() -> int:
+        program = c_program(network, names(network))
+        return Firmware(program.source, program.is_whole, target_of("cortex-m4")).flash
+
+    found, others = flash(), []
+    for at in (0, -1):  # all in bytes, all in planes
+        monkeypatch.setattr(
+            blocks, "least", lambda layers, at=at: {own.op.name: own.ways[at] for own in layers}
+        )
+        others.append(flash())
+    assert len(set(others)) == 2
+    assert found <= min(others)
+
+
+@takes_qemu
+def test_the_code_of_an_inner_loop_takes_what_it_is_said_to() -> None:
+    kernels = [
+        Kernel(bits, is_twofold, words, places, 1)
+        for bits, is_twofold in (
+            (1, True),
+            (2, True),
+            (4, True),
+            (2, False),
+            (4, False),
+            (8, False),
+        )
+        for words in (2, 4)
+        for places in (1, 2)
+    ]
+    text = "\n\n".join(own.text() for own in kernels)
+    calls = "".join(f"{own.name}(w, x, 64, all, sums);" for own in kernels)
+    source = "\n\n".join(
+        [
+            "#include <stdint.h>\n#define QATLAB_IMAGE_BYTES 1\n#define QATLAB_CLASSES 1",
+            "typedef int64_t qatlab_number;",
+            *used(text),
+            text.replace("static void", "__attribute__((noinline)) static void"),
+            "static uint32_t w[256]; static qatlab_pair x[256]; static int32_t all[2], sums[8];",
+            f"static int32_t qatlab_infer(const uint8_t *image, qatlab_number *outputs) {{{calls}"
+            "outputs[0] = sums[0] + image[0]; return 0; }",
+        ]
+    )
+    built = Firmware(source, True, target_of("cortex-m4")).code
+    for own in kernels:
+        assert own.size == pytest.approx(built[own.name], rel=0.3), own.name
+    assert sum(own.size for own in kernels) == pytest.approx(
+        sum(built[own.name] for own in kernels), rel=0.1
+    )
