@@ -20,7 +20,8 @@ COLUMNS = (
 def markdown_table(settings: Sequence[Setting]) -> list[str]:
     """Return the lines of a table, one for each setting: its seeds as mean and standard deviation.
 
-    ``bits`` are those of weights and of activations; ``s/epoch`` is the median of the seeds.
+    ``bits`` are those of weights and of activations, ``s/epoch`` is the median of the seeds,
+    ``commit`` that of the project in which they were started, or of qatlab.
     """
     return [_line(COLUMNS), "|" + "---|" * len(COLUMNS), *(_line(_row(one)) for one in settings)]
 
@@ -35,6 +36,7 @@ def _row(setting: Setting) -> list[str]:
     seconds = [
         one.seconds / count for one in setting.runs if one.seconds and (count := _count(one))
     ]
+    commits = {(one.project_commit or one.commit)[:7] or "none" for one in setting.runs}
     deviation = "" if setting.deviation is None else f"{100 * setting.deviation:.2f}"
     return [
         *(setting.label, "/".join(dict.fromkeys(bits)), run.epochs),
@@ -42,7 +44,7 @@ def _row(setting: Setting) -> list[str]:
         f"{statistics.median(seconds):.0f}" if seconds else "",
         ", ".join(str(one.seed) for one in setting.runs),
         *("none" if setting.mean is None else f"{100 * setting.mean:.2f}", deviation),
-        ", ".join(sorted({one.commit[:7] or "none" for one in setting.runs})),
+        ", ".join(sorted(commits)),
     ]
 
 

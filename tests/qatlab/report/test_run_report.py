@@ -34,6 +34,18 @@ def test_a_row_has_bits_costs_and_the_time_of_an_epoch(
     assert cells[4] == f"{operations:,}"
 
 
+def test_the_commit_of_an_own_project_stands_in_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, commit in ((1, "fedcba9876543210"), (2, "")):
+        write_result(tmp_path / str(seed), "lenet", seed, top1=0.98)
+        result = json.loads((tmp_path / str(seed) / "result.json").read_text())
+        result["environment"]["project_commit"] = commit
+        (tmp_path / str(seed) / "result.json").write_text(json.dumps(result))
+    main([str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[2].endswith("| 0123456, fedcba9 |")
+
+
 def test_runs_that_recorded_no_overrides_are_told_apart_by_their_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
