@@ -2,7 +2,7 @@
 
     python -m benchmarks.step_cost [--models resnet20 efficientnet_b0 ...] [--methods lsq sat]
     [--modes keep recompute compact compiled] [--bits 4] [--pairs 15]
-    [--peers]
+    [--peers] [--nhwc] [--bf16]
 
 One step is forward, cross entropy, backward and SGD with momentum. The float network and a
 candidate step in turn, A B B A, in one process; a figure is the median over pairs of the ratio of
@@ -92,6 +92,8 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], int, int]] = {
 class Candidate:
     """A network with its optimizer, a batch, and how to compute it."""
 
+    bf16 = False  # whether steps are taken under autocast
+
     def __init__(self, model: nn.Module, images: Tensor, mode: str | None = None) -> None:
         self.model = torch.compile(model.train(), dynamic=False) if mode == COMPILED else model
         self.compiled = mode == COMPILED
@@ -102,7 +104,7 @@ class Candidate:
 
     def loss(self) -> Tensor:
         """Return the loss of the batch."""
-        with self.memory:
+        with self.memory, torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             return F.cross_entropy(self.model(self.images), self.labels)
 
     def step(self) -> float:
@@ -214,7 +216,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--peers", action="store_true", help="those installed, too")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--nhwc", action="store_true", help="networks and images as channels_last")
+    parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
     arguments = parser.parse_args()
+    Candidate.bf16 = arguments.bf16
+    layout = torch.channels_last if arguments.nhwc else torch.contiguous_format
     torch.set_num_threads(arguments.threads)
     print(
         f"torch {torch.__version__}, {arguments.threads} threads, {platform.machine()}, "
@@ -225,8 +231,8 @@ def main() -> None:
     for name in arguments.models:
         make, batch, side = MODELS[name]
         torch.manual_seed(0)
-        images = torch.randn(batch, 3, side, side)
-        network = make(num_classes=10)
+        images = torch.randn(batch, 3, side, side).contiguous(memory_format=layout)
+        network = make(num_classes=10).to(memory_format=layout)  # type: ignore[call-overload]
         floor = Candidate(copy.deepcopy(network), images)
         floor_memory = memory(floor)
         for peer, convert in PEERS.items() if arguments.peers else ():
