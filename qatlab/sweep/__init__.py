@@ -8,9 +8,11 @@ from qatlab.sweep.jobs import (
     Watch,
     check_overrides,
     claim_gpu,
+    path_override,
     print_notes,
     records_jobs,
     resume_override,
+    start_training,
     take_notes,
     train_in_subprocess,
 )
@@ -24,9 +26,11 @@ __all__ = [
     "claim_gpu",
     "expanded",
     "is_file",
+    "path_override",
     "print_notes",
     "records_jobs",
     "resume_override",
+    "start_training",
     "take_notes",
     "train_in_subprocess",
 ]
