@@ -33,7 +33,11 @@ def main(words: Sequence[str]) -> None:
         "docs/mixed_precision.md",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, help="file of rules to write, which rules= of a training takes"
+        "-o",
+        "--output",
+        type=Path,
+        help="file of rules to write, which rules= of a training takes; of searches that train, "
+        "one in outputs/searches unless it is given",
     )
     parser.add_argument("--checkpoint", default="best", help="best, last, or a file of the run's")
     given = parser.parse_intermixed_args(words)  # options stand anywhere

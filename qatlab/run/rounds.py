@@ -13,7 +13,6 @@ from qatlab.mixed_precision import Assignment, Choice, Found, Limit, best, small
 from qatlab.mixed_precision.found import DONE
 from qatlab.run.search import Search
 from qatlab.run.trained_search import EPOCHS, Asked, TrainedSearch
-from qatlab.system.terminal import say
 
 ROUNDS = 5  # unless the user says otherwise: 31 budgets are told apart
 ROUNDING = 1e-9  # of a difference of two accuracies, in points
@@ -35,11 +34,7 @@ def run(asked: Asked, max_drop: float) -> None:
     accuracy = searched.record.accuracy
     assert accuracy is not None
     enough = accuracy - max_drop / 100
-    say(
-        f"{asked.folder} has {accuracy:.2%} of the validation images right; {enough:.2%} are "
-        f"enough, and {cost} is made small."
-    )
-    searched.begin()
+    searched.begin(f"{enough:.2%} are enough, and {cost} is made small")
     if not searched.record.points:
         budgets = asked.budgets
         searched.record.points = points(searched.search, cost, budgets, 2**rounds - 1)

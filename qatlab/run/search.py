@@ -53,6 +53,7 @@ from qatlab.system.terminal import say, show, wide_console
 OF_PROGRAMS = ("flash", "ram", "instructions")
 BATCH = 64  # images that are computed at once, with all that lies between layers kept
 TRIES = 8  # corrections of what a program is said to take by what it does take
+NO_PHASES_BEFORE = ("first_epochs=null", "float_epochs=0", "clamp_epochs=0")
 CORE = "cortex-m4"  # that programs are built for, if no other is asked for
 
 
@@ -421,7 +422,7 @@ def about(folder: Path, found: Found) -> str:
 def _train_command(search: Search, folder: Path, checkpoint: str, output: Path) -> str:
     """Return what to type next."""
     words = train_words(folder, checkpoint, search.quant, search.leaves)
-    words.insert(-2 - search.leaves, path_override("rules", output))
+    words.insert(words.index("schedule=quantize_only"), path_override("rules", output))
     return shlex.join(["qatlab", "train", *words, f"name={output.stem}"])
 
 
@@ -440,6 +441,8 @@ def train_words(folder: Path, checkpoint: str, quant: str | None, leaves: bool) 
     words += [f"quant={quant}"] * (quant is not None)
     weights = folder if checkpoint == "best" else own_checkpoint(find_run(folder), checkpoint)
     words += ["schedule=quantize_only", path_override("init_weights", weights)]
+    if any(word.startswith("experiment=") for word in words):  # which may have epochs of its own
+        words[-1:-1] = [f"schedule.{key}" for key in NO_PHASES_BEFORE]
     return [*words, *["target=c"] * leaves]
 
 

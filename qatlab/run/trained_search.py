@@ -7,6 +7,7 @@ run, and write down each before and behind its training, so that a search that w
 from __future__ import annotations
 
 import hashlib
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -147,13 +148,17 @@ class TrainedSearch:
         own = train_words(asked.folder, asked.checkpoint, asked.settings.quant, leaves)
         return [*(w for w in own if w.lstrip("+~").partition("=")[0] not in keys), *given]
 
-    def begin(self) -> None:
+    def begin(self, aim: str) -> None:
         """Say what it will take, and measure what each width loses, unless that is known.
+
+        Args:
+            aim: what is looked for, in words.
 
         Raises:
             QatlabError: if nothing is within the budgets, or another process searches here.
         """
         settings, known = self.asked.settings, self.record.found
+        say(f"{self.asked.folder} has {self._told_accuracy()}; {aim}.")
         epochs = f"{self._epochs} epoch{'s' * (self._epochs != 1)}"
         say(
             f"At most {self._most} {self.one}s of {epochs} each{self._time()}. To watch: qatlab "
@@ -172,6 +177,17 @@ class TrainedSearch:
         self.record.sensitivity = self.search.sensitivity
         self.record.uniform = self.search.uniform()
         self.record.save()
+
+    def _told_accuracy(self) -> str:
+        """Return what the run has reached, and how far that is off by the choice of images."""
+        share, counts = self.record.accuracy, self._result.get("images")
+        assert share is not None
+        own = counts.get("validation") if isinstance(counts, dict) else None
+        count = sum(own.values()) if isinstance(own, dict) else 0
+        if count < 1:
+            return f"{share:.2%} of the validation images right"
+        error = 100 * math.sqrt(share * (1 - share) / count)
+        return f"{share:.2%} of {count:,} validation images right (standard error {error:.2f})"
 
     def _time(self) -> str:
         """Return what the trainings will take, from what the run has taken."""
@@ -239,7 +255,7 @@ class TrainedSearch:
         """Return the accuracy of an assignment in percent, and what that is against the run's."""
         assert found.trained is not None
         assert found.trained.accuracy is not None
-        return f"{found.trained.accuracy:.2%} ({-self.drop(found):+.2f} points)"
+        return f"{found.trained.accuracy:.2%} ({_against(self.drop(found))} points)"
 
     def drop(self, found: Found) -> float:
         """Return the points that an assignment loses; infinite if its training has failed."""
@@ -293,7 +309,7 @@ class TrainedSearch:
                 f"{own.costs['mean_bits']:.2f}",
                 f"{own.costs[self.cost]:,.6g}",
                 f"{trained.accuracy:.2%}" if known else "",
-                f"{-self.drop(own):+.2f}" if known else "",
+                _against(self.drop(own)) if known else "",
                 Text(remark(own) + " (the answer)" * (i == chosen)),
             )
         show(table)
@@ -314,3 +330,8 @@ class TrainedSearch:
         marks = {self.asked.folder.name: self.record.accuracy}
         marks |= {} if line is None else {"enough": line}
         bits_figure.trained(points, marks, f"{cost.name} ({cost.unit})", path, path.stem)
+
+
+def _against(drop: float) -> str:
+    """Return what an accuracy is against the run's, in points: ``+0.20`` is better."""
+    return f"{round(-drop, 2) + 0.0:+.2f}"  # not -0.00

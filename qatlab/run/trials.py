@@ -46,7 +46,8 @@ def run(asked: Asked) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     cost, count = next(iter(asked.budgets)), asked.settings.trials or TRIALS
     searched = TrainedSearch(asked, cost, "trial", count)
-    searched.begin()
+    within = " and ".join(f"{name} of {most:,.6g}" for name, most in asked.budgets.items())
+    searched.begin(f"the most accurate network within {within} is looked for")
     first = _first(searched.search, asked.budgets)
     known = searched.record.found
     for number in range(count):

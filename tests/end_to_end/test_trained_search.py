@@ -59,6 +59,7 @@ def test_the_smallest_network_that_holds_is_found_and_survives_sigkill(
     ended = search(lenet, whole, *words)
     assert ended.code == 0, ended.output
     assert "At most 2 rounds of 1 epoch each" in ended.output
+    assert "% of 1,000 validation images right (standard error " in ended.output
     record = record_of(whole)
     chosen = record["found"][record["chosen"]]
     reference = json.loads((lenet / "result.json").read_text())["best"]["float"]["val/acc"]
