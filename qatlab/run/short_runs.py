@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, QatlabError
 from qatlab.mixed_precision.found import DONE, FAILED, PRUNED, Trained
 from qatlab.results import record
 from qatlab.sweep import path_override, resume_override, start_training
 from qatlab.system import files
 
 POLL_SECONDS = 0.2
+INTERRUPTED = 130  # exit code of a training after Ctrl-C or SIGTERM
 PATIENCE = 60.0  # seconds that a training has to end after it was asked to
 METRICS = "metrics.csv"
 PHASE, ACCURACY = "quantize", "val/acc"
@@ -49,6 +50,11 @@ class ShortRuns:
             folder: of the run.
             stop: is asked once for each epoch but the last, in order.
             tell: is told how many epochs are done.
+
+        Raises:
+            QatlabError: for a training that somebody, or the system, has ended: that tells
+                nothing of its network, and it can go on.
+            ConfigError: for one that has no accuracy.
         """
         watch = _Watch(folder, self.epochs, stop, tell)
         if watch.looks_on() and not (folder / record.RESULT).exists():
@@ -82,9 +88,13 @@ class ShortRuns:
                     time.sleep(POLL_SECONDS)
             finally:  # also after Ctrl-C, which reaches both
                 _end(process)
-            if watch.looks_on() and process.returncode != 0:
-                return _reason(errors, process.returncode)
-        return ""
+            code = process.returncode
+            if not watch.looks_on() or code == 0:
+                return ""
+            if code < 0 or code == INTERRUPTED:
+                how = f"signal {-code}" if code < 0 else "an interrupt"
+                raise QatlabError(f"{watch.folder} was ended by {how}; the same command goes on.")
+            return _reason(errors, code)
 
 
 class _Watch:
@@ -93,12 +103,13 @@ class _Watch:
     def __init__(self, folder: Path, epochs: int, stop: Stop, tell: Tell) -> None:
         self.accuracies: list[float] = []
         self.stopped: int | None = None  # the number of epochs after which it was to end
-        self._folder, self._epochs, self._stop, self._tell = folder, epochs, stop, tell
+        self.folder = folder
+        self._epochs, self._stop, self._tell = epochs, stop, tell
         self._asked = 0
 
     def looks_on(self) -> bool:
         """Look; return whether the training shall go on."""
-        self.accuracies = _accuracies(self._folder / METRICS)
+        self.accuracies = _accuracies(self.folder / METRICS)
         self._tell(len(self.accuracies))
         while self.stopped is None and self._asked < min(len(self.accuracies), self._epochs - 1):
             self._asked += 1
@@ -134,6 +145,4 @@ def _reason(errors: IO[str], code: int) -> str:
     sentences = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
     if sentences:
         return sentences[-1]
-    if code < 0:
-        return f"the process was ended by signal {-code}"
     return lines[-1] if lines else f"the process exited with code {code} without a message"

@@ -159,13 +159,13 @@ class TrainedSearch:
         """
         settings, known = self.asked.settings, self.record.found
         say(f"{self.asked.folder} has {self._told_accuracy()}; {aim}.")
-        epochs = f"{self._epochs} epoch{'s' * (self._epochs != 1)}"
+        most = _counted(self._most, self.one)
         say(
-            f"At most {self._most} {self.one}s of {epochs} each{self._time()}. To watch: qatlab "
-            f"status {self._place}. Killed, the same command goes on where it was."
+            f"At most {most} of {_counted(self._epochs, 'epoch')} each{self._time()}. To watch: "
+            f"qatlab status {self._place}. Killed, the same command goes on where it was."
         )
-        if known:
-            done = sum(own.trained is not None and own.trained.state != BEGUN for own in known)
+        done = sum(own.trained is not None and own.trained.state != BEGUN for own in known)
+        if done:
             say(f"{done} of them {'is' if done == 1 else 'are'} there already.")
         try:
             self.search = Search(self._run, self.asked.checkpoint, settings, self._kinds)
@@ -198,7 +198,7 @@ class TrainedSearch:
         each = seconds / total
         return (
             f": {clock(each * self._epochs * self._most)} in all at the {each:.1f} s that an epoch "
-            f"of {self.asked.folder} took, and {self._most} starts"
+            f"of {self.asked.folder} took, and {_counted(self._most, 'start')}"
         )
 
     def add(self, found: Found) -> None:
@@ -330,6 +330,10 @@ class TrainedSearch:
         marks = {self.asked.folder.name: self.record.accuracy}
         marks |= {} if line is None else {"enough": line}
         bits_figure.trained(points, marks, f"{cost.name} ({cost.unit})", path, path.stem)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _against(drop: float) -> str:

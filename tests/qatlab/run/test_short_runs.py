@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qatlab.errors import ConfigError
+from qatlab.errors import ConfigError, QatlabError
 from qatlab.run import short_runs
 from qatlab.run.short_runs import ShortRuns
 from qatlab.system import files
@@ -103,7 +103,6 @@ def test_what_was_begun_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
-        ("import os; os.kill(os.getpid(), 9)", "the process was ended by signal 9"),
         ("raise SystemExit(3)", "the process exited with code 3 without a message"),
         ("import sys; print('a trace\\nIndexError: x', file=sys.stderr); sys.exit(1)", "Index"),
     ],
@@ -115,6 +114,21 @@ def test_why_a_training_failed_is_known(
     found = ShortRuns(3).train([], tmp_path / "round_1", never, lambda done: None)
     assert found.state == "failed"
     assert found.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("program", "how"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "signal 9"),
+        ("raise SystemExit(130)", "an interrupt"),
+    ],
+)
+def test_what_ended_a_training_from_outside_tells_nothing_of_its_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, how: str
+) -> None:
+    started(monkeypatch, program)
+    with pytest.raises(QatlabError, match=f"round_1 was ended by {how}; the same command goes on"):
+        ShortRuns(3).train([], tmp_path / "round_1", never, lambda done: None)
 
 
 def test_a_training_ends_with_what_interrupts_the_search(
