@@ -35,6 +35,7 @@ class Record:
         points: the numbers of the budget among which the answer is looked for.
         found: all assignments that were trained, or begun, in this order.
         uniform: one width for all, not trained.
+        max_drop: points of accuracy that may be lost; None if that is not what is looked for.
         chosen: which of ``found`` is the answer; None as long as there is none.
     """
 
@@ -46,6 +47,7 @@ class Record:
     points: Sequence[float] = ()
     found: list[Found] = field(default_factory=list)
     uniform: Sequence[Found] = ()
+    max_drop: float | None = None
     chosen: int | None = None
 
     @classmethod
@@ -74,6 +76,7 @@ class Record:
                 content["points"],
                 [Found.from_json(own) for own in content["found"]],
                 [Found.from_json(own) for own in content["uniform"]],
+                content["max_drop"],
                 content["chosen"],
             )
             before, now = {kept.run, *kept.words}, {asked.run, *asked.words}
@@ -101,6 +104,7 @@ class Record:
             "points": self.points,
             "found": [own.to_json() for own in self.found],
             "uniform": [own.to_json() for own in self.uniform],
+            "max_drop": self.max_drop,
             "chosen": self.chosen,
         }
         files.write_json(self.path, content)

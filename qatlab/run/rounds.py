@@ -34,6 +34,7 @@ def run(asked: Asked, max_drop: float) -> None:
     accuracy = searched.record.accuracy
     assert accuracy is not None
     enough = accuracy - max_drop / 100
+    searched.record.max_drop = max_drop
     searched.begin(f"{enough:.2%} are enough, and {cost} is made small")
     if not searched.record.points:
         budgets = asked.budgets
@@ -48,16 +49,17 @@ def run(asked: Asked, max_drop: float) -> None:
         aims = wider_first(searched.search.sensitivity.losses)
         return searched.search.found(limits, exact=True, aims=aims, soft=cost)
 
-    low, high, number = 0, len(searched.record.points), 0
+    low, high, known = 0, len(searched.record.points), searched.record.found
     while low < high:
         middle = (low + high) // 2
-        if number == len(searched.record.found):
+        point = searched.record.points[middle]
+        # Also those that were trained for another drop.
+        at = next((i for i, own in enumerate(known) if own.limits[cost] == point), len(known))
+        if at == len(known):
             searched.add(make(middle))
-        found = searched.train(number)
-        low, high = (low, middle) if holds(found) else (middle + 1, high)
-        number += 1
-    held = [i for i, own in enumerate(searched.record.found) if holds(own)]
-    chosen = min(held, key=lambda i: searched.record.found[i].costs[cost], default=None)
+        low, high = (low, middle) if holds(searched.train(at)) else (middle + 1, high)
+    held = [i for i, own in enumerate(known) if holds(own)]
+    chosen = min(held, key=lambda i: known[i].costs[cost], default=None)
     searched.finish(chosen, lambda own: "holds" if holds(own) else "loses too much", enough)
     if chosen is None:
         raise ConfigError(_short_by(searched, max_drop))

@@ -38,6 +38,7 @@ from qatlab.system import files
 from qatlab.system.terminal import clock, say, show
 
 PLACE = Path("outputs/searches")  # of what is found, unless -o says otherwise
+CHANGEABLE = ("trials=", "budget.max_drop=")  # when a search goes on
 EPOCHS = "schedule.quantize_epochs"
 FEW = f"{EPOCHS}=3"  # of each training, unless the user says otherwise
 
@@ -104,7 +105,7 @@ class TrainedSearch:
         self._runs = ShortRuns(int(cfg.schedule.quantize_epochs), names)
         if self._runs.epochs < 1:
             raise ConfigError(f"{EPOCHS}=0 trains nothing. Accepted: a whole number above 0.")
-        words = [word for word in asked.words if not word.startswith("trials=")]
+        words = [word for word in asked.words if not word.startswith(CHANGEABLE)]
         self.output = asked.output or self._own_place(words)
         self._place = self.output.with_suffix(".search")
         file = self.output.with_suffix(".search.json")
@@ -229,8 +230,7 @@ class TrainedSearch:
             files.write_text(rules, rules_text(found, about(self.asked.folder, found)))
             words = [*self._words(), path_override("rules", rules)]
             words.append(f"name={self.output.stem}_{name}")
-            title = f"{self.one} {number + 1} of {self._most}"
-            with progress(title, self._runs.epochs) as advance:
+            with progress(f"{self.one} {number + 1}", self._runs.epochs) as advance:
                 trained = self._runs.train(
                     words, folder, stop, lambda done: advance.to(done, self._runs.epochs)
                 )
@@ -239,7 +239,7 @@ class TrainedSearch:
             self.record.save()
             if trained.state == FAILED and number == 0:
                 raise QatlabError(f"{folder}: {trained.reason}")
-        say(f"{self.one} {number + 1} of at most {self._most}: {self._told(found)}")
+        say(f"{self.one} {number + 1}: {self._told(found)}")
         return found
 
     def _told(self, found: Found) -> str:
@@ -247,9 +247,9 @@ class TrainedSearch:
         assert trained is not None
         bits = f"{found.costs['mean_bits']:.2f} bits, {self.cost} {found.costs[self.cost]:,.6g}"
         if trained.accuracy is None:
-            return f"{bits}: failed, {trained.reason}"
-        pruned = f", pruned after epoch {len(trained.accuracies)}" * (trained.state == PRUNED)
-        return f"{bits}: {self.scored(found)}{pruned}"
+            return f"{bits}: {_state(trained)}"
+        more = f", {_state(trained)}" * (trained.state != DONE)
+        return f"{bits}: {self.scored(found)}{more}"
 
     def scored(self, found: Found) -> str:
         """Return the accuracy of an assignment in percent, and what that is against the run's."""
@@ -271,7 +271,7 @@ class TrainedSearch:
 
         Args:
             chosen: which of the trainings is the answer; None if none is.
-            remark: what is said of each in the table.
+            remark: what is said of each in the table that was trained to its end.
             line: an accuracy that is marked on the picture.
         """
         self.record.chosen = chosen
@@ -304,13 +304,14 @@ class TrainedSearch:
             trained = own.trained
             assert trained is not None
             known = trained.accuracy is not None
+            said = remark(own) if trained.state == DONE else _state(trained)
             table.add_row(
                 str(i + 1),
                 f"{own.costs['mean_bits']:.2f}",
                 f"{own.costs[self.cost]:,.6g}",
                 f"{trained.accuracy:.2%}" if known else "",
                 _against(self.drop(own)) if known else "",
-                Text(remark(own) + " (the answer)" * (i == chosen)),
+                Text(f"{said} (the answer)".strip() if i == chosen else said),
             )
         show(table)
 
@@ -330,6 +331,13 @@ class TrainedSearch:
         marks = {self.asked.folder.name: self.record.accuracy}
         marks |= {} if line is None else {"enough": line}
         bits_figure.trained(points, marks, f"{cost.name} ({cost.unit})", path, path.stem)
+
+
+def _state(trained: Trained) -> str:
+    """Return what became of a training, in words."""
+    if trained.state == PRUNED:
+        return f"pruned after epoch {len(trained.accuracies)}"
+    return f"failed, {trained.reason}" if trained.state == FAILED else trained.state
 
 
 def _counted(count: int, what: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from qatlab.errors import ConfigError
 from qatlab.mixed_precision import Assignment, Choice, Choices, Found, Tensor
-from qatlab.mixed_precision.found import DONE, FAILED, PRUNED
+from qatlab.mixed_precision.found import DONE, PRUNED
 from qatlab.run.search import Search
 from qatlab.run.short_runs import Stop
 from qatlab.run.trained_search import Asked, TrainedSearch
@@ -49,6 +49,9 @@ def run(asked: Asked) -> None:
     within = " and ".join(f"{name} of {most:,.6g}" for name, most in asked.budgets.items())
     searched.begin(f"the most accurate network within {within} is looked for")
     first = _first(searched.search, asked.budgets)
+    uniform = ", ".join(str(max(own.assignment.values())) for own in first[1:])
+    also = f", then {uniform} bits for all" if uniform else "; one width for all does not fit"
+    say(f"Tried first: what sums of losses find{also}.")
     known = searched.record.found
     for number in range(count):
         if number == len(known):
@@ -61,17 +64,9 @@ def run(asked: Asked) -> None:
     done = [i for i, own in enumerate(known) if own.trained and own.trained.state == DONE]
     # Of equal ones the smallest, and of these the first.
     chosen = min(done, key=lambda i: (searched.drop(known[i]), known[i].costs[cost]), default=None)
-    searched.finish(chosen, _words, None)
+    searched.finish(chosen, lambda own: "", None)
     if chosen is None:
         raise ConfigError("no training has ended; what was wrong stands above.")
-
-
-def _words(found: Found) -> str:
-    trained = found.trained
-    assert trained is not None
-    if trained.state == PRUNED:
-        return f"pruned after epoch {len(trained.accuracies)}"
-    return trained.reason if trained.state == FAILED else trained.state
 
 
 def _first(search: Search, budgets: Mapping[str, float]) -> list[Found]:

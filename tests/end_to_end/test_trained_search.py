@@ -64,6 +64,7 @@ def test_the_smallest_network_that_holds_is_found_and_survives_sigkill(
     chosen = record["found"][record["chosen"]]
     reference = json.loads((lenet / "result.json").read_text())["best"]["float"]["val/acc"]
     assert record["reference"]["accuracy"] == reference
+    assert record["max_drop"] == 0.5
     assert chosen["trained"]["accuracy"] >= reference - 0.005
     (widest,) = (own for own in record["uniform"] if {o["bits"] for o in own["bits"]} == {8})
     assert chosen["costs"]["size"] < 0.8 * widest["costs"]["size"]
@@ -97,9 +98,14 @@ def test_the_smallest_network_that_holds_is_found_and_survives_sigkill(
     again = search(lenet, killed, *words)  # nothing is trained, and the answer is the same
     assert again.code == 0, again.output
     assert record_of(killed) == record
-    other = search(lenet, killed, "budget.max_drop=0.1", *words[1:])
+    # Another drop takes what is trained already.
+    more = search(lenet, killed, "budget.max_drop=5", *words[1:])
+    assert more.code == 0, more.output
+    assert record_of(killed) == {**record, "max_drop": 5.0}
+    assert first.stat().st_mtime_ns == before
+    other = search(lenet, killed, *words, "minimize=bops")
     assert other.code == 1
-    assert "with budget.max_drop=0.5 where this one has budget.max_drop=0.1" in other.output
+    assert "of another search, with nothing where this one has minimize=bops" in other.output
 
 
 def test_a_drop_that_cannot_be_reached_is_refused_with_what_is_missing(
@@ -141,6 +147,7 @@ def test_trials_are_pruned_and_survive_sigkill(lenet: Path, tmp_path: Path) -> N
     killed.parent.mkdir()
     ended = search(lenet, whole, *words)
     assert ended.code == 0, ended.output
+    assert "Tried first: what sums of losses find, then " in ended.output
     record = record_of(whole)
     found = record["found"]
     assert len(found) == 7

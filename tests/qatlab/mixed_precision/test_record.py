@@ -13,7 +13,7 @@ WEIGHT, SITE = Tensor("weight", "conv1"), Tensor("activation", "relu1")
 
 
 def record(path: Path) -> Record:
-    own = Record.begin(path, "runs/lenet", ["budget.max_drop=1", "rounds=2"])
+    own = Record.begin(path, "runs/lenet", ["minimize=size", "rounds=2"])
     own.accuracy = 0.875
     losses = {(WEIGHT, 2): 0.5, (WEIGHT, 8): 0.0, (SITE, 8): 0.0}
     own.sensitivity = Sensitivity(0.25, losses, 64)
@@ -29,7 +29,7 @@ def record(path: Path) -> Record:
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     own = record(tmp_path / "r.search.json")
     own.save()
-    again = Record.begin(own.path, "runs/lenet", ["rounds=2", "budget.max_drop=1"])
+    again = Record.begin(own.path, "runs/lenet", ["rounds=2", "minimize=size"])
     assert again.found[0].assignment == own.found[0].assignment
     assert again.found[0].measured == (0.8, 0.7)
     assert again.found[0].trained == own.found[0].trained
@@ -42,8 +42,8 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("run", "words", "told"),
     [
-        ("runs/other", ["budget.max_drop=1", "rounds=2"], "with runs/lenet where this one has"),
-        ("runs/lenet", ["budget.max_drop=1"], "with rounds=2 where this one has nothing"),
+        ("runs/other", ["minimize=size", "rounds=2"], "with runs/lenet where this one has"),
+        ("runs/lenet", ["minimize=size"], "with rounds=2 where this one has nothing"),
     ],
 )
 def test_the_record_of_another_search_is_refused(
