@@ -46,7 +46,7 @@ from qatlab.results import bits_figure
 from qatlab.results.record import find_run
 from qatlab.run.belonging import own_checkpoint
 from qatlab.run.mixed import Subject
-from qatlab.sweep import path_override
+from qatlab.sweep import setting
 from qatlab.system import files
 from qatlab.system.terminal import say, show, wide_console
 
@@ -422,8 +422,8 @@ def about(folder: Path, found: Found) -> str:
 def _train_command(search: Search, folder: Path, checkpoint: str, output: Path) -> str:
     """Return what to type next."""
     words = train_words(folder, checkpoint, search.quant, search.leaves)
-    words.insert(words.index("schedule=quantize_only"), path_override("rules", output))
-    return shlex.join(["qatlab", "train", *words, f"name={output.stem}"])
+    words.insert(words.index("schedule=quantize_only"), setting("rules", output))
+    return shlex.join(["qatlab", "train", *words, setting("name", output.stem)])
 
 
 def train_words(folder: Path, checkpoint: str, quant: str | None, leaves: bool) -> list[str]:
@@ -440,7 +440,7 @@ def train_words(folder: Path, checkpoint: str, quant: str | None, leaves: bool) 
     words = [word for word in own_words(find_run(folder)) if not left_out.match(word)]
     words += [f"quant={quant}"] * (quant is not None)
     weights = folder if checkpoint == "best" else own_checkpoint(find_run(folder), checkpoint)
-    words += ["schedule=quantize_only", path_override("init_weights", weights)]
+    words += ["schedule=quantize_only", setting("init_weights", weights)]
     if any(word.startswith("experiment=") for word in words):  # which may have epochs of its own
         words[-1:-1] = [f"schedule.{key}" for key in NO_PHASES_BEFORE]
     return [*words, *["target=c"] * leaves]

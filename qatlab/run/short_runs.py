@@ -18,7 +18,7 @@ from typing import IO
 from qatlab.errors import ConfigError, QatlabError
 from qatlab.mixed_precision.found import DONE, FAILED, PRUNED, Trained
 from qatlab.results import record
-from qatlab.sweep import path_override, resume_override, start_training
+from qatlab.sweep import resume_override, setting, start_training
 from qatlab.system import files
 
 POLL_SECONDS = 0.2
@@ -77,7 +77,7 @@ class ShortRuns:
         if (folder / record.CONFIG).exists():
             allow = [f"allow=[{','.join(self.allow)}]"] if self.allow else []
             return [resume_override(folder), *allow]
-        return [*words, path_override("hydra.run.dir", folder)]
+        return [*words, setting("hydra.run.dir", folder)]
 
     def _run(self, words: Sequence[str], watch: _Watch) -> str:
         """Train; return why that has failed, or ""."""

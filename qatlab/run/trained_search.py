@@ -33,7 +33,7 @@ from qatlab.run.search import (
     train_words,
 )
 from qatlab.run.short_runs import ACCURACY, ShortRuns, Stop
-from qatlab.sweep import path_override
+from qatlab.sweep import setting
 from qatlab.system import files
 from qatlab.system.terminal import clock, say, show
 
@@ -228,8 +228,8 @@ class TrainedSearch:
             folder = self._place / name
             rules = folder.with_suffix(".yaml")
             files.write_text(rules, rules_text(found, about(self.asked.folder, found)))
-            words = [*self._words(), path_override("rules", rules)]
-            words.append(f"name={self.output.stem}_{name}")
+            words = [*self._words(), setting("rules", rules)]
+            words.append(setting("name", f"{self.output.stem}_{name}"))
             with progress(f"{self.one} {number + 1}", self._runs.epochs) as advance:
                 trained = self._runs.train(
                     words, folder, stop, lambda done: advance.to(done, self._runs.epochs)
@@ -291,9 +291,9 @@ class TrainedSearch:
             f"{self.output.parent / best.trained.run}."
         )
         say(f"Written: {self.output}, {self.record.path.name} and {picture.name} beside it.")
-        rules = path_override("rules", self.output)
+        rules = setting("rules", self.output)
         words = [w for w in self._words() if not w.startswith(f"{EPOCHS}=")]
-        words += [rules, f"name={self.output.stem}"]
+        words += [rules, setting("name", self.output.stem)]
         say(f"Train it longer: {shlex.join(['qatlab', 'train', *words])}")
 
     def _print_table(self, chosen: int | None, remark: Callable[[Found], str]) -> None:

@@ -241,9 +241,9 @@ class SweepJob:
             files.write_json(file, asdict(self._note))
 
 
-def path_override(key: str, path: Path) -> str:
-    """Return the setting of a path; a sweep's folders have names that Hydra needs quotes for."""
-    name = str(path)
+def setting(key: str, value: object) -> str:
+    """Return a setting; a path or a name gets quotes where Hydra would read it otherwise."""
+    name = str(value)
     if not re.fullmatch(r"[\w./+-]+", name, re.ASCII):
         name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"{key}={name}"
@@ -251,7 +251,7 @@ def path_override(key: str, path: Path) -> str:
 
 def resume_override(run: Path) -> str:
     """Return the setting that resumes a run."""
-    return path_override("resume", run)
+    return setting("resume", run)
 
 
 def start_training(words: Sequence[str], **streams: Any) -> subprocess.Popen[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from qatlab.run.loading import composed
 from qatlab.run.search import train_words
+from qatlab.sweep import setting
 from qatlab.system import files
 
 
@@ -35,6 +36,11 @@ def test_the_words_of_the_newest_run_of_a_name_are_taken(tmp_path: Path) -> None
     newest = run(tmp_path / "lenet" / "2026-01-02", "data.batch_size=64")
     (newest.parent / "latest").symlink_to(newest.name)
     assert "data.batch_size=64" in train_words(newest.parent, "best", None, leaves=False)
+
+
+@pytest.mark.parametrize("name", ["lenet", "a b", "a=b,c", 'a"b'])
+def test_names_are_quoted_as_hydra_reads_them(name: str) -> None:
+    assert composed([setting("name", name)], "config").name == name
 
 
 def test_folders_are_quoted_as_hydra_reads_them(tmp_path: Path) -> None:
