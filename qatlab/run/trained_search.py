@@ -146,7 +146,8 @@ class TrainedSearch:
         keys = {word.lstrip("+~").partition("=")[0] for word in given}
         leaves = bool({*self._kinds} & {*OF_PROGRAMS})
         asked = self.asked
-        own = train_words(asked.folder, asked.checkpoint, asked.settings.quant, leaves)
+        # Of the run itself, not of its name, which a newer one may have had since.
+        own = train_words(self._run, asked.checkpoint, asked.settings.quant, leaves)
         return [*(w for w in own if w.lstrip("+~").partition("=")[0] not in keys), *given]
 
     def begin(self, aim: str) -> None:

@@ -25,12 +25,13 @@ SEARCHED = ("quant=lsq_4bit", "images=64", "widths.activation=[8]")
 
 @pytest.fixture(scope="module")
 def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A float LeNet, trained on 40 batches of MNIST."""
+    """The name of a float LeNet, trained on 40 batches of MNIST, whose newest run is ``first``."""
     place = tmp_path_factory.mktemp("lenet")
-    folder = place / "lenet"
+    folder = place / "lenet" / "first"
     ended = start_forked(place / "log", "train.py", *FLOAT, f"hydra.run.dir={folder}")
     assert ended.code == 0, ended.output
-    return folder
+    (folder.parent / "latest").symlink_to("first")
+    return folder.parent
 
 
 def search(run: Path, output: Path, *words: str, **environment: str) -> Ended:
@@ -62,7 +63,9 @@ def test_the_smallest_network_that_holds_is_found_and_survives_sigkill(
     assert "% of 1,000 validation images right (standard error " in ended.output
     record = record_of(whole)
     chosen = record["found"][record["chosen"]]
-    reference = json.loads((lenet / "result.json").read_text())["best"]["float"]["val/acc"]
+    reference = json.loads((lenet / "first" / "result.json").read_text())["best"]["float"][
+        "val/acc"
+    ]
     assert record["reference"]["accuracy"] == reference
     assert record["max_drop"] == 0.5
     assert chosen["trained"]["accuracy"] >= reference - 0.005
@@ -75,6 +78,8 @@ def test_the_smallest_network_that_holds_is_found_and_survives_sigkill(
         layers = json.loads((run / "layers.json").read_text())
         assert {(o["part"], o["name"]): o["bits"] for o in layers["layers"]} == bits_of(own)
         assert layers["size_bytes"] == own["costs"]["size"]
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert config["init_weights"] == str(lenet / "first")  # also if there is a newer one later
         best = json.loads((run / "result.json").read_text())["best"]["quantize"]["val/acc"]
         assert own["trained"]["accuracy"] == best
         assert own["trained"]["accuracies"] == [pytest.approx(best, abs=1e-6)]
