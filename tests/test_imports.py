@@ -56,7 +56,7 @@ ROOMS = {
             "torch",
             "pytorch_lightning",
         ),
-        *("safetensors", "filelock", "numpy", "hydra", "omegaconf", "rich", "yaml"),
+        *("safetensors", "filelock", "numpy", "hydra", "omegaconf", "rich", "yaml", "optuna"),
     },
     # It reads files only, so that it starts in a moment.
     "qatlab.report": {"qatlab.results", "plotly", "matplotlib", "numpy", "pandas"},

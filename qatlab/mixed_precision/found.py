@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import yaml
 
-from qatlab.mixed_precision.choices import Assignment
+from qatlab.mixed_precision.choices import Assignment, Tensor
 from qatlab.quant.rules import rules_of_bits
 
 RULE = "searched"  # names of rules begin with it
+BEGUN, DONE, PRUNED, FAILED = "begun", "done", "pruned", "failed"  # of a training
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a short training with an assignment has reached.
+
+    Attributes:
+        run: its folder, beside the record.
+        state: ``begun``, ``done``, ``pruned`` (ended early, as it was behind the others) or
+            ``failed``.
+        accuracy: share of validation images that are right in the best epoch; None without one.
+        accuracies: of each epoch that counts.
+        reason: why it failed.
+    """
+
+    run: str
+    state: str = BEGUN
+    accuracy: float | None = None
+    accuracies: Sequence[float] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -24,6 +45,7 @@ class Found:
         costs: by the name of the budget.
         limits: budgets that were to be kept.
         measured: loss and share of right answers of the whole assignment; None if not measured.
+        trained: a training with it; None if there was none.
     """
 
     assignment: Assignment
@@ -31,6 +53,7 @@ class Found:
     costs: Mapping[str, float]
     limits: Mapping[str, float] = field(default_factory=dict)
     measured: tuple[float, float] | None = None
+    trained: Trained | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -45,7 +68,26 @@ class Found:
                 {"name": tensor.name, "part": tensor.part, "bits": bits}
                 for tensor, bits in self.assignment.items()
             ],
+            "trained": None if self.trained is None else asdict(self.trained),
         }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Found:
+        """Return what :meth:`to_json` has made plain values of.
+
+        Raises:
+            LookupError, TypeError: if it is not of that form.
+        """
+        measured = content["measured_loss"], content["measured_accuracy"]
+        trained = content["trained"]
+        return cls(
+            {Tensor(own["part"], own["name"]): own["bits"] for own in content["bits"]},
+            content["predicted_loss"],
+            content["costs"],
+            content["budgets"],
+            None if measured[0] is None else measured,
+            None if trained is None else Trained(**trained),
+        )
 
 
 def rules_text(found: Found, about: str) -> str:

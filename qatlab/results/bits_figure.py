@@ -79,3 +79,53 @@ def front(
     axes.grid(color=LIGHT_GREY)
     axes.legend(fontsize=9, edgecolor="none")
     save(figure, path, name)
+
+
+def trained(
+    points: Sequence[Mapping[str, Any]],
+    marks: Mapping[str, float],
+    label: str,
+    path: Path,
+    name: str = "",
+) -> None:
+    """Draw what short trainings have reached against a cost.
+
+    Args:
+        points: ``cost``, ``accuracy`` (a fraction), ``whole`` (not ended early) and ``chosen``.
+        marks: accuracies that are drawn as lines, by what they are called.
+        label: of the cost, with its unit.
+        path: picture to write; see :func:`~qatlab.results.figures.save`.
+        name: of what was searched, written on the picture.
+    """
+    figure = new_figure(7, 4.2)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    for text, accuracy in marks.items():
+        axes.axhline(100 * accuracy, color=GREY, linestyle="--", linewidth=1)
+        place = (1, 100 * accuracy)
+        transform = axes.get_yaxis_transform()
+        axes.text(*place, f"{text} ", transform=transform, ha="right", va="bottom", fontsize=8)
+    kinds = {True: (BLUE, "o", "trained"), False: (GREY, "x", "ended early")}
+    for whole, (color, marker, text) in kinds.items():
+        own = [(p["cost"], 100 * p["accuracy"]) for p in points if p["whole"] is whole]
+        if own:
+            axes.plot(*zip(*own, strict=True), marker, color=color, markersize=5, label=text)
+    chosen = [(p["cost"], 100 * p["accuracy"]) for p in points if p["chosen"]]
+    if chosen:
+        axes.plot(
+            *zip(*chosen, strict=True),
+            "o",
+            color=ORANGE,
+            markersize=11,
+            fillstyle="none",
+            label="the answer",
+        )
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.4g}")
+    )
+    axes.set_xlabel(label, fontsize=10)
+    axes.set_ylabel("top-1 on validation images (%)", fontsize=10)
+    axes.grid(color=LIGHT_GREY)
+    if points:
+        axes.legend(fontsize=9, edgecolor="none")
+    save(figure, path, name)

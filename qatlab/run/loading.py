@@ -113,14 +113,25 @@ def config_of(run: Path, checkpoint: str, allow: Sequence[str]) -> DictConfig:
     return cfg
 
 
-def _composed(words: Sequence[str]) -> DictConfig:
+def composed(words: Sequence[str], name: str) -> DictConfig:
+    """Return the configuration of a command, ``config`` to train or ``test``, without running it.
+
+    Raises:
+        QatlabError: for what a command would refuse before it builds anything.
+        HydraException: likewise.
+    """
     config.register()
     places.register()
     with initialize_config_dir(str(places.CONF), version_base="1.3"):
-        cfg = compose("test", overrides=list(words))
+        cfg = compose(name, overrides=list(words))
     cfg.folder = "."
     config.append_rules(cfg)
     config.check(cfg)
+    return cfg
+
+
+def _composed(words: Sequence[str]) -> DictConfig:
+    cfg = composed(words, "test")
     if cfg.init_weights is None:
         raise ConfigError(f"{' '.join(words)}: there are no weights; add init_weights=<file>.")
     return cfg

@@ -24,14 +24,17 @@ from qatlab.errors import ConfigError, wrong
 from qatlab.mixed_precision import (
     TABLE_COSTS,
     Assignment,
+    Choice,
     Cost,
     Found,
     Limit,
     ProgramCosts,
     Programs,
+    Sensitivity,
     Tensor,
     best,
     loss_of,
+    losses_to_json,
     measured,
     nearest,
     rules_text,
@@ -43,12 +46,14 @@ from qatlab.results import bits_figure
 from qatlab.results.record import find_run
 from qatlab.run.belonging import own_checkpoint
 from qatlab.run.mixed import Subject
+from qatlab.sweep import setting
 from qatlab.system import files
 from qatlab.system.terminal import say, show, wide_console
 
 OF_PROGRAMS = ("flash", "ram", "instructions")
 BATCH = 64  # images that are computed at once, with all that lies between layers kept
 TRIES = 8  # corrections of what a program is said to take by what it does take
+NO_PHASES_BEFORE = ("first_epochs=null", "float_epochs=0", "clamp_epochs=0")
 CORE = "cortex-m4"  # that programs are built for, if no other is asked for
 
 
@@ -79,23 +84,20 @@ def run(
     search.measure(settings.estimate, settings.images)
     found = [search.found(limits, exact=len(fronts) == 1) for limits in fronts]
     if len(found) == 1:
-        _print_one(search, found[0])
+        print_found(search, found[0])
         if output is not None:
-            files.write_text(output, rules_text(found[0], _about(folder, found[0])))
+            files.write_text(output, rules_text(found[0], about(folder, found[0])))
     else:
         _print_front(search, found)
         if output is not None:
             for i, own in enumerate(found, 1):
                 place = output.with_name(f"{output.stem}_{i}{output.suffix}")
-                files.write_text(place, rules_text(own, _about(folder, own)))
+                files.write_text(place, rules_text(own, about(folder, own)))
     if output is not None:
         record = {
             "run": str(folder),
             "images": search.sensitivity.images,
-            "losses": [
-                {"name": t.name, "part": t.part, "bits": bits, "increase": loss}
-                for (t, bits), loss in search.sensitivity.losses.items()
-            ],
+            "losses": losses_to_json(search.sensitivity),
             "found": [own.to_json() for own in found],
             "uniform": [own.to_json() for own in search.uniform()],
         }
@@ -142,24 +144,28 @@ class Search:
         self._programs: Programs | None = None
         self.costs = self._costs(kinds, target)
 
-    def measure(self, estimate: str, images: int) -> None:
+    def measure(self, estimate: str, images: int, known: Sensitivity | None = None) -> None:
         """Measure, or estimate, what each width loses.
 
         Args:
             estimate: ``measured`` or ``second_order``.
             images: on how many.
+            known: what was measured by an earlier command.
         """
         self._batches, held = self.subject.held_out(images, BATCH)
         few = [self._images[0][:BATCH]]  # the least error is searched for, which takes time
         self._candidates = self.subject.candidates(self.choices, few, start="mse")
+        if known is not None:
+            self.sensitivity = known
+            return
         begun, loss = time.monotonic(), self.subject.loss
         count = sum(len(labels) for _, labels in self._batches)
         if estimate == "second_order":
-            with _progress("losses", count) as advance:
+            with progress("losses", count) as advance:
                 found = second_order(self._candidates, self._batches, loss, advance)
         else:
             steps = len(list(self.choices.all())) * len(self._batches)
-            with _progress("losses", steps) as advance:
+            with progress("losses", steps) as advance:
                 found = measured(self._candidates, self._batches, loss, advance)
         self.sensitivity = found
         where = "held out of the training" if held else "of the training, as none are held out"
@@ -188,7 +194,7 @@ class Search:
         )
         counted = "instructions" in kinds
         begun = time.monotonic()
-        with _progress("programs", 0) as advance:
+        with progress("programs", 0) as advance:
             costs = ProgramCosts(self._programs, counted, advance.to)
         say(f"Programs: {time.monotonic() - begun:.1f} s")
         found |= {"flash": costs.flash, "ram": costs.ram}
@@ -196,52 +202,71 @@ class Search:
             found["instructions"] = costs.instructions
         return found
 
-    def found(self, limits: Mapping[str, float], exact: bool) -> Found:
+    def found(
+        self,
+        limits: Mapping[str, float],
+        exact: bool,
+        aims: Mapping[Choice, float] | None = None,
+        soft: str | None = None,
+    ) -> Found:
         """Return the best widths within some budgets.
 
         Args:
             limits: by the name of the budget.
             exact: let the exporter write and build the program of what was found, correct what it
                 was said to take, and search again if it is not within the budget, or far from it.
+            aims: what the best ones have the least sum of; by default what was measured.
+            soft: name of the budget that programs need not keep, but predictions.
 
         Raises:
             ConfigError: if no widths are within them.
         """
         own = [Limit(self.costs[name], most) for name, most in limits.items()]
-        widths: Assignment = best(self.choices, self.sensitivity.losses, own)
-        costs = self._predicted(widths)
+        aims = self.sensitivity.losses if aims is None else aims
+        widths: Assignment = best(self.choices, aims, own)
+        costs = self.predicted(widths)
         if exact and self._programs is not None:
-            widths, costs = self._corrected(own, widths)
+            widths, costs = self._corrected(own, widths, aims, soft)
         both = None
         if exact:
             both = loss_of(self._candidates, widths, self._batches, self.subject.loss)
         return Found(widths, self.sensitivity.of(widths), costs, dict(limits), both)
 
-    def _predicted(self, widths: Assignment) -> dict[str, float]:
+    def predicted(self, widths: Assignment) -> dict[str, float]:
+        """Return what an assignment costs, by the name of the budget."""
         return {name: cost.of(widths) for name, cost in self.costs.items()}
 
     def _corrected(
-        self, limits: Sequence[Limit], widths: Assignment
+        self,
+        limits: Sequence[Limit],
+        widths: Assignment,
+        aims: Mapping[Choice, float],
+        soft: str | None,
     ) -> tuple[Assignment, dict[str, float]]:
         """Return widths whose program is within the limits, and its exact costs."""
         assert self._programs is not None
         kept: tuple[Assignment, dict[str, float]] | None = None
         seen: list[Assignment] = []
+
+        def loss(own: Assignment) -> float:
+            return sum(aims[choice] for choice in own.items())
+
         asked = list(limits)
         for _ in range(TRIES):
             seen.append(widths)
             figures = self._programs.sample(widths).figures
             exact = {
-                **self._predicted(widths),
+                **self.predicted(widths),
                 **{k: v for k, v in vars(figures).items() if k in self.costs and v is not None},
             }
-            within = all(exact[own.cost.name] <= own.most for own in limits)
-            if within and (kept is None or self._loss(widths) < self._loss(kept[0])):
+            hard = [own for own in limits if own.cost.name != soft]
+            within = all(exact[own.cost.name] <= own.most for own in hard)
+            if within and (kept is None or loss(widths) < loss(kept[0])):
                 kept = widths, exact
-            off = {own.cost.name: exact[own.cost.name] - own.cost.of(widths) for own in limits}
-            asked = [replace(own, most=own.most - off[own.cost.name]) for own in limits]
+            off = {own.cost.name: exact[own.cost.name] - own.cost.of(widths) for own in hard}
+            asked = [replace(own, most=own.most - off.get(own.cost.name, 0.0)) for own in limits]
             try:
-                widths = best(self.choices, self.sensitivity.losses, asked)
+                widths = best(self.choices, aims, asked)
             except ConfigError:
                 if kept is None:
                     raise
@@ -260,15 +285,12 @@ class Search:
         """Return the increase of the loss by one tensor alone."""
         return self.sensitivity.losses[tensor, bits]
 
-    def _loss(self, widths: Assignment) -> float:
-        return self.sensitivity.of(widths)
-
     def uniform(self) -> list[Found]:
         """Return what one width for all costs and loses, for each width."""
         found = []
         for bits in sorted({bits for _, bits in self.choices.all()}):
             widths = {t: nearest(own, bits) for t, own in self.choices.widths.items()}
-            found.append(Found(widths, self.sensitivity.of(widths), self._predicted(widths)))
+            found.append(Found(widths, self.sensitivity.of(widths), self.predicted(widths)))
         return found
 
 
@@ -311,7 +333,8 @@ def _front(
     return [{**rest, name: low + i * step} for i in range(count)]
 
 
-def _print_one(search: Search, found: Found) -> None:
+def print_found(search: Search, found: Found) -> None:
+    """Print the bits of each layer, what they lose and cost, and what decides each budget."""
     table = Table("layer", "type", "weight bits", "activation bits", "loss of these widths")
     rows: dict[str, dict[str, int]] = {}
     for tensor, bits in found.assignment.items():
@@ -390,25 +413,42 @@ def _words(found: Found) -> str:
     return f"{low} bits" if low == high else f"{low} to {high} bits"
 
 
-def _about(folder: Path, found: Found) -> str:
+def about(folder: Path, found: Found) -> str:
+    """Return what a file of rules says at its head."""
     budgets = " ".join(f"budget.{name}={most:.6g}" for name, most in found.limits.items())
     return f"qatlab search {folder} {budgets}"
 
 
 def _train_command(search: Search, folder: Path, checkpoint: str, output: Path) -> str:
-    """Return what to type next: the words of the run, with these rules, from its weights."""
+    """Return what to type next."""
+    words = train_words(folder, checkpoint, search.quant, search.leaves)
+    words.insert(words.index("schedule=quantize_only"), setting("rules", output))
+    return shlex.join(["qatlab", "train", *words, setting("name", output.stem)])
+
+
+def train_words(folder: Path, checkpoint: str, quant: str | None, leaves: bool) -> list[str]:
+    """Return the words of a run for a quantize phase from its weights.
+
+    Args:
+        folder: of the run.
+        checkpoint: of the run.
+        quant: a preset in the place of that of the run.
+        leaves: whether the network has to leave as C.
+    """
     keys = "schedule|hydra|init_weights|rules|name|resume|target"
-    left_out = re.compile(rf"[+~]*({keys}{'|quant' * (search.quant is not None)})\b")
-    words = [word for word in own_words(folder) if not left_out.match(word)]
-    words += [f"quant={search.quant}"] * (search.quant is not None)
-    words += [f"rules={output}", "schedule=quantize_only"]
+    left_out = re.compile(rf"[+~]*({keys}{'|quant' * (quant is not None)})\b")
+    words = [word for word in own_words(find_run(folder)) if not left_out.match(word)]
+    words += [f"quant={quant}"] * (quant is not None)
     weights = folder if checkpoint == "best" else own_checkpoint(find_run(folder), checkpoint)
-    words.append(f"init_weights={weights}")
-    words += ["target=c"] * search.leaves
-    return shlex.join(["qatlab", "train", *words, f"name={output.stem}"])
+    words += ["schedule=quantize_only", setting("init_weights", weights)]
+    if any(word.startswith("experiment=") for word in words):  # which may have epochs of its own
+        words[-1:-1] = [f"schedule.{key}" for key in NO_PHASES_BEFORE]
+    return [*words, *["target=c"] * leaves]
 
 
-class _Advance:
+class Advance:
+    """Moves a bar: a call moves it by one."""
+
     def __init__(self, progress: Progress, task: Any) -> None:
         self._progress, self._task = progress, task
 
@@ -421,7 +461,7 @@ class _Advance:
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[_Advance]:
+def progress(what: str, total: int) -> Iterator[Advance]:
     """Show a bar with the time that is left, on a terminal."""
     console = wide_console()
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
@@ -431,5 +471,5 @@ def _progress(what: str, total: int) -> Iterator[_Advance]:
         console=console,
         transient=True,
         disable=not console.is_terminal,
-    ) as progress:
-        yield _Advance(progress, progress.add_task(what, total=total or None))
+    ) as shown:
+        yield Advance(shown, shown.add_task(what, total=total or None))

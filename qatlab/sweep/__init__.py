@@ -11,6 +11,8 @@ from qatlab.sweep.jobs import (
     print_notes,
     records_jobs,
     resume_override,
+    setting,
+    start_training,
     take_notes,
     train_in_subprocess,
 )
@@ -27,6 +29,8 @@ __all__ = [
     "print_notes",
     "records_jobs",
     "resume_override",
+    "setting",
+    "start_training",
     "take_notes",
     "train_in_subprocess",
 ]

@@ -241,12 +241,30 @@ class SweepJob:
             files.write_json(file, asdict(self._note))
 
 
-def resume_override(run: Path) -> str:
-    """Return the setting that resumes a run; a sweep's folders have names that need quotes."""
-    name = str(run)
+def setting(key: str, value: object) -> str:
+    """Return a setting; a path or a name gets quotes where Hydra would read it otherwise."""
+    name = str(value)
     if not re.fullmatch(r"[\w./+-]+", name, re.ASCII):
-        name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'  # for Hydra
-    return f"resume={name}"
+        name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"{key}={name}"
+
+
+def resume_override(run: Path) -> str:
+    """Return the setting that resumes a run."""
+    return setting("resume", run)
+
+
+def start_training(words: Sequence[str], **streams: Any) -> subprocess.Popen[str]:
+    """Start a training as a command of its own, which ends with this process.
+
+    Args:
+        words: its settings.
+        streams: ``stdout`` and ``stderr`` of it, as ``subprocess.Popen`` takes them.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != NOTES}
+    environment[launchers.PARENT] = str(os.getpid())
+    command = [sys.executable, "-m", "qatlab", "train", *words]
+    return subprocess.Popen(command, env=environment, text=True, **streams)
 
 
 def train_in_subprocess(folder: Path, allow: Sequence[str]) -> None:
@@ -263,11 +281,8 @@ def train_in_subprocess(folder: Path, allow: Sequence[str]) -> None:
         QatlabError: if the command fails; the reason is the sentence that it ends with.
     """
     unlock_run(folder)  # the command locks it
-    words = [sys.executable, "-m", "qatlab", "train", resume_override(folder)]
-    words += [f"allow=[{','.join(allow)}]"] if allow else []
-    environment = {name: value for name, value in os.environ.items() if name != NOTES}
-    environment[launchers.PARENT] = str(os.getpid())
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    words = [resume_override(folder), *([f"allow=[{','.join(allow)}]"] if allow else [])]
+    process = start_training(words, stderr=subprocess.PIPE)
     assert process.stderr is not None
     reason = ""
     try:

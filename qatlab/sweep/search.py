@@ -185,7 +185,7 @@ class SearchSweeper(Sweeper):
         sampler = make("hydra.sweeper.sampler", self.sampler, seed=self.seed)
         if _reseed(sampler, self.seed, number):
             return sampler
-        seed = _derived(self.seed, number)  # it has another kind of random state
+        seed = derived(self.seed, number)  # it has another kind of random state
         return make("hydra.sweeper.sampler", self.sampler, seed=seed)
 
     def _queue_failed(self, study: Any, states: Any) -> None:
@@ -252,7 +252,7 @@ def _locked(folder: Path, study: str) -> Iterator[None]:
         lock.release()
 
 
-def _derived(*numbers: int) -> int:
+def derived(*numbers: int) -> int:
     """Return a seed of 32 bits that depends on several numbers."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "big")
 
@@ -265,7 +265,7 @@ def _reseed(sampler: Any, *numbers: int) -> bool:
     found = False
     for part in vars(sampler).values():
         if isinstance(part, LazyRandomState):
-            part.rng.seed(_derived(*numbers))
+            part.rng.seed(derived(*numbers))
             found = True
         elif isinstance(part, BaseSampler):
             found |= _reseed(part, *numbers)

@@ -13,9 +13,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from hydra._internal.hydra import Hydra
@@ -23,7 +25,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from qatlab.models import LeNet
-from qatlab.run import summary
+from qatlab.run import short_runs, summary
+from qatlab.sweep import launchers
 from qatlab.system import files
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +35,9 @@ SAVE_START = "TEST_SAVE_START"  # file for the state with which the quantize pha
 KILL_WRITING = "TEST_KILL_WRITING"  # "last 2": when half of that file is written the second time
 FILE_SIZE = "TEST_FILE_SIZE"  # bytes that a file of a forked run may have, as with ulimit -f
 KILL_AT_WRITE = "TEST_KILL_AT_WRITE"  # "5": behind the fifth line in the journal of a search
+
+KILL_SEARCH = "TEST_KILL_SEARCH"  # "2": a search that trains, in its second training
+FORKED = "TEST_FORKED"  # a search that trains forks for that: a new process takes ten times as long
 
 NOBODY = "TEST_NOBODY"  # a forked run has no HOME, and its user no name, as in some containers
 DRAW = "TEST_DRAW"  # a forked run draws its figures
@@ -134,6 +140,8 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores Ctrl-C
     if DRAW not in environment:
         summary.write_figures = lambda *args: None
+    if FORKED in environment:
+        _fork_trainings(int(environment.get(KILL_SEARCH, 0)))
     if KILL_AT_WRITE in environment:
         _kill_at_write(int(environment[KILL_AT_WRITE]))
     Hydra.get_mode = lambda *args, **more: None  # composes everything to find hydra.mode
@@ -142,6 +150,42 @@ def _run(log: Path, script: str, arguments: tuple[str, ...], environment: dict[s
         runpy.run_path(str(ROOT / script), run_name="__main__")
     else:
         runpy.run_module(script, run_name="__main__")
+
+
+def _fork_trainings(last: int) -> None:
+    """Have trainings of a search forked; in the last one, behind its first epoch, it is killed."""
+    numbers = itertools.count(1)
+
+    def start(words: list[str], **streams: Any) -> Any:
+        process = multiprocessing.get_context("fork").Process(target=train, args=(words, streams))
+        process.start()
+        if next(numbers) == last:
+            (folder,) = (w.partition("=")[2] for w in words if w.startswith("hydra.run.dir="))
+            while not (Path(folder) / "checkpoints" / "last.ckpt").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def wait(timeout: float | None = None) -> None:
+            process.join(timeout)
+
+        def poll() -> int | None:
+            started.returncode = process.exitcode
+            return process.exitcode
+
+        started = SimpleNamespace(
+            poll=poll, wait=wait, terminate=process.terminate, kill=process.kill, returncode=None
+        )
+        return started
+
+    def train(words: list[str], streams: dict[str, Any]) -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.dup2(streams["stderr"].fileno(), sys.stderr.fileno())
+        os.environ[launchers.PARENT] = str(os.getppid())
+        sys.argv = ["train.py", *words]
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+
+    short_runs.start_training = start  # type: ignore[assignment]
 
 
 def _have_no_home() -> None:
