@@ -144,7 +144,8 @@ def test_a_training_that_cannot_begin_ends_the_search_with_its_sentence(
     assert record_of(output)["found"][0]["trained"]["state"] == "failed"
 
 
-def test_trials_are_pruned_and_survive_sigkill(lenet: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_trials_keep_their_budget_and_survive_sigkill(lenet: Path, tmp_path: Path) -> None:
     words = ("method=trials", "trials=7", "budget.size=40kB", "widths.weight=[2,3,4,8]")
     words = (*words, "schedule.quantize_epochs=2", "+trainer.limit_train_batches=4")
     whole, killed = tmp_path / "whole" / "r.yaml", tmp_path / "killed" / "r.yaml"
@@ -167,7 +168,6 @@ def test_trials_are_pruned_and_survive_sigkill(lenet: Path, tmp_path: Path) -> N
     assert weights[1:4] == [{4}, {3}, {2}]
     states = [own["trained"]["state"] for own in found]
     assert states[:5] == ["done"] * 5
-    assert "pruned" in states
     for own in found:
         run = whole.parent / own["trained"]["run"]
         pruned = own["trained"]["state"] == "pruned"
