@@ -157,6 +157,6 @@ def _pruner(study: Study) -> Stop:
 
     def stop(accuracies: Sequence[float]) -> bool:
         trial.report(accuracies[-1], len(accuracies))
-        return trial.should_prune()
+        return bool(trial.should_prune())
 
     return stop
