@@ -14,6 +14,7 @@ from qatlab.results import limits, values
 from qatlab.results.limits import LONGEST_NAME
 
 FLOAT = "float"
+MIXED_BITS = "mixed"  # no width is that of half of the layers
 FLOAT_BITS = 32
 NAMES = {"Sat": "SAT", "Lsq": "LSQ", "LsqPlus": "LSQ+", "Pact": "PACT", "Dorefa": "DoReFa"}
 # Methods that take the weight quantizer of another one.
@@ -86,18 +87,19 @@ def facts_of(
     inner = weights[1:-1] or weights
     weight, site = (_most_common(x.method for x in group if x.bits) for group in (inner, sites))
     # What is added or pooled has more bits as a rule, and costs no multiplications.
-    read = [str(layer.input_bits) for layer in inner if layer.input_bits] if sites else []
+    read = [layer.input_bits for layer in inner if layer.input_bits] if sites else []
     return {
         **facts,
-        "weight_bits": _bits(inner),
-        "activation_bits": _most_common(read) or _bits(sites) or FLOAT,
+        "weight_bits": _bits([layer.bits for layer in inner]),
+        "activation_bits": _bits(read or [site.bits for site in sites]) or FLOAT,
         "method": _method(weight or "", site or ""),
     }
 
 
-def _bits(layers: Sequence[Layer]) -> str:
-    bits = _most_common(FLOAT if layer.bits is None else str(layer.bits) for layer in layers)
-    return bits or ""
+def _bits(widths: Sequence[int | None]) -> str:
+    bits = [FLOAT if width is None else str(width) for width in widths]
+    most = _most_common(bits)
+    return MIXED_BITS if most is not None and 2 * bits.count(most) < len(bits) else most or ""
 
 
 def _most_common(values: Iterable[str]) -> str | None:

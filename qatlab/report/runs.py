@@ -36,7 +36,8 @@ class Run:
         size_bytes: of the network at its bits.
         tested_bytes: of the network that was tested: float before the quantize phase.
         bit_operations: of the tested network for one image.
-        weight_bits: the most common bits of the weight layers but the first and the last.
+        weight_bits: the most common bits of the weight layers but the first and the last; ``mixed``
+            where these are fewer than half of them.
         activation_bits: the most common bits of what these layers read.
         overrides: what was given on the command line.
         config_dir: the folder of ``--config-dir`` likewise, or "".

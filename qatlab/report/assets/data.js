@@ -88,7 +88,7 @@ function plain(text) {
 
 function orderOfBits(bits) {
   if (bits === "") return Infinity;
-  return bits === "float" ? 32.5 : Number(bits);
+  return bits === "float" ? 32.5 : bits === "mixed" ? 32.25 : Number(bits);
 }
 
 function methodName(method) {

@@ -217,7 +217,25 @@ def test_committed_runs_have_all_that_a_page_shows(folder: Path) -> None:
     assert run.method in ("SAT", "LSQ", "PACT", "float")
     assert run.weight_bits
     assert run.bit_operations
-    assert run.class_names[:2] == ("airplane", "automobile")
+    digits = folder.parent.name.startswith("lenet_mnist")
+    assert run.class_names[:2] == (("0", "1") if digits else ("airplane", "automobile"))
     named = re.search(r"_(\d)bit", run.name)
     if named and run.phase == "quantize":
         assert run.weight_bits == named[1]
+
+
+@pytest.mark.parametrize(
+    ("widths", "told"), [((2, 4), "2"), ((2, 4, 4), "4"), ((2, 4, 8), "mixed"), ((2, 2, 4, 8), "2")]
+)
+def test_bits_that_no_half_of_the_layers_shares_are_mixed(
+    tmp_path: Path, widths: tuple[int, ...], told: str
+) -> None:
+    write_run(tmp_path / "a", top1=0.9, depth=len(widths) + 2)
+    table = json.loads((tmp_path / "a/layers.json").read_text())
+    inner = [row for row in table["layers"] if row["part"] == "weight"][1:-1]
+    for row, bits in zip(inner, widths, strict=True):
+        row["bits"], row["input_bits"] = bits, 10 - bits
+    (tmp_path / "a/layers.json").write_text(json.dumps(table))
+    (run,) = find_runs(tmp_path)
+    inverse = {"2": "8", "4": "6", "mixed": "mixed"}
+    assert (run.weight_bits, run.activation_bits) == (told, inverse[told])
