@@ -51,6 +51,7 @@ ROOMS = {
         "qatlab.mixed_precision",
         *(
             "qatlab.sweep",
+            "qatlab.system.progress",
             "qatlab.system.terminal",
             "qatlab.training",
             "torch",

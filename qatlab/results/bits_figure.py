@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from qatlab.results.figures import BLUE, GREY, LIGHT_GREY, ORANGE, new_figure, save
@@ -59,18 +61,12 @@ def front(
         path: picture to write; see :func:`~qatlab.results.figures.save`.
         name: of what was searched, written on the picture.
     """
-    figure = new_figure(7, 4.2)
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots()
+    figure, axes = _against(label)
     axes.plot(*zip(*sorted(found), strict=True), "o-", color=BLUE, markersize=4, label="found")
     costs, losses, widths = zip(*sorted(uniform), strict=True)
     axes.plot(costs, losses, "s--", color=ORANGE, markersize=4, label="one width for all")
     for cost, loss, own in zip(costs, losses, widths, strict=True):
         axes.annotate(str(own), (cost, loss), (4, 4), textcoords="offset points", fontsize=8)
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.4g}")
-    )
-    axes.set_xlabel(label, fontsize=10)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
@@ -97,9 +93,7 @@ def trained(
         path: picture to write; see :func:`~qatlab.results.figures.save`.
         name: of what was searched, written on the picture.
     """
-    figure = new_figure(7, 4.2)
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots()
+    figure, axes = _against(label)
     for text, accuracy in marks.items():
         axes.axhline(100 * accuracy, color=GREY, linestyle="--", linewidth=1)
         place = (1, 100 * accuracy)
@@ -120,12 +114,20 @@ def trained(
             fillstyle="none",
             label="the answer",
         )
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.4g}")
-    )
-    axes.set_xlabel(label, fontsize=10)
     axes.set_ylabel("top-1 on validation images (%)", fontsize=10)
     axes.grid(color=LIGHT_GREY)
     if points:
         axes.legend(fontsize=9, edgecolor="none")
     save(figure, path, name)
+
+
+def _against(label: str) -> tuple[Figure, Axes]:
+    """Return an empty picture of something against a cost, and its axes."""
+    figure = new_figure(7, 4.2)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.4g}")
+    )
+    axes.set_xlabel(label, fontsize=10)
+    return figure, axes

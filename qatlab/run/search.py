@@ -6,14 +6,11 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from qatlab.config.folders import own_words
@@ -48,7 +45,8 @@ from qatlab.run.belonging import own_checkpoint
 from qatlab.run.mixed import Subject
 from qatlab.sweep import setting
 from qatlab.system import files
-from qatlab.system.terminal import say, show, wide_console
+from qatlab.system.progress import progress
+from qatlab.system.terminal import say, show
 
 OF_PROGRAMS = ("flash", "ram", "instructions")
 BATCH = 64  # images that are computed at once, with all that lies between layers kept
@@ -444,32 +442,3 @@ def train_words(folder: Path, checkpoint: str, quant: str | None, leaves: bool) 
     if any(word.startswith("experiment=") for word in words):  # which may have epochs of its own
         words[-1:-1] = [f"schedule.{key}" for key in NO_PHASES_BEFORE]
     return [*words, *["target=c"] * leaves]
-
-
-class Advance:
-    """Moves a bar: a call moves it by one."""
-
-    def __init__(self, progress: Progress, task: Any) -> None:
-        self._progress, self._task = progress, task
-
-    def __call__(self) -> None:
-        self._progress.advance(self._task)
-
-    def to(self, done: int, total: int) -> None:
-        """Set how far it is, and how far there is to go."""
-        self._progress.update(self._task, completed=done, total=total)
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Advance]:
-    """Show a bar with the time that is left, on a terminal."""
-    console = wide_console()
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as shown:
-        yield Advance(shown, shown.add_task(what, total=total or None))

@@ -29,12 +29,12 @@ from qatlab.run.search import (
     Search,
     about,
     print_found,
-    progress,
     train_words,
 )
 from qatlab.run.short_runs import ACCURACY, ShortRuns, Stop
 from qatlab.sweep import setting
 from qatlab.system import files
+from qatlab.system.progress import progress
 from qatlab.system.terminal import clock, say, show
 
 PLACE = Path("outputs/searches")  # of what is found, unless -o says otherwise
